@@ -1,0 +1,2 @@
+//! MicroVM sandboxes as a library.
+#![warn(missing_docs)]

@@ -1,0 +1,2 @@
+//! Network slots: a namespace, a tap and addresses for one sandbox.
+#![warn(missing_docs)]
