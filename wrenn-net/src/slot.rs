@@ -1,0 +1,108 @@
+//! One sandbox's network.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::net::if_::if_nametoindex;
+use rtnetlink::LinkUnspec;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::NetError;
+use crate::netns::NetNs;
+use crate::sys;
+
+/// The address of every guest, inside its own namespace.
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
+/// The host's end of the tap, inside the namespace; the guest's gateway.
+pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
+/// The prefix length of both addresses.
+pub const PREFIX_LEN: u8 = 30;
+/// The hardware address of every guest's `eth0`: fixed, since it is part of a snapshot's device state.
+pub const GUEST_MAC: &str = "02:57:52:45:4e:15";
+
+const HOST_MAC: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x16];
+const TAP_NAME: &str = "tap0";
+
+/// A network namespace with a tap, for one VM.
+///
+/// Dropping it and ending the VMM that inherited the tap frees both.
+///
+/// ```no_run
+/// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
+/// let slot = wrenn_net::Slot::create()?;
+/// // … start a VMM with `slot.tap()` …
+/// let agent = slot.connect(49983).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Slot {
+    netns: Arc<NetNs>,
+    tap: OwnedFd,
+}
+
+impl Slot {
+    /// Makes the namespace, the tap and its address. Blocks for about a millisecond.
+    ///
+    /// # Errors
+    /// [`NetError::Permission`] without the rights, [`NetError::NoTunDevice`] without the driver. Nothing is left
+    /// behind by a failure.
+    pub fn create() -> Result<Self, NetError> {
+        let (netns, tap) = NetNs::create(set_up)?;
+        Ok(Self { netns: Arc::new(netns), tap })
+    }
+
+    /// The tap's queue, for the VMM to inherit.
+    pub fn tap(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
+    }
+
+    /// Connects to a port of the guest.
+    ///
+    /// # Errors
+    /// The kernel's: `ConnectionRefused` where nothing listens. A guest that is not up does not answer, so callers
+    /// bound the wait.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling closes the socket.
+    pub async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        let netns = Arc::clone(&self.netns);
+        let socket = tokio::task::spawn_blocking(move || netns.run(TcpSocket::new_v4)).await??;
+        socket.set_nodelay(true)?;
+        socket.connect(SocketAddrV4::new(GUEST_ADDRESS, port).into()).await
+    }
+}
+
+fn set_up() -> Result<OwnedFd, NetError> {
+    let tun = open_tun()?;
+    sys::attach_tap(&tun, TAP_NAME).map_err(NetError::at("make a tap"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetError::at("start the netlink runtime"))?;
+    runtime.block_on(configure())?;
+    Ok(tun.into())
+}
+
+fn open_tun() -> Result<File, NetError> {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => NetError::at("open /dev/net/tun")(source),
+        _ => NetError::NoTunDevice(source),
+    })
+}
+
+async fn configure() -> Result<(), NetError> {
+    let (connection, netlink, _) = rtnetlink::new_connection().map_err(NetError::at("open a netlink socket"))?;
+    let connection = tokio::spawn(connection);
+    let index = if_nametoindex(TAP_NAME).map_err(|e| NetError::at("find the tap")(e.into()))?;
+    let up_lo = LinkUnspec::new_with_name("lo").up().build();
+    netlink.link().set(up_lo).execute().await.map_err(NetError::netlink("bring up the loopback"))?;
+    let address = netlink.address().add(index, HOST_ADDRESS.into(), PREFIX_LEN);
+    address.execute().await.map_err(NetError::netlink("give the tap its address"))?;
+    let up_tap = LinkUnspec::new_with_index(index).address(HOST_MAC.to_vec()).up().build();
+    netlink.link().set(up_tap).execute().await.map_err(NetError::netlink("bring up the tap"))?;
+    connection.abort();
+    Ok(())
+}
