@@ -1,2 +1,4 @@
 //! MicroVM sandboxes as a library.
 #![warn(missing_docs)]
+
+pub mod image;

@@ -1,0 +1,137 @@
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+/// Why an image could not be built or opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// The name breaks the rule for image names.
+    #[error("`{0}` is not an image name: 1 to 63 of `a-z`, `0-9`, `.`, `_` and `-`, a letter or digit first")]
+    Name(String),
+    /// A setting of the builder cannot be honoured.
+    #[error("the image setting `{setting}` cannot be `{value}`: {rule}")]
+    Setting {
+        /// The builder's method.
+        setting: &'static str,
+        /// What it was given.
+        value: String,
+        /// What it takes.
+        rule: &'static str,
+    },
+    /// No such image in this data directory.
+    #[error(
+        "no image `{name}` in {}: run `cargo xtask setup`, or build it with `Image::builder`", images.display()
+    )]
+    NotFound {
+        /// The image's name.
+        name: String,
+        /// Where images are kept.
+        images: PathBuf,
+    },
+    /// The manifest does not parse.
+    #[error("the image manifest {} is broken", path.display())]
+    BrokenManifest {
+        /// The manifest's path.
+        path: PathBuf,
+        /// What the parser said.
+        source: serde_json::Error,
+    },
+    /// The manifest was written by another version of wrenn.
+    #[error("the image manifest {} has format {found}, this wrenn reads {known}", path.display())]
+    UnknownFormat {
+        /// The manifest's path.
+        path: PathBuf,
+        /// The format it claims.
+        found: u32,
+        /// The format this code reads.
+        known: u32,
+    },
+    /// A file of the image is absent, or is not what the manifest says.
+    #[error("the image file {} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The agent cannot be a guest's first process.
+    #[error("{} cannot be the guest's agent: {reason}", path.display())]
+    Agent {
+        /// The binary given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A host program is missing.
+    #[error("{program} is not installed: run `apt-get install {package}`")]
+    MissingTool {
+        /// The program, or the file.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// Bootstrapping makes devices and files of other users, so it takes root.
+    #[error("building an image takes root (opening one does not)")]
+    NotRoot,
+    /// The file system is full, or would be.
+    #[error(
+        "not enough space in {}: {available_bytes} bytes are free, {needed_bytes} are needed", path.display()
+    )]
+    NoSpace {
+        /// Where the image is built.
+        path: PathBuf,
+        /// What a build takes at its peak.
+        needed_bytes: u64,
+        /// What is there.
+        available_bytes: u64,
+    },
+    /// A host program failed.
+    #[error("{program} failed ({status}): {stderr}")]
+    Tool {
+        /// The program.
+        program: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// The last lines it wrote to its standard error.
+        stderr: String,
+    },
+    /// The kernel package lacks a module.
+    #[error("the kernel has no module `{name}`, needed by {needed_by}")]
+    MissingModule {
+        /// The module.
+        name: String,
+        /// The module that depends on it, or `the guest`.
+        needed_by: String,
+    },
+    /// Modules depend on each other in a circle.
+    #[error("the kernel module `{0}` depends on itself")]
+    ModuleCycle(String),
+    /// The kernel package is not laid out as expected.
+    #[error("cannot use the kernel package: {0}")]
+    Kernel(String),
+    /// A file system operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The operation, a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// Wraps an [`io::Error`]: `.map_err(ImageError::io("write", path))`.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// Whether the same call may succeed later with nothing changed on this host: a download failed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Tool { program, .. } if *program == "mmdebstrap")
+    }
+}

@@ -1,0 +1,46 @@
+use std::fmt;
+
+/// A step of a build, as it begins. [`Display`](fmt::Display) is a line for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Another process builds the same image.
+    Waiting,
+    /// The image is as asked for already.
+    Current,
+    /// Debian's packages are downloaded and installed.
+    Bootstrapping {
+        /// The release's code name.
+        suite: String,
+    },
+    /// A line that the bootstrapping program reported.
+    Detail(String),
+    /// The kernel and its modules are taken from their package.
+    Kernel,
+    /// The base file system is written.
+    Base,
+    /// The writable drive's template is formatted.
+    Drive,
+    /// The agent and the modules are packed.
+    Initramfs,
+    /// Everything is made durable and gets its name.
+    Publishing,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting for another build of this image"),
+            Self::Current => f.write_str("the image is up to date"),
+            Self::Bootstrapping { suite } => {
+                write!(f, "bootstrapping Debian {suite} (takes about a minute)")
+            }
+            Self::Detail(line) => f.write_str(line),
+            Self::Kernel => f.write_str("unpacking the kernel"),
+            Self::Base => f.write_str("writing the base file system"),
+            Self::Drive => f.write_str("formatting the writable drive"),
+            Self::Initramfs => f.write_str("packing the agent and the kernel modules"),
+            Self::Publishing => f.write_str("publishing the image"),
+        }
+    }
+}
