@@ -1,0 +1,234 @@
+//! What changed since the parent, packed.
+//!
+//! A page is in one of three states. `Clean` is the parent's page. `Zero` was written, and is zeros: the parent may
+//! have held something else, so it is never taken for clean. `Data` goes into the data file.
+
+use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path};
+
+use nix::{errno::Errno, unistd::Whence};
+
+use crate::{
+    error::{Error, Result},
+    extents::{Extent, ExtentIndex, Storage, push_joined},
+    id::GenerationId,
+    page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, is_zero, whole_pages},
+    source::GenerationReader,
+};
+
+/// The changed pages of a space: an index of them alone, and a checksum for each that was packed.
+#[derive(Debug)]
+pub(crate) struct Diff {
+    pub(crate) index: ExtentIndex,
+    pub(crate) page_crcs: Vec<u32>,
+}
+
+/// Packs the `dirty` pages of a space that is in memory. Runs of pages go to the file straight from `view`.
+pub(crate) fn of_dirty(packer: Packer<'_>, view: &[u8], dirty: &[PageRange]) -> Result<Diff> {
+    let pages = whole_pages(view.len() as u64).ok_or_else(|| Error::invalid("the view is not whole pages"))?;
+    let mut packer = packer;
+    let mut end = 0;
+    for range in dirty {
+        if u64::from(range.start.0) < end || range.end() > u64::from(pages) {
+            return Err(Error::invalid("the dirty ranges are out of order, overlap, or lie outside of the view"));
+        }
+        end = range.end();
+        let bytes = &view[bytes_of(range.start.0)..][..bytes_of(range.count)];
+        packer.pack(range.start.0, bytes, written)?;
+    }
+    packer.finish(pages)
+}
+
+/// Packs the allocated parts of a sparse file; its holes are clean.
+pub(crate) fn of_sparse(mut packer: Packer<'_>, file: &File) -> Result<Diff> {
+    let pages = file_pages(file)?;
+    let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
+    for segment in Segments::new(file, pages) {
+        for chunk in chunks(segment?) {
+            let bytes = &mut buffer[..bytes_of(chunk.count)];
+            read_file(file, chunk.start, bytes)?;
+            packer.pack(chunk.start.0, bytes, written)?;
+        }
+    }
+    packer.finish(pages)
+}
+
+/// Packs the pages of a file that are not what the parent has. A hole is zeros, and not read.
+pub(crate) fn of_comparison(mut packer: Packer<'_>, file: &File, parent: &GenerationReader) -> Result<Diff> {
+    let pages = file_pages(file)?;
+    let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
+    let mut before = vec![0; bytes_of(CHUNK_PAGES)];
+    let mut cursor = 0;
+    for segment in Segments::new(file, pages) {
+        let segment = segment?;
+        packer.pack_hole(cursor, segment.start.0, parent.index());
+        cursor = segment.start.0 + segment.count;
+        for chunk in chunks(segment) {
+            let bytes = &mut buffer[..bytes_of(chunk.count)];
+            read_file(file, chunk.start, bytes)?;
+            let before = &mut before[..bytes.len()];
+            read_parent(parent, chunk.start, before)?;
+            packer.pack(chunk.start.0, bytes, |at, now| {
+                if now == &before[at..at + PAGE_BYTES] { PageState::Clean } else { written(at, now) }
+            })?;
+        }
+    }
+    packer.pack_hole(cursor, pages, parent.index());
+    packer.finish(pages)
+}
+
+/// What became of a page since the parent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PageState {
+    Clean,
+    Zero,
+    Data,
+}
+
+/// The state of a page that is known to have been written.
+fn written(_at: usize, page: &[u8]) -> PageState {
+    if is_zero(page) { PageState::Zero } else { PageState::Data }
+}
+
+/// Appends pages to a data file, and keeps the extents and checksums that describe them.
+pub(crate) struct Packer<'a> {
+    generation: GenerationId,
+    file: &'a File,
+    path: &'a Path,
+    extents: Vec<Extent>,
+    page_crcs: Vec<u32>,
+}
+
+impl<'a> Packer<'a> {
+    pub(crate) fn new(generation: GenerationId, file: &'a File, path: &'a Path) -> Self {
+        Self { generation, file, path, extents: Vec::new(), page_crcs: Vec::new() }
+    }
+
+    /// Packs consecutive pages. `state_of` is given each page and its offset in `bytes`.
+    fn pack(&mut self, start: u32, bytes: &[u8], state_of: impl Fn(usize, &[u8]) -> PageState) -> Result<()> {
+        let mut run = (PageState::Clean, 0);
+        for (number, page) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
+            let at = number * PAGE_BYTES;
+            let state = state_of(at, page);
+            if state != run.0 {
+                self.pack_run(start, &bytes[run.1..at], run.1, run.0)?;
+                run = (state, at);
+            }
+        }
+        self.pack_run(start, &bytes[run.1..], run.1, run.0)
+    }
+
+    fn pack_run(&mut self, start: u32, bytes: &[u8], at: usize, state: PageState) -> Result<()> {
+        let (first, pages) = (start + page_number(at)?, page_number(bytes.len())?);
+        match state {
+            PageState::Clean => {}
+            PageState::Zero => self.push(first, pages, Storage::Zero),
+            PageState::Data => {
+                let offset = u32::try_from(self.page_crcs.len()).map_err(|_| Error::invalid("too many pages"))?;
+                self.page_crcs.extend(bytes.chunks_exact(PAGE_BYTES).map(crc32c::crc32c));
+                let mut file = self.file;
+                file.write_all(bytes).map_err(|source| Error::io("write", self.path, source))?;
+                self.push(first, pages, Storage::Data { generation: 0, offset });
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages `from..to` are zeros now: those that the parent holds have changed.
+    fn pack_hole(&mut self, from: u32, to: u32, parent: &ExtentIndex) {
+        let mut page = from;
+        while page < to {
+            let Some(run) = parent.lookup(PageIndex(page)) else { return };
+            let count = run.pages.min(to - page);
+            if run.storage != Storage::Zero {
+                self.push(page, count, Storage::Zero);
+            }
+            page += count;
+        }
+    }
+
+    fn push(&mut self, start: u32, count: u32, storage: Storage) {
+        push_joined(&mut self.extents, Extent { start: PageIndex(start), count, storage });
+    }
+
+    fn finish(self, page_count: u32) -> Result<Diff> {
+        let index = ExtentIndex::new(page_count, vec![self.generation], self.extents);
+        Ok(Diff { index: index.map_err(|error| Error::invalid(error.to_string()))?, page_crcs: self.page_crcs })
+    }
+}
+
+/// The allocated parts of a file, widened to whole pages. Moves the file's position.
+struct Segments<'a> {
+    file: &'a File,
+    pages: u32,
+    next: u32,
+}
+
+impl<'a> Segments<'a> {
+    fn new(file: &'a File, pages: u32) -> Self {
+        Self { file, pages, next: 0 }
+    }
+
+    fn find_next(&self) -> std::result::Result<Option<PageRange>, Errno> {
+        if self.next >= self.pages {
+            return Ok(None);
+        }
+        let start = match self.seek(i64::from(self.next) * PAGE_LEN, Whence::SeekData) {
+            Err(Errno::ENXIO) => return Ok(None),
+            start => start?,
+        };
+        let end = self.seek(start, Whence::SeekHole)?;
+        let clamp = |page: i64| u32::try_from(page).unwrap_or(self.pages).min(self.pages);
+        let (start, end) = (clamp(start / PAGE_LEN).max(self.next), clamp((end + PAGE_LEN - 1) / PAGE_LEN));
+        Ok((start < end).then(|| PageRange::new(start, end - start)))
+    }
+
+    fn seek(&self, offset: i64, whence: Whence) -> std::result::Result<i64, Errno> {
+        nix::unistd::lseek(self.file, offset, whence)
+    }
+}
+
+impl Iterator for Segments<'_> {
+    type Item = Result<PageRange>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self.find_next().map_err(|errno| Error::kernel("lseek", errno)).transpose();
+        self.next = match &found {
+            Some(Ok(range)) => range.start.0 + range.count,
+            _ => self.pages,
+        };
+        found
+    }
+}
+
+/// Cuts a segment into pieces that fit a buffer.
+fn chunks(segment: PageRange) -> impl Iterator<Item = PageRange> {
+    let end = segment.start.0 + segment.count;
+    let starts = (segment.start.0..end).step_by(CHUNK_PAGES as usize);
+    starts.map(move |start| PageRange::new(start, CHUNK_PAGES.min(end - start)))
+}
+
+fn read_file(file: &File, page: PageIndex, bytes: &mut [u8]) -> Result<()> {
+    file.read_exact_at(bytes, page.byte_offset()).map_err(|source| Error::kernel("pread", source))
+}
+
+/// The parent's pages; what lies past its end is zeros.
+fn read_parent(parent: &GenerationReader, page: PageIndex, bytes: &mut [u8]) -> Result<()> {
+    let inside = bytes_of(parent.index().page_count().saturating_sub(page.0)).min(bytes.len());
+    let (inside, outside) = bytes.split_at_mut(inside);
+    outside.fill(0);
+    parent.read_at(page, inside)
+}
+
+fn file_pages(file: &File) -> Result<u32> {
+    let len = file.metadata().map_err(|source| Error::kernel("fstat", source))?.len();
+    whole_pages(len).ok_or_else(|| Error::invalid("the file is not whole pages"))
+}
+
+fn page_number(bytes: usize) -> Result<u32> {
+    whole_pages(bytes as u64).ok_or_else(|| Error::invalid("not whole pages"))
+}
+
+const PAGE_LEN: i64 = 4096;
+
+/// 1 MiB: large enough for the file system to read ahead, small enough to stay in the processor's cache.
+const CHUNK_PAGES: u32 = 256;

@@ -1,0 +1,283 @@
+//! Which generation holds which page: a sorted list of extents.
+//!
+//! Pure: neither files nor bytes. An index of a *generation* is flat, that is, it names the holder of every page
+//! of the space and no reader walks a chain. An index of a *diff* has the same type and names the changed pages
+//! alone; [`ExtentIndex::merge`] lays it over its parent's.
+
+use std::collections::HashMap;
+
+use crate::{
+    id::GenerationId,
+    page::{PageIndex, PageRange},
+};
+
+/// Where a page's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Nowhere: the page is zeros.
+    Zero,
+    /// In the data file of a generation.
+    Data {
+        /// The generation's position in [`ExtentIndex::generations`].
+        generation: u32,
+        /// The page's position in that generation's data file, in pages.
+        offset: u32,
+    },
+}
+
+/// Consecutive pages that are stored consecutively.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first page.
+    pub start: PageIndex,
+    /// How many pages; never 0.
+    pub count: u32,
+    /// Where the first page is. The others follow it.
+    pub storage: Storage,
+}
+
+/// What [`ExtentIndex::lookup`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// How many pages, from the one asked for on, are stored in one piece; never 0.
+    pub pages: u32,
+    /// Where the page asked for is.
+    pub storage: Storage,
+}
+
+/// A list of extents that is not an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("extent {position} {problem}")]
+pub struct BadExtent {
+    position: usize,
+    problem: &'static str,
+}
+
+/// The pages of a space, by who holds them. A page that no extent covers is zeros and was never written.
+///
+/// ```
+/// use wrenn_snapshot::extents::{Extent, ExtentIndex, Storage};
+/// use wrenn_snapshot::{GenerationId, PageIndex};
+///
+/// let extent = Extent { start: PageIndex(2), count: 3, storage: Storage::Data { generation: 0, offset: 7 } };
+/// let index = ExtentIndex::new(10, vec![GenerationId::random()], vec![extent])?;
+/// let run = index.lookup(PageIndex(3)).expect("page 3 is inside");
+/// assert_eq!((run.pages, run.storage), (2, Storage::Data { generation: 0, offset: 8 }));
+/// assert_eq!(index.lookup(PageIndex(5)).map(|run| run.pages), Some(5));
+/// assert_eq!(index.lookup(PageIndex(10)), None);
+/// # Ok::<(), wrenn_snapshot::extents::BadExtent>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtentIndex {
+    page_count: u32,
+    generations: Vec<GenerationId>,
+    /// Sorted by start, never overlapping, all inside `page_count`, none empty.
+    extents: Vec<Extent>,
+}
+
+impl ExtentIndex {
+    /// An index of `page_count` pages, none of which was ever written.
+    #[must_use]
+    pub fn empty(page_count: u32) -> Self {
+        Self { page_count, generations: Vec::new(), extents: Vec::new() }
+    }
+
+    /// An index of these extents.
+    ///
+    /// # Errors
+    /// The extents are not sorted, overlap, are empty, or lie outside of the pages or the generations.
+    pub fn new(page_count: u32, generations: Vec<GenerationId>, extents: Vec<Extent>) -> Result<Self, BadExtent> {
+        let mut end = 0;
+        for (position, extent) in extents.iter().enumerate() {
+            let bad = |problem| Err(BadExtent { position, problem });
+            if extent.count == 0 {
+                return bad("is empty");
+            }
+            if u64::from(extent.start.0) < end {
+                return bad("is out of order");
+            }
+            end = extent.range().end();
+            if end > u64::from(page_count) {
+                return bad("lies outside of the space");
+            }
+            if let Storage::Data { generation, offset } = extent.storage {
+                if generation as usize >= generations.len() {
+                    return bad("names no generation");
+                }
+                if offset.checked_add(extent.count).is_none() {
+                    return bad("has an impossible offset");
+                }
+            }
+        }
+        Ok(Self { page_count, generations, extents })
+    }
+
+    /// How many pages the space has.
+    #[must_use]
+    pub fn page_count(&self) -> u32 {
+        self.page_count
+    }
+
+    /// The generations that hold at least one page. Their data files must outlive this index.
+    #[must_use]
+    pub fn generations(&self) -> &[GenerationId] {
+        &self.generations
+    }
+
+    /// The extents, sorted by start.
+    #[must_use]
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// Where a page is, and how many pages after it are stored in one piece with it. `None` past the end.
+    ///
+    /// A binary search: its time does not depend on how long a run is.
+    #[must_use]
+    pub fn lookup(&self, page: PageIndex) -> Option<Run> {
+        if page.0 >= self.page_count {
+            return None;
+        }
+        let after = self.extents.partition_point(|extent| extent.start <= page);
+        let run = after.checked_sub(1).and_then(|last| self.extents[last].run_from(page));
+        Some(run.unwrap_or_else(|| {
+            let end = self.extents.get(after).map_or(self.page_count, |next| next.start.0);
+            Run { pages: end - page.0, storage: Storage::Zero }
+        }))
+    }
+
+    /// Lays `diff` over `parent`, in one sweep. The result has the diff's page count, so a space may grow or shrink,
+    /// and names only the generations that still hold a page.
+    #[must_use]
+    pub fn merge(parent: &Self, diff: &Self) -> Self {
+        let mut merged = Merge::new(diff.page_count);
+        let mut from_parent = Origin::new(parent);
+        let mut from_diff = Origin::new(diff);
+        let mut sweep = parent.extents.as_slice();
+        let mut cursor = 0;
+        for extent in &diff.extents {
+            sweep = merged.push_between(sweep, cursor, extent.start.0, &mut from_parent);
+            merged.push(*extent, &mut from_diff);
+            cursor = extent.start.0 + extent.count;
+        }
+        merged.push_between(sweep, cursor, diff.page_count, &mut from_parent);
+        merged.index
+    }
+}
+
+impl Extent {
+    /// The pages that the extent covers.
+    #[must_use]
+    pub fn range(&self) -> PageRange {
+        PageRange { start: self.start, count: self.count }
+    }
+
+    /// The rest of the extent from `page` on, if it covers the page. `page` is not before its start.
+    fn run_from(&self, page: PageIndex) -> Option<Run> {
+        let skipped = page.0 - self.start.0;
+        (skipped < self.count).then(|| Run { pages: self.count - skipped, storage: self.storage.skip(skipped) })
+    }
+
+    /// The part of the extent inside `from..to`, which it overlaps.
+    fn clip(&self, from: u32, to: u32) -> Self {
+        let start = self.start.0.max(from);
+        let end = (self.start.0 + self.count).min(to);
+        Self { start: PageIndex(start), count: end - start, storage: self.storage.skip(start - self.start.0) }
+    }
+}
+
+impl Storage {
+    fn skip(self, pages: u32) -> Self {
+        match self {
+            Self::Zero => Self::Zero,
+            Self::Data { generation, offset } => Self::Data { generation, offset: offset + pages },
+        }
+    }
+}
+
+/// Adds `extent` to a sorted list, joined to the last one if both pages and storage are contiguous.
+pub(crate) fn push_joined(extents: &mut Vec<Extent>, extent: Extent) {
+    if extent.count == 0 {
+        return;
+    }
+    if let Some(last) = extents.last_mut()
+        && last.range().end() == u64::from(extent.start.0)
+        && last.storage.skip(last.count) == extent.storage
+    {
+        last.count += extent.count;
+        return;
+    }
+    extents.push(extent);
+}
+
+/// One of the two indexes of a merge: where its generations went in the result.
+struct Origin<'a> {
+    generations: &'a [GenerationId],
+    renumbered: Vec<Option<u32>>,
+}
+
+impl<'a> Origin<'a> {
+    fn new(index: &'a ExtentIndex) -> Self {
+        Self { generations: &index.generations, renumbered: vec![None; index.generations.len()] }
+    }
+}
+
+struct Merge {
+    index: ExtentIndex,
+    numbers: HashMap<GenerationId, u32>,
+}
+
+impl Merge {
+    fn new(page_count: u32) -> Self {
+        Self { index: ExtentIndex::empty(page_count), numbers: HashMap::new() }
+    }
+
+    /// Copies the parts of `sweep` inside `from..to`, and returns the extents that reach past `to`.
+    fn push_between<'s>(
+        &mut self,
+        mut sweep: &'s [Extent],
+        from: u32,
+        to: u32,
+        origin: &mut Origin<'_>,
+    ) -> &'s [Extent] {
+        while let Some((extent, rest)) = sweep.split_first() {
+            let end = extent.start.0 + extent.count;
+            if extent.start.0 >= to {
+                break;
+            }
+            if end > from && to > from {
+                self.push(extent.clip(from, to), origin);
+            }
+            if end > to {
+                break;
+            }
+            sweep = rest;
+        }
+        sweep
+    }
+
+    fn push(&mut self, extent: Extent, origin: &mut Origin<'_>) {
+        let storage = match extent.storage {
+            Storage::Zero => Storage::Zero,
+            Storage::Data { generation, offset } => {
+                Storage::Data { generation: self.renumber(generation, origin), offset }
+            }
+        };
+        push_joined(&mut self.index.extents, Extent { storage, ..extent });
+    }
+
+    fn renumber(&mut self, generation: u32, origin: &mut Origin<'_>) -> u32 {
+        let slot = &mut origin.renumbered[generation as usize];
+        *slot.get_or_insert_with(|| {
+            let id = origin.generations[generation as usize];
+            *self.numbers.entry(id).or_insert_with(|| {
+                self.index.generations.push(id);
+                u32::try_from(self.index.generations.len() - 1).unwrap_or(u32::MAX)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "extents_model.rs"]
+mod model;

@@ -1,0 +1,514 @@
+//! The one place that turns stored bytes into types, and types into stored bytes.
+//!
+//! `docs/snapshot-format.md` has the byte tables and changes in the same commit as this file. Everything is
+//! little-endian. Parsing is total: any bytes give a value or a [`Damage`], with no panic, and nothing is allocated
+//! that is larger than the file is. The caps hold for what is written as well as for what is read.
+
+use bincode::{Decode, Encode};
+
+use crate::{
+    extents::{BadExtent, Extent, ExtentIndex, Storage},
+    id::GenerationId,
+    page::{PAGE_BYTES_U64, PageIndex, PageSize},
+};
+
+/// What is wrong with a stored file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Damage {
+    /// The file is not there.
+    #[error("file is missing")]
+    Absent,
+    /// It is not this kind of file at all.
+    #[error("not a file of this kind")]
+    Magic,
+    /// It was written in a version of the format that this program does not read.
+    #[error("format version {0} is not supported")]
+    Version(u32),
+    /// The file is shorter or longer than it says, or than the file that names it says.
+    #[error("length mismatch: {actual} bytes where {expected} belong")]
+    Length {
+        /// The length that the file should have, in bytes.
+        expected: u64,
+        /// The length that it has.
+        actual: u64,
+    },
+    /// Part of the file is not what was written.
+    #[error("checksum mismatch in the {0}")]
+    Checksum(&'static str),
+    /// A page of a data file is not what was written.
+    #[error("checksum mismatch in stored page {0}")]
+    PageChecksum(u32),
+    /// A number is beyond the cap that the format sets.
+    #[error("{0} is over its limit")]
+    Cap(&'static str),
+    /// The checksums hold, and the contents still make no sense.
+    #[error("{0}")]
+    Contents(&'static str),
+    /// The extent table is not an index.
+    #[error("{0}")]
+    Extents(BadExtent),
+}
+
+/// A part of a sandbox that is stored by pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Space {
+    /// The guest's memory.
+    Memory,
+    /// The sandbox's writable drive.
+    Drive,
+}
+
+impl Space {
+    /// Every space, in the order in which they are stored.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::Drive];
+
+    /// The space's name, which its files start with.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Drive => "drive",
+        }
+    }
+
+    fn code(self) -> u32 {
+        match self {
+            Self::Memory => 0,
+            Self::Drive => 1,
+        }
+    }
+
+    fn from_code(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|space| space.code() == code)
+    }
+
+    pub(crate) fn header_file(self) -> String {
+        format!("{}.header", self.name())
+    }
+
+    pub(crate) fn data_file(self) -> String {
+        format!("{}.data", self.name())
+    }
+}
+
+/// The contents of a `<space>.header` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) generation: GenerationId,
+    pub(crate) space: Space,
+    /// Flat: it names the holder of every page, over all ancestors.
+    pub(crate) index: ExtentIndex,
+    /// CRC32C of each page of this generation's own data file.
+    pub(crate) page_crcs: Vec<u32>,
+}
+
+impl Header {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Damage> {
+        let counts = Counts {
+            pages: self.index.page_count(),
+            generations: count(self.index.generations().len(), "generation count")?,
+            extents: count(self.index.extents().len(), "extent count")?,
+            data_pages: count(self.page_crcs.len(), "data page count")?,
+        };
+        counts.check_caps()?;
+        let generations: Vec<u8> = self.index.generations().iter().flat_map(|id| *id.as_bytes()).collect();
+        let extents: Vec<u8> = self.index.extents().iter().flat_map(encode_extent).collect();
+        let crcs: Vec<u8> = self.page_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+
+        let mut bytes = Vec::with_capacity(HEADER_FIXED + generations.len() + extents.len() + crcs.len());
+        bytes.extend_from_slice(HEADER_MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.space.code().to_le_bytes());
+        bytes.extend_from_slice(self.generation.as_bytes());
+        bytes.extend_from_slice(&counts.file_len().to_le_bytes());
+        for field in [
+            PageSize::KIB_4.bytes(),
+            counts.pages,
+            counts.generations,
+            counts.extents,
+            counts.data_pages,
+            crc32c::crc32c(&generations),
+            crc32c::crc32c(&extents),
+            crc32c::crc32c(&crcs),
+            0,
+        ] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&generations);
+        bytes.extend_from_slice(&extents);
+        bytes.extend_from_slice(&crcs);
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut fixed = Fields::checked(bytes, HEADER_FIXED, HEADER_MAGIC, "fixed part")?;
+        let space = Space::from_code(fixed.u32()).ok_or(Damage::Contents("unknown kind of space"))?;
+        let generation = GenerationId::from_bytes(fixed.array());
+        let file_len = fixed.u64();
+        if PageSize::from_bytes(fixed.u32()).is_none() {
+            return Err(Damage::Contents("unsupported page size"));
+        }
+        let counts =
+            Counts { pages: fixed.u32(), generations: fixed.u32(), extents: fixed.u32(), data_pages: fixed.u32() };
+        let crcs = [fixed.u32(), fixed.u32(), fixed.u32()];
+        if fixed.u32() != 0 {
+            return Err(Damage::Contents("a reserved field is not 0"));
+        }
+        counts.check_caps()?;
+        check_len(counts.file_len(), file_len)?;
+        check_len(file_len, bytes.len() as u64)?;
+
+        let mut rest = &bytes[HEADER_FIXED..];
+        let generations = section(&mut rest, counts.generations, ID_LEN, crcs[0], "generation table")?;
+        let extents = section(&mut rest, counts.extents, EXTENT_LEN, crcs[1], "extent table")?;
+        let page_crcs = section(&mut rest, counts.data_pages, CRC_LEN, crcs[2], "page checksum table")?;
+        let index = decode_index(counts.pages, generations, extents)?;
+        check_own_offsets(&index, generation, counts.data_pages)?;
+        let page_crcs = page_crcs.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect();
+        Ok(Self { generation, space, index, page_crcs })
+    }
+}
+
+/// The contents of a `manifest` file: what a generation consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) id: GenerationId,
+    pub(crate) parent: Option<GenerationId>,
+    pub(crate) created_unix_ms: u64,
+    pub(crate) spaces: Vec<SpaceRecord>,
+    pub(crate) blobs: Vec<BlobRecord>,
+    pub(crate) metadata: Vec<u8>,
+}
+
+/// What a manifest says of a space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpaceRecord {
+    pub(crate) space: Space,
+    pub(crate) page_count: u32,
+    pub(crate) header_len: u64,
+    pub(crate) header_crc: u32,
+    pub(crate) data_len: u64,
+}
+
+/// What a manifest says of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct BlobRecord {
+    pub(crate) name: String,
+    pub(crate) len: u64,
+    pub(crate) crc: u32,
+}
+
+/// [`Manifest`] as `bincode` has it: numbers and bytes alone.
+#[derive(Encode, Decode)]
+struct ManifestRecord {
+    id: [u8; ID_LEN],
+    parent: Option<[u8; ID_LEN]>,
+    created_unix_ms: u64,
+    spaces: Vec<RawSpaceRecord>,
+    blobs: Vec<BlobRecord>,
+    metadata: Vec<u8>,
+}
+
+#[derive(Encode, Decode)]
+struct RawSpaceRecord {
+    kind: u32,
+    page_bytes: u32,
+    page_count: u32,
+    header_len: u64,
+    header_crc: u32,
+    data_len: u64,
+}
+
+impl Manifest {
+    pub(crate) fn encode(self) -> Result<Vec<u8>, Damage> {
+        self.check()?;
+        let record = ManifestRecord {
+            id: *self.id.as_bytes(),
+            parent: self.parent.map(|parent| *parent.as_bytes()),
+            created_unix_ms: self.created_unix_ms,
+            spaces: self.spaces.iter().map(RawSpaceRecord::from).collect(),
+            blobs: self.blobs,
+            metadata: self.metadata,
+        };
+        let record = bincode::encode_to_vec(record, bincode_config()).map_err(|_| Damage::Cap("manifest length"))?;
+        if record.len() > RECORD_BYTES_MAX {
+            return Err(Damage::Cap("manifest length"));
+        }
+        let mut bytes = Vec::with_capacity(MANIFEST_FIXED + record.len());
+        bytes.extend_from_slice(MANIFEST_MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&0u32.to_le_bytes());
+        bytes.extend_from_slice(&(record.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&record).to_le_bytes());
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&record);
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut fixed = Fields::checked(bytes, MANIFEST_FIXED, MANIFEST_MAGIC, "fixed part")?;
+        if fixed.u32() != 0 {
+            return Err(Damage::Contents("a reserved field is not 0"));
+        }
+        let record_len = fixed.u64();
+        let record_crc = fixed.u32();
+        if record_len > RECORD_BYTES_MAX as u64 {
+            return Err(Damage::Cap("manifest length"));
+        }
+        check_len(MANIFEST_FIXED as u64 + record_len, bytes.len() as u64)?;
+        let record = &bytes[MANIFEST_FIXED..];
+        if crc32c::crc32c(record) != record_crc {
+            return Err(Damage::Checksum("record"));
+        }
+        let (raw, used): (ManifestRecord, usize) = bincode::decode_from_slice(record, bincode_config())
+            .map_err(|_| Damage::Contents("the record does not decode"))?;
+        if used != record.len() {
+            return Err(Damage::Contents("bytes follow the record"));
+        }
+        let manifest = Self {
+            id: GenerationId::from_bytes(raw.id),
+            parent: raw.parent.map(GenerationId::from_bytes),
+            created_unix_ms: raw.created_unix_ms,
+            spaces: raw.spaces.iter().map(SpaceRecord::try_from).collect::<Result<_, _>>()?,
+            blobs: raw.blobs,
+            metadata: raw.metadata,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), Damage> {
+        if self.metadata.len() > METADATA_BYTES_MAX {
+            return Err(Damage::Cap("metadata length"));
+        }
+        if self.blobs.len() > BLOBS_MAX {
+            return Err(Damage::Cap("blob count"));
+        }
+        if self.spaces.windows(2).any(|pair| pair[0].space >= pair[1].space) {
+            return Err(Damage::Contents("spaces are out of order"));
+        }
+        if self.spaces.iter().any(|space| space.header_len > HEADER_BYTES_MAX) {
+            return Err(Damage::Cap("header length"));
+        }
+        if !self.blobs.iter().all(|blob| is_blob_name(&blob.name)) {
+            return Err(Damage::Contents("a blob's name is not a plain name"));
+        }
+        let mut names: Vec<_> = self.blobs.iter().map(|blob| &blob.name).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Damage::Contents("two blobs have one name"));
+        }
+        Ok(())
+    }
+}
+
+impl From<&SpaceRecord> for RawSpaceRecord {
+    fn from(record: &SpaceRecord) -> Self {
+        Self {
+            kind: record.space.code(),
+            page_bytes: PageSize::KIB_4.bytes(),
+            page_count: record.page_count,
+            header_len: record.header_len,
+            header_crc: record.header_crc,
+            data_len: record.data_len,
+        }
+    }
+}
+
+impl TryFrom<&RawSpaceRecord> for SpaceRecord {
+    type Error = Damage;
+
+    fn try_from(raw: &RawSpaceRecord) -> Result<Self, Damage> {
+        if PageSize::from_bytes(raw.page_bytes).is_none() {
+            return Err(Damage::Contents("unsupported page size"));
+        }
+        if !raw.data_len.is_multiple_of(PAGE_BYTES_U64) {
+            return Err(Damage::Contents("a data file is not whole pages"));
+        }
+        Ok(Self {
+            space: Space::from_code(raw.kind).ok_or(Damage::Contents("unknown kind of space"))?,
+            page_count: raw.page_count,
+            header_len: raw.header_len,
+            header_crc: raw.header_crc,
+            data_len: raw.data_len,
+        })
+    }
+}
+
+/// Whether a blob may be called `name`: it becomes part of a file's name.
+pub(crate) fn is_blob_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    (1..=BLOB_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// The counts of a header's fixed part.
+#[derive(Clone, Copy)]
+struct Counts {
+    pages: u32,
+    generations: u32,
+    extents: u32,
+    data_pages: u32,
+}
+
+impl Counts {
+    fn check_caps(self) -> Result<(), Damage> {
+        let capped = [
+            (self.pages, PAGES_MAX, "page count"),
+            (self.generations, GENERATIONS_MAX, "generation count"),
+            (self.extents, EXTENTS_MAX, "extent count"),
+            (self.data_pages, PAGES_MAX, "data page count"),
+        ];
+        match capped.into_iter().find(|(count, max, _)| count > max) {
+            Some((_, _, what)) => Err(Damage::Cap(what)),
+            None => Ok(()),
+        }
+    }
+
+    fn file_len(self) -> u64 {
+        HEADER_FIXED as u64
+            + u64::from(self.generations) * ID_LEN as u64
+            + u64::from(self.extents) * EXTENT_LEN as u64
+            + u64::from(self.data_pages) * CRC_LEN as u64
+    }
+}
+
+fn decode_index(page_count: u32, generations: &[u8], extents: &[u8]) -> Result<ExtentIndex, Damage> {
+    let generations: Vec<_> =
+        generations.chunks_exact(ID_LEN).map(|id| GenerationId::from_bytes(Fields(id).array())).collect();
+    let mut sorted = generations.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Damage::Contents("a generation is in the table twice"));
+    }
+    let extents = extents.chunks_exact(EXTENT_LEN).map(decode_extent).collect::<Result<_, _>>()?;
+    ExtentIndex::new(page_count, generations, extents).map_err(Damage::Extents)
+}
+
+/// Every page that the generation itself holds has to be in its own data file.
+fn check_own_offsets(index: &ExtentIndex, own: GenerationId, data_pages: u32) -> Result<(), Damage> {
+    let own = index.generations().iter().position(|id| *id == own);
+    let outside = index.extents().iter().any(|extent| match extent.storage {
+        Storage::Data { generation, offset } => {
+            Some(generation as usize) == own && u64::from(offset) + u64::from(extent.count) > u64::from(data_pages)
+        }
+        Storage::Zero => false,
+    });
+    if outside { Err(Damage::Contents("an extent lies outside of the data file")) } else { Ok(()) }
+}
+
+fn encode_extent(extent: &Extent) -> [u8; EXTENT_LEN] {
+    let (generation, offset) = match extent.storage {
+        Storage::Zero => (ZERO, 0),
+        Storage::Data { generation, offset } => (generation, offset),
+    };
+    let mut bytes = [0; EXTENT_LEN];
+    for (field, value) in bytes.chunks_exact_mut(4).zip([extent.start.0, extent.count, generation, offset]) {
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+fn decode_extent(bytes: &[u8]) -> Result<Extent, Damage> {
+    let mut fields = Fields(bytes);
+    let (start, count) = (PageIndex(fields.u32()), fields.u32());
+    let storage = match (fields.u32(), fields.u32()) {
+        (ZERO, 0) => Storage::Zero,
+        (ZERO, _) => return Err(Damage::Contents("a zero extent has an offset")),
+        (generation, offset) => Storage::Data { generation, offset },
+    };
+    Ok(Extent { start, count, storage })
+}
+
+/// Takes the next `count` records of `len` bytes off `rest`. The file's length has been checked before.
+fn section<'a>(rest: &mut &'a [u8], count: u32, len: usize, crc: u32, what: &'static str) -> Result<&'a [u8], Damage> {
+    let (section, after) = rest.split_at_checked(count as usize * len).ok_or(Damage::Contents("a table is cut off"))?;
+    *rest = after;
+    if crc32c::crc32c(section) != crc {
+        return Err(Damage::Checksum(what));
+    }
+    Ok(section)
+}
+
+fn check_len(expected: u64, actual: u64) -> Result<(), Damage> {
+    if expected == actual { Ok(()) } else { Err(Damage::Length { expected, actual }) }
+}
+
+fn count(len: usize, what: &'static str) -> Result<u32, Damage> {
+    u32::try_from(len).map_err(|_| Damage::Cap(what))
+}
+
+/// Fixed-width fields, taken one after another. Past the end they are zeros; callers check lengths first.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// The fields after the magic and the version of a fixed part whose last four bytes are its own checksum.
+    fn checked(bytes: &'a [u8], len: usize, magic: &[u8; 8], what: &'static str) -> Result<Self, Damage> {
+        let short = Damage::Length { expected: len as u64, actual: bytes.len() as u64 };
+        let fixed = bytes.get(..len).ok_or(short)?;
+        let mut fields = Self(fixed);
+        if fields.array::<8>() != *magic {
+            return Err(Damage::Magic);
+        }
+        let version = fields.u32();
+        if version != VERSION {
+            return Err(Damage::Version(version));
+        }
+        let (covered, crc) = fixed.split_at(len - CRC_LEN);
+        if crc32c::crc32c(covered) != Fields(crc).u32() {
+            return Err(Damage::Checksum(what));
+        }
+        Ok(fields)
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        if let Some((field, rest)) = self.0.split_at_checked(N) {
+            array.copy_from_slice(field);
+            self.0 = rest;
+        }
+        array
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+}
+
+fn bincode_config() -> impl bincode::config::Config {
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<RECORD_BYTES_MAX>()
+}
+
+const VERSION: u32 = 1;
+const HEADER_MAGIC: &[u8; 8] = b"WRENNHDR";
+const MANIFEST_MAGIC: &[u8; 8] = b"WRENNGEN";
+const HEADER_FIXED: usize = 80;
+const MANIFEST_FIXED: usize = 32;
+const ID_LEN: usize = 16;
+const EXTENT_LEN: usize = 16;
+const CRC_LEN: usize = 4;
+
+/// The generation number of an extent of zeros.
+const ZERO: u32 = u32::MAX;
+
+/// 1 TiB.
+pub(crate) const PAGES_MAX: u32 = 1 << 28;
+const GENERATIONS_MAX: u32 = 1 << 16;
+const EXTENTS_MAX: u32 = 1 << 24;
+const HEADER_BYTES_MAX: u64 =
+    HEADER_FIXED as u64 + ((GENERATIONS_MAX as u64) << 4) + ((EXTENTS_MAX as u64) << 4) + ((PAGES_MAX as u64) << 2);
+pub(crate) const METADATA_BYTES_MAX: usize = 1 << 20;
+const RECORD_BYTES_MAX: usize = METADATA_BYTES_MAX + (1 << 18);
+pub(crate) const MANIFEST_BYTES_MAX: u64 = (MANIFEST_FIXED + RECORD_BYTES_MAX) as u64;
+pub(crate) const BLOBS_MAX: usize = 64;
+const BLOB_NAME_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

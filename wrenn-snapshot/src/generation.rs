@@ -1,0 +1,259 @@
+//! A published generation.
+
+use std::{
+    fs::File,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    data::{self, DataFiles, HeaderSeal},
+    error::{Error, Result},
+    extents::{ExtentIndex, Storage},
+    files,
+    format::{self, Damage, Manifest, Space},
+    id::GenerationId,
+    page::PAGE_BYTES_U64,
+    source::GenerationReader,
+};
+
+/// One node of a sandbox's lineage: what was stored at one pause, snapshot or fork. It never changes.
+///
+/// Cloning is cheap. While a clone lives, [`LocalStore::collect`](crate::LocalStore::collect) keeps everything that
+/// the generation reaches.
+#[derive(Clone, Debug)]
+pub struct Generation(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    root: PathBuf,
+    manifest: Manifest,
+    /// In the order of `manifest.spaces`.
+    indexes: Vec<Arc<ExtentIndex>>,
+    data_files: Arc<DataFiles>,
+}
+
+/// How a space of a generation is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceStats {
+    /// Pages in the space.
+    pub pages: u32,
+    /// Pages that some generation holds; the others are zeros.
+    pub data_pages: u64,
+    /// Pages that this generation itself holds.
+    pub own_data_pages: u64,
+    /// Extents in the index.
+    pub extents: usize,
+    /// Generations that hold at least one page.
+    pub generations: usize,
+}
+
+impl Generation {
+    pub(crate) fn load(root: &Path, id: GenerationId, data_files: Arc<DataFiles>) -> Result<Self> {
+        let dir = root.join(id.to_string());
+        if !dir.is_dir() {
+            return Err(Error::NotFound(id));
+        }
+        let manifest = read_manifest(&dir, id)?;
+        let mut indexes = Vec::with_capacity(manifest.spaces.len());
+        for record in &manifest.spaces {
+            let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
+            let header = data::read_header(root, id, record.space, Some(seal))?;
+            let sizes = (record.page_count, record.data_len);
+            if sizes != (header.index.page_count(), header.page_crcs.len() as u64 * PAGE_BYTES_U64) {
+                let damage = Damage::Contents("its sizes are not those of the manifest");
+                return Err(Error::corrupt(record.space.header_file(), id, damage));
+            }
+            check_len(&dir, record.space.data_file(), id, record.data_len)?;
+            indexes.push(Arc::new(header.index));
+        }
+        for blob in &manifest.blobs {
+            check_len(&dir, blob_file(&blob.name), id, blob.len)?;
+        }
+        Ok(Self(Arc::new(Inner { root: root.to_owned(), manifest, indexes, data_files })))
+    }
+
+    /// The generation's name.
+    #[must_use]
+    pub fn id(&self) -> GenerationId {
+        self.0.manifest.id
+    }
+
+    /// The generation that it was made from. It may be gone: what a reader needs is in the index.
+    #[must_use]
+    pub fn parent(&self) -> Option<GenerationId> {
+        self.0.manifest.parent
+    }
+
+    /// When it was made, in milliseconds since 1970.
+    #[must_use]
+    pub fn created_unix_ms(&self) -> u64 {
+        self.0.manifest.created_unix_ms
+    }
+
+    /// The bytes that were given to [`publish`](crate::PendingGeneration::publish).
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        &self.0.manifest.metadata
+    }
+
+    /// The spaces that it has.
+    pub fn spaces(&self) -> impl Iterator<Item = Space> {
+        self.0.manifest.spaces.iter().map(|record| record.space)
+    }
+
+    /// The names of its blobs.
+    pub fn blobs(&self) -> impl Iterator<Item = &str> {
+        self.0.manifest.blobs.iter().map(|blob| blob.name.as_str())
+    }
+
+    /// Who holds which page of a space. `None` if the generation has no such space.
+    #[must_use]
+    pub fn index(&self, space: Space) -> Option<&ExtentIndex> {
+        self.position(space).map(|position| &*self.0.indexes[position])
+    }
+
+    /// How a space is stored. `None` if the generation has no such space.
+    #[must_use]
+    pub fn space(&self, space: Space) -> Option<SpaceStats> {
+        let position = self.position(space)?;
+        let index = &self.0.indexes[position];
+        let holds = |extent: &&crate::extents::Extent| extent.storage != Storage::Zero;
+        Some(SpaceStats {
+            pages: index.page_count(),
+            data_pages: index.extents().iter().filter(holds).map(|extent| u64::from(extent.count)).sum(),
+            own_data_pages: self.0.manifest.spaces[position].data_len / PAGE_BYTES_U64,
+            extents: index.extents().len(),
+            generations: index.generations().len(),
+        })
+    }
+
+    /// Opens a space for reading.
+    ///
+    /// # Errors
+    /// The generation has no such space, or a generation that the index names is missing or damaged.
+    pub fn reader(&self, space: Space) -> Result<GenerationReader> {
+        let position = self.position(space).ok_or_else(|| self.missing(space.name()))?;
+        let index = Arc::clone(&self.0.indexes[position]);
+        let open = |id: &GenerationId| self.0.data_files.open(&self.0.root, *id, space);
+        let files = index.generations().iter().map(open).collect::<Result<Vec<_>>>()?;
+        for extent in index.extents() {
+            if let Storage::Data { generation, offset } = extent.storage
+                && offset as usize + extent.count as usize > files[generation as usize].page_count()
+            {
+                let damage = Damage::Contents("an extent lies outside of an ancestor's data file");
+                return Err(Error::corrupt(space.header_file(), self.id(), damage));
+            }
+        }
+        Ok(GenerationReader::new(index, files))
+    }
+
+    /// Reads and checks a blob.
+    ///
+    /// # Errors
+    /// The generation has no such blob, or its bytes are not those that were written.
+    pub fn blob(&self, name: &str) -> Result<Vec<u8>> {
+        let record = self.0.manifest.blobs.iter().find(|blob| blob.name == name);
+        let record = record.ok_or_else(|| self.missing(&format!("blob {name:?}")))?;
+        let file = blob_file(name);
+        let path = self.dir().join(&file);
+        let bytes = files::read_capped(&path, record.len)
+            .map_err(|source| data::absent_or_io(&path, &file, self.id(), source))?;
+        let actual = bytes.len() as u64;
+        if actual != record.len {
+            return Err(Error::corrupt(file, self.id(), Damage::Length { expected: record.len, actual }));
+        }
+        if crc32c::crc32c(&bytes) != record.crc {
+            return Err(Error::corrupt(file, self.id(), Damage::Checksum("file")));
+        }
+        Ok(bytes)
+    }
+
+    /// Opens a blob's file for reading, unchecked: for a VMM that wants a descriptor. [`blob`](Self::blob) checks.
+    ///
+    /// # Errors
+    /// The generation has no such blob, or it cannot be opened.
+    pub fn open_blob(&self, name: &str) -> Result<File> {
+        if !self.blobs().any(|blob| blob == name) {
+            return Err(self.missing(&format!("blob {name:?}")));
+        }
+        let path = self.dir().join(blob_file(name));
+        File::open(&path).map_err(|source| data::absent_or_io(&path, &blob_file(name), self.id(), source))
+    }
+
+    /// The bytes of pages and blobs that this generation itself stores, without its headers: what the pause cost.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        let spaces: u64 = self.0.manifest.spaces.iter().map(|record| record.data_len).sum();
+        spaces + self.0.manifest.blobs.iter().map(|blob| blob.len).sum::<u64>()
+    }
+
+    /// The bytes that the file system has allocated for the generation's own directory.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn bytes_on_disk(&self) -> Result<u64> {
+        let dir = self.dir();
+        let error = |source| Error::io("inspect", &dir, source);
+        let mut blocks = dir.metadata().map_err(error)?.blocks();
+        for entry in dir.read_dir().map_err(error)? {
+            blocks += entry.and_then(|entry| entry.metadata()).map_err(error)?.blocks();
+        }
+        Ok(blocks * STAT_BLOCK_BYTES)
+    }
+
+    /// Every generation whose data files this one's readers need.
+    pub(crate) fn reach(&self) -> impl Iterator<Item = GenerationId> {
+        let held = self.0.indexes.iter().flat_map(|index| index.generations().iter().copied());
+        held.chain(std::iter::once(self.id()))
+    }
+
+    pub(crate) fn downgrade(&self) -> std::sync::Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(crate) fn upgrade(weak: &std::sync::Weak<Inner>) -> Option<Self> {
+        weak.upgrade().map(Self)
+    }
+
+    fn position(&self, space: Space) -> Option<usize> {
+        self.0.manifest.spaces.iter().position(|record| record.space == space)
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.0.root.join(self.id().to_string())
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        Error::Missing { generation: self.id(), what: what.to_owned() }
+    }
+}
+
+/// The name of a blob's file.
+pub(crate) fn blob_file(name: &str) -> String {
+    format!("{name}.blob")
+}
+
+fn read_manifest(dir: &Path, id: GenerationId) -> Result<Manifest> {
+    let path = dir.join(MANIFEST_FILE);
+    let bytes = files::read_capped(&path, format::MANIFEST_BYTES_MAX)
+        .map_err(|source| data::absent_or_io(&path, MANIFEST_FILE, id, source))?;
+    let manifest = Manifest::decode(&bytes).map_err(|damage| Error::corrupt(MANIFEST_FILE, id, damage))?;
+    if manifest.id != id {
+        let damage = Damage::Contents("it belongs to another generation");
+        return Err(Error::corrupt(MANIFEST_FILE, id, damage));
+    }
+    Ok(manifest)
+}
+
+fn check_len(dir: &Path, file: String, id: GenerationId, expected: u64) -> Result<()> {
+    let path = dir.join(&file);
+    let actual = path.metadata().map_err(|source| data::absent_or_io(&path, &file, id, source))?.len();
+    if actual == expected { Ok(()) } else { Err(Error::corrupt(file, id, Damage::Length { expected, actual })) }
+}
+
+pub(crate) const MANIFEST_FILE: &str = "manifest";
+
+/// The unit of `st_blocks`, whatever the file system's own block is (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;

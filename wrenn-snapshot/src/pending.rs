@@ -1,0 +1,289 @@
+//! A generation that is being written.
+//!
+//! ```text
+//! LocalStore::begin ─► PendingGeneration ─ write_dirty, write_sparse, write_compared, write_blob ─► publish ─► Generation
+//!                              └─ drop ─► nothing
+//! ```
+//!
+//! # Crash consistency
+//! Everything goes to `tmp-<id>`, and each file is synced before the file that names it is written: data, then header,
+//! then manifest, then the directory. One rename publishes it all, and the store's directory is synced after that. A
+//! crash leaves a whole generation or a `tmp-` directory, which [`LocalStore::open`](crate::LocalStore::open) sweeps.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    diff::{self, Diff, Packer},
+    error::{Error, Result},
+    extents::ExtentIndex,
+    files,
+    format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
+    generation::{Generation, MANIFEST_FILE, blob_file},
+    id::GenerationId,
+    page::{PAGE_BYTES_U64, PageRange},
+    store::Shared,
+};
+
+/// A generation that is being written. Dropping it removes what was written.
+#[derive(Debug)]
+pub struct PendingGeneration {
+    id: GenerationId,
+    /// Held, so that what the parent reaches is not collected meanwhile.
+    parent: Option<Generation>,
+    store: Arc<Shared>,
+    dir: TempDir,
+    spaces: Vec<SpaceRecord>,
+    blobs: Vec<BlobRecord>,
+}
+
+/// What writing a space stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteReport {
+    /// Pages that went into the data file.
+    pub data_pages: u64,
+    /// Pages that were found to be zeros now.
+    pub zero_pages: u64,
+}
+
+impl PendingGeneration {
+    pub(crate) fn new(store: Arc<Shared>, parent: Option<&Generation>) -> Result<Self> {
+        let id = GenerationId::random();
+        let dir = TempDir::create(store.root().join(format!("{TEMP_PREFIX}{id}")))?;
+        Ok(Self { id, parent: parent.cloned(), store, dir, spaces: Vec::new(), blobs: Vec::new() })
+    }
+
+    /// The name that the generation is going to have.
+    #[must_use]
+    pub fn id(&self) -> GenerationId {
+        self.id
+    }
+
+    /// Writes a space that is in memory: the `dirty` pages of `view`, which is the whole space. The others are the
+    /// parent's. The pages must not change meanwhile, so the guest is paused.
+    ///
+    /// # Errors
+    /// The ranges are not sorted and inside the view, the space was written already, or a write failed.
+    pub fn write_dirty(&mut self, space: Space, view: &[u8], dirty: &[PageRange]) -> Result<WriteReport> {
+        self.write_space(space, |packer, _| diff::of_dirty(packer, view, dirty))
+    }
+
+    /// Writes a space from a sparse file of its size, whose allocated parts are the changed pages. Its holes are the
+    /// parent's pages, or zeros without a parent. That is the way to store a whole memory file for the first time,
+    /// and a Diff snapshot of Firecracker's. The file's position moves.
+    ///
+    /// # Errors
+    /// The file is not whole pages or cannot be read, the space was written already, or a write failed.
+    pub fn write_sparse(&mut self, space: Space, file: &File) -> Result<WriteReport> {
+        self.write_space(space, |packer, _| diff::of_sparse(packer, file))
+    }
+
+    /// Writes a space from a file of its size, whose holes are zeros: the pages that are not what the parent has. The
+    /// way to store a drive, and memory whose dirty pages are not known. The file's position moves.
+    ///
+    /// # Errors
+    /// The file is not whole pages, it or the parent cannot be read, the space was written already, or a write failed.
+    pub fn write_compared(&mut self, space: Space, file: &File) -> Result<WriteReport> {
+        self.write_space(space, |packer, parent| match parent.filter(|parent| parent.index(space).is_some()) {
+            Some(parent) => diff::of_comparison(packer, file, &parent.reader(space)?),
+            None => diff::of_sparse(packer, file),
+        })
+    }
+
+    /// Stores opaque bytes under a name: lower-case letters, digits, `-` and `_`, at most 64 bytes.
+    ///
+    /// # Errors
+    /// The name is not plain or is taken, or a write failed.
+    pub fn write_blob(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut blob = self.blob_writer(name)?;
+        blob.write_all(bytes).map_err(|source| Error::io("write", &blob.path, source))?;
+        blob.finish()
+    }
+
+    /// Stores opaque bytes as they come. They count only once [`BlobWriter::finish`] has returned.
+    ///
+    /// # Errors
+    /// The name is not plain or is taken, or the file cannot be made.
+    pub fn blob_writer(&mut self, name: &str) -> Result<BlobWriter<'_>> {
+        if !format::is_blob_name(name) {
+            return Err(Error::invalid(format!("{name:?} cannot be a blob's name")));
+        }
+        if self.blobs.iter().any(|blob| blob.name == name) {
+            return Err(Error::invalid(format!("blob {name:?} was written already")));
+        }
+        let path = self.dir.path.join(blob_file(name));
+        let file = files::create_file(&path)?;
+        let record = BlobRecord { name: name.to_owned(), len: 0, crc: 0 };
+        Ok(BlobWriter { blobs: &mut self.blobs, file, path, record, finished: false })
+    }
+
+    /// Makes the generation durable and visible, all at once. A space that was not written is the parent's. `metadata`
+    /// is the caller's own, at most 1 MiB.
+    ///
+    /// # Errors
+    /// The metadata is too long, or a write failed. The generation is gone then, and no other has changed.
+    pub fn publish(mut self, metadata: &[u8]) -> Result<Generation> {
+        let inherited: Vec<_> = self.parent.iter().flat_map(Generation::spaces).collect();
+        for space in inherited {
+            if !self.spaces.iter().any(|record| record.space == space) {
+                self.inherit(space)?;
+            }
+        }
+        self.spaces.sort_unstable_by_key(|record| record.space);
+        let manifest = Manifest {
+            id: self.id,
+            parent: self.parent.as_ref().map(Generation::id),
+            created_unix_ms: unix_ms(),
+            spaces: std::mem::take(&mut self.spaces),
+            blobs: std::mem::take(&mut self.blobs),
+            metadata: metadata.to_owned(),
+        };
+        let manifest = manifest.encode().map_err(cannot_store)?;
+        files::write_synced(&self.dir.path.join(MANIFEST_FILE), &manifest)?;
+        files::sync_dir(&self.dir.path)?;
+        self.store.publish(&mut self.dir, self.id)
+    }
+
+    fn inherit(&mut self, space: Space) -> Result<()> {
+        let pages = self.parent.as_ref().and_then(|parent| parent.index(space)).map_or(0, ExtentIndex::page_count);
+        self.write_space(space, |_, _| Ok(Diff { index: ExtentIndex::empty(pages), page_crcs: Vec::new() }))?;
+        Ok(())
+    }
+
+    fn write_space(
+        &mut self,
+        space: Space,
+        pack: impl FnOnce(Packer<'_>, Option<&Generation>) -> Result<Diff>,
+    ) -> Result<WriteReport> {
+        if self.spaces.iter().any(|record| record.space == space) {
+            return Err(Error::invalid(format!("the {} was written already", space.name())));
+        }
+        let path = self.dir.path.join(space.data_file());
+        let file = files::create_file(&path)?;
+        let packed = pack(Packer::new(self.id, &file, &path), self.parent.as_ref());
+        let diff = match packed.and_then(|diff| files::sync_file(&file, &path).map(|()| diff)) {
+            Ok(diff) => diff,
+            Err(error) => {
+                // So that the same space can be tried again. If it stays, that fails by name.
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
+        };
+        let report = diff.report();
+        let data_len = diff.page_crcs.len() as u64 * PAGE_BYTES_U64;
+        let index = match self.parent.as_ref().and_then(|parent| parent.index(space)) {
+            Some(parent) => ExtentIndex::merge(parent, &diff.index),
+            None => ExtentIndex::merge(&ExtentIndex::empty(0), &diff.index),
+        };
+        let page_count = index.page_count();
+        let header = Header { generation: self.id, space, index, page_crcs: diff.page_crcs };
+        let header = header.encode().map_err(cannot_store)?;
+        files::write_synced(&self.dir.path.join(space.header_file()), &header)?;
+        let (header_len, header_crc) = (header.len() as u64, crc32c::crc32c(&header));
+        self.spaces.push(SpaceRecord { space, page_count, header_len, header_crc, data_len });
+        Ok(report)
+    }
+}
+
+impl Diff {
+    fn report(&self) -> WriteReport {
+        let pages: u64 = self.index.extents().iter().map(|extent| u64::from(extent.count)).sum();
+        let data_pages = self.page_crcs.len() as u64;
+        WriteReport { data_pages, zero_pages: pages - data_pages }
+    }
+}
+
+/// Takes a blob's bytes as they come. Dropped before [`finish`](Self::finish), it leaves no blob.
+#[derive(Debug)]
+pub struct BlobWriter<'a> {
+    blobs: &'a mut Vec<BlobRecord>,
+    file: File,
+    path: PathBuf,
+    record: BlobRecord,
+    finished: bool,
+}
+
+impl BlobWriter<'_> {
+    /// Makes the blob durable and part of the generation.
+    ///
+    /// # Errors
+    /// The file cannot be synced.
+    pub fn finish(mut self) -> Result<()> {
+        files::sync_file(&self.file, &self.path)?;
+        self.blobs.push(self.record.clone());
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.record.crc = crc32c::crc32c_append(self.record.crc, &bytes[..written]);
+        self.record.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What stays behind is swept with its directory, or is a file that no manifest names.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A directory that is removed unless it is renamed. It is locked while it lives, so that a sweep by another opener
+/// of the store, in this process or another, leaves it alone.
+#[derive(Debug)]
+pub(crate) struct TempDir {
+    path: PathBuf,
+    _lock: File,
+    renamed: bool,
+}
+
+impl TempDir {
+    fn create(path: PathBuf) -> Result<Self> {
+        files::create_dir(&path)?;
+        let lock = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
+        lock.try_lock().map_err(|error| Error::io("lock", &path, error.into()))?;
+        Ok(Self { path, _lock: lock, renamed: false })
+    }
+
+    pub(crate) fn rename(&mut self, to: &Path) -> Result<()> {
+        fs::rename(&self.path, to).map_err(|source| Error::io("publish", to, source))?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // The next open of the store sweeps what cannot be removed now.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn cannot_store(damage: Damage) -> Error {
+    Error::invalid(format!("cannot store the generation: {damage}"))
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How a directory is called that is not, or not any more, a generation.
+pub(crate) const TEMP_PREFIX: &str = "tmp-";
