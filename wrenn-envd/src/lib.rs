@@ -1,2 +1,40 @@
 //! The guest agent, and the wire types that hosts share with it.
+//!
+//! A host depends on this crate for the wire alone: [`proto`], [`InitRequest`] and the constants below, and the generated
+//! client with the `client` feature. The agent itself is behind the `agent` feature, and is built into one static binary
+//! that is the guest's PID 1.
 #![warn(missing_docs)]
+
+#[cfg(feature = "agent")]
+pub mod agent;
+mod init_request;
+pub mod proto;
+mod timestamp;
+
+use std::net::Ipv4Addr;
+
+pub use init_request::{InitRequest, MetricsResponse};
+pub use timestamp::{Timestamp, TimestampError};
+
+/// The TCP port that the agent listens on; E2B's clients expect it.
+pub const AGENT_PORT: u16 = 49983;
+
+/// The address of every guest, in its own network namespace.
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
+
+/// The address of the host's end of every guest's tap.
+pub const TAP_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
+
+/// The length of the prefix that [`GUEST_ADDRESS`] and [`TAP_ADDRESS`] share.
+pub const GUEST_PREFIX_LENGTH: u8 = 30;
+
+/// The header that carries the sandbox's access token.
+pub const ACCESS_TOKEN_HEADER: &str = "x-access-token";
+
+/// The header of the answer to `POST /init` that carries [`PROTOCOL_VERSION`].
+pub const VERSION_HEADER: &str = "x-envd-version";
+
+/// The version of E2B's agent protocol that is implemented here; clients switch features on by it.
+///
+/// 0.5.7 is the last one before file metadata (0.6.2), which the agent does not keep.
+pub const PROTOCOL_VERSION: &str = "0.5.7";

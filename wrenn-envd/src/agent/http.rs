@@ -1,0 +1,178 @@
+//! HTTP/1.1 and HTTP/2 on one port: plain routes, and Connect beside them.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use connectrpc::{ConnectRpcService, Limits};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tower::ServiceExt as _;
+
+use super::{Mode, api_error::ApiError, files, metrics::Metrics, process, settings::Settings, setup};
+use crate::proto::process::ProcessServer;
+
+/// The body of an answer.
+pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// The agent's server.
+pub(super) struct Server {
+    mode: Mode,
+    settings: Arc<Mutex<Settings>>,
+    rpc: ConnectRpcService<ProcessServer<process::Service>>,
+    metrics: Metrics,
+    /// Counts restores; a connection from before the last one leads nowhere.
+    restores: watch::Sender<u64>,
+}
+
+impl Server {
+    pub(super) fn new(mode: Mode, table: Arc<process::Table>, settings: Arc<Mutex<Settings>>) -> Arc<Self> {
+        let service = process::Service { table, settings: settings.clone() };
+        let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
+        let rpc = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
+        Arc::new(Self { mode, settings, rpc, metrics: Metrics::default(), restores: watch::Sender::new(0) })
+    }
+
+    /// Accepts connections for ever.
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_connection(stream))),
+                // Out of descriptors, most likely: some will be closed.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+        // Answers are small and awaited; one that waits for more to send only waits.
+        let _ = stream.set_nodelay(true);
+        let mut restores = self.restores.subscribe();
+        let announced = Arc::new(Mutex::new(*restores.borrow_and_update()));
+        let known = announced.clone();
+        let service = service_fn(move |request| {
+            let (server, known) = (self.clone(), known.clone());
+            async move { Ok::<_, Infallible>(server.answer(request, &known).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new());
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(2 * WINDOW_BYTES)
+            .keep_alive_interval(Duration::from_secs(20));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        loop {
+            tokio::select! {
+                // A connection that breaks is its client's to notice.
+                _ = connection.as_mut() => return,
+                changed = restores.changed() => {
+                    let restore = *restores.borrow_and_update();
+                    let is_known = *announced.lock().unwrap_or_else(PoisonError::into_inner) == restore;
+                    if changed.is_err() || !is_known { return }
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, known_restore: &Mutex<u64>) -> Response<Body> {
+        let is_rpc = request.uri().path().starts_with(RPC_PREFIX);
+        if (request.method(), request.uri().path()) == (&Method::GET, "/health") {
+            return empty(StatusCode::NO_CONTENT);
+        }
+        let authorized = self.settings().authorize(request.headers());
+        let answered = match authorized {
+            Err(refusal) => Err(refusal),
+            Ok(()) if is_rpc => Ok(self.answer_rpc(request).await),
+            Ok(()) => self.answer_plain(request, known_restore).await,
+        };
+        answered.unwrap_or_else(|refusal| refused(&refusal))
+    }
+
+    async fn answer_rpc(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.rpc.clone().oneshot(request).await {
+            Ok(response) => response.map(|body| body.map_err(|never: Infallible| match never {}).boxed_unsync()),
+            Err(never) => match never {},
+        }
+    }
+
+    async fn answer_plain(
+        &self,
+        request: Request<Incoming>,
+        known_restore: &Mutex<u64>,
+    ) -> Result<Response<Body>, ApiError> {
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, "/init") => {
+                let restored = setup::init(self.mode, &self.settings, request).await?;
+                if restored {
+                    self.restores.send_modify(|restore| *restore += 1);
+                    *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = *self.restores.borrow();
+                }
+                Ok(setup::initialized())
+            }
+            (&Method::GET, "/envs") => json(&self.settings().envs),
+            (&Method::GET, "/metrics") => json(&self.metrics.sample()),
+            (&Method::GET, "/files") => files::download(&self.settings, &request).await,
+            (&Method::POST, "/files") => files::upload(&self.settings, request).await,
+            (method, path) => Err(ApiError::new(StatusCode::NOT_FOUND, format!("no route {method} {path}"))),
+        }
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = status;
+    response
+}
+
+/// An answer of JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<Response<Body>, ApiError> {
+    let text = serde_json::to_vec(value)
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let mut response = Response::new(full(text.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn refused(refusal: &ApiError) -> Response<Body> {
+    let body = serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.message });
+    let mut response = json(&body).unwrap_or_else(|_| empty(refusal.status));
+    *response.status_mut() = refusal.status;
+    response
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+const RPC_PREFIX: &str = "/process.Process/";
+
+/// Of a request or a message: input to a process may be large.
+const RPC_BYTES_MAX: usize = 16 << 20;
+
+/// How much a client may send before the agent has read it.
+const WINDOW_BYTES: u32 = 1 << 20;

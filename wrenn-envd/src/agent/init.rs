@@ -1,0 +1,110 @@
+//! What PID 1 does before it serves.
+//!
+//! ```text
+//!  kernel -> mount_kernel_files -> load_modules -> Cmdline::read -> mount_drives -> switch_root
+//!                                                                                        |
+//!                             serve <- name_guest <- configure_network <- mount_rest <---+
+//! ```
+//!
+//! The initramfs holds `/init` (this binary), `/modules/*.ko`, `/modules/order` (their file names, one a line, in the order
+//! in which they load), and the nodes `/dev/console` and `/dev/null`.
+//!
+//! A step that fails is printed on the console, and the machine is switched off: a guest that hangs tells nobody.
+
+mod cmdline;
+mod identity;
+mod modules;
+mod mounts;
+mod network;
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use cmdline::Cmdline;
+pub(super) use identity::{set_hostname, set_machine_id};
+use nix::sys::reboot::{RebootMode, reboot};
+
+/// A step of the boot that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub(super) struct BootError {
+    step: String,
+    source: io::Error,
+}
+
+/// Names the step that an error belongs to.
+trait Step<T> {
+    fn step(self, step: impl Into<String>) -> Result<T, BootError>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, step: impl Into<String>) -> Result<T, BootError> {
+        self.map_err(|error| BootError { step: step.into(), source: error.into() })
+    }
+}
+
+/// Makes a guest of a machine that the kernel has just started.
+pub(super) fn boot() -> Result<(), BootError> {
+    mounts::mount_kernel_files()?;
+    open_console();
+    modules::load(Path::new("/modules"))?;
+    let cmdline = Cmdline::read()?;
+    mounts::mount_drives(&cmdline)?;
+    mounts::switch_root()?;
+    mounts::mount_rest()?;
+    protect_agent();
+    network::configure(&cmdline)?;
+    identity::name_guest()
+}
+
+/// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.
+pub(super) fn give_up(error: &BootError) {
+    complain(&format!("{error}: {}", error.source));
+    nix::unistd::sync();
+    // A machine that is told how to restart is one whose VMM takes a restart for its end; others have a power button.
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let restart = cmdline.split_ascii_whitespace().any(|word| word.starts_with("reboot="));
+    let mode = if restart { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF };
+    let Err(error) = reboot(mode);
+    complain(&format!("switch off: {error}"));
+}
+
+/// A line on the console; there is nowhere else to say it.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "wrenn-envd: {line}");
+}
+
+/// Points the standard streams at the console that `devtmpfs` has, whatever the kernel gave.
+fn open_console() {
+    let console = OpenOptions::new().read(true).write(true).open("/dev/console");
+    let Ok(console) = console.or_else(|_| OpenOptions::new().read(true).write(true).open("/dev/null")) else { return };
+    let _ = nix::unistd::dup2_stdin(&console);
+    let _ = nix::unistd::dup2_stdout(&console);
+    let _ = nix::unistd::dup2_stderr(&console);
+}
+
+/// The agent is the last thing that a guest short of memory may kill; processes get 100 when they start.
+fn protect_agent() {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        complain(&format!("protect the agent from the out-of-memory killer: {error}"));
+    }
+}
+
+/// Waits until `path` is there: drivers find their devices in their own time.
+fn wait_for(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + DEVICE_WAIT_MAX;
+    while !path.exists() {
+        if Instant::now() > deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not appear within 5 s"));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+const DEVICE_WAIT_MAX: Duration = Duration::from_secs(5);

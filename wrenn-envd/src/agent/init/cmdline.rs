@@ -1,0 +1,84 @@
+use std::{fs, io, net::Ipv4Addr, path::PathBuf};
+
+use super::{BootError, Step as _};
+
+/// What the host says on the kernel's command line.
+///
+/// ```text
+/// wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22
+/// ```
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cmdline {
+    /// The block device of the read-only base image, ext4.
+    pub(super) base: PathBuf,
+    /// The block device of the writable drive, ext4.
+    pub(super) drive: PathBuf,
+    pub(super) network: Option<Network>,
+}
+
+/// How `eth0` is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) address: Ipv4Addr,
+    pub(super) netmask: Ipv4Addr,
+    pub(super) gateway: Option<Ipv4Addr>,
+}
+
+impl Cmdline {
+    /// Reads `/proc/cmdline`.
+    pub(super) fn read() -> Result<Self, BootError> {
+        let text = fs::read_to_string("/proc/cmdline").step("read /proc/cmdline")?;
+        Self::parse(&text)
+            .map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))
+            .step("read the command line")
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let value = |key: &str| {
+            text.split_ascii_whitespace()
+                .find_map(|word| word.strip_prefix("wrenn.")?.strip_prefix(key)?.strip_prefix('='))
+        };
+        let device = |key: &str| value(key).map(PathBuf::from).ok_or_else(|| format!("wrenn.{key} is missing"));
+        let gateway =
+            value("gw").map(|gw| gw.parse().map_err(|_| format!("wrenn.gw={gw} is no address"))).transpose()?;
+        let network = value("addr").map(|addr| parse_network(addr, gateway)).transpose()?;
+        Ok(Self { base: device("base")?, drive: device("drive")?, network })
+    }
+}
+
+fn parse_network(addr: &str, gateway: Option<Ipv4Addr>) -> Result<Network, String> {
+    let refused = || format!("wrenn.addr={addr} is no address/prefix");
+    let (address, prefix) = addr.split_once('/').ok_or_else(refused)?;
+    let prefix: u32 = prefix.parse().ok().filter(|prefix| *prefix <= 32).ok_or_else(refused)?;
+    let netmask = Ipv4Addr::from(u32::MAX.checked_shl(32 - prefix).unwrap_or(0));
+    Ok(Network { address: address.parse().map_err(|_| refused())?, netmask, gateway })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_host_writes() {
+        let text =
+            "console=ttyS0 wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22\n";
+        let cmdline = Cmdline::parse(text).unwrap();
+        assert_eq!((cmdline.base.as_path(), cmdline.drive.as_path()), ("/dev/vda".as_ref(), "/dev/vdb".as_ref()));
+        let network = cmdline.network.unwrap();
+        assert_eq!(network.address, crate::GUEST_ADDRESS);
+        assert_eq!(network.netmask, Ipv4Addr::new(255, 255, 255, 252));
+        assert_eq!(network.gateway, Some(crate::TAP_ADDRESS));
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let refusal = |text: &str| Cmdline::parse(text).unwrap_err();
+        assert_eq!(refusal("wrenn.base=/dev/vda"), "wrenn.drive is missing");
+        assert_eq!(
+            refusal("wrenn.addr=1.2.3.4/33 wrenn.base=a wrenn.drive=b"),
+            "wrenn.addr=1.2.3.4/33 is no address/prefix"
+        );
+        assert_eq!(refusal("wrenn.gw=x wrenn.base=a wrenn.drive=b"), "wrenn.gw=x is no address");
+        assert_eq!(Cmdline::parse("wrenn.base=a wrenn.drive=b").unwrap().network, None);
+    }
+}

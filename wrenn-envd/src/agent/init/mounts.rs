@@ -1,0 +1,99 @@
+//! The guest's file systems: two drives with an overlay over them, and what the kernel offers as files.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+};
+
+use nix::mount::{MsFlags, mount};
+
+use super::{BootError, Step as _, cmdline::Cmdline, complain, wait_for};
+
+/// `/proc`, `/sys` and `/dev`, which every later step reads.
+pub(super) fn mount_kernel_files() -> Result<(), BootError> {
+    let nothing_runs = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount_new("proc", "/proc", "proc", nothing_runs, "")?;
+    mount_new("sysfs", "/sys", "sysfs", nothing_runs, "")?;
+    mount_new("devtmpfs", "/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755")
+}
+
+/// The base image, the writable drive, and the overlay that the guest sees as its root.
+pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<(), BootError> {
+    for device in [&cmdline.base, &cmdline.drive] {
+        wait_for(device).step(format!("wait for {}", device.display()))?;
+    }
+    mount_new(&cmdline.base, BASE, "ext4", MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, "")?;
+    mount_new(&cmdline.drive, DRIVE, "ext4", MsFlags::MS_NOATIME, "")?;
+    let (upper, work) = (format!("{DRIVE}/upper"), format!("{DRIVE}/work"));
+    for directory in [&upper, &work] {
+        ensure_directory(directory).step(format!("make {directory}"))?;
+    }
+    // The mode of the root itself comes from the upper directory.
+    fs::set_permissions(&upper, Permissions::from_mode(0o755)).step(format!("open {upper} to all users"))?;
+    let layers = format!("lowerdir={BASE},upperdir={upper},workdir={work}");
+    mount_new("overlay", ROOT, "overlay", MsFlags::MS_NOATIME, &layers)
+}
+
+/// Makes the overlay the root, and takes the kernel's files along. What the initramfs held is freed, except for the running
+/// agent's own pages.
+pub(super) fn switch_root() -> Result<(), BootError> {
+    for place in ["/proc", "/sys", "/dev"] {
+        let target = format!("{ROOT}{place}");
+        ensure_directory(&target).step(format!("make {target}"))?;
+        mount(Some(place), target.as_str(), None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+            .step(format!("move {place}"))?;
+    }
+    let _ = fs::remove_dir_all("/modules");
+    let _ = fs::remove_file("/init");
+    nix::unistd::chdir(ROOT).step("enter the new root")?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>).step("move the new root")?;
+    nix::unistd::chroot(".").step("change the root")?;
+    nix::unistd::chdir("/").step("enter the root")
+}
+
+/// The file systems that programs expect to find.
+pub(super) fn mount_rest() -> Result<(), BootError> {
+    let scratch = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount_new("devpts", "/dev/pts", "devpts", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, "gid=5,mode=620,ptmxmode=666")?;
+    mount_new("tmpfs", "/dev/shm", "tmpfs", scratch, "mode=1777")?;
+    mount_new("tmpfs", "/run", "tmpfs", scratch, "mode=0755")?;
+    let nothing_runs = scratch | MsFlags::MS_NOEXEC;
+    if let Err(error) = mount_new("cgroup2", "/sys/fs/cgroup", "cgroup2", nothing_runs, "") {
+        // A kernel without control groups runs programs all the same.
+        complain(&format!("{error}: {}", error.source));
+    }
+    for (link, target) in DEV_LINKS {
+        let _ = symlink(target, link);
+    }
+    for place in ["/tmp", "/var/tmp"] {
+        ensure_directory(place)
+            .and_then(|()| fs::set_permissions(place, Permissions::from_mode(0o1777)))
+            .step(format!("open {place} to all users"))?;
+    }
+    Ok(())
+}
+
+fn mount_new(source: impl AsRef<Path>, target: &str, kind: &str, flags: MsFlags, data: &str) -> Result<(), BootError> {
+    let source = source.as_ref();
+    let step = || format!("mount {} ({kind}) on {target}", source.display());
+    ensure_directory(target).step(step())?;
+    mount(Some(source), target, Some(kind), flags, Some(data)).step(step())
+}
+
+fn ensure_directory(path: &str) -> io::Result<()> {
+    if Path::new(path).is_dir() { Ok(()) } else { fs::create_dir_all(path) }
+}
+
+const BASE: &str = "/base";
+const DRIVE: &str = "/drive";
+const ROOT: &str = "/root-overlay";
+
+/// What a shell's process substitution and many scripts need, and `devtmpfs` lacks.
+const DEV_LINKS: [(&str, &str); 4] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];

@@ -1,0 +1,116 @@
+//! What `POST /init` sets, and every later call goes by.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::{HeaderMap, StatusCode, header};
+
+use super::{
+    api_error::ApiError,
+    users::{User, UserError},
+};
+use crate::{ACCESS_TOKEN_HEADER, InitRequest, Timestamp};
+
+/// The agent's settings.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    token: Option<String>,
+    pub(super) envs: BTreeMap<String, String>,
+    pub(super) default_user: Option<String>,
+    pub(super) default_workdir: Option<String>,
+    /// The last time that was accepted from the host.
+    pub(super) last_timestamp: Option<Timestamp>,
+}
+
+impl Settings {
+    /// Takes over what `request` names, and keeps the rest.
+    pub(super) fn replace(&mut self, request: InitRequest) {
+        if let Some(token) = request.access_token {
+            self.token = Some(token).filter(|token| !token.is_empty());
+        }
+        if let Some(envs) = request.env_vars {
+            self.envs = envs;
+        }
+        if let Some(user) = request.default_user {
+            self.default_user = Some(user).filter(|user| !user.is_empty());
+        }
+        if let Some(workdir) = request.default_workdir {
+            self.default_workdir = Some(workdir).filter(|workdir| !workdir.is_empty());
+        }
+    }
+
+    /// Refuses a request that does not carry the token, once there is one.
+    pub(super) fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(token) = &self.token else { return Ok(()) };
+        match headers.get(ACCESS_TOKEN_HEADER) {
+            Some(given) if equal_in_constant_time(given.as_bytes(), token.as_bytes()) => Ok(()),
+            Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is wrong")),
+            None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is missing")),
+        }
+    }
+
+    /// The user of a call: who HTTP Basic names, else the default one.
+    pub(super) fn user_of(&self, headers: &HeaderMap) -> Result<User, UserError> {
+        self.user(basic_user(headers).as_deref())
+    }
+
+    /// The user called `name`, else the default one.
+    pub(super) fn user(&self, name: Option<&str>) -> Result<User, UserError> {
+        let name = name.filter(|name| !name.is_empty());
+        User::find(name.or(self.default_user.as_deref()).unwrap_or("root"))
+    }
+}
+
+/// `Authorization: Basic base64(user:)`
+fn basic_user(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, credentials) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(credentials.trim()).ok()?).ok()?;
+    let (user, _password) = decoded.split_once(':')?;
+    Some(user.to_owned())
+}
+
+/// Takes as long for the first byte that differs as for the last. The length may show.
+fn equal_in_constant_time(left: &[u8], right: &[u8]) -> bool {
+    let mut difference = u8::from(left.len() != right.len());
+    for (left, right) in left.iter().zip(right) {
+        difference |= std::hint::black_box(left ^ right);
+    }
+    std::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn everything_is_open_until_a_token_is_set() {
+        let mut settings = Settings::default();
+        assert!(settings.authorize(&HeaderMap::new()).is_ok());
+        settings.replace(serde_json::from_str(r#"{"accessToken":"abc"}"#).unwrap());
+        let name = || header::HeaderName::from_static(ACCESS_TOKEN_HEADER);
+        assert!(settings.authorize(&HeaderMap::new()).is_err());
+        for wrong in ["", "ab", "abd", "abcd"] {
+            assert!(settings.authorize(&headers(name(), wrong)).is_err(), "{wrong}");
+        }
+        assert!(settings.authorize(&headers(name(), "abc")).is_ok());
+        settings.replace(InitRequest::default());
+        assert!(settings.authorize(&HeaderMap::new()).is_err(), "an absent field keeps the token");
+    }
+
+    #[test]
+    fn basic_names_the_user_and_needs_no_password() {
+        let user = |value: &str| basic_user(&headers(header::AUTHORIZATION, value));
+        assert_eq!(user("Basic dXNlcjo="), Some("user".to_owned()));
+        assert_eq!(user("basic dXNlcjpwdw=="), Some("user".to_owned()));
+        assert_eq!(user("Bearer dXNlcjo="), None);
+        assert_eq!(user("Basic !!"), None);
+    }
+}

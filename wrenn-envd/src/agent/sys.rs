@@ -1,0 +1,166 @@
+//! The system calls that neither `std` nor `nix` has a safe face for.
+#![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
+
+use std::{
+    ffi::CString,
+    io,
+    net::Ipv4Addr,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
+    process::{Command, ExitStatus},
+};
+
+use libc::{c_int, c_short};
+use nix::{
+    fcntl::OFlag,
+    sys::stat::Mode,
+    unistd::{self, Gid, Uid},
+};
+
+/// Takes the exit status of any one child that has ended; `None` when none has.
+pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
+    let mut status: c_int = 0;
+    // SAFETY: `status` is a live `c_int` that the call writes to.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match pid {
+        0 => Ok(None),
+        pid => match u32::try_from(pid) {
+            Ok(pid) => Ok(Some((pid, ExitStatus::from_raw(status)))),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+                error => Err(error),
+            },
+        },
+    }
+}
+
+/// How many bytes can be read from a pipe without waiting.
+pub(super) fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: FIONREAD writes one `c_int` to `bytes`, which is live.
+    let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    check(result)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// What a new process becomes between fork and exec.
+#[derive(Debug)]
+pub(super) struct Becoming {
+    /// The directory it starts in, which is entered with the user's own rights.
+    pub(super) cwd: CString,
+    pub(super) uid: Uid,
+    pub(super) gid: Gid,
+    /// Supplementary groups; `None` where the agent has no right to change them.
+    pub(super) groups: Option<Vec<Gid>>,
+}
+
+/// Makes `command` a session of its own, killable before the agent is, with the user's identity.
+pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
+    let enter = move || -> io::Result<()> {
+        unistd::setsid()?;
+        // A kernel without the file has no out-of-memory score to set.
+        if let Ok(file) = nix::fcntl::open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY, Mode::empty()) {
+            let _ = unistd::write(file, b"100");
+        }
+        if let Some(groups) = &becoming.groups {
+            unistd::setgroups(groups)?;
+            unistd::setgid(becoming.gid)?;
+            unistd::setuid(becoming.uid)?;
+        }
+        unistd::chdir(becoming.cwd.as_c_str())?;
+        Ok(())
+    };
+    // SAFETY: `enter` makes system calls alone: it allocates nothing, takes no lock, and cannot panic, so it may run in
+    // the child of a process with threads.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Credits `bytes` (at most 64 are used) to the kernel's random generator, and makes it reseed at once.
+pub(super) fn reseed_kernel_rng(device: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+
+    /// `struct rand_pool_info` of `linux/random.h`, with room for a whole pool.
+    #[repr(C)]
+    struct RandPoolInfo {
+        entropy_count_bits: c_int,
+        size_bytes: c_int,
+        bytes: [u8; 64],
+    }
+
+    let length = bytes.len().min(64);
+    let size_bytes = c_int::try_from(length).unwrap_or(0);
+    let mut info = RandPoolInfo { entropy_count_bits: size_bytes * 8, size_bytes, bytes: [0; 64] };
+    info.bytes[..length].copy_from_slice(&bytes[..length]);
+    let device = device.as_fd().as_raw_fd();
+    // SAFETY: RNDADDENTROPY reads a `rand_pool_info` whose `size_bytes` bytes lie within `info.bytes`.
+    check(unsafe { libc::ioctl(device, RNDADDENTROPY, &raw const info) })?;
+    // SAFETY: RNDRESEEDCRNG takes no argument.
+    check(unsafe { libc::ioctl(device, RNDRESEEDCRNG) })
+}
+
+/// A socket for the interface calls below.
+pub(super) fn interface_socket() -> io::Result<OwnedFd> {
+    Ok(std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.into())
+}
+
+/// Brings an interface up.
+pub(super) fn bring_up(socket: impl AsFd, interface: &str) -> io::Result<()> {
+    let mut request = interface_request(interface)?;
+    request.ifr_ifru.ifru_flags = c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(c_short::MAX);
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq` whose flags are set.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
+}
+
+/// Gives an interface its address and netmask.
+pub(super) fn set_address(socket: impl AsFd, interface: &str, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
+    let socket = socket.as_fd().as_raw_fd();
+    let mut request = interface_request(interface)?;
+    request.ifr_ifru.ifru_addr = socket_address(address);
+    // SAFETY: SIOCSIFADDR reads an `ifreq` whose address is set.
+    check(unsafe { libc::ioctl(socket, libc::SIOCSIFADDR, &raw const request) })?;
+    request.ifr_ifru.ifru_netmask = socket_address(mask);
+    // SAFETY: SIOCSIFNETMASK reads an `ifreq` whose netmask is set.
+    check(unsafe { libc::ioctl(socket, libc::SIOCSIFNETMASK, &raw const request) })
+}
+
+/// Sends everything that has no nearer route to `gateway`.
+pub(super) fn add_default_route(socket: impl AsFd, gateway: Ipv4Addr) -> io::Result<()> {
+    // SAFETY: `rtentry` is plain data, for which all zeroes is a value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = socket_address(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    // SAFETY: SIOCADDRT reads an `rtentry`.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCADDRT, &raw const route) })
+}
+
+fn interface_request(interface: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is plain data, for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::try_from(from).map_err(|_| io::ErrorKind::InvalidInput)?;
+    }
+    Ok(request)
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let address = libc::sockaddr_in {
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET).unwrap_or_default(),
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: a `sockaddr_in` is one of the shapes that a `sockaddr` has, and has its size.
+    unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) }
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,133 @@
+//! The guest's users, from its own `passwd` and `group` files: a static binary has no name service to ask.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A user of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Every group that the user is in, the primary one first.
+    pub(super) groups: Vec<u32>,
+    pub(super) home: PathBuf,
+}
+
+/// Why a user could not be looked up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UserError {
+    #[error("no user {name:?}")]
+    Unknown { name: String },
+    #[error("the users cannot be read")]
+    Unreadable(#[source] io::Error),
+}
+
+impl User {
+    /// The user that `name`, or a number in its place, stands for in this machine's `/etc`.
+    pub(super) fn find(name: &str) -> Result<Self, UserError> {
+        Self::find_in(Path::new("/etc"), name)
+    }
+
+    fn find_in(etc: &Path, name: &str) -> Result<Self, UserError> {
+        let passwd = match fs::read_to_string(etc.join("passwd")) {
+            // An image with no users file still has its superuser.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(UserError::Unreadable)?,
+        };
+        let mut user = parse_passwd(&passwd, name)
+            .or_else(|| matches!(name, "root" | "0").then(Self::superuser))
+            .ok_or_else(|| UserError::Unknown { name: name.chars().take(64).collect() })?;
+        let group = fs::read_to_string(etc.join("group")).unwrap_or_default();
+        user.groups.extend(groups_of(&group, &user.name).filter(|gid| *gid != user.gid).collect::<Vec<_>>());
+        Ok(user)
+    }
+
+    fn superuser() -> Self {
+        Self { name: "root".to_owned(), uid: 0, gid: 0, groups: vec![0], home: PathBuf::from("/root") }
+    }
+
+    /// `path` as the user means it: `~` is the home, and what is not absolute lies under `base`.
+    pub(super) fn resolve(&self, path: &str, base: &Path) -> PathBuf {
+        match path.strip_prefix('~') {
+            Some("") => self.home.clone(),
+            Some(rest) if rest.starts_with('/') => self.home.join(rest.trim_start_matches('/')),
+            _ => base.join(path),
+        }
+    }
+}
+
+/// `name:password:uid:gid:comment:home:shell`, by name first, then by number.
+fn parse_passwd(passwd: &str, name: &str) -> Option<User> {
+    let entries = || {
+        passwd.lines().filter_map(|line| {
+            let mut fields = line.split(':');
+            let (name, _password) = (fields.next()?, fields.next()?);
+            let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let home = fields.nth(1).filter(|home| !home.is_empty()).unwrap_or("/");
+            Some(User { name: name.to_owned(), uid, gid, groups: vec![gid], home: PathBuf::from(home) })
+        })
+    };
+    let by_name = entries().find(|user| user.name == name);
+    by_name.or_else(|| name.parse().ok().and_then(|uid: u32| entries().find(|user| user.uid == uid)))
+}
+
+/// `name:password:gid:member,member`
+fn groups_of(group: &str, name: &str) -> impl Iterator<Item = u32> {
+    group.lines().filter_map(move |line| {
+        let mut fields = line.split(':');
+        let gid = fields.nth(2)?.parse().ok()?;
+        fields.next()?.split(',').any(|member| member.trim() == name).then_some(gid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nbroken\n\nuser:x:1000:1000::/home/user:/bin/bash\nbare:x:7:8::\n";
+    const GROUP: &str = "root:x:0:\nsudo:x:27:other,user\nuser:x:1000:user\nbroken:x:nine:user\nvideo:x:44:userx\n";
+
+    fn etc() -> tempfile::TempDir {
+        let etc = tempfile::tempdir().unwrap();
+        fs::write(etc.path().join("passwd"), PASSWD).unwrap();
+        fs::write(etc.path().join("group"), GROUP).unwrap();
+        etc
+    }
+
+    #[test]
+    fn finds_by_name_and_by_number_with_groups() {
+        let etc = etc();
+        let user = User::find_in(etc.path(), "user").unwrap();
+        assert_eq!((user.uid, user.gid, user.groups.as_slice()), (1000, 1000, &[1000, 27][..]));
+        assert_eq!(user.home, Path::new("/home/user"));
+        assert_eq!(User::find_in(etc.path(), "1000").unwrap(), user);
+        assert_eq!(User::find_in(etc.path(), "bare").unwrap().home, Path::new("/"));
+    }
+
+    #[test]
+    fn an_unknown_user_is_named() {
+        assert_eq!(User::find_in(etc().path(), "ghost").unwrap_err().to_string(), r#"no user "ghost""#);
+    }
+
+    #[test]
+    fn root_needs_no_users_file() {
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(User::find_in(empty.path(), "root").unwrap().uid, 0);
+        assert!(User::find_in(empty.path(), "user").is_err());
+    }
+
+    #[test]
+    fn paths_resolve_as_a_shell_would() {
+        let user = User::find_in(etc().path(), "user").unwrap();
+        let resolved = |path| user.resolve(path, &user.home).to_string_lossy().into_owned();
+        assert_eq!(resolved("a/b"), "/home/user/a/b");
+        assert_eq!(resolved("~"), "/home/user");
+        assert_eq!(resolved("~/x"), "/home/user/x");
+        assert_eq!(resolved("/etc"), "/etc");
+        assert_eq!(resolved("~other"), "/home/user/~other");
+    }
+}

@@ -1,0 +1,116 @@
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+
+/// The body of `POST /init`: what a guest must be told after it was booted or restored, before user code runs.
+///
+/// A field that is absent leaves what the agent has. The fields after `default_workdir` are wrenn's own.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[non_exhaustive]
+pub struct InitRequest {
+    /// Environment of every process that is started from now on; replaces the former one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env_vars: Option<BTreeMap<String, String>>,
+    /// The token that later calls must carry. Empty: none is needed any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_token: Option<String>,
+    /// The host's time. One that is older than the last one accepted is ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Timestamp>,
+    /// The user of calls that name none; `root` until it is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_user: Option<String>,
+    /// The working directory of processes that name none; the user's home until it is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_workdir: Option<String>,
+    /// Random bytes from the host, 32 to 64 of them, that the guest's kernel reseeds its generator from. Also says that
+    /// the guest was restored: connections older than this request are closed.
+    #[serde(skip_serializing_if = "Option::is_none", with = "base64_bytes")]
+    pub entropy: Option<Vec<u8>>,
+    /// The guest's host name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// 32 lower-case hexadecimal digits for `/etc/machine-id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+}
+
+impl fmt::Debug for InitRequest {
+    /// Leaves out the token, the entropy and the environment's values, which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InitRequest")
+            .field("env_vars", &self.env_vars.as_ref().map(|vars| vars.keys().collect::<Vec<_>>()))
+            .field("access_token", &self.access_token.as_ref().map(|_| ".."))
+            .field("timestamp", &self.timestamp)
+            .field("default_user", &self.default_user)
+            .field("default_workdir", &self.default_workdir)
+            .field("entropy", &self.entropy.as_ref().map(Vec::len))
+            .field("hostname", &self.hostname)
+            .field("machine_id", &self.machine_id)
+            .finish()
+    }
+}
+
+/// The answer of `GET /metrics`. Sizes are in bytes unless the name says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are E2B's, and say it all")]
+#[non_exhaustive]
+pub struct MetricsResponse {
+    /// Seconds since 1970, by the guest's clock.
+    pub ts: i64,
+    pub cpu_count: u32,
+    /// Of all processors together, 0 to 100, since the last call.
+    pub cpu_used_pct: f64,
+    pub mem_total: u64,
+    pub mem_used: u64,
+    pub mem_cache: u64,
+    pub mem_total_mib: u64,
+    pub mem_used_mib: u64,
+    pub disk_used: u64,
+    pub disk_total: u64,
+}
+
+mod base64_bytes {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => serializer.serialize_str(&STANDARD.encode(bytes)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| STANDARD.decode(text).map_err(D::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e2b_fields_and_wrenns_own_round_trip() {
+        let text = r#"{"envVars":{"A":"1"},"accessToken":"t","timestamp":"2024-05-06T07:08:09.5Z","defaultUser":"user",
+            "volumeMounts":[],"entropy":"AAEC","machineId":"00112233445566778899aabbccddeeff"}"#;
+        let request: InitRequest = serde_json::from_str(text).unwrap();
+        assert_eq!(request.entropy.as_deref(), Some(&[0, 1, 2][..]));
+        assert_eq!(request.timestamp.unwrap().unix_nanos(), 1_714_979_289_500_000_000);
+        let again: InitRequest = serde_json::from_str(&serde_json::to_string(&request).unwrap()).unwrap();
+        assert_eq!(again, request);
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let mut request = InitRequest { access_token: Some("hush".into()), ..Default::default() };
+        request.env_vars = Some([("KEY".to_owned(), "secret".to_owned())].into());
+        let shown = format!("{request:?}");
+        assert!(!shown.contains("hush") && !shown.contains("secret") && shown.contains("KEY"));
+    }
+}
