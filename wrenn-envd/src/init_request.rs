@@ -9,7 +9,6 @@ use crate::Timestamp;
 /// A field that is absent leaves what the agent has. The fields after `default_workdir` are wrenn's own.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[non_exhaustive]
 pub struct InitRequest {
     /// Environment of every process that is started from now on; replaces the former one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +57,6 @@ impl fmt::Debug for InitRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "the names are E2B's, and say it all")]
-#[non_exhaustive]
 pub struct MetricsResponse {
     /// Seconds since 1970, by the guest's clock.
     pub ts: i64,

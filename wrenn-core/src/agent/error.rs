@@ -1,0 +1,106 @@
+use std::{error::Error, io};
+
+use connectrpc::{ConnectError, ErrorCode};
+
+use super::connection::SendError;
+
+/// Why the guest's agent did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// No connection to the agent came about within the time allowed.
+    #[error("the guest's agent cannot be reached")]
+    NotReachable {
+        /// What the last attempt met.
+        source: io::Error,
+    },
+    /// The access token is not the guest's.
+    #[error("the guest's agent refused the access token: {message}")]
+    Unauthorized {
+        /// The agent's words.
+        message: String,
+    },
+    /// The file, the process or the command does not exist.
+    #[error("{what}")]
+    NotFound {
+        /// What is missing, in the agent's words.
+        what: String,
+    },
+    /// The request makes no sense to the agent: a working directory that is missing, a user it does not know.
+    #[error("{message}")]
+    InvalidArgument {
+        /// What is wrong, in the agent's words.
+        message: String,
+    },
+    /// The time allowed was up. A process that was started with it is dead in the guest.
+    #[error("the guest's agent ran out of time: {message}")]
+    TimedOut {
+        /// What took too long.
+        message: String,
+    },
+    /// The agent refused for another reason.
+    #[error("the guest's agent refused ({code}): {message}")]
+    Refused {
+        /// The protocol's word, or the HTTP status.
+        code: String,
+        /// The agent's words.
+        message: String,
+    },
+    /// The connection broke, or was closed, before the answer was complete.
+    #[error("the connection to the guest's agent was lost")]
+    ConnectionLost {
+        /// What broke it; `None` where it was closed in order, but too early.
+        source: Option<Box<dyn Error + Send + Sync>>,
+    },
+}
+
+impl AgentError {
+    /// Whether the same call may succeed on a new connection. It may have had its effect already.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotReachable { .. } | Self::ConnectionLost { .. })
+    }
+
+    pub(super) fn lost(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::ConnectionLost { source: Some(source.into()) }
+    }
+
+    /// From an answer of the plain HTTP side, whose body is `{code, message}`.
+    pub(super) fn from_status(status: http::StatusCode, body: &[u8]) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Refusal {
+            message: String,
+        }
+        let message = match serde_json::from_slice(body) {
+            Ok(Refusal { message }) => message,
+            Err(_) => String::from_utf8_lossy(&body[..body.len().min(256)]).into_owned(),
+        };
+        match status {
+            http::StatusCode::UNAUTHORIZED => Self::Unauthorized { message },
+            http::StatusCode::NOT_FOUND => Self::NotFound { what: message },
+            http::StatusCode::BAD_REQUEST => Self::InvalidArgument { message },
+            status => Self::Refused { code: status.as_u16().to_string(), message },
+        }
+    }
+}
+
+impl From<ConnectError> for AgentError {
+    fn from(error: ConnectError) -> Self {
+        let message = error.message.clone().unwrap_or_default();
+        match error.code {
+            ErrorCode::Unauthenticated => Self::Unauthorized { message },
+            ErrorCode::NotFound => Self::NotFound { what: message },
+            ErrorCode::InvalidArgument => Self::InvalidArgument { message },
+            ErrorCode::DeadlineExceeded => Self::TimedOut { message },
+            // What the protocol's own code says when a stream or a transport breaks; the agent itself says none of these.
+            ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => {
+                let source = error.source_arc();
+                match source.as_deref().and_then(|source| source.downcast_ref::<SendError>()) {
+                    Some(SendError::NotReachable(_)) => Self::NotReachable { source: io::Error::other(error) },
+                    _ => Self::lost(error),
+                }
+            }
+            code => Self::Refused { code: code.as_str().to_owned(), message },
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The host's side of the guest's agent.
+//!
+//! ```text
+//!  AgentClient --+-- process.Process (Connect) --+
+//!                +-- /init, /files, /health -----+--> Connection --> Connector --> the slot's namespace --> guest
+//! ```
+//!
+//! All calls share one HTTP/2 connection, which is opened on demand and opened again when it has broken. Output of a
+//! process that nobody reads holds that process back, and nothing else.
+
+mod connection;
+mod error;
+mod process;
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport as _, full_body};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::time::{Instant, sleep, timeout_at};
+use wrenn_envd::{
+    ACCESS_TOKEN_HEADER, InitRequest,
+    proto::process::{
+        self as wire, CloseStdinRequest, ListRequest, ProcessClient, ProcessConfig, ProcessInput, ProcessSelector,
+        SendInputRequest, SendSignalRequest, StartRequest, process_input::Input, process_selector::Selector,
+    },
+};
+
+pub(crate) use connection::Connector;
+use connection::{Connection, SendError};
+pub use error::AgentError;
+#[expect(unused_imports, reason = "`list` answers with it")]
+pub(crate) use process::ProcessEntry;
+pub(crate) use process::{ProcessEvent, ProcessSpec, ProcessStream, Signal};
+
+/// Talks to one guest's agent.
+pub(crate) struct AgentClient {
+    connection: Connection,
+    processes: ProcessClient<Connection>,
+    token: RwLock<Option<String>>,
+}
+
+impl fmt::Debug for AgentClient {
+    /// Leaves out the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentClient").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+type Result<T, E = AgentError> = std::result::Result<T, E>;
+
+impl AgentClient {
+    /// A client of the agent that `connector` reaches, which asks for `token`. Connects nothing yet.
+    pub(crate) fn new(connector: Arc<dyn Connector>, token: Option<String>) -> Self {
+        let connection = Connection::new(connector);
+        let base =
+            Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
+        let processes = ProcessClient::new(connection.clone(), ClientConfig::new(base));
+        Self { connection, processes, token: RwLock::new(token) }
+    }
+
+    /// From now on calls carry this token.
+    pub(crate) fn set_token(&self, token: Option<String>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Closes the connection: what is under way fails with [`AgentError::ConnectionLost`]. Done before a pause, so that
+    /// no half-open connection is in the snapshot. A later call opens a new one.
+    pub(crate) fn close(&self) {
+        self.connection.close();
+    }
+
+    /// Waits until the agent serves.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotReachable`] after `timeout`.
+    pub(crate) async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        self.until(deadline, || self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// Tells the guest who it is and what time it is, before user code runs; see [`InitRequest`].
+    pub(crate) async fn init(&self, request: &InitRequest) -> Result<()> {
+        self.init_within(request, CALL_TIMEOUT).await
+    }
+
+    /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet.
+    ///
+    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards.
+    pub(crate) async fn init_within(&self, request: &InitRequest, timeout: Duration) -> Result<()> {
+        let body: Bytes = serde_json::to_vec(request)
+            .map_err(|error| AgentError::InvalidArgument { message: error.to_string() })?
+            .into();
+        let deadline = Instant::now() + timeout;
+        let init = || async {
+            let done = self.call(Method::POST, "/init", json_headers(), body.clone()).await;
+            match (done, &request.access_token) {
+                // An earlier try was carried out, and its answer lost: the guest knows the new token alone.
+                (Err(AgentError::Unauthorized { .. }), Some(token)) if self.token().as_ref() != Some(token) => {
+                    let headers = with_token(json_headers(), Some(token))?;
+                    self.send(Method::POST, "/init", headers, body.clone()).await
+                }
+                (done, _) => done,
+            }
+        };
+        self.until(deadline, init).await?;
+        if let Some(token) = &request.access_token {
+            self.set_token(Some(token.clone()).filter(|token| !token.is_empty()));
+        }
+        Ok(())
+    }
+
+    /// Stops every process of the guest but the agent. Until [`thaw`](Self::thaw), or an [`init`](Self::init) with
+    /// entropy, none runs and none can be started.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.within(CALL_TIMEOUT, self.call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// Lets the processes run on.
+    pub(crate) async fn thaw(&self) -> Result<()> {
+        self.within(CALL_TIMEOUT, self.call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// Starts a process. The first event is [`ProcessEvent::Start`].
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a working
+    /// directory or a user that it does not have.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling may leave the process running in the guest.
+    pub(crate) async fn start(&self, spec: &ProcessSpec) -> Result<ProcessStream> {
+        let process = ProcessConfig {
+            cmd: spec.cmd.clone(),
+            args: spec.args.clone(),
+            envs: spec.envs.clone().into_iter().collect(),
+            cwd: spec.cwd.clone(),
+            ..Default::default()
+        };
+        let request = StartRequest {
+            process: process.into(),
+            tag: spec.tag.clone(),
+            stdin: Some(spec.stdin),
+            ..Default::default()
+        };
+        let mut options = self.options()?;
+        if let Some(user) = &spec.user {
+            let credentials = format!("Basic {}", STANDARD.encode(format!("{user}:")));
+            options = with_header(options, AUTHORIZATION.as_str(), &credentials)?;
+        }
+        if let Some(timeout) = spec.timeout {
+            // Not the client's own time-out, which would end the stream here before the guest says that it is dead.
+            options = with_header(options, "connect-timeout-ms", &timeout.as_millis().min(MAX_TIMEOUT_MS).to_string())?;
+        }
+        let messages = self.processes.start_with_options(request, options).await?;
+        Ok(ProcessStream::new(messages, spec.timeout))
+    }
+
+    /// The processes that were started through the agent and run.
+    #[expect(dead_code, reason = "for the server, which lists them")]
+    pub(crate) async fn list(&self) -> Result<Vec<ProcessEntry>> {
+        let answer =
+            self.processes.list_with_options(ListRequest::default(), self.quick_options()?).await?.into_owned();
+        let entry = |info: wire::ProcessInfo| {
+            let config = info.config.into_option().unwrap_or_default();
+            ProcessEntry { pid: info.pid, tag: info.tag, cmd: config.cmd, args: config.args }
+        };
+        Ok(answer.processes.into_iter().map(entry).collect())
+    }
+
+    /// Writes all of `bytes` to a process's standard input, at the process's own pace.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotFound`] once the process has ended, [`AgentError::Refused`] where it has no standard input.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling may leave a part of `bytes` written.
+    pub(crate) async fn send_stdin(&self, pid: u32, bytes: Bytes) -> Result<()> {
+        // In pieces that the agent takes whole.
+        for piece in bytes.chunks(STDIN_BYTES_MAX) {
+            let input = ProcessInput { input: Some(Input::Stdin(piece.to_vec())), ..Default::default() };
+            let request = SendInputRequest { process: by_pid(pid).into(), input: input.into(), ..Default::default() };
+            self.processes.send_input_with_options(request, self.options()?).await?;
+        }
+        Ok(())
+    }
+
+    /// Closes a process's standard input: it reads the end of it.
+    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<()> {
+        let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
+        self.processes.close_stdin_with_options(request, self.quick_options()?).await?;
+        Ok(())
+    }
+
+    /// Signals a process and its group.
+    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
+        let signal = match signal {
+            Signal::Term => wire::Signal::SIGNAL_SIGTERM,
+            Signal::Kill => wire::Signal::SIGNAL_SIGKILL,
+        };
+        let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
+        self.processes.send_signal_with_options(request, self.quick_options()?).await?;
+        Ok(())
+    }
+
+    /// Reads a regular file, of at most 256 MiB. A relative path is relative to the home of `user`, or of the default one.
+    pub(crate) async fn read_file(&self, path: &str, user: Option<&str>) -> Result<Bytes> {
+        self.call(Method::GET, &file_route(path, user), HeaderMap::new(), Bytes::new()).await
+    }
+
+    /// Writes a file, whole or not at all, with the parents that it lacks. It belongs to `user`, or to the default one.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling leaves the file as it was, or written.
+    pub(crate) async fn write_file(&self, path: &str, user: Option<&str>, contents: Bytes) -> Result<()> {
+        let octets = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))]);
+        self.call(Method::POST, &file_route(path, user), octets, contents).await.map(drop)
+    }
+
+    /// One plain HTTP call with the token, and its body.
+    async fn call(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+        let headers = with_token(headers, self.token().as_deref())?;
+        self.send(method, route, headers, body).await
+    }
+
+    async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(Authority::from_static(AUTHORITY));
+        let invalid = |error: http::Error| AgentError::InvalidArgument { message: error.to_string() };
+        let route: PathAndQuery = route.parse().map_err(|error: http::uri::InvalidUri| invalid(error.into()))?;
+        let uri = uri.path_and_query(route).build().map_err(invalid)?;
+        let mut request: Request<ClientBody> = Request::new(full_body(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+
+        let answer = self.connection.send(request).await?;
+        let status = answer.status();
+        let body =
+            Limited::new(answer.into_body(), FILE_BYTES_MAX).collect().await.map_err(AgentError::lost)?.to_bytes();
+        if status.is_success() { Ok(body) } else { Err(AgentError::from_status(status, &body)) }
+    }
+
+    /// Calls again until `deadline` for as long as the agent cannot be reached.
+    async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
+        loop {
+            self.connection.open(deadline).await?;
+            match timeout_at(deadline, call()).await {
+                Ok(Err(error)) if error.is_retryable() && Instant::now() + RETRY_PAUSE < deadline => {
+                    sleep(RETRY_PAUSE).await
+                }
+                Ok(answered) => return answered,
+                Err(_) => return Err(out_of_time()),
+            }
+        }
+    }
+
+    async fn within<T>(&self, timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(out_of_time()))
+    }
+
+    fn token(&self) -> Option<String> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn options(&self) -> Result<CallOptions> {
+        match self.token() {
+            Some(token) => with_header(CallOptions::default(), ACCESS_TOKEN_HEADER, &token),
+            None => Ok(CallOptions::default()),
+        }
+    }
+
+    /// For calls that an agent answers at once.
+    fn quick_options(&self) -> Result<CallOptions> {
+        Ok(self.options()?.with_timeout(CALL_TIMEOUT))
+    }
+}
+
+impl From<SendError> for AgentError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotReachable(source) => Self::NotReachable { source },
+            SendError::Broken(source) => Self::lost(source),
+        }
+    }
+}
+
+fn with_header(options: CallOptions, name: &str, value: &str) -> Result<CallOptions> {
+    options.try_with_header(name, value).map_err(|error| AgentError::InvalidArgument { message: error.to_string() })
+}
+
+fn with_token(mut headers: HeaderMap, token: Option<&str>) -> Result<HeaderMap> {
+    if let Some(token) = token {
+        let mut value: HeaderValue = token
+            .parse()
+            .map_err(|_| AgentError::InvalidArgument { message: "the access token cannot be a header".to_owned() })?;
+        value.set_sensitive(true);
+        headers.insert(ACCESS_TOKEN_HEADER, value);
+    }
+    Ok(headers)
+}
+
+fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+fn by_pid(pid: u32) -> ProcessSelector {
+    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
+}
+
+fn file_route(path: &str, user: Option<&str>) -> String {
+    let user = user.map_or_else(String::new, |user| format!("&username={}", escape(user)));
+    format!("/files?path={}{user}", escape(path))
+}
+
+/// Percent-encodes everything that a query could mistake.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                escaped.push(char::from(byte))
+            }
+            byte => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+fn out_of_time() -> AgentError {
+    AgentError::TimedOut { message: "it did not answer".to_owned() }
+}
+
+/// Names nobody: the connector knows where the guest is.
+const AUTHORITY: &str = "guest";
+
+/// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The protocol allows ten digits.
+const MAX_TIMEOUT_MS: u128 = 9_999_999_999;
+
+const STDIN_BYTES_MAX: usize = 1 << 20;
+const FILE_BYTES_MAX: usize = 256 << 20;
