@@ -8,6 +8,7 @@
 mod api_error;
 mod clock;
 mod files;
+mod freezer;
 mod http;
 mod init;
 mod metrics;
@@ -17,11 +18,7 @@ mod setup;
 mod sys;
 mod users;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use tokio::net::TcpListener;
 
@@ -64,7 +61,15 @@ async fn serve(mode: Mode, address: SocketAddr) -> io::Result<()> {
             init::complain(&format!("reap children: {error}"));
         }
     });
-    let server = http::Server::new(mode, table, Arc::new(Mutex::default()));
+    let freezer = match mode {
+        Mode::Guest => freezer::Freezer::create(Path::new("/sys/fs/cgroup")).unwrap_or_else(|error| {
+            init::complain(&format!("make a control group: {error}"));
+            freezer::Freezer::none()
+        }),
+        // The machine's control groups are somebody else's.
+        Mode::Hosted => freezer::Freezer::none(),
+    };
+    let server = http::Server::new(mode, table, Arc::new(freezer));
     init::complain(&format!("serving on {}", listener.local_addr()?));
     server.serve(listener).await;
     Ok(())

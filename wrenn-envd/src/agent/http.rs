@@ -27,7 +27,16 @@ use tokio::{
 };
 use tower::ServiceExt as _;
 
-use super::{Mode, api_error::ApiError, files, metrics::Metrics, process, settings::Settings, setup};
+use super::{
+    Mode,
+    api_error::ApiError,
+    files,
+    freezer::{FreezeError, Freezer},
+    metrics::Metrics,
+    process,
+    settings::Settings,
+    setup,
+};
 use crate::proto::process::ProcessServer;
 
 /// The body of an answer.
@@ -37,6 +46,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 pub(super) struct Server {
     mode: Mode,
     settings: Arc<Mutex<Settings>>,
+    freezer: Arc<Freezer>,
     rpc: ConnectRpcService<ProcessServer<process::Service>>,
     metrics: Metrics,
     /// Counts restores; a connection from before the last one leads nowhere.
@@ -44,11 +54,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mode: Mode, table: Arc<process::Table>, settings: Arc<Mutex<Settings>>) -> Arc<Self> {
-        let service = process::Service { table, settings: settings.clone() };
+    pub(super) fn new(mode: Mode, table: Arc<process::Table>, freezer: Arc<Freezer>) -> Arc<Self> {
+        let settings = Arc::<Mutex<Settings>>::default();
+        let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone() };
         let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
         let rpc = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
-        Arc::new(Self { mode, settings, rpc, metrics: Metrics::default(), restores: watch::Sender::new(0) })
+        Arc::new(Self { mode, settings, freezer, rpc, metrics: Metrics::default(), restores: watch::Sender::new(0) })
     }
 
     /// Accepts connections for ever.
@@ -124,11 +135,20 @@ impl Server {
             (&Method::POST, "/init") => {
                 let restored = setup::init(self.mode, &self.settings, request).await?;
                 if restored {
+                    self.freezer.thaw().map_err(|error| refuse_freeze(&error))?;
                     self.restores.send_modify(|restore| *restore += 1);
                     *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = *self.restores.borrow();
                 }
                 Ok(setup::initialized())
             }
+            (&Method::POST, "/freeze") => match self.freezer.freeze().await {
+                Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
+                Err(error) => Err(refuse_freeze(&error)),
+            },
+            (&Method::POST, "/unfreeze") => match self.freezer.thaw() {
+                Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
+                Err(error) => Err(refuse_freeze(&error)),
+            },
             (&Method::GET, "/envs") => json(&self.settings().envs),
             (&Method::GET, "/metrics") => json(&self.metrics.sample()),
             (&Method::GET, "/files") => files::download(&self.settings, &request).await,
@@ -156,6 +176,15 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<Response<Body>, ApiE
     let mut response = Response::new(full(text.into()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
+}
+
+fn refuse_freeze(error: &FreezeError) -> ApiError {
+    let status = match error {
+        FreezeError::NoGroup => StatusCode::NOT_IMPLEMENTED,
+        FreezeError::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
+        FreezeError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    ApiError::new(status, error.to_string())
 }
 
 fn refused(refusal: &ApiError) -> Response<Body> {

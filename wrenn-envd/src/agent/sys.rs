@@ -3,6 +3,7 @@
 
 use std::{
     ffi::CString,
+    fs::File,
     io,
     net::Ipv4Addr,
     os::{
@@ -10,6 +11,7 @@ use std::{
         unix::process::{CommandExt, ExitStatusExt},
     },
     process::{Command, ExitStatus},
+    sync::Arc,
 };
 
 use libc::{c_int, c_short};
@@ -52,6 +54,8 @@ pub(super) struct Becoming {
     pub(super) cwd: CString,
     pub(super) uid: Uid,
     pub(super) gid: Gid,
+    /// The control group's list of members, which it writes itself into; `None` where there is no group.
+    pub(super) members: Option<Arc<File>>,
     /// Supplementary groups; `None` where the agent has no right to change them.
     pub(super) groups: Option<Vec<Gid>>,
 }
@@ -60,6 +64,9 @@ pub(super) struct Becoming {
 pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
     let enter = move || -> io::Result<()> {
         unistd::setsid()?;
+        if let Some(members) = &becoming.members {
+            unistd::write(members.as_ref(), b"0")?;
+        }
         // A kernel without the file has no out-of-memory score to set.
         if let Ok(file) = nix::fcntl::open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY, Mode::empty()) {
             let _ = unistd::write(file, b"100");

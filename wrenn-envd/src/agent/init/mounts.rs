@@ -88,7 +88,7 @@ fn ensure_directory(path: &str) -> io::Result<()> {
 
 const BASE: &str = "/base";
 const DRIVE: &str = "/drive";
-const ROOT: &str = "/root-overlay";
+const ROOT: &str = "/newroot";
 
 /// What a shell's process substitution and many scripts need, and `devtmpfs` lacks.
 const DEV_LINKS: [(&str, &str); 4] = [

@@ -1,6 +1,7 @@
 use std::{
     ffi::CString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -15,7 +16,7 @@ use tokio::{
 
 use super::{Fanout, Pipes, Process, Table};
 use crate::{
-    agent::{settings::Settings, sys, users::User},
+    agent::{freezer::Freezer, settings::Settings, sys, users::User},
     proto::process::ProcessConfig,
 };
 
@@ -29,6 +30,7 @@ pub(super) struct Launch {
     cwd: PathBuf,
     user: User,
     stdin: Stdin,
+    members: Option<Arc<File>>,
 }
 
 /// Whether a process has something to read from.
@@ -41,6 +43,8 @@ pub(super) enum Stdin {
 /// Why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchError {
+    #[error("the guest is frozen")]
+    Frozen,
     #[error("the working directory {0:?} is missing, or is no directory")]
     NoDirectory(PathBuf),
     #[error("the command {command:?} is not in PATH={path}")]
@@ -61,7 +65,11 @@ impl Launch {
         stdin: Stdin,
         user: User,
         settings: &Settings,
+        freezer: &Freezer,
     ) -> Result<Self, LaunchError> {
+        if freezer.is_frozen() {
+            return Err(LaunchError::Frozen);
+        }
         let texts = [&config.cmd].into_iter().chain(&config.args).chain(config.envs.keys()).chain(config.envs.values());
         if config.cmd.is_empty() || texts.into_iter().any(|text| text.contains('\0')) || config.envs.contains_key("") {
             return Err(LaunchError::Malformed(config.cmd.clone()));
@@ -70,7 +78,7 @@ impl Launch {
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
         let path = envs.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
         let program = find_program(&config.cmd, &cwd, path)?;
-        Ok(Self { program, config, tag, envs, cwd, user, stdin })
+        Ok(Self { program, config, tag, envs, cwd, user, stdin, members: freezer.members() })
     }
 
     /// Starts it. It runs until it ends; nobody need read from it.
@@ -84,7 +92,7 @@ impl Launch {
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.stdin(if self.stdin == Stdin::Pipe { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        sys::become_user(&mut command, becoming(&self.user, &self.cwd).map_err(failed)?);
+        sys::become_user(&mut command, becoming(&self.user, &self.cwd, self.members.clone()).map_err(failed)?);
 
         let (mut child, exit) = table.spawn(&mut command).map_err(failed)?;
         let missing = || failed(io::ErrorKind::BrokenPipe.into());
@@ -146,11 +154,11 @@ fn find_program(command: &str, cwd: &Path, path: &str) -> Result<PathBuf, Launch
         .ok_or_else(|| LaunchError::NotInPath { command: command.to_owned(), path: path.to_owned() })
 }
 
-fn becoming(user: &User, cwd: &Path) -> io::Result<sys::Becoming> {
+fn becoming(user: &User, cwd: &Path, members: Option<Arc<File>>) -> io::Result<sys::Becoming> {
     // An agent that is not root, as in a test, stays who it is.
     let groups = nix::unistd::geteuid().is_root().then(|| user.groups.iter().copied().map(Gid::from_raw).collect());
     let cwd = CString::new(cwd.as_os_str().as_bytes())?;
-    Ok(sys::Becoming { cwd, uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups })
+    Ok(sys::Becoming { cwd, members, uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups })
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

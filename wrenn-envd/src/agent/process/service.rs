@@ -16,7 +16,7 @@ use super::{
     launch::{Launch, LaunchError, Stdin},
 };
 use crate::{
-    agent::settings::Settings,
+    agent::{freezer::Freezer, settings::Settings},
     proto::process::{self as wire, process_input::Input, stream_input_request},
 };
 
@@ -25,6 +25,7 @@ use crate::{
 pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) settings: Arc<Mutex<Settings>>,
+    pub(crate) freezer: Arc<Freezer>,
 }
 
 impl wire::Process for Service {
@@ -73,7 +74,7 @@ impl wire::Process for Service {
             let user = settings
                 .user_of(context.headers())
                 .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
-            Launch::prepare(config, request.tag, stdin, user, &settings).map_err(refuse_launch)?
+            Launch::prepare(config, request.tag, stdin, user, &settings, &self.freezer).map_err(refuse_launch)?
         };
         let (process, pipes, exit) = launch.spawn(&self.table).map_err(refuse_launch)?;
         let (backlog, receiver) = process.fanout.attach().ok_or_else(ended)?;
@@ -212,6 +213,7 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
     };
     match &error {
         LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) => ConnectError::not_found(message),
+        LaunchError::Frozen => ConnectError::failed_precondition(message),
         LaunchError::NoDirectory(_) | LaunchError::Malformed(_) => ConnectError::invalid_argument(message),
         LaunchError::Spawn(_, source) => match source.kind() {
             std::io::ErrorKind::PermissionDenied => ConnectError::permission_denied(message),
