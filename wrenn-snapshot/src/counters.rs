@@ -1,0 +1,170 @@
+//! What a page server has done so far.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// Counts that anybody may read while the server works.
+#[derive(Debug)]
+pub struct ServeCounters {
+    started: Instant,
+    total_pages: u64,
+    faults: AtomicU64,
+    pages: AtomicU64,
+    zero_pages: AtomicU64,
+    bytes: AtomicU64,
+    deferred: AtomicU64,
+    latency_ns: AtomicU64,
+    latency_max_ns: AtomicU64,
+    histogram: [AtomicU64; BUCKETS],
+}
+
+/// What a restore has cost up to the moment when the report was made.
+///
+/// A fault's latency is the server's share of it: from the moment its event was read to the moment its page was in
+/// place. The kernel's share, a few microseconds to wake the server and the guest, is not in it. Percentiles are the
+/// upper ends of the histogram's buckets, so they are up to a quarter too high.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RestoreReport {
+    /// Faults that were served.
+    pub faults: u64,
+    /// Pages that were put in place, zeros included.
+    pub pages: u64,
+    /// How many of them were zeros.
+    pub zero_pages: u64,
+    /// Bytes that were read from the source and put in place.
+    pub bytes: u64,
+    /// Pages that the guest has in all.
+    pub total_pages: u64,
+    /// Times that the kernel put a page off.
+    pub deferred: u64,
+    /// The mean latency of a fault, in microseconds.
+    pub latency_mean_us: f64,
+    /// The median.
+    pub latency_p50_us: f64,
+    /// What 99 in 100 faults stayed under.
+    pub latency_p99_us: f64,
+    /// The slowest fault.
+    pub latency_max_us: f64,
+    /// Time since the server was made.
+    pub elapsed: Duration,
+}
+
+impl ServeCounters {
+    pub(crate) fn new(total_pages: u64) -> Self {
+        Self {
+            started: Instant::now(),
+            total_pages,
+            faults: AtomicU64::new(0),
+            pages: AtomicU64::new(0),
+            zero_pages: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            deferred: AtomicU64::new(0),
+            latency_ns: AtomicU64::new(0),
+            latency_max_ns: AtomicU64::new(0),
+            histogram: [const { AtomicU64::new(0) }; BUCKETS],
+        }
+    }
+
+    /// The counts so far. They are read one after another, so they may be a fault apart.
+    #[must_use]
+    pub fn report(&self) -> RestoreReport {
+        let faults = self.faults.load(Relaxed);
+        let max_ns = self.latency_max_ns.load(Relaxed);
+        RestoreReport {
+            faults,
+            pages: self.pages.load(Relaxed),
+            zero_pages: self.zero_pages.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            total_pages: self.total_pages,
+            deferred: self.deferred.load(Relaxed),
+            latency_mean_us: micros(self.latency_ns.load(Relaxed)) / micros(faults.max(1) * 1000),
+            latency_p50_us: micros(self.percentile_ns(50).min(max_ns)),
+            latency_p99_us: micros(self.percentile_ns(99).min(max_ns)),
+            latency_max_us: micros(max_ns),
+            elapsed: self.started.elapsed(),
+        }
+    }
+
+    pub(crate) fn count_fault(&self, latency: Duration) {
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.faults.fetch_add(1, Relaxed);
+        self.latency_ns.fetch_add(ns, Relaxed);
+        self.latency_max_ns.fetch_max(ns, Relaxed);
+        self.histogram[bucket_of(ns)].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_data(&self, pages: u64, bytes: u64) {
+        self.pages.fetch_add(pages, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn count_zeros(&self, pages: u64) {
+        self.pages.fetch_add(pages, Relaxed);
+        self.zero_pages.fetch_add(pages, Relaxed);
+    }
+
+    pub(crate) fn count_deferred(&self) {
+        self.deferred.fetch_add(1, Relaxed);
+    }
+
+    fn percentile_ns(&self, percent: u64) -> u64 {
+        let counts: Vec<u64> = self.histogram.iter().map(|count| count.load(Relaxed)).collect();
+        let rank = (counts.iter().sum::<u64>() * percent).div_ceil(100);
+        let mut seen = 0;
+        let bucket = counts.iter().position(|count| {
+            seen += count;
+            seen >= rank.max(1)
+        });
+        bucket.map_or(0, bucket_end_ns)
+    }
+}
+
+/// Four buckets for each power of two of nanoseconds.
+fn bucket_of(ns: u64) -> usize {
+    let ns = ns.max(4);
+    let power = ns.ilog2();
+    let quarter = (ns >> (power - 2)) & 3;
+    (power as usize * 4 + usize::try_from(quarter).unwrap_or(0)).min(BUCKETS - 1)
+}
+
+fn bucket_end_ns(bucket: usize) -> u64 {
+    let (power, quarter) = (bucket / 4, bucket as u64 % 4);
+    (4 + quarter + 1) << power.saturating_sub(2)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "53 bits of nanoseconds are three months")]
+fn micros(ns: u64) -> f64 {
+    ns as f64 / 1000.0
+}
+
+/// Up to 2^40 ns, which is 18 minutes.
+const BUCKETS: usize = 160;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_at_most_a_quarter_too_high() {
+        let counters = ServeCounters::new(10);
+        for us in 1..=100 {
+            counters.count_fault(Duration::from_micros(us));
+        }
+        let report = counters.report();
+        assert_eq!((report.faults, report.total_pages, report.latency_max_us), (100, 10, 100.0));
+        assert!((report.latency_mean_us - 50.5).abs() < 0.01, "{report:?}");
+        assert!((50.0..=62.5).contains(&report.latency_p50_us), "{report:?}");
+        assert!((99.0..=100.0).contains(&report.latency_p99_us), "{report:?}");
+    }
+
+    #[test]
+    fn every_latency_is_inside_of_its_bucket() {
+        for ns in (4..10_000).chain([1 << 20, (1 << 30) + 12345]) {
+            let end = bucket_end_ns(bucket_of(ns));
+            assert!(ns < end && end <= ns + ns / 4 + 2, "{ns} {end}");
+        }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+    }
+}

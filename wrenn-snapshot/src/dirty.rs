@@ -1,0 +1,110 @@
+//! Which pages were written since the last generation.
+//!
+//! ```text
+//! arm ─► guest writes ─► collect ─► pending ─► (diff, publish) ─► commit
+//!              ▲            │
+//!              └────────────┘  if the pause fails, pending stays
+//! ```
+
+use std::{fs::File, os::fd::BorrowedFd};
+
+use bitvec::vec::BitVec;
+
+use crate::{
+    error::Result,
+    page::PageRange,
+    region::{Region, Regions},
+    sys::{
+        pagemap::Scan,
+        uffd::{self, Features},
+    },
+};
+
+/// Prepares a guest's memory for a page server and for dirty tracking: the first call on the descriptor, then every
+/// region is registered and write-protected. The guest must not run before this is done.
+///
+/// # Errors
+/// The regions are not whole pages or overlap, the descriptor was armed before, or the kernel lacks a feature.
+pub fn arm(uffd: BorrowedFd<'_>, regions: &[Region], features: Features) -> Result<()> {
+    let regions = Regions::new(regions.to_vec())?;
+    uffd::handshake(uffd, features)?;
+    for region in regions.iter() {
+        uffd::register(uffd, region.host_addr, region.len_bytes)?;
+        uffd::protect(uffd, region.host_addr, region.len_bytes)?;
+    }
+    Ok(())
+}
+
+/// Finds the pages that a guest wrote, by asynchronous write protection and `PAGEMAP_SCAN` (Linux 6.7).
+#[derive(Debug)]
+pub struct DirtyTracker {
+    pagemap: File,
+    regions: Regions,
+    pending: BitVec,
+}
+
+impl DirtyTracker {
+    /// Tracks regions that were [armed](arm). `pagemap` is `/proc/<pid>/pagemap` of the VMM.
+    ///
+    /// # Errors
+    /// The regions are not whole pages or overlap.
+    pub fn new(pagemap: File, regions: Vec<Region>) -> Result<Self> {
+        let regions = Regions::new(regions)?;
+        let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
+        Ok(Self { pagemap, regions, pending: BitVec::repeat(false, pages) })
+    }
+
+    /// Adds the pages that were written since the last call to those that are pending, and protects them again. The
+    /// guest is paused, or the next call finds what this one missed.
+    ///
+    /// # Errors
+    /// The scan failed. What it had found by then is pending, and nothing is lost.
+    pub fn collect(&mut self) -> Result<()> {
+        let Self { pagemap, regions, pending } = self;
+        for region in regions.iter() {
+            Scan::written(region.host_addr..region.host_end())
+                .rearm()
+                .run(pagemap, |run| set(pending, pages_of(region, &run)))?;
+        }
+        Ok(())
+    }
+
+    /// Adds pages that the kernel does not report, such as those that the guest
+    /// [discarded](crate::PageServer::removed_pages). Pages outside of the regions are left out.
+    pub fn mark(&mut self, pages: PageRange) {
+        set(&mut self.pending, pages);
+    }
+
+    /// The pages of the memory space that were written since the last [`commit`](Self::commit) and have been
+    /// collected: sorted, and apart.
+    #[must_use]
+    pub fn pending(&self) -> Vec<PageRange> {
+        let mut ranges: Vec<PageRange> = Vec::new();
+        for page in self.pending.iter_ones() {
+            let page = u32::try_from(page).unwrap_or(u32::MAX);
+            match ranges.last_mut() {
+                Some(last) if last.end() == u64::from(page) => last.count += 1,
+                _ => ranges.push(PageRange::new(page, 1)),
+            }
+        }
+        ranges
+    }
+
+    /// Forgets the pending pages. Call it once a generation that holds all of them is published, and before the next
+    /// [`collect`](Self::collect).
+    pub fn commit(&mut self) {
+        self.pending.fill(false);
+    }
+}
+
+/// The pages of the memory space that a run of addresses in a region is.
+fn pages_of(region: &Region, run: &std::ops::Range<u64>) -> PageRange {
+    let start = region.page_at(run.start);
+    PageRange { start, count: region.page_at(run.end).0 - start.0 }
+}
+
+fn set(pending: &mut BitVec, pages: PageRange) {
+    let end = usize::try_from(pages.end()).unwrap_or(usize::MAX).min(pending.len());
+    let start = (pages.start.0 as usize).min(end);
+    pending[start..end].fill(true);
+}

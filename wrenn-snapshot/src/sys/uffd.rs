@@ -1,0 +1,297 @@
+//! `userfaultfd(2)` on another process's memory.
+//!
+//! The `ioctl`s are issued here rather than through the `userfaultfd` crate: its copy takes a negative `-errno` for a
+//! length, it knows neither `WP_ASYNC` nor `WP_UNPOPULATED`, and its build needs libclang.
+#![expect(unsafe_code, reason = "ioctl(2) and userfaultfd(2) have no safe wrapper")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag},
+};
+
+use crate::error::{Error, Result};
+
+/// Features of userfaultfd, which the first call on a descriptor asks for and which hold for its life.
+/// From `linux/userfaultfd.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features(u64);
+
+impl Features {
+    /// What serving and tracking shared memory takes: missing pages of shared memory, and asynchronous write
+    /// protection that covers pages which are not there yet. Linux 6.7.
+    pub const SERVE_AND_TRACK: Self =
+        Self(PAGEFAULT_FLAG_WP | MISSING_SHMEM | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED | WP_ASYNC);
+    /// To be told of discarded pages (`MADV_DONTNEED`, `MADV_REMOVE`). Whoever discards waits until the event is read.
+    pub const EVENT_REMOVE: Self = Self(1 << 3);
+
+    /// Both.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What a thread wanted of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Something that the kernel says about registered memory. Addresses are those of the process that faulted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A thread waits for a page that is not there.
+    Missing { addr: u64, access: Access },
+    /// A thread waits to write to a protected page. Asynchronous protection never says so.
+    Protected { addr: u64 },
+    /// The pages of `start..end` are being discarded.
+    Removed { start: u64, end: u64 },
+    /// An event that was not asked for.
+    Other,
+}
+
+/// Whether the pages that a copy installs count as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// Write-protected: the next write marks the page.
+    Clean,
+    /// Written already.
+    Dirty,
+}
+
+/// What became of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copied {
+    /// So many bytes are in place, and those who waited for them are awake. Fewer than asked for is not the end.
+    Bytes(u64),
+    /// The first page was there already. Who waits for it is not awake.
+    Exists,
+    /// The memory is being changed; the kernel says nothing more of this page.
+    Again,
+    /// The process or its mapping is gone.
+    Gone,
+}
+
+/// A userfaultfd of some process.
+#[derive(Debug)]
+pub(crate) struct Uffd(OwnedFd);
+
+impl Uffd {
+    /// Takes a descriptor, and makes it non-blocking: polling a blocking one only ever gives an error.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
+        let flags = nix::fcntl::fcntl(&fd, FcntlArg::F_GETFL).map_err(|errno| Error::kernel("fcntl", errno))?;
+        let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(|errno| Error::kernel("fcntl", errno))?;
+        Ok(Self(fd))
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Appends every event that waits, and returns once none is left.
+    pub(crate) fn drain(&self, events: &mut Vec<Event>) -> Result<()> {
+        let mut buffer = [0; MESSAGE_LEN * MESSAGES_AT_ONCE];
+        loop {
+            match nix::unistd::read(&self.0, &mut buffer) {
+                Ok(0) | Err(Errno::EAGAIN) => return Ok(()),
+                Ok(len) => events.extend(buffer[..len].chunks_exact(MESSAGE_LEN).map(parse_event)),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(Error::kernel("read of userfaultfd", errno)),
+            }
+        }
+    }
+
+    /// Installs `bytes`, whole pages, at `addr`, and wakes who waits for them.
+    pub(crate) fn copy(&self, addr: u64, bytes: &[u8], install: Install) -> Result<Copied> {
+        let mode = match install {
+            Install::Clean => COPY_MODE_WP,
+            Install::Dirty => 0,
+        };
+        let mut request = UffdioCopy { dst: addr, src: bytes.as_ptr() as u64, len: bytes.len() as u64, mode, copy: 0 };
+        // SAFETY: the kernel reads `len` bytes at `src`, which is `bytes`, and writes the fields of `request`. What
+        // it changes at `addr` is memory of the descriptor's process that is registered with the descriptor.
+        let result = unsafe { uffdio_copy(self.0.as_raw_fd(), &raw mut request) };
+        match (result, request.copy) {
+            (Ok(_), _) => Ok(Copied::Bytes(request.len)),
+            (Err(_), done) if done > 0 => Ok(Copied::Bytes(done.unsigned_abs())),
+            (Err(Errno::EEXIST), _) => Ok(Copied::Exists),
+            (Err(Errno::EAGAIN), _) => Ok(Copied::Again),
+            (Err(Errno::ESRCH | Errno::ENOENT), _) => Ok(Copied::Gone),
+            (Err(errno), _) => Err(Error::kernel("UFFDIO_COPY", errno)),
+        }
+    }
+
+    /// Wakes who waits for pages of a range.
+    pub(crate) fn wake(&self, addr: u64, len: u64) -> Result<()> {
+        let mut range = UffdioRange { start: addr, len };
+        // SAFETY: the kernel reads `range` alone.
+        match unsafe { uffdio_wake(self.0.as_raw_fd(), &raw mut range) } {
+            Ok(_) | Err(Errno::ESRCH | Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(Error::kernel("UFFDIO_WAKE", errno)),
+        }
+    }
+
+    /// Lifts the write protection of a range and wakes who waits to write.
+    pub(crate) fn unprotect(&self, addr: u64, len: u64) -> Result<Copied> {
+        match set_protection(self.0.as_fd(), UffdioRange { start: addr, len }, 0) {
+            Ok(()) => Ok(Copied::Bytes(len)),
+            Err(Errno::EAGAIN) => Ok(Copied::Again),
+            Err(Errno::ESRCH | Errno::ENOENT) => Ok(Copied::Gone),
+            Err(errno) => Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
+        }
+    }
+}
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A new userfaultfd of this process. A guest's is made inside of its VMM.
+///
+/// # Errors
+/// The kernel has none, or the caller may not have one (`vm.unprivileged_userfaultfd`).
+pub fn create() -> Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: userfaultfd(2) takes flags alone and touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
+    let fd = i32::try_from(Errno::result(fd).map_err(|errno| Error::kernel("userfaultfd", errno))?)
+        .map_err(|error| Error::kernel("userfaultfd", io::Error::other(error)))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The first call on a descriptor. The kernel refuses a second one.
+pub(crate) fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<()> {
+    let mut request = UffdioApi { api: UFFD_API, features: features.0, ioctls: 0 };
+    // SAFETY: the kernel reads and writes `request` alone.
+    unsafe { uffdio_api(uffd.as_raw_fd(), &raw mut request) }.map_err(|errno| Error::kernel("UFFDIO_API", errno))?;
+    Ok(())
+}
+
+/// Asks for missing faults and write protection on a range.
+pub(crate) fn register(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
+    let range = UffdioRange { start: addr, len };
+    let mut request = UffdioRegister { range, mode: REGISTER_MODE_MISSING | REGISTER_MODE_WP, ioctls: 0 };
+    // SAFETY: the kernel reads and writes `request` alone. The memory that it then watches is the range of the
+    // descriptor's process, and watching does not change what is in it.
+    unsafe { uffdio_register(uffd.as_raw_fd(), &raw mut request) }
+        .map_err(|errno| Error::kernel("UFFDIO_REGISTER", errno))?;
+    Ok(())
+}
+
+/// Write-protects a registered range, including the pages that are not there yet.
+pub(crate) fn protect(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
+    loop {
+        match set_protection(uffd, UffdioRange { start: addr, len }, WRITEPROTECT_MODE_WP) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            Err(errno) => return Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
+        }
+    }
+}
+
+fn set_protection(uffd: BorrowedFd<'_>, range: UffdioRange, mode: u64) -> std::result::Result<(), Errno> {
+    let mut request = UffdioWriteprotect { range, mode };
+    // SAFETY: the kernel reads `request` alone. Protection is set on registered memory of the descriptor's process,
+    // and changes what a write does there, not what is in it.
+    unsafe { uffdio_writeprotect(uffd.as_raw_fd(), &raw mut request) }.map(|_| ())
+}
+
+/// One `struct uffd_msg`: the event in byte 0, its arguments from byte 8 on.
+fn parse_event(message: &[u8]) -> Event {
+    let (first, second) = (word(message, 8), word(message, 16));
+    match message.first() {
+        Some(&EVENT_PAGEFAULT) if first & FAULT_FLAG_WP != 0 => Event::Protected { addr: second },
+        Some(&EVENT_PAGEFAULT) if first & FAULT_FLAG_WRITE != 0 => {
+            Event::Missing { addr: second, access: Access::Write }
+        }
+        Some(&EVENT_PAGEFAULT) => Event::Missing { addr: second, access: Access::Read },
+        Some(&EVENT_REMOVE | &EVENT_UNMAP) => Event::Removed { start: first, end: second },
+        _ => Event::Other,
+    }
+}
+
+fn word(message: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    if let Some(field) = message.get(at..at + 8) {
+        bytes.copy_from_slice(field);
+    }
+    #[expect(clippy::host_endian_bytes, reason = "the kernel's messages are in the machine's own byte order")]
+    u64::from_ne_bytes(bytes)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UffdioRange {
+    start: u64,
+    len: u64,
+}
+
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct UffdioRegister {
+    range: UffdioRange,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct UffdioCopy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+#[repr(C)]
+struct UffdioWriteprotect {
+    range: UffdioRange,
+    mode: u64,
+}
+
+mod request {
+    //! The requests of `linux/userfaultfd.h`. A module of their own, since the macro makes them public.
+    use super::{UffdioApi, UffdioCopy, UffdioRange, UffdioRegister, UffdioWriteprotect};
+
+    const UFFDIO: u8 = 0xAA;
+    nix::ioctl_readwrite!(uffdio_api, UFFDIO, 0x3F, UffdioApi);
+    nix::ioctl_readwrite!(uffdio_register, UFFDIO, 0x00, UffdioRegister);
+    nix::ioctl_read!(uffdio_wake, UFFDIO, 0x02, UffdioRange);
+    nix::ioctl_readwrite!(uffdio_copy, UFFDIO, 0x03, UffdioCopy);
+    nix::ioctl_readwrite!(uffdio_writeprotect, UFFDIO, 0x06, UffdioWriteprotect);
+}
+use request::{uffdio_api, uffdio_copy, uffdio_register, uffdio_wake, uffdio_writeprotect};
+
+const UFFD_API: u64 = 0xAA;
+const PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const MISSING_SHMEM: u64 = 1 << 5;
+const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+const WP_UNPOPULATED: u64 = 1 << 13;
+const WP_ASYNC: u64 = 1 << 15;
+const REGISTER_MODE_MISSING: u64 = 1 << 0;
+const REGISTER_MODE_WP: u64 = 1 << 1;
+const COPY_MODE_WP: u64 = 1 << 1;
+const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const EVENT_PAGEFAULT: u8 = 0x12;
+const EVENT_REMOVE: u8 = 0x15;
+const EVENT_UNMAP: u8 = 0x16;
+const FAULT_FLAG_WRITE: u64 = 1 << 0;
+const FAULT_FLAG_WP: u64 = 1 << 1;
+const MESSAGE_LEN: usize = 32;
+const MESSAGES_AT_ONCE: usize = 64;
