@@ -15,12 +15,14 @@
 //! need to make again are links to the same ones. An image whose base is replaced stays under its digest, since paused
 //! sandboxes have that base under their drives.
 
+mod build;
 mod builder;
 mod digest;
 mod error;
 mod ext4;
 mod initramfs;
 mod kernel;
+mod lookup;
 mod manifest;
 mod modules;
 mod rootfs;

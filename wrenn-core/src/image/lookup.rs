@@ -1,0 +1,63 @@
+//! Images by name, and bases by content.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{BASE, MANIFEST, Manifest};
+use super::{Image, ImageError, Name, store};
+
+impl Image {
+    /// The names of a data directory's images, sorted. None of them is opened.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    pub fn names(data_dir: &Path) -> Result<Vec<String>, ImageError> {
+        let mut names: Vec<String> =
+            directories(data_dir)?.into_iter().filter(|name| Name::parse(name).is_ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The base, with the content that [`base_digest`](Self::base_digest) identifies, of the image `name` as it is or as it
+    /// once was: drives that were written over that base need it.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::NotFound`] when it is not kept any more.
+    pub fn base_of_digest(data_dir: &Path, name: &str, base_digest: &str) -> Result<PathBuf, ImageError> {
+        let name = Name::parse(name)?;
+        let former = format!("{}@", name.as_str());
+        for candidate in directories(data_dir)? {
+            if candidate != name.as_str() && !candidate.starts_with(&former) {
+                continue;
+            }
+            let directory = store::images(data_dir).join(&candidate);
+            let manifest = Manifest::read(&directory.join(MANIFEST))?;
+            if manifest.files.get(BASE).is_some_and(|base| base.sha256 == base_digest) {
+                return Ok(directory.join(BASE));
+            }
+        }
+        let name = format!("{} with the base {base_digest}", name.as_str());
+        Err(ImageError::NotFound { name, images: store::images(data_dir) })
+    }
+}
+
+fn directories(data_dir: &Path) -> Result<Vec<String>, ImageError> {
+    let images = store::images(data_dir);
+    let entries = match fs::read_dir(&images) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ImageError::io("list", &images)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(ImageError::io("list", &images))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && entry.path().is_dir() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
