@@ -279,5 +279,4 @@ impl Merge {
 }
 
 #[cfg(test)]
-#[path = "extents_model.rs"]
 mod model;

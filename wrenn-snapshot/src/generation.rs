@@ -1,6 +1,7 @@
 //! A published generation.
 
 use std::{
+    collections::HashSet,
     fs::File,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -66,6 +67,7 @@ impl Generation {
                 return Err(Error::corrupt(record.space.header_file(), id, damage));
             }
             check_len(&dir, record.space.data_file(), id, record.data_len)?;
+            check_ancestors(root, record.space, &header.index)?;
             indexes.push(Arc::new(header.index));
         }
         for blob in &manifest.blobs {
@@ -203,10 +205,10 @@ impl Generation {
         Ok(blocks * STAT_BLOCK_BYTES)
     }
 
-    /// Every generation whose data files this one's readers need.
-    pub(crate) fn reach(&self) -> impl Iterator<Item = GenerationId> {
+    /// Every generation whose files this one's readers need, itself included.
+    pub(crate) fn reach(&self) -> HashSet<GenerationId> {
         let held = self.0.indexes.iter().flat_map(|index| index.generations().iter().copied());
-        held.chain(std::iter::once(self.id()))
+        held.chain(std::iter::once(self.id())).collect()
     }
 
     pub(crate) fn downgrade(&self) -> std::sync::Weak<Inner> {
@@ -245,6 +247,16 @@ fn read_manifest(dir: &Path, id: GenerationId) -> Result<Manifest> {
         return Err(Error::corrupt(MANIFEST_FILE, id, damage));
     }
     Ok(manifest)
+}
+
+/// The generations that hold pages are still there. What is in them is checked when they are opened.
+fn check_ancestors(root: &Path, space: Space, index: &ExtentIndex) -> Result<()> {
+    for ancestor in index.generations() {
+        let file = space.data_file();
+        let path = root.join(ancestor.to_string()).join(&file);
+        path.metadata().map_err(|source| data::absent_or_io(&path, &file, *ancestor, source))?;
+    }
+    Ok(())
 }
 
 fn check_len(dir: &Path, file: String, id: GenerationId, expected: u64) -> Result<()> {

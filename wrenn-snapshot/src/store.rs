@@ -88,8 +88,9 @@ impl LocalStore {
         PendingGeneration::new(Arc::clone(&self.0), parent)
     }
 
-    /// Loads a generation: its manifest and headers are read and checked, and every file of its own is there and as
-    /// long as it has to be. Blobs and pages are checked as they are read.
+    /// Loads a generation: its manifest and headers are read and checked, every file of its own is there and as long
+    /// as it has to be, and the generations that hold pages of it are there. Blobs and pages are checked as they are
+    /// read.
     ///
     /// # Errors
     /// There is no such generation, or a file is missing or damaged; the error names it.
@@ -98,7 +99,8 @@ impl LocalStore {
         self.0.bring_to_life(id)
     }
 
-    /// Every published generation, in no order that means anything. None of them is loaded or checked.
+    /// Every generation in the directory, in no order that means anything, none of them loaded or checked. It
+    /// includes those that stay only for the pages that others need of them; see [`collect`](Self::collect).
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -111,6 +113,9 @@ impl LocalStore {
     /// Removes every generation that neither `roots` nor a [`Generation`] or [`PendingGeneration`] alive in this
     /// process reaches, and says which. A header's table of generations decides what is reached, so a parent all of
     /// whose pages were overwritten goes. One process collects a store at a time.
+    ///
+    /// What is not a root is given up: it may stay for the pages that a root needs of it, without staying readable
+    /// itself.
     ///
     /// # Errors
     /// A root cannot be loaded, in which case nothing is removed; or a directory cannot be removed.

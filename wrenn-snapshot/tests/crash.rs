@@ -4,6 +4,8 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use nix::mount::{MntFlags, MsFlags};
@@ -172,9 +174,66 @@ fn a_missing_ancestor_is_refused_by_name_before_anything_is_served() {
     let first = first.id();
     fs::remove_dir_all(store.root().join(first.to_string())).expect("removed");
     let store = LocalStore::open(store.root()).expect("opens again");
-    let error = store.load(second).expect("loads").reader(Space::Memory).expect_err("refused");
-    assert_eq!(error.to_string(), format!("memory.header of generation {first}: file is missing"));
+    let error = store.load(second).expect_err("refused");
+    assert_eq!(error.to_string(), format!("memory.data of generation {first}: file is missing"));
     assert!(matches!(store.load(first), Err(Error::NotFound(id)) if id == first));
+}
+
+#[test]
+#[ignore = "the other process of the test below, which starts it"]
+fn endless_publisher() {
+    let Some(root) = std::env::var_os("STORE_ROOT") else { return };
+    let store = LocalStore::open(root).expect("a store");
+    let mut last: Option<Generation> = None;
+    for value in 1.. {
+        let changed = [PageRange::new(value % 4, 1)];
+        let value = u8::try_from(value % 250).expect("a byte") + 1;
+        let next = publish(&store, last.as_ref(), value, if last.is_some() { &changed } else { &ALL });
+        let id = next.id();
+        last = Some(next);
+        let root = store.root().join("root");
+        fs::write(root.with_extension("new"), id.to_string()).expect("written");
+        fs::rename(root.with_extension("new"), root).expect("renamed");
+        store.collect(&[id]).expect("collected");
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_whole_files_and_a_readable_root() {
+    let (_dir, store) = open();
+    let mut checked = 0;
+    for round in 0..12 {
+        let mut publisher = Command::new(std::env::current_exe().expect("the test's own name"))
+            .args(["--exact", "endless_publisher", "--ignored"])
+            .env("STORE_ROOT", store.root())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the test runs itself");
+        // Not a wait for something to have happened: wherever the kill lands is where the promise is tested.
+        std::thread::sleep(Duration::from_millis(20 + 7 * round));
+        publisher.kill().expect("killed");
+        publisher.wait().expect("dead");
+        let store = LocalStore::open(store.root()).expect("opens again");
+        assert!(names(&store).iter().all(|name| !name.starts_with("tmp-")), "{:?}", names(&store));
+        for id in store.list().expect("listed") {
+            match store.load(id) {
+                Ok(generation) => {
+                    assert_eq!(generation.blob("state").expect("a blob"), [generation.metadata()[0]; 100]);
+                }
+                // It was given up, and what it needs is gone.
+                Err(Error::Corrupt { generation, .. }) if generation != id => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        let Ok(root) = fs::read_to_string(store.root().join("root")) else { continue };
+        let generation = store.load(root.parse().expect("an id")).expect("the root is there");
+        let mut read = vec![0; 4 * PAGE_BYTES];
+        generation.reader(Space::Memory).expect("a reader").read_at(PageIndex(0), &mut read).expect("read");
+        let value = generation.metadata()[0];
+        assert!(read.chunks(PAGE_BYTES).any(|page| page == [value; PAGE_BYTES]), "its own page is there");
+        checked += 1;
+    }
+    assert!(checked > 0, "no round got as far as a generation");
 }
 
 /// A file system of 256 KiB, unmounted when dropped.

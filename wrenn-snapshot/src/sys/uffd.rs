@@ -101,7 +101,13 @@ impl Uffd {
         loop {
             match nix::unistd::read(&self.0, &mut buffer) {
                 Ok(0) | Err(Errno::EAGAIN) => return Ok(()),
-                Ok(len) => events.extend(buffer[..len].chunks_exact(MESSAGE_LEN).map(parse_event)),
+                Ok(len) => {
+                    events.extend(buffer[..len].chunks_exact(MESSAGE_LEN).map(parse_event));
+                    // The kernel fills the buffer with all that there is, so there was no more.
+                    if len < buffer.len() {
+                        return Ok(());
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Error::kernel("read of userfaultfd", errno)),
             }

@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{header::*, *};
+use crate::{
+    extents::{Extent, ExtentIndex, Storage},
+    page::PageIndex,
+};
 
 fn id(number: u8) -> GenerationId {
     GenerationId::from_bytes([number; 16])

@@ -1,0 +1,193 @@
+//! The header of a space: a flat index, and a checksum for each page that the generation itself holds.
+
+use super::{CRC_LEN, Damage, Fields, ID_LEN, Space, VERSION, check_len};
+use crate::{
+    extents::{Extent, ExtentIndex, Storage},
+    id::GenerationId,
+    page::{PageIndex, PageSize},
+};
+
+/// The contents of a `<space>.header` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) generation: GenerationId,
+    pub(crate) space: Space,
+    /// Flat: it names the holder of every page, over all ancestors.
+    pub(crate) index: ExtentIndex,
+    /// CRC32C of each page of this generation's own data file.
+    pub(crate) page_crcs: Vec<u32>,
+}
+
+impl Header {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Damage> {
+        let counts = Counts {
+            pages: self.index.page_count(),
+            generations: count(self.index.generations().len(), "generation count")?,
+            extents: count(self.index.extents().len(), "extent count")?,
+            data_pages: count(self.page_crcs.len(), "data page count")?,
+        };
+        counts.check_caps()?;
+        let generations: Vec<u8> = self.index.generations().iter().flat_map(|id| *id.as_bytes()).collect();
+        let extents: Vec<u8> = self.index.extents().iter().flat_map(encode_extent).collect();
+        let crcs: Vec<u8> = self.page_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
+
+        let mut bytes = Vec::with_capacity(HEADER_FIXED + generations.len() + extents.len() + crcs.len());
+        bytes.extend_from_slice(HEADER_MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.space.code().to_le_bytes());
+        bytes.extend_from_slice(self.generation.as_bytes());
+        bytes.extend_from_slice(&counts.file_len().to_le_bytes());
+        for field in [
+            PageSize::KIB_4.bytes(),
+            counts.pages,
+            counts.generations,
+            counts.extents,
+            counts.data_pages,
+            crc32c::crc32c(&generations),
+            crc32c::crc32c(&extents),
+            crc32c::crc32c(&crcs),
+            0,
+        ] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&generations);
+        bytes.extend_from_slice(&extents);
+        bytes.extend_from_slice(&crcs);
+        Ok(bytes)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let mut fixed = Fields::checked(bytes, HEADER_FIXED, HEADER_MAGIC, "fixed part")?;
+        let space = Space::from_code(fixed.u32()).ok_or(Damage::Contents("unknown kind of space"))?;
+        let generation = GenerationId::from_bytes(fixed.array());
+        let file_len = fixed.u64();
+        if PageSize::from_bytes(fixed.u32()).is_none() {
+            return Err(Damage::Contents("unsupported page size"));
+        }
+        let counts =
+            Counts { pages: fixed.u32(), generations: fixed.u32(), extents: fixed.u32(), data_pages: fixed.u32() };
+        let crcs = [fixed.u32(), fixed.u32(), fixed.u32()];
+        if fixed.u32() != 0 {
+            return Err(Damage::Contents("a reserved field is not 0"));
+        }
+        counts.check_caps()?;
+        check_len(counts.file_len(), file_len)?;
+        check_len(file_len, bytes.len() as u64)?;
+
+        let mut rest = &bytes[HEADER_FIXED..];
+        let generations = section(&mut rest, counts.generations, ID_LEN, crcs[0], "generation table")?;
+        let extents = section(&mut rest, counts.extents, EXTENT_LEN, crcs[1], "extent table")?;
+        let page_crcs = section(&mut rest, counts.data_pages, CRC_LEN, crcs[2], "page checksum table")?;
+        let index = decode_index(counts.pages, generations, extents)?;
+        check_own_offsets(&index, generation, counts.data_pages)?;
+        let page_crcs = page_crcs.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect();
+        Ok(Self { generation, space, index, page_crcs })
+    }
+}
+
+/// The counts of a header's fixed part.
+#[derive(Clone, Copy)]
+struct Counts {
+    pages: u32,
+    generations: u32,
+    extents: u32,
+    data_pages: u32,
+}
+
+impl Counts {
+    fn check_caps(self) -> Result<(), Damage> {
+        let capped = [
+            (self.pages, PAGES_MAX, "page count"),
+            (self.generations, GENERATIONS_MAX, "generation count"),
+            (self.extents, EXTENTS_MAX, "extent count"),
+            (self.data_pages, PAGES_MAX, "data page count"),
+        ];
+        match capped.into_iter().find(|(count, max, _)| count > max) {
+            Some((_, _, what)) => Err(Damage::Cap(what)),
+            None => Ok(()),
+        }
+    }
+
+    fn file_len(self) -> u64 {
+        HEADER_FIXED as u64
+            + u64::from(self.generations) * ID_LEN as u64
+            + u64::from(self.extents) * EXTENT_LEN as u64
+            + u64::from(self.data_pages) * CRC_LEN as u64
+    }
+}
+
+fn decode_index(page_count: u32, generations: &[u8], extents: &[u8]) -> Result<ExtentIndex, Damage> {
+    let generations: Vec<_> =
+        generations.chunks_exact(ID_LEN).map(|id| GenerationId::from_bytes(Fields(id).array())).collect();
+    let mut sorted = generations.clone();
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Damage::Contents("a generation is in the table twice"));
+    }
+    let extents = extents.chunks_exact(EXTENT_LEN).map(decode_extent).collect::<Result<_, _>>()?;
+    ExtentIndex::new(page_count, generations, extents).map_err(Damage::Extents)
+}
+
+/// Every page that the generation itself holds has to be in its own data file.
+fn check_own_offsets(index: &ExtentIndex, own: GenerationId, data_pages: u32) -> Result<(), Damage> {
+    let own = index.generations().iter().position(|id| *id == own);
+    let outside = index.extents().iter().any(|extent| match extent.storage {
+        Storage::Data { generation, offset } => {
+            Some(generation as usize) == own && u64::from(offset) + u64::from(extent.count) > u64::from(data_pages)
+        }
+        Storage::Zero => false,
+    });
+    if outside { Err(Damage::Contents("an extent lies outside of the data file")) } else { Ok(()) }
+}
+
+fn encode_extent(extent: &Extent) -> [u8; EXTENT_LEN] {
+    let (generation, offset) = match extent.storage {
+        Storage::Zero => (ZERO, 0),
+        Storage::Data { generation, offset } => (generation, offset),
+    };
+    let mut bytes = [0; EXTENT_LEN];
+    for (field, value) in bytes.chunks_exact_mut(4).zip([extent.start.0, extent.count, generation, offset]) {
+        field.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
+
+fn decode_extent(bytes: &[u8]) -> Result<Extent, Damage> {
+    let mut fields = Fields(bytes);
+    let (start, count) = (PageIndex(fields.u32()), fields.u32());
+    let storage = match (fields.u32(), fields.u32()) {
+        (ZERO, 0) => Storage::Zero,
+        (ZERO, _) => return Err(Damage::Contents("a zero extent has an offset")),
+        (generation, offset) => Storage::Data { generation, offset },
+    };
+    Ok(Extent { start, count, storage })
+}
+
+/// Takes the next `count` records of `len` bytes off `rest`. The file's length has been checked before.
+fn section<'a>(rest: &mut &'a [u8], count: u32, len: usize, crc: u32, what: &'static str) -> Result<&'a [u8], Damage> {
+    let (section, after) = rest.split_at_checked(count as usize * len).ok_or(Damage::Contents("a table is cut off"))?;
+    *rest = after;
+    if crc32c::crc32c(section) != crc {
+        return Err(Damage::Checksum(what));
+    }
+    Ok(section)
+}
+
+fn count(len: usize, what: &'static str) -> Result<u32, Damage> {
+    u32::try_from(len).map_err(|_| Damage::Cap(what))
+}
+
+const HEADER_MAGIC: &[u8; 8] = b"WRENNHDR";
+pub(super) const HEADER_FIXED: usize = 80;
+const EXTENT_LEN: usize = 16;
+const GENERATIONS_MAX: u32 = 1 << 16;
+const EXTENTS_MAX: u32 = 1 << 24;
+
+/// The generation number of an extent of zeros.
+const ZERO: u32 = u32::MAX;
+
+/// 1 TiB.
+pub(crate) const PAGES_MAX: u32 = 1 << 28;
+pub(super) const HEADER_BYTES_MAX: u64 =
+    HEADER_FIXED as u64 + ((GENERATIONS_MAX as u64) << 4) + ((EXTENTS_MAX as u64) << 4) + ((PAGES_MAX as u64) << 2);
