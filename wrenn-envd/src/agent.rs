@@ -54,6 +54,10 @@ pub fn run(mode: Mode, address: SocketAddr) -> io::Result<()> {
 
 async fn serve(mode: Mode, address: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(address).await?;
+    if mode == Mode::Hosted {
+        // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+    }
     let table = Arc::new(process::Table::default());
     let reaper = table.clone();
     tokio::spawn(async move {

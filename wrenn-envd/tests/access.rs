@@ -1,0 +1,94 @@
+//! Who may call, and what `/init` does.
+
+mod support;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use connectrpc::{ErrorCode, client::CallOptions};
+use hyper::StatusCode;
+use support::{Agent, start};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use wrenn_envd::{ACCESS_TOKEN_HEADER, MetricsResponse, PROTOCOL_VERSION, VERSION_HEADER};
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn everything_but_health_needs_the_token_once_it_is_set() {
+    let agent = Agent::start();
+    assert_eq!(agent.call("GET", "/envs", &[], "").await.status(), StatusCode::OK);
+    let answer = agent.call("POST", "/init", &[JSON], r#"{"accessToken":"first"}"#).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(answer.headers()[VERSION_HEADER], PROTOCOL_VERSION);
+
+    assert_eq!(agent.call("GET", "/health", &[], "").await.status(), StatusCode::NO_CONTENT);
+    for (method, route) in [
+        ("GET", "/envs"),
+        ("GET", "/metrics"),
+        ("GET", "/files?path=/etc/passwd"),
+        ("POST", "/init"),
+        ("POST", "/freeze"),
+    ] {
+        for headers in [&[][..], &[(ACCESS_TOKEN_HEADER, "wrong")][..]] {
+            let answer = agent.call(method, route, headers, "").await;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {route}");
+            let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!(body["code"], 401);
+            assert!(body["message"].is_string());
+        }
+    }
+    let error = agent.shell("true").await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Unauthenticated);
+    let options = CallOptions::default().with_header(ACCESS_TOKEN_HEADER, "first");
+    assert_eq!(agent.run(start("true", &[]), options).await.unwrap().exit_code(), 0);
+}
+
+#[tokio::test]
+async fn init_replaces_the_token_the_environment_and_the_defaults() {
+    let agent = Agent::start();
+    let body = r#"{"accessToken":"first","envVars":{"A":"1"},"defaultWorkdir":"/usr"}"#;
+    agent.call("POST", "/init", &[JSON], body).await;
+    let body =
+        r#"{"accessToken":"second","envVars":{"B":"2"},"timestamp":"2020-01-01T00:00:00Z","hostname":"elsewhere"}"#;
+    let answer = agent.call("POST", "/init", &[JSON, (ACCESS_TOKEN_HEADER, "first")], body).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(
+        agent.call("GET", "/envs", &[(ACCESS_TOKEN_HEADER, "first")], "").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let envs = agent.call("GET", "/envs", &[(ACCESS_TOKEN_HEADER, "second")], "").await;
+    assert_eq!(envs.body().as_ref(), br#"{"B":"2"}"#);
+    let options = || CallOptions::default().with_header(ACCESS_TOKEN_HEADER, "second");
+    let done = agent.run(start("sh", &["-c", "echo $A$B; pwd"]), options()).await.unwrap();
+    assert_eq!(done.stdout_utf8(), "2\n/usr\n");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_request_is_refused_and_changes_nothing() {
+    let agent = Agent::start();
+    for body in ["{", "7", r#"{"timestamp":"yesterday"}"#, r#"{"entropy":"!"}"#, r#"{"accessToken":"t","envVars":7}"#]
+    {
+        let answer = agent.call("POST", "/init", &[JSON], body).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
+    }
+    assert_eq!(agent.call("GET", "/envs", &[], "").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_restore_closes_the_connections_from_before_it() {
+    let agent = Agent::start();
+    let mut stale = TcpStream::connect(agent.address).await.unwrap();
+    assert_eq!(agent.call("GET", "/health", &[], "").await.status(), StatusCode::NO_CONTENT);
+    let body = format!(r#"{{"entropy":"{}"}}"#, STANDARD.encode([7; 64]));
+    assert_eq!(agent.call("POST", "/init", &[JSON], body).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(stale.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn metrics_describe_the_machine() {
+    let agent = Agent::start();
+    let answer = agent.call("GET", "/metrics", &[], "").await;
+    let metrics: MetricsResponse = serde_json::from_slice(answer.body()).unwrap();
+    assert!(
+        metrics.cpu_count > 0 && metrics.mem_total > metrics.mem_used && metrics.disk_total >= metrics.disk_used,
+        "{metrics:?}"
+    );
+}

@@ -1,0 +1,146 @@
+//! An agent of one's own, as a program on this machine, and the ways to talk to it.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use connectrpc::{
+    ConnectError,
+    client::{CallOptions, ClientConfig, HttpClient},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, Response, body::Bytes};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use wrenn_envd::proto::process::{
+    ProcessClient, ProcessConfig, ProcessEvent, StartRequest, StartResponse,
+    process_event::{EndEvent, Event, data_event::Output},
+};
+
+/// A running agent, which ends with the test.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Agent {
+    pub(crate) fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-envd"));
+        command.args(["--no-init", "--address", "127.0.0.1", "--port", "0"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the agent starts");
+        let mut line = String::new();
+        let stderr = child.stderr.take().expect("its stderr is piped");
+        BufReader::new(stderr).read_line(&mut line).expect("it says where it serves");
+        let (_, address) = line.trim().rsplit_once(' ').expect("the address is the last word");
+        Self { child, address: address.parse().expect("an address") }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn client(&self) -> ProcessClient<HttpClient> {
+        let base = format!("http://{}", self.address).parse().expect("a URI");
+        ProcessClient::new(HttpClient::plaintext_http2_only(), ClientConfig::new(base))
+    }
+
+    /// Runs a shell's line to its end.
+    pub(crate) async fn shell(&self, line: &str) -> Result<Collected, ConnectError> {
+        self.run(start("sh", &["-c", line]), CallOptions::default()).await
+    }
+
+    pub(crate) async fn run(&self, request: StartRequest, options: CallOptions) -> Result<Collected, ConnectError> {
+        let mut stream = self.client().start_with_options(request, options).await?;
+        let mut collected = Collected::default();
+        while let Some(message) = stream.message::<StartResponse>().await? {
+            collected.add(message.to_owned_message().event.into_option().expect("an event"));
+        }
+        Ok(collected)
+    }
+
+    /// One plain HTTP/1.1 call.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        route: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        let stream = TcpStream::connect(self.address).await.expect("the agent listens");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(route).header("host", "guest");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        let (head, body) = sender.send_request(request).await.expect("an answer").into_parts();
+        Response::from_parts(head, body.collect().await.expect("a whole answer").to_bytes())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process did.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    pub(crate) pid: u32,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) end: Option<EndEvent>,
+}
+
+impl Collected {
+    pub(crate) fn add(&mut self, event: ProcessEvent) {
+        assert!(self.end.is_none(), "nothing follows the end");
+        match event.event.expect("an event") {
+            Event::Start(start) => self.pid = start.pid,
+            Event::Data(data) => match data.output.expect("output") {
+                Output::Stdout(bytes) => self.stdout.extend(bytes),
+                Output::Stderr(bytes) => self.stderr.extend(bytes),
+                Output::Pty(_) => panic!("no terminal was asked for"),
+            },
+            Event::End(end) => self.end = Some(*end),
+            Event::Keepalive(_) => {}
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> i32 {
+        self.end.as_ref().expect("it has ended").exit_code
+    }
+
+    pub(crate) fn stdout_utf8(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+pub(crate) fn start(command: &str, args: &[&str]) -> StartRequest {
+    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let process = ProcessConfig { cmd: command.to_owned(), args, ..Default::default() };
+    StartRequest { process: process.into(), stdin: Some(false), ..Default::default() }
+}
+
+/// Whether a process is there and no zombie.
+pub(crate) fn is_alive(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits, for a bounded time, until `condition` holds.
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come about within 5 s");
+}
