@@ -64,8 +64,7 @@ async fn init_replaces_the_token_the_environment_and_the_defaults() {
 #[tokio::test]
 async fn a_body_that_is_no_request_is_refused_and_changes_nothing() {
     let agent = Agent::start();
-    for body in ["{", "7", r#"{"timestamp":"yesterday"}"#, r#"{"entropy":"!"}"#, r#"{"accessToken":"t","envVars":7}"#]
-    {
+    for body in ["{", "7", r#"{"timestamp":"yesterday"}"#, r#"{"entropy":"!"}"#, r#"{"accessToken":"t","envVars":7}"#] {
         let answer = agent.call("POST", "/init", &[JSON], body).await;
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{body}");
     }

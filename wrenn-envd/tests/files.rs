@@ -11,12 +11,12 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 const OCTETS: (&str, &str) = ("content-type", "application/octet-stream");
 
 fn binary(length: u32) -> Vec<u8> {
-    (0..length).map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect()
+    (0..length).map(|at| u8::try_from(at.wrapping_mul(2_654_435_761) >> 24).expect("eight bits")).collect()
 }
 
 fn message(body: &[u8]) -> String {
-    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
-    body["message"].as_str().unwrap().to_owned()
+    let body: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+    body["message"].as_str().expect("a message").to_owned()
 }
 
 #[tokio::test]

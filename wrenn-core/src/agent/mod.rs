@@ -39,7 +39,6 @@ use wrenn_envd::{
 pub(crate) use connection::Connector;
 use connection::{Connection, SendError};
 pub use error::AgentError;
-#[expect(unused_imports, reason = "`list` answers with it")]
 pub(crate) use process::ProcessEntry;
 pub(crate) use process::{ProcessEvent, ProcessSpec, ProcessStream, Signal};
 
