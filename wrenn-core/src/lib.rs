@@ -1,4 +1,53 @@
-//! MicroVM sandboxes as a library.
+//! MicroVM sandboxes as a library: create one in milliseconds, run commands in it, pause it to disk, resume it lazily,
+//! fork it while it runs, and make templates that many start from.
+//!
+//! ```no_run
+//! # async fn demo() -> wrenn_core::Result<()> {
+//! use wrenn_core::{Host, Sandbox};
+//!
+//! let host = Host::open("/var/lib/wrenn").await?;
+//! let sandbox = Sandbox::create(&host, "base").await?;
+//! println!("{}", sandbox.exec("uname -a").await?.stdout_utf8());
+//!
+//! let paused = sandbox.pause().await?;
+//! let sandbox = paused.resume().await?;
+//! for child in sandbox.fork(2).await? {
+//!     println!("{}", child?.exec("hostname").await?.stdout_utf8());
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! `ARCHITECTURE.md` in the repository tells how the parts work together.
 #![warn(missing_docs)]
 
+mod agent;
+mod command;
+mod data_dir;
+mod error;
+mod guest;
+mod host;
+mod id;
 pub mod image;
+mod probe;
+mod record;
+mod sandbox;
+mod step;
+mod sys;
+mod template;
+mod vmm;
+
+pub use agent::AgentError;
+pub use command::{Child, Command, Event, ExitStatus, Output, Signal};
+pub use data_dir::default_path as default_data_dir;
+pub use error::{BoxError, Error};
+pub use host::{Host, HostBuilder};
+pub use id::{SandboxId, TemplateName};
+pub use probe::Probe;
+pub use sandbox::{OnExpiry, PausedSandbox, Sandbox, SandboxBuilder, SandboxInfo, SandboxState};
+pub use step::Step;
+pub use template::Template;
+pub use vmm::Acceleration;
+pub use wrenn_snapshot::RestoreReport;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

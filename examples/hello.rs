@@ -1,0 +1,20 @@
+//! A sandbox, a command, its output.
+//!
+//! ```sh
+//! cargo run --example hello
+//! ```
+#![expect(clippy::print_stdout, reason = "an example")]
+
+use wrenn_core::{Host, Sandbox};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let host = Host::builder().open().await?;
+    let sandbox = Sandbox::create(&host, "base").await?;
+
+    let run = sandbox.exec("echo hello from $(hostname), Linux $(uname -r)").await?;
+    print!("{}", run.stdout_utf8());
+
+    sandbox.kill().await?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The examples are the files beside this package; run one with `cargo run --example hello`.

@@ -1,0 +1,315 @@
+//! A machine, its network, its drive and its agent, as one thing: what a sandbox's task owns.
+//!
+//! ```text
+//!  Guest::boot ─────▶ (running, not yet anybody's) ── capture ──▶ a template's generation
+//!  Guest::restore ──▶ running ── capture ──▶ stopped ── go_on ──▶ running
+//! ```
+//!
+//! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
+//! a name), so a step that fails, or a future that is dropped, leaves nothing.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+use serde::{Deserialize, Serialize};
+use wrenn_envd::{InitRequest, Timestamp};
+use wrenn_snapshot::{Generation, Space};
+
+use crate::agent::AgentClient;
+use crate::image::Image;
+use crate::step::Step;
+use crate::vmm::tsc::tsc_khz;
+use crate::vmm::{BootMedia, Exit, Identity, Machine, MachineShape, Parts};
+use crate::{Error, Host, Result, SandboxId};
+
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) agent: Arc<AgentClient>,
+    drive: Arc<File>,
+    /// What the guest's memory and drive were last equal to.
+    parent: Option<Generation>,
+    pub(crate) state: GuestState,
+}
+
+/// What a generation says of its guest, beside memory and device state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GuestState {
+    pub(crate) vmm: String,
+    pub(crate) shape: MachineShape,
+    /// The image whose base disk is under the drive, and that disk's digest.
+    pub(crate) image: String,
+    pub(crate) base_digest: String,
+    /// The token that the agent in the saved memory asks for; a restore replaces it.
+    pub(crate) token: Option<String>,
+}
+
+impl GuestState {
+    /// What a generation says.
+    pub(crate) fn of(generation: &Generation) -> Result<Self> {
+        serde_json::from_slice(generation.metadata())
+            .map_err(|e| Error::failed("understand what the snapshot says of its guest")(e.into()))
+    }
+}
+
+/// What a restored guest becomes.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewal {
+    pub(crate) id: SandboxId,
+    /// Replaces the environment of processes that are started from now on; `None` keeps it.
+    pub(crate) envs: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Guest {
+    /// Boots an image to its agent. The guest has no identity yet, so that every restore gives it one.
+    pub(crate) async fn boot(host: &Host, image: &Image, shape: MachineShape) -> Result<Self> {
+        let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
+        let media = BootMedia { kernel: open(&image.kernel())?, initramfs: open(&image.initramfs())? };
+        let template = open(&image.drive_template())?;
+        let drive = new_drive(host)?;
+        let filled = drive.try_clone().map_err(Error::io("open", host.data_dir()))?;
+        let copied = blocking("copy the drive's template", move || copy_sparse(&template, &filled)).await?;
+        copied.map_err(Error::io("write a drive in", host.data_dir()))?;
+        let network = host.0.vmm.network().await?;
+        let parts = Parts {
+            base: open(&image.base())?,
+            drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
+            tap: network.tap,
+            identity: Identity::ephemeral(),
+        };
+        let state = GuestState {
+            vmm: host.0.vmm.version().to_owned(),
+            shape,
+            image: image.name().to_owned(),
+            base_digest: image.base_digest().to_owned(),
+            token: None,
+        };
+        let machine = host.0.vmm.boot(&state.shape, parts, media).await?;
+        let agent = Arc::new(AgentClient::new(network.connector, None));
+        let guest = Self { machine, agent, drive: Arc::new(drive), parent: None, state };
+        guest.alive("boot the template", guest.settle()).await?;
+        Ok(guest)
+    }
+
+    /// Waits for a booted agent, and puts into memory what every sandbox will want first.
+    async fn settle(&self) -> Result<()> {
+        if let Err(source) = self.agent.wait_ready(BOOT_TIMEOUT).await {
+            let console = self.machine.console().tail(12);
+            return Err(Error::BootTimedOut { after: BOOT_TIMEOUT, console, source });
+        }
+        let init = InitRequest { default_user: Some(USER.to_owned()), ..Self::clock() };
+        self.agent.init(&init).await.map_err(Error::agent("be initialised"))?;
+        for warm_up in WARM_UPS {
+            let spec = crate::command::shell_spec(warm_up);
+            crate::command::collect(&self.agent, spec, Some(BOOT_TIMEOUT), 1 << 20).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a guest of a generation: lazily, and as somebody new.
+    pub(crate) async fn restore(host: &Host, from: Generation, renewal: &Renewal) -> Result<Self> {
+        let step = |step| host.0.observer.at(step);
+        let mut state = GuestState::of(&from)?;
+        check_restorable(host, &state)?;
+        step(Step::Slot)?;
+        let network = host.0.vmm.network().await?;
+        let base = Image::base_of_digest(host.data_dir(), &state.image, &state.base_digest)?;
+        let drive = new_drive(host)?;
+        let parts = Parts {
+            base: File::open(&base).map_err(Error::io("open", &base))?,
+            drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
+            tap: network.tap,
+            identity: Identity::ephemeral(),
+        };
+        step(Step::Machine)?;
+        let fill = fill_drive(host, from.clone(), &drive);
+        let started = host.0.vmm.restore(&state.shape, parts, from.clone());
+        // The drive is filled while the VMM starts.
+        let (machine, ()) = tokio::try_join!(started, fill)?;
+        let agent = Arc::new(AgentClient::new(network.connector, state.token.clone()));
+        state.token = Some(fresh_token());
+        let mut guest = Self { machine, agent, drive: Arc::new(drive), parent: Some(from), state };
+        step(Step::Run)?;
+        guest.machine.resume().await?;
+        step(Step::Agent)?;
+        guest.alive("restore the guest", guest.renew(renewal)).await?;
+        Ok(guest)
+    }
+
+    /// Everything that must differ between two guests of one generation, before any of their processes runs: the
+    /// agent thaws them when it has done this.
+    async fn renew(&self, renewal: &Renewal) -> Result<()> {
+        let token = self.state.token.clone();
+        let init = InitRequest {
+            access_token: token.clone(),
+            env_vars: renewal.envs.clone(),
+            entropy: Some(rand::random::<[u8; 64]>().to_vec()),
+            hostname: Some(renewal.id.to_string()),
+            machine_id: Some(format!("{:032x}", rand::random::<u128>())),
+            ..Self::clock()
+        };
+        self.agent.init_within(&init, RENEW_TIMEOUT).await.map_err(Error::agent("renew its guest"))?;
+        self.agent.set_token(token);
+        Ok(())
+    }
+
+    fn clock() -> InitRequest {
+        InitRequest { timestamp: Some(Timestamp::now()), ..InitRequest::default() }
+    }
+
+    /// Stops the guest and publishes a generation of it. The guest is left stopped, also by a failure: [`go_on`], or
+    /// [`kill`], comes next.
+    ///
+    /// [`go_on`]: Self::go_on
+    /// [`kill`]: Self::kill
+    pub(crate) async fn capture(&mut self, host: &Host) -> Result<Generation> {
+        let freeze = self.agent.freeze();
+        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
+        self.machine.stop().await?;
+        let pending = host.0.store.begin(self.parent.as_ref())?;
+        let pending = self.machine.save(pending).await?;
+        let metadata = serde_json::to_vec(&self.state).map_err(|e| Error::failed("describe the guest")(e.into()))?;
+        let drive = Arc::clone(&self.drive);
+        let generation = blocking("publish the snapshot", move || {
+            let mut pending = pending;
+            pending.write_compared(Space::Drive, &drive)?;
+            pending.publish(&metadata)
+        });
+        let generation = generation.await??;
+        self.machine.saved();
+        self.parent = Some(generation.clone());
+        Ok(generation)
+    }
+
+    /// Lets a guest that was captured go on as itself.
+    pub(crate) async fn go_on(&mut self) -> Result<()> {
+        self.machine.resume().await?;
+        let thaw = self.agent.thaw();
+        self.alive("thaw the guest", async { thaw.await.map_err(Error::agent("thaw its processes")) }).await
+    }
+
+    /// Ends the VM, and lets go of what it depended on.
+    pub(crate) async fn kill(&mut self) {
+        self.agent.close();
+        self.machine.kill().await;
+        self.parent = None;
+    }
+
+    /// Does `work`, or fails at once when the VM ends meanwhile.
+    async fn alive<T>(&self, during: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut exited = self.machine.exited();
+        tokio::select! {
+            result = work => result,
+            exit = exited.wait_for(Option::is_some) => {
+                let exit = exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default();
+                Err(Error::VmEnded { during, exit, console: self.machine.console().tail(12) })
+            }
+        }
+    }
+}
+
+impl Identity {
+    /// A user of this VMM alone, so that one VMM can neither trace nor signal another. `None` where the program has no
+    /// right to change users.
+    fn ephemeral() -> Option<Self> {
+        let root = nix::unistd::Uid::effective().is_root();
+        root.then(|| {
+            let id = EPHEMERAL_UID_MIN + rand::random::<u32>() % EPHEMERAL_UIDS;
+            Self { uid: id, gid: id }
+        })
+    }
+}
+
+/// Above the ids that Debian, systemd (to 1,879,048,191) and user namespaces hand out.
+const EPHEMERAL_UID_MIN: u32 = 1_900_000_000;
+const EPHEMERAL_UIDS: u32 = 1 << 24;
+
+/// The user that the base image has for commands.
+const USER: &str = "user";
+/// A boot takes 3 s under emulation on an idle machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// A restored agent answers in tens of milliseconds; the rest is for a machine under load.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
+/// Their pages are then in every template's page cache.
+const WARM_UPS: [&str; 2] =
+    ["true", "command -v python3 >/dev/null && python3 -c 'import json, os, random, socket, subprocess, uuid' || true"];
+
+fn fresh_token() -> String {
+    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+}
+
+fn check_restorable(host: &Host, state: &GuestState) -> Result<()> {
+    let here = host.0.vmm.version();
+    if state.vmm != here {
+        return Err(Error::Host {
+            problem: format!("the snapshot is of {}, and this host has {here}", state.vmm),
+            remedy: "install that version, or create the sandbox anew".to_owned(),
+            source: None,
+        });
+    }
+    if let (Some(theirs), Some(ours)) = (state.shape.tsc_khz, tsc_khz())
+        && theirs.abs_diff(ours) > theirs / 200
+    {
+        return Err(Error::Host {
+            problem: format!("the snapshot's clock runs at {theirs} kHz, and this processor's at {ours} kHz"),
+            remedy: "resume it on a machine like the one that made it".to_owned(),
+            source: None,
+        });
+    }
+    if state.shape.acceleration != host.0.probe.acceleration {
+        return Err(Error::Host {
+            problem: format!(
+                "the snapshot ran on {:?}, and this host uses {:?}",
+                state.shape.acceleration, host.0.probe.acceleration
+            ),
+            remedy: "set WRENN_ACCELERATION, or create the sandbox anew".to_owned(),
+            source: None,
+        });
+    }
+    Ok(())
+}
+
+/// A drive without a name: it goes with its last descriptor.
+fn new_drive(host: &Host) -> Result<File> {
+    tempfile::tempfile_in(host.data_dir()).map_err(Error::io("make a drive in", host.data_dir()))
+}
+
+async fn fill_drive(host: &Host, from: Generation, drive: &File) -> Result<()> {
+    host.0.observer.at(Step::Drive)?;
+    let drive = drive.try_clone().map_err(Error::io("open", host.data_dir()))?;
+    let path = host.data_dir().to_owned();
+    blocking("fill the drive", move || from.reader(Space::Drive)?.copy_into(&drive, &path)).await??;
+    Ok(())
+}
+
+/// The same bytes, with the same holes.
+fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
+    let len = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
+    to.set_len(len.unsigned_abs())?;
+    let mut at = 0;
+    while at < len {
+        let start = match lseek(from, at, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => break,
+            Err(errno) => return Err(errno.into()),
+        };
+        at = lseek(from, start, Whence::SeekHole)?;
+        from.seek(SeekFrom::Start(start.unsigned_abs()))?;
+        to.seek(SeekFrom::Start(start.unsigned_abs()))?;
+        io::copy(&mut from.take(at.abs_diff(start)), &mut to)?;
+    }
+    Ok(())
+}
+
+/// Runs blocking work off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::failed(what)(e.into()))
+}

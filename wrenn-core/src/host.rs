@@ -1,0 +1,248 @@
+//! A machine that runs sandboxes: its data directory, its VMM, and what runs now.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wrenn_snapshot::{GenerationId, LocalStore};
+
+use crate::data_dir::{self, DataDir};
+use crate::probe::{self, Probe};
+use crate::sandbox::{PausedRecord, PausedSandbox, Sandbox, SandboxInfo, SandboxState, WeakSandbox};
+use crate::step::{Observer, Step};
+use crate::template::{Template, TemplateRecord};
+use crate::vmm::Vmm;
+use crate::vmm::qemu::Qemu;
+use crate::{Error, Result, SandboxId, TemplateName, record};
+
+/// The door to everything: opens a data directory and finds a VMM. Clones are the same host.
+///
+/// Several programs may open one data directory at once: whatever one of them runs is locked against the others, and
+/// what one pauses any of them can resume.
+///
+/// ```no_run
+/// # async fn demo() -> wrenn_core::Result<()> {
+/// let host = wrenn_core::Host::open("/var/lib/wrenn").await?;
+/// for template in host.templates()? {
+///     println!("{}", template.name());
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Host(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) data: DataDir,
+    pub(crate) store: LocalStore,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) probe: Probe,
+    pub(crate) observer: Observer,
+    running: Mutex<HashMap<SandboxId, WeakSandbox>>,
+}
+
+/// Options of [`Host::builder`].
+#[derive(Default)]
+pub struct HostBuilder {
+    data_dir: Option<PathBuf>,
+    qemu: Option<PathBuf>,
+    observer: Observer,
+}
+
+impl fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBuilder")
+            .field("data_dir", &self.data_dir)
+            .field("qemu", &self.qemu)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostBuilder {
+    /// Where everything is kept. Default: `WRENN_DATA_DIR`, else `/var/lib/wrenn` for root and
+    /// `$XDG_DATA_HOME/wrenn` for others.
+    #[must_use]
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// The QEMU binary. Default: `WRENN_QEMU`, else `qemu-system-x86_64` on the `PATH`.
+    #[must_use]
+    pub fn qemu(mut self, path: impl Into<PathBuf>) -> Self {
+        self.qemu = Some(path.into());
+        self
+    }
+
+    /// Called before each step of making or resuming a sandbox; an error that it returns fails that step, and what was
+    /// made so far is undone. For progress displays, and for tests of what a failure leaves behind. Default: none.
+    #[must_use]
+    pub fn on_step(mut self, observe: impl Fn(Step) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        self.observer = Observer::new(observe);
+        self
+    }
+
+    /// Opens the host.
+    ///
+    /// # Errors
+    /// [`Error::Host`] where the directory cannot be written or QEMU is missing, each with its remedy.
+    pub async fn open(self) -> Result<Host> {
+        let path = self.data_dir.unwrap_or_else(data_dir::default_path);
+        let data = DataDir::create(&path)?;
+        let qemu = Qemu::find(self.qemu).await?;
+        let probe = probe::probe(qemu.program()).await;
+        tracing::debug!(?probe, vmm = qemu.version(), "opened {}", data.path().display());
+        Host::assemble(data, Arc::new(qemu), probe, self.observer)
+    }
+}
+
+impl Host {
+    /// Opens a data directory, making it if need be. What other programs left when they were killed is reclaimed, and
+    /// every paused sandbox is kept.
+    ///
+    /// # Errors
+    /// As [`HostBuilder::open`].
+    pub async fn open(data_dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().data_dir(data_dir.as_ref()).open().await
+    }
+
+    /// Opens the default data directory, or sets other options first.
+    #[must_use]
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+
+    pub(crate) fn assemble(data: DataDir, vmm: Arc<dyn Vmm>, probe: Probe, observer: Observer) -> Result<Self> {
+        let store = LocalStore::open(data.generations())?;
+        let host = Self(Arc::new(Inner { data, store, vmm, probe, observer, running: Mutex::default() }));
+        host.collect_garbage()?;
+        Ok(host)
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.0.data.path()
+    }
+
+    /// What was found of this machine, and what was chosen.
+    #[must_use]
+    pub fn probe(&self) -> &Probe {
+        &self.0.probe
+    }
+
+    /// The driver and its version, for instance `qemu 7.2.22`.
+    #[must_use]
+    pub fn vmm_version(&self) -> &str {
+        self.0.vmm.version()
+    }
+
+    /// Every sandbox: what this program runs, what is paused, and what other programs run that had been paused
+    /// before. Sorted by id.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where a record cannot be read.
+    pub fn sandboxes(&self) -> Result<Vec<SandboxInfo>> {
+        let mut infos: Vec<SandboxInfo> = {
+            let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.values().filter_map(WeakSandbox::upgrade).map(|sandbox| sandbox.info()).collect()
+        };
+        infos.retain(|info| info.state != SandboxState::Paused && info.state != SandboxState::Ended);
+        for stem in record::stems(&self.0.data.sandboxes())? {
+            let id: SandboxId = stem.parse()?;
+            if infos.iter().any(|info| info.id == id) {
+                continue;
+            }
+            let elsewhere = self.0.data.try_lock(id.as_str())?.is_none();
+            // A record that went meanwhile is a sandbox that went.
+            let Some(record) = record::read::<PausedRecord>(&self.0.data.sandbox(&id))? else { continue };
+            infos.push(record.info(if elsewhere { SandboxState::Running } else { SandboxState::Paused }));
+        }
+        infos.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(infos)
+    }
+
+    /// A sandbox that this program runs.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; a paused one is found by [`paused`](Self::paused).
+    pub fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running
+            .get(id)
+            .and_then(WeakSandbox::upgrade)
+            .ok_or_else(|| Error::NotFound(format!("no sandbox {id} runs here; `Host::sandboxes` lists what there is")))
+    }
+
+    /// A sandbox that was paused, by this program or an earlier one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none.
+    pub fn paused(&self, id: &SandboxId) -> Result<PausedSandbox> {
+        let record = record::read::<PausedRecord>(&self.0.data.sandbox(id))?;
+        let missing = || Error::NotFound(format!("no sandbox {id} is paused; `Host::sandboxes` lists what there is"));
+        Ok(PausedSandbox::new(self.clone(), record.ok_or_else(missing)?))
+    }
+
+    /// The templates that [`Sandbox::create`] takes: images, and snapshots with a name. Sorted by name.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where a record cannot be read.
+    pub fn templates(&self) -> Result<Vec<Template>> {
+        Template::all(self)
+    }
+
+    /// Removes a template that a snapshot made. Sandboxes that came from it go on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where no snapshot has the name.
+    pub fn remove_template(&self, name: &str) -> Result<()> {
+        let name: TemplateName = name.parse()?;
+        if !record::remove(&self.0.data.template(&name))? {
+            return Err(Error::NotFound(format!("no snapshot is named {name}")));
+        }
+        self.collect_garbage()
+    }
+
+    /// Deletes the generations that no template and no sandbox, running or paused, depends on. Called by every
+    /// operation that may leave some; blocks for as long as deleting takes.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where a record cannot be read: then nothing is deleted.
+    pub fn collect_garbage(&self) -> Result<()> {
+        // One collector at a time, and no record is written between the listing and the deleting that it leads to.
+        let _collecting = self.0.data.lock(COLLECT_LOCK)?;
+        let removed = self.0.store.collect(&self.roots()?)?;
+        if !removed.is_empty() {
+            tracing::debug!(count = removed.len(), "collected generations");
+        }
+        Ok(())
+    }
+
+    fn roots(&self) -> Result<Vec<GenerationId>> {
+        let data = &self.0.data;
+        let mut roots = Vec::new();
+        for stem in record::stems(&data.sandboxes())? {
+            if let Some(record) = record::read::<PausedRecord>(&data.sandbox(&stem.parse()?))? {
+                roots.push(record.generation);
+            }
+        }
+        for directory in [data.templates(), data.booted()] {
+            for stem in record::stems(&directory)? {
+                if let Some(record) = record::read::<TemplateRecord>(&directory.join(format!("{stem}.json")))? {
+                    roots.push(record.generation);
+                }
+            }
+        }
+        Ok(roots)
+    }
+
+    pub(crate) fn enrol(&self, sandbox: &Sandbox) {
+        let mut running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, sandbox| sandbox.upgrade().is_some());
+        running.insert(sandbox.id().clone(), sandbox.downgrade());
+    }
+}
+
+const COLLECT_LOCK: &str = "collect";

@@ -1,0 +1,494 @@
+//! A sandbox: the handle that programs hold. One task owns what is behind it ([`task`]); handles send it requests.
+
+mod paused;
+mod task;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+use wrenn_snapshot::RestoreReport;
+
+use crate::agent::AgentClient;
+use crate::command::{Command, Output};
+use crate::step::Step;
+use crate::template::{self, Template, Wanted};
+use crate::{Error, Host, Result, SandboxId, TemplateName};
+
+pub(crate) use paused::PausedRecord;
+pub use paused::PausedSandbox;
+use task::{Request, Task};
+
+/// A running sandbox. Clones are the same sandbox.
+///
+/// # Drop
+/// When the last clone is dropped the virtual machine is killed and what it did since its last pause is lost. The pause
+/// itself is kept: [`Host::paused`] finds it. [`kill`](Self::kill) removes that too.
+///
+/// ```no_run
+/// # async fn demo() -> wrenn_core::Result<()> {
+/// use wrenn_core::{Host, Sandbox};
+///
+/// let host = Host::builder().open().await?;
+/// let sandbox = Sandbox::create(&host, "base").await?;
+/// let run = sandbox.exec("python3 -c 'print(6 * 7)'").await?;
+/// assert_eq!(run.stdout_utf8(), "42\n");
+/// sandbox.kill().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sandbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    fixed: Fixed,
+    agent: Arc<AgentClient>,
+    requests: mpsc::Sender<Request>,
+    state: watch::Receiver<SandboxState>,
+}
+
+/// A handle that keeps nothing alive.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakSandbox(std::sync::Weak<Shared>);
+
+/// What of a sandbox does not change, and survives its pauses.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Fixed {
+    pub(crate) id: SandboxId,
+    pub(crate) template: TemplateName,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) envs: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) lifetime: Option<Lifetime>,
+    pub(crate) created_at_ms: u64,
+}
+
+/// How long a sandbox lives, and what then becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Lifetime {
+    pub(crate) ttl: Duration,
+    pub(crate) on_expiry: OnExpiry,
+}
+
+/// What becomes of a sandbox at the end of its time-to-live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum OnExpiry {
+    /// It is killed, and nothing of it is kept.
+    Kill,
+    /// It is paused: [`Host::paused`] finds it.
+    Pause,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SandboxState {
+    /// Its machine runs, here or in another program.
+    Running,
+    /// Its machine is stopped for a pause, a fork or a snapshot.
+    Saving,
+    /// It is on disk alone.
+    Paused,
+    /// It was killed, or its machine died.
+    Ended,
+}
+
+impl fmt::Display for SandboxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Saving => "being saved",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// A sandbox as [`Host::sandboxes`] lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SandboxInfo {
+    /// Its identity, and its host name.
+    pub id: SandboxId,
+    /// What it was created from.
+    pub template: TemplateName,
+    /// Where it is in its life.
+    pub state: SandboxState,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// What its creator noted.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl Fixed {
+    pub(crate) fn info(&self, state: SandboxState) -> SandboxInfo {
+        SandboxInfo {
+            id: self.id.clone(),
+            template: self.template.clone(),
+            state,
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            labels: self.labels.clone(),
+            created_at_ms: self.created_at_ms,
+        }
+    }
+}
+
+/// Options of [`Sandbox::builder`].
+#[derive(Debug, Clone)]
+pub struct SandboxBuilder {
+    host: Host,
+    template: String,
+    wanted: Wanted,
+    envs: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    ttl: Option<Duration>,
+    on_expiry: OnExpiry,
+}
+
+impl SandboxBuilder {
+    /// Virtual processors, 1 to 32. Default: the template's; 1 for an image. Each other number is one more boot of the
+    /// image, once.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.wanted.vcpus = Some(vcpus);
+        self
+    }
+
+    /// Memory in MiB, 128 to 65,536. Default: the template's; 512 for an image. It costs the host what the guest
+    /// touches. Each other size is one more boot of the image, once.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.wanted.memory_mib = Some(memory_mib);
+        self
+    }
+
+    /// Adds a variable to the environment of every command. Kept across pauses.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.envs.insert(name.into(), value.into());
+        self
+    }
+
+    /// Notes something for whoever lists sandboxes. Kept across pauses.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Ends the sandbox after this long, counted from its create and anew from each resume. Default: never.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// What then becomes of it. Default: [`OnExpiry::Kill`].
+    #[must_use]
+    pub fn on_expiry(mut self, on_expiry: OnExpiry) -> Self {
+        self.on_expiry = on_expiry;
+        self
+    }
+
+    /// Creates the sandbox.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown template, [`Error::InvalidInput`] for a shape outside the limits,
+    /// [`Error::Host`] where the machine lacks something, [`Error::Corrupt`] for a damaged template.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next
+    /// create.
+    pub async fn create(self) -> Result<Sandbox> {
+        let template: TemplateName = self.template.parse()?;
+        crate::command::check_envs(&self.envs)?;
+        let host = self.host;
+        host.0.observer.at(Step::Load)?;
+        let generation = Template::generation(&host, &template, self.wanted).await?;
+        let shape = crate::guest::GuestState::of(&generation)?.shape;
+        let fixed = Fixed {
+            id: SandboxId::random(),
+            template,
+            vcpus: shape.vcpus,
+            memory_mib: shape.memory_mib,
+            envs: self.envs,
+            labels: self.labels,
+            lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry }),
+            created_at_ms: template::unix_ms(),
+        };
+        Task::start(&host, generation, fixed, None).await
+    }
+}
+
+impl Sandbox {
+    /// Creates a sandbox with the template's processors and memory.
+    ///
+    /// # Errors
+    /// As [`SandboxBuilder::create`].
+    ///
+    /// # Cancel-Safety
+    /// As [`SandboxBuilder::create`].
+    pub async fn create(host: &Host, template: &str) -> Result<Self> {
+        Self::builder(host, template).create().await
+    }
+
+    /// Sets options first.
+    #[must_use]
+    pub fn builder(host: &Host, template: &str) -> SandboxBuilder {
+        SandboxBuilder {
+            host: host.clone(),
+            template: template.to_owned(),
+            wanted: Wanted::default(),
+            envs: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            ttl: None,
+            on_expiry: OnExpiry::Kill,
+        }
+    }
+
+    /// The identity, which is also the guest's host name.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.0.fixed.id
+    }
+
+    /// Where it is in its life.
+    #[must_use]
+    pub fn state(&self) -> SandboxState {
+        *self.0.state.borrow()
+    }
+
+    /// All that is known of it.
+    #[must_use]
+    pub fn info(&self) -> SandboxInfo {
+        self.0.fixed.info(self.state())
+    }
+
+    /// Runs a line in the guest's `bash` and collects what it writes, up to 16 MiB a stream.
+    ///
+    /// A command that fails is not an error: look at [`Output::status`].
+    ///
+    /// # Errors
+    /// [`Error::VmEnded`] at once when the VM ends meanwhile, [`Error::OutputTooLong`], [`Error::InvalidState`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling kills the command.
+    pub async fn exec(&self, line: &str) -> Result<Output> {
+        self.command("/bin/bash").args(["-c", line]).output().await
+    }
+
+    /// A command to set up and run, as [`std::process::Command`] has it. No shell is between.
+    #[must_use]
+    pub fn command(&self, program: impl Into<String>) -> Command {
+        Command::new(self.clone(), program.into())
+    }
+
+    /// Writes a file in the guest, whole or not at all, as the user `user`; missing directories are made.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] with the guest's reason.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was.
+    pub async fn write_file(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
+        let write = self.0.agent.write_file(path, None, contents.into());
+        self.while_running("write a file", async { write.await.map_err(Error::agent("write a file")) }).await
+    }
+
+    /// Reads a file of the guest, as the user `user`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is none, [`Error::Agent`] with the guest's reason otherwise.
+    pub async fn read_file(&self, path: &str) -> Result<Bytes> {
+        let read = self.0.agent.read_file(path, None);
+        self.while_running("read a file", async { read.await.map_err(|e| Error::file(path, e)) }).await
+    }
+
+    /// Stops the guest and keeps its memory, drive and devices on disk; everything else is freed. What is stored is
+    /// what was written since the last pause.
+    ///
+    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and others leave the sandbox running. [`Error::InvalidState`] where it does not run.
+    ///
+    /// # Cancel-Safety
+    /// A pause that has begun goes on; [`Host::paused`] finds its result.
+    pub async fn pause(&self) -> Result<PausedSandbox> {
+        self.request("be paused", Request::Pause).await
+    }
+
+    /// Makes `count` copies of the running sandbox, each with its own identity, clock, randomness and token, and the
+    /// same memory and files. The sandbox goes on; it stands still for as long as it takes to store what it wrote since
+    /// its last pause or fork.
+    ///
+    /// # Errors
+    /// The outer error is the parent's, which goes on; each child has a result of its own.
+    ///
+    /// # Cancel-Safety
+    /// A fork that has begun goes on, and its children are then dropped.
+    pub async fn fork(&self, count: usize) -> Result<Vec<Result<Self>>> {
+        if !(1..=FORK_MAX).contains(&count) {
+            return Err(Error::invalid(format!("a fork of {count}: ask for 1 to {FORK_MAX} children")));
+        }
+        self.request("be forked", |reply| Request::Fork(count, reply)).await
+    }
+
+    /// Keeps the running sandbox as a template under a new name, and goes on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a name that is taken or malformed; otherwise as [`pause`](Self::pause).
+    ///
+    /// # Cancel-Safety
+    /// A snapshot that has begun goes on; [`Host::templates`] lists its result.
+    pub async fn snapshot(&self, name: &str) -> Result<Template> {
+        let name = name.parse()?;
+        self.request("be snapshotted", |reply| Request::Snapshot(name, reply)).await
+    }
+
+    /// Ends the sandbox and removes everything of it, its last pause too. Returns when the VM is gone.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where the record of its pause cannot be removed. Killing what has ended is not an error.
+    ///
+    /// # Cancel-Safety
+    /// A kill that has begun goes on.
+    pub async fn kill(&self) -> Result<()> {
+        match self.request("be killed", Request::Kill).await {
+            Err(Error::InvalidState { state: SandboxState::Ended, .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Replaces the time-to-live, counted from now. `None`: it lives as long as its handles.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run.
+    pub async fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
+        self.request("be given a time-to-live", |reply| Request::SetTtl(ttl, reply)).await
+    }
+
+    /// What the lazy restore behind this sandbox has done so far: faults, pages and bytes that came in, and how long
+    /// they took.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run.
+    pub async fn restore_report(&self) -> Result<RestoreReport> {
+        self.request("report", Request::Report).await
+    }
+
+    /// The last 64 KiB that the guest's kernel and the VMM printed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run.
+    pub async fn console(&self) -> Result<String> {
+        self.request("show its console", Request::Console).await
+    }
+
+    /// The process id of the VMM.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run.
+    pub async fn vmm_pid(&self) -> Result<u32> {
+        self.request("name its VMM", Request::Pid).await
+    }
+
+    pub(crate) fn agent(&self) -> &Arc<AgentClient> {
+        &self.0.agent
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakSandbox {
+        WeakSandbox(Arc::downgrade(&self.0))
+    }
+
+    /// Does `work` with the agent, if the sandbox runs and for as long as it does.
+    pub(crate) async fn while_running<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let watch = Watch { id: self.id().clone(), state: self.0.state.clone() };
+        watch.while_running(operation, work).await
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch { id: self.id().clone(), state: self.0.state.clone() }
+    }
+
+    async fn request<T>(
+        &self,
+        operation: &'static str,
+        request: impl FnOnce(oneshot::Sender<Result<T>>) -> Request,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let refused = || Error::InvalidState { id: self.id().clone(), operation, state: self.state() };
+        self.0.requests.send(request(reply)).await.map_err(|_gone| refused())?;
+        answer.await.map_err(|_gone| refused())?
+    }
+}
+
+/// The E2B clients ask for as many at most.
+const FORK_MAX: usize = 20;
+
+impl WeakSandbox {
+    pub(crate) fn upgrade(&self) -> Option<Sandbox> {
+        self.0.upgrade().map(Sandbox)
+    }
+}
+
+/// Who wants to know of a sandbox's end, without keeping it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    id: SandboxId,
+    state: watch::Receiver<SandboxState>,
+}
+
+impl Watch {
+    /// Does `work` if the sandbox runs, and fails at once when it no longer does.
+    pub(crate) async fn while_running<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let refused = |state| Error::InvalidState { id: self.id.clone(), operation, state };
+        let now = *self.state.borrow();
+        if is_over(&now) {
+            return Err(refused(now));
+        }
+        let (mut state, mut later) = (self.state.clone(), self.state.clone());
+        tokio::select! {
+            result = work => match result {
+                // The connection may break a moment before the end of the VM is known: the end is the better reason.
+                Err(Error::Agent { source, what }) if source.is_retryable() => {
+                    match tokio::time::timeout(END_GRACE, over(&mut later)).await {
+                        Ok(state) => Err(refused(state)),
+                        Err(_elapsed) => Err(Error::Agent { what, source }),
+                    }
+                }
+                result => result,
+            },
+            state = over(&mut state) => Err(refused(state)),
+        }
+    }
+}
+
+fn is_over(state: &SandboxState) -> bool {
+    matches!(state, SandboxState::Paused | SandboxState::Ended)
+}
+
+/// Waits until the sandbox no longer runs.
+async fn over(state: &mut watch::Receiver<SandboxState>) -> SandboxState {
+    state.wait_for(is_over).await.map_or(SandboxState::Ended, |state| *state)
+}
+
+const END_GRACE: Duration = Duration::from_millis(500);

@@ -1,0 +1,100 @@
+//! A sandbox on disk.
+
+use serde::{Deserialize, Serialize};
+use wrenn_snapshot::GenerationId;
+
+use super::task::Task;
+use super::{Fixed, Sandbox, SandboxInfo, SandboxState};
+use crate::data_dir::FileLock;
+use crate::step::Step;
+use crate::template;
+use crate::{Error, Host, Result, SandboxId, record};
+
+/// A paused sandbox: resumable by any program that opens the data directory, for as long as it is there.
+#[derive(Debug, Clone)]
+pub struct PausedSandbox {
+    host: Host,
+    record: PausedRecord,
+}
+
+/// What is kept of a paused sandbox; it stays while the sandbox runs again, so that a crash falls back to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PausedRecord {
+    #[serde(flatten)]
+    pub(crate) fixed: Fixed,
+    #[serde(with = "record::text")]
+    pub(crate) generation: GenerationId,
+    pub(crate) paused_at_ms: u64,
+    /// What the pause stored, in bytes.
+    pub(crate) stored_bytes: u64,
+}
+
+impl PausedRecord {
+    pub(crate) fn info(&self, state: SandboxState) -> SandboxInfo {
+        self.fixed.info(state)
+    }
+}
+
+impl PausedSandbox {
+    pub(crate) fn new(host: Host, record: PausedRecord) -> Self {
+        Self { host, record }
+    }
+
+    /// The sandbox's identity, which it keeps.
+    #[must_use]
+    pub fn id(&self) -> &SandboxId {
+        &self.record.fixed.id
+    }
+
+    /// All that is known of it.
+    #[must_use]
+    pub fn info(&self) -> SandboxInfo {
+        self.record.info(SandboxState::Paused)
+    }
+
+    /// What this pause stored of memory, drive and devices, in bytes; earlier pauses keep the rest.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.record.stored_bytes
+    }
+
+    /// Runs the sandbox again, lazily: its memory comes in as it is touched. Its processes go on where they were, with
+    /// the clock set, fresh randomness, and a fresh token.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where somebody else resumed it first, [`Error::NotFound`] where it was removed,
+    /// [`Error::Corrupt`] for damaged data, [`Error::Host`] where this machine cannot run it. The pause is kept.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling undoes the resume; the pause is kept.
+    pub async fn resume(&self) -> Result<Sandbox> {
+        let lock = self.lock("be resumed")?;
+        // Since this handle was made it may have been resumed and paused again.
+        let path = self.host.0.data.sandbox(self.id());
+        let Some(record) = record::read::<PausedRecord>(&path)? else {
+            self.host.0.data.forget_lock(self.id().as_str());
+            return Err(Error::NotFound(format!("sandbox {} was removed", self.id())));
+        };
+        self.host.0.observer.at(Step::Load)?;
+        let generation = template::load(&self.host, record.generation).await?;
+        Task::start(&self.host, generation, record.fixed, Some(lock)).await
+    }
+
+    /// Removes the sandbox and what no other depends on. Blocks for as long as deleting takes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it has been resumed; then [`Sandbox::kill`] ends it.
+    pub fn delete(self) -> Result<()> {
+        let lock = self.lock("be deleted")?;
+        record::remove(&self.host.0.data.sandbox(self.id()))?;
+        self.host.0.data.forget_lock(self.id().as_str());
+        drop(lock);
+        self.host.collect_garbage()
+    }
+
+    fn lock(&self, operation: &'static str) -> Result<FileLock> {
+        let lock = self.host.0.data.try_lock(self.id().as_str())?;
+        let state = SandboxState::Running;
+        lock.ok_or_else(|| Error::InvalidState { id: self.id().clone(), operation, state })
+    }
+}

@@ -1,0 +1,301 @@
+//! The task that owns a running sandbox's guest.
+//!
+//! ```text
+//!  Task::start ─▶ restore ─▶ Running ──capture──▶ Saving ──┬─ pause ─────────▶ Paused
+//!                              ▲ │                         └─ fork, snapshot,
+//!                              │ │                            or a failure ──┐
+//!                              │ └─ kill, time-to-live, VM's end, last       │
+//!                              │    handle dropped ───────▶ Ended            │
+//!                              └────────────── go_on ────────────────────────┘
+//! ```
+//!
+//! Requests are served one after another, so two pauses are a pause and a refusal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, join_all};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use wrenn_snapshot::{Generation, RestoreReport};
+
+use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
+use crate::data_dir::FileLock;
+use crate::guest::{Guest, Renewal};
+use crate::step::Step;
+use crate::template::{self, Template};
+use crate::vmm::Exit;
+use crate::{Error, Host, Result, SandboxId, TemplateName, record};
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Pause(Reply<PausedSandbox>),
+    Fork(usize, Reply<Vec<Result<Sandbox>>>),
+    Snapshot(TemplateName, Reply<Template>),
+    Kill(Reply<()>),
+    SetTtl(Option<Duration>, Reply<()>),
+    Report(Reply<RestoreReport>),
+    Console(Reply<String>),
+    Pid(Reply<u32>),
+}
+
+pub(super) struct Task {
+    host: Host,
+    guest: Guest,
+    fixed: Fixed,
+    /// Held by whoever runs a sandbox that has a pause on disk.
+    lock: Option<FileLock>,
+    state: watch::Sender<SandboxState>,
+    deadline: Option<Instant>,
+}
+
+/// Whether the task has anything left to own.
+enum Next {
+    Running,
+    Over(SandboxState),
+}
+
+impl Task {
+    /// Restores a guest from `generation` and hands out its handle.
+    ///
+    /// Boxed, since a task that forks starts tasks.
+    pub(super) fn start(
+        host: &Host,
+        generation: Generation,
+        fixed: Fixed,
+        lock: Option<FileLock>,
+    ) -> BoxFuture<'_, Result<Sandbox>> {
+        Box::pin(Self::start_here(host, generation, fixed, lock))
+    }
+
+    async fn start_here(host: &Host, generation: Generation, fixed: Fixed, lock: Option<FileLock>) -> Result<Sandbox> {
+        let renewal = Renewal { id: fixed.id.clone(), envs: Some(fixed.envs.clone()) };
+        let guest = Guest::restore(host, generation, &renewal).await?;
+        host.0.observer.at(Step::Ready)?;
+        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let (state, watch) = watch::channel(SandboxState::Running);
+        let agent = Arc::clone(&guest.agent);
+        let sandbox = Sandbox(Arc::new(Shared { fixed: fixed.clone(), agent, requests, state: watch }));
+        let deadline = fixed.lifetime.map(|lifetime| Instant::now() + lifetime.ttl);
+        let task = Self { host: host.clone(), guest, fixed, lock, state, deadline };
+        tokio::spawn(task.run(inbox));
+        host.enrol(&sandbox);
+        Ok(sandbox)
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        let mut exited = self.guest.machine.exited();
+        let end = loop {
+            let deadline = self.deadline;
+            let expired = async move {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                exit = exit_of(&mut exited) => {
+                    tracing::warn!(id = %self.fixed.id, exit, console = self.guest.machine.console().tail(8), "the VM ended");
+                    Next::Over(SandboxState::Ended)
+                }
+                request = inbox.recv() => match request {
+                    Some(request) => self.serve(request).await,
+                    None => Next::Over(SandboxState::Ended),
+                },
+                () = expired => self.expire().await,
+            };
+            if let Next::Over(state) = next {
+                break state;
+            }
+        };
+        // The order matters to whoever waits for the state: the VM is gone before it is told.
+        self.guest.kill().await;
+        drop(self.lock.take());
+        self.state.send_replace(end);
+        // What is still in the inbox is dropped with it, and whoever sent it is told so.
+        drop(inbox);
+    }
+
+    async fn serve(&mut self, request: Request) -> Next {
+        match request {
+            Request::Pause(reply) => {
+                let paused = self.pause().await;
+                let next = if paused.is_ok() { Next::Over(SandboxState::Paused) } else { Next::Running };
+                return self.settle(next, paused, reply).await;
+            }
+            Request::Kill(reply) => {
+                let removed = self.forget();
+                return self.settle(Next::Over(SandboxState::Ended), removed, reply).await;
+            }
+            Request::Fork(count, reply) => {
+                let children = self.fork(count).await;
+                return self.settle(Next::Running, children, reply).await;
+            }
+            Request::Snapshot(name, reply) => {
+                let template = self.snapshot(&name).await;
+                return self.settle(Next::Running, template, reply).await;
+            }
+            Request::SetTtl(ttl, reply) => {
+                self.set_ttl(ttl);
+                answer(reply, Ok(()));
+            }
+            Request::Report(reply) => {
+                let report = self.guest.machine.restore_report();
+                let none = || Error::failed("report")("this machine was not restored".into());
+                answer(reply, report.ok_or_else(none));
+            }
+            Request::Console(reply) => answer(reply, Ok(self.guest.machine.console().text())),
+            Request::Pid(reply) => answer(reply, Ok(self.guest.machine.pid())),
+        }
+        Next::Running
+    }
+
+    /// Answers when what was asked for is done, the VM's end included.
+    async fn settle<T>(&mut self, next: Next, result: Result<T>, reply: Reply<T>) -> Next {
+        let next = if self.guest.machine.exited().borrow().is_some() { Next::Over(SandboxState::Ended) } else { next };
+        match next {
+            Next::Over(state) => {
+                self.guest.kill().await;
+                drop(self.lock.take());
+                self.state.send_replace(state);
+                if state == SandboxState::Ended
+                    && let Err(error) = collect(&self.host).await
+                {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
+                }
+            }
+            Next::Running => {
+                self.state.send_replace(SandboxState::Running);
+            }
+        }
+        answer(reply, result);
+        next
+    }
+
+    async fn pause(&mut self) -> Result<PausedSandbox> {
+        self.state.send_replace(SandboxState::Saving);
+        let recorded = match self.guest.capture(&self.host).await {
+            Ok(generation) => self.record(&generation),
+            Err(error) => Err(error),
+        };
+        match recorded {
+            Ok(record) => Ok(PausedSandbox::new(self.host.clone(), record)),
+            Err(error) => self.go_on_after(error).await,
+        }
+    }
+
+    /// A save that failed leaves the sandbox running; a VM that cannot go on is ended by the caller.
+    async fn go_on_after<T>(&mut self, error: Error) -> Result<T> {
+        if let Err(fatal) = self.guest.go_on().await {
+            tracing::error!(id = %self.fixed.id, error = &fatal as &dyn std::error::Error, "the guest cannot go on");
+            self.guest.kill().await;
+        }
+        Err(error)
+    }
+
+    fn record(&mut self, generation: &Generation) -> Result<PausedRecord> {
+        if self.lock.is_none() {
+            self.lock = self.host.0.data.try_lock(self.fixed.id.as_str())?;
+        }
+        let record = PausedRecord {
+            fixed: self.fixed.clone(),
+            generation: generation.id(),
+            paused_at_ms: template::unix_ms(),
+            stored_bytes: generation.bytes_on_disk()?,
+        };
+        record::write(&self.host.0.data.sandbox(&self.fixed.id), &record)?;
+        Ok(record)
+    }
+
+    /// Stops, captures, and goes on whatever came of it.
+    async fn capture_and_go_on(&mut self) -> Result<Generation> {
+        self.state.send_replace(SandboxState::Saving);
+        match self.guest.capture(&self.host).await {
+            Ok(generation) => {
+                if let Err(fatal) = self.guest.go_on().await {
+                    self.guest.kill().await;
+                    return Err(fatal);
+                }
+                self.state.send_replace(SandboxState::Running);
+                Ok(generation)
+            }
+            Err(error) => self.go_on_after(error).await,
+        }
+    }
+
+    async fn fork(&mut self, count: usize) -> Result<Vec<Result<Sandbox>>> {
+        let generation = self.capture_and_go_on().await?;
+        let children = (0..count).map(|_| {
+            let fixed = Fixed { id: SandboxId::random(), created_at_ms: template::unix_ms(), ..self.fixed.clone() };
+            Self::start(&self.host, generation.clone(), fixed, None)
+        });
+        Ok(join_all(children).await)
+    }
+
+    async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
+        Template::check_free(&self.host, name)?;
+        let generation = self.capture_and_go_on().await?;
+        Template::name_snapshot(&self.host, name, &generation, &self.guest.state.shape)
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        if self.lock.is_some() {
+            record::remove(&self.host.0.data.sandbox(&self.fixed.id))?;
+            self.host.0.data.forget_lock(self.fixed.id.as_str());
+        }
+        Ok(())
+    }
+
+    fn set_ttl(&mut self, ttl: Option<Duration>) {
+        let on_expiry = self.fixed.lifetime.map_or(OnExpiry::Kill, |lifetime| lifetime.on_expiry);
+        self.fixed.lifetime = ttl.map(|ttl| Lifetime { ttl, on_expiry });
+        self.deadline = ttl.map(|ttl| Instant::now() + ttl);
+    }
+
+    async fn expire(&mut self) -> Next {
+        self.deadline = None;
+        let on_expiry = self.fixed.lifetime.map_or(OnExpiry::Kill, |lifetime| lifetime.on_expiry);
+        tracing::info!(id = %self.fixed.id, ?on_expiry, "the sandbox's time is over");
+        let (reply, outcome) = oneshot::channel();
+        let next = match on_expiry {
+            OnExpiry::Kill => {
+                let removed = self.forget();
+                let (reply, _unread) = oneshot::channel();
+                self.settle(Next::Over(SandboxState::Ended), removed, reply).await
+            }
+            OnExpiry::Pause => {
+                let paused = self.pause().await;
+                let next = if paused.is_ok() { Next::Over(SandboxState::Paused) } else { Next::Running };
+                self.settle(next, paused, reply).await
+            }
+        };
+        if let Ok(Err(error)) = outcome.await {
+            // It would never end if nobody tried again.
+            tracing::warn!(id = %self.fixed.id, error = &error as &dyn std::error::Error, "the pause failed; trying again");
+            self.deadline = Some(Instant::now() + EXPIRY_RETRY);
+        }
+        next
+    }
+}
+
+/// Waits for the VM's end.
+async fn exit_of(exited: &mut watch::Receiver<Option<Exit>>) -> String {
+    let exit = exited.wait_for(Option::is_some).await;
+    exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default()
+}
+
+async fn collect(host: &Host) -> Result<()> {
+    let host = host.clone();
+    crate::guest::blocking("collect garbage", move || host.collect_garbage()).await?
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T>) {
+    // Whoever asked may have gone; what was asked for is done all the same.
+    let _ = reply.send(result);
+}
+
+const REQUESTS_MAX: usize = 16;
+const EXPIRY_RETRY: Duration = Duration::from_secs(10);

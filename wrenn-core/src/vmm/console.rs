@@ -1,0 +1,59 @@
+//! The last of what a VM said: its serial console and the VMM's own complaints, bounded.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// A ring of the newest [`CONSOLE_BYTES_MAX`] bytes. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Console(Arc<Mutex<VecDeque<u8>>>);
+
+/// Enough for a kernel's oops and what led to it.
+pub(crate) const CONSOLE_BYTES_MAX: usize = 64 * 1024;
+
+impl Console {
+    pub(crate) fn push(&self, bytes: &[u8]) {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.extend(bytes);
+        let excess = ring.len().saturating_sub(CONSOLE_BYTES_MAX);
+        ring.drain(..excess);
+    }
+
+    /// The ring as text; what is not UTF-8 is replaced.
+    pub(crate) fn text(&self) -> String {
+        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (front, back) = ring.as_slices();
+        String::from_utf8_lossy(&[front, back].concat()).into_owned()
+    }
+
+    /// The last `lines` lines that hold anything, for an error's text.
+    pub(crate) fn tail(&self, lines: usize) -> String {
+        let text = self.text();
+        let mut last: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines).collect();
+        last.reverse();
+        last.join("\n")
+    }
+
+    /// Reads `from` to its end. A VM whose console nobody drains would stop at a full pipe.
+    pub(crate) async fn drain(self, mut from: impl AsyncRead + Unpin) {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = from.read(&mut chunk).await {
+            self.push(&chunk[..read]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_newest_bytes_and_no_more() {
+        let console = Console::default();
+        console.push(&vec![b'a'; CONSOLE_BYTES_MAX]);
+        console.push(b"\nthe end\n\n");
+        assert_eq!(console.text().len(), CONSOLE_BYTES_MAX);
+        assert_eq!(console.tail(1), "the end");
+    }
+}

@@ -1,0 +1,40 @@
+//! A guest's RAM: a sealed memfd that wrenn owns and the VMM maps.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use memmap2::Mmap;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+
+/// Guest memory, freed with its last descriptor.
+#[derive(Debug)]
+pub(crate) struct GuestMemory {
+    fd: OwnedFd,
+    len_bytes: usize,
+}
+
+impl GuestMemory {
+    /// Makes `len_bytes` of zeros, of which no page takes memory until it is written.
+    pub(crate) fn create(len_bytes: usize) -> io::Result<Self> {
+        let fd = memfd_create(c"wrenn-guest-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        ftruncate(&fd, i64::try_from(len_bytes).map_err(io::Error::other)?)?;
+        // A VMM that shrank it could make wrenn's own reads fault.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Self { fd, len_bytes })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+
+    pub(crate) fn map(&self) -> io::Result<Mmap> {
+        crate::sys::map_guest_memory(&self.fd, self.len_bytes)
+    }
+}

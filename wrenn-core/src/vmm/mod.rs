@@ -1,0 +1,160 @@
+//! Virtual machine monitors: what wrenn asks of one, and the drivers that do it.
+//!
+//! ```text
+//!  Vmm::boot ────────────────┐
+//!                            ▼         ┌── resume ──┐
+//!  Vmm::restore ─────▶ Machine (stopped)            ▼
+//!                            ▲                   running
+//!                   save ────┘◀──────── stop ───────┘        kill, or the VMM's own end, from anywhere
+//! ```
+
+pub(crate) mod console;
+pub(crate) mod memory;
+pub(crate) mod qemu;
+pub(crate) mod tsc;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use wrenn_snapshot::{Generation, PendingGeneration, RestoreReport};
+
+use crate::Result;
+use crate::agent::Connector;
+use console::Console;
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acceleration {
+    /// The processor, through `/dev/kvm`.
+    Kvm,
+    /// QEMU's emulation: needs nothing of the host, at some tenth of the speed.
+    Tcg,
+}
+
+/// What of a machine its snapshots depend on, and a restore has to give again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineShape {
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) acceleration: Acceleration,
+    /// The rate of an emulated guest's clock, which is the host's time stamp counter; `None` under KVM.
+    pub(crate) tsc_khz: Option<u32>,
+}
+
+/// The user and group that a VMM runs as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// What a machine is plugged into: all of it already open, so that the VMM needs no rights of its own.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) base: File,
+    pub(crate) drive: File,
+    pub(crate) tap: OwnedFd,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What a machine boots.
+#[derive(Debug)]
+pub(crate) struct BootMedia {
+    pub(crate) kernel: File,
+    pub(crate) initramfs: File,
+}
+
+/// How a VMM ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Exit {
+    /// By itself, or killed; the text is its exit status.
+    Process(String),
+    /// Killed, because its memory could not be served any more.
+    PageServer(Arc<wrenn_snapshot::Error>),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(status) => f.write_str(status),
+            Self::PageServer(error) => write!(f, "killed, since its memory could not be read: {error}"),
+        }
+    }
+}
+
+/// How a machine is plugged in, and how its agent is reached.
+pub(crate) struct Network {
+    pub(crate) tap: OwnedFd,
+    pub(crate) connector: Arc<dyn Connector>,
+}
+
+/// A driver.
+#[async_trait]
+pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
+    /// The driver's name and the VMM's version, as snapshots record it.
+    fn version(&self) -> &str;
+
+    /// A network of a machine's own: a slot.
+    async fn network(&self) -> Result<Network> {
+        let slot = crate::guest::blocking("make the network slot", wrenn_net::Slot::create).await??;
+        let tap = slot.tap().try_clone_to_owned().map_err(|e| crate::Error::failed("hand over the tap")(e.into()))?;
+        Ok(Network { tap, connector: Arc::new(SlotConnector(slot)) })
+    }
+
+    /// Starts a machine from its kernel. It runs at once.
+    async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>>;
+
+    /// Starts a machine from a generation's memory and device state. It is stopped; the drive may be filled meanwhile,
+    /// and has to be whole when [`Machine::resume`] is called.
+    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Generation) -> Result<Box<dyn Machine>>;
+}
+
+/// One virtual machine. Dropping it kills it.
+///
+/// # Cancel-Safety
+/// A cancelled method leaves the machine in a state that only [`kill`](Self::kill) may follow.
+#[async_trait]
+pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
+    /// Lets the guest run.
+    async fn resume(&mut self) -> Result<()>;
+
+    /// Stops the guest's processors and drains its block devices.
+    async fn stop(&mut self) -> Result<()>;
+
+    /// Adds a stopped machine's device state and the memory written since the generation that it came from.
+    async fn save(&mut self, into: PendingGeneration) -> Result<PendingGeneration>;
+
+    /// What the last [`save`](Self::save) wrote is published: the next one counts from there.
+    fn saved(&mut self);
+
+    /// How its lazy restore goes; `None` for a machine that was booted.
+    fn restore_report(&self) -> Option<RestoreReport>;
+
+    /// Tells the end of the VMM, whoever ended it.
+    fn exited(&self) -> watch::Receiver<Option<Exit>>;
+
+    /// What the guest and the VMM printed.
+    fn console(&self) -> &Console;
+
+    /// The VMM's process.
+    fn pid(&self) -> u32;
+
+    /// Ends the VMM, and returns when it is gone.
+    async fn kill(&mut self);
+}
+
+/// Reaches the agent from inside the slot's namespace.
+struct SlotConnector(wrenn_net::Slot);
+
+impl Connector for SlotConnector {
+    fn connect(&self) -> BoxFuture<'_, std::io::Result<TcpStream>> {
+        Box::pin(self.0.connect(wrenn_envd::AGENT_PORT))
+    }
+}

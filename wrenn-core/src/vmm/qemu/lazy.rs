@@ -1,0 +1,135 @@
+//! A restored machine's memory: served as the guest touches it, tracked as the guest writes it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::unistd::Pid;
+use wrenn_snapshot::{
+    DirtyTracker, Features, Generation, PageServer, PendingGeneration, Region, RestoreReport, ServeCounters,
+    ServeOptions, Space, StopHandle, arm,
+};
+
+use super::process::{Attendance, Process};
+use crate::guest::blocking;
+use crate::vmm::memory::GuestMemory;
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct LazyMemory {
+    tracker: Tracker,
+    counters: Arc<ServeCounters>,
+}
+
+pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
+
+impl LazyMemory {
+    /// Puts the memory of `from` behind that of a VMM that has mapped it and runs nothing yet. The work that it returns
+    /// serves it, for as long as the VMM lives.
+    pub(super) async fn arm(
+        process: &Process,
+        uffd: OwnedFd,
+        memory: &Arc<GuestMemory>,
+        from: &Generation,
+    ) -> Result<(Self, Attendance)> {
+        let pid = process.pid();
+        let watch = process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
+        let (memory, from) = (Arc::clone(memory), from.clone());
+        blocking(WHAT, move || {
+            let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
+            arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
+            let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
+            let tracker = Arc::new(Mutex::new(DirtyTracker::new(pagemap, vec![region])?));
+            let options = ServeOptions { watch: Some(watch), ..ServeOptions::default() };
+            let server = PageServer::new(uffd, vec![region], Box::new(from.reader(Space::Memory)?), options)?;
+            let counters = server.counters();
+            let stop = StopHandle::new()?;
+            let work: Attendance = Box::new(move || server.serve(&stop));
+            Ok((Self { tracker, counters }, work))
+        })
+        .await?
+    }
+
+    pub(super) fn tracker(&self) -> Tracker {
+        Arc::clone(&self.tracker)
+    }
+
+    pub(super) fn report(&self) -> RestoreReport {
+        self.counters.report()
+    }
+
+    /// A generation with everything written so far is published.
+    pub(super) fn commit(&self) {
+        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).commit();
+    }
+}
+
+/// Writes the memory of a stopped machine: what the guest wrote since its generation, or all of a machine that has none.
+pub(super) fn write_memory(into: &mut PendingGeneration, memory: &GuestMemory, tracker: Option<Tracker>) -> Result<()> {
+    let Some(tracker) = tracker else {
+        let file =
+            File::from(memory.fd().try_clone_to_owned().map_err(|e| Error::failed("read the memory")(e.into()))?);
+        into.write_sparse(Space::Memory, &file)?;
+        return Ok(());
+    };
+    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+    // Before anything can fail: what is collected stays pending until it is committed.
+    tracker.collect()?;
+    let view = memory.map().map_err(|e| Error::failed("map the memory")(e.into()))?;
+    into.write_dirty(Space::Memory, &view, &tracker.pending())?;
+    Ok(())
+}
+
+const WHAT: &str = "serve the guest's memory";
+
+/// Where a VMM has mapped the guest's memory.
+fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
+    let inode = nix::sys::stat::fstat(memory.fd())?.st_ino;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let len_bytes = memory.len_bytes() as u64;
+    let region = maps.lines().filter_map(parse_mapping).find(|mapping| mapping.inode == inode);
+    match region {
+        Some(Mapping { start, end, offset, .. }) if offset == 0 && end - start == len_bytes => {
+            Ok(Region { host_addr: start, len_bytes, offset_bytes: 0 })
+        }
+        Some(_) => Err(io::Error::other("the VMM has mapped a part of the guest's memory")),
+        None => Err(io::Error::other("the VMM has not mapped the guest's memory")),
+    }
+}
+
+struct Mapping {
+    start: u64,
+    end: u64,
+    offset: u64,
+    inode: u64,
+}
+
+/// A line of `/proc/PID/maps`: `start-end perms offset dev inode path`.
+fn parse_mapping(line: &str) -> Option<Mapping> {
+    let mut fields = line.split_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    Some(Mapping {
+        start: hex(start)?,
+        end: hex(end)?,
+        offset: hex(fields.nth(1)?)?,
+        inode: fields.nth(1)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_read_and_rubbish_is_not() {
+        let line = "7f0a10000000-7f0a20000000 rw-s 00000000 00:01 1030  /memfd:wrenn-guest-memory (deleted)";
+        let mapping = parse_mapping(line).unwrap();
+        assert_eq!((mapping.start, mapping.end), (0x7f0a_1000_0000, 0x7f0a_2000_0000));
+        assert_eq!((mapping.offset, mapping.inode), (0, 1030));
+        for rubbish in ["", "x", "1-2", "g-h r 0 0 0", "1-2 rw-s zz 00:01 1"] {
+            assert!(parse_mapping(rubbish).is_none(), "{rubbish}");
+        }
+    }
+}

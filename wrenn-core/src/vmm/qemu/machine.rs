@@ -1,0 +1,189 @@
+//! One QEMU machine.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use wrenn_snapshot::{Generation, PendingGeneration, RestoreReport};
+
+use super::lazy::LazyMemory;
+use super::process::Process;
+use super::qmp::{Qmp, QmpError};
+use crate::vmm::console::Console;
+use crate::vmm::memory::GuestMemory;
+use crate::vmm::{Exit, Machine};
+use crate::{Error, Result};
+
+#[derive(Debug)]
+pub(super) struct QemuMachine {
+    process: Process,
+    memory: Arc<GuestMemory>,
+    qmp: Option<Qmp>,
+    /// Serves and tracks the memory of a restored machine.
+    lazy: Option<LazyMemory>,
+}
+
+impl QemuMachine {
+    pub(super) fn new(process: Process, memory: GuestMemory) -> Self {
+        Self { process, memory: Arc::new(memory), qmp: None, lazy: None }
+    }
+
+    pub(super) async fn set_qmp(&mut self, qmp: Result<Qmp, QmpError>) -> Result<()> {
+        match qmp {
+            Ok(qmp) => self.qmp = Some(qmp),
+            Err(error) => return Err(self.explain("start QEMU", error).await),
+        }
+        self.execute("start QEMU", "migrate-set-capabilities", capabilities()).await?;
+        Ok(())
+    }
+
+    /// Puts a generation's memory behind the machine's, and loads its device state.
+    pub(super) async fn load(&mut self, uffd: OwnedFd, from: &Generation) -> Result<()> {
+        // Device state refers to rings in guest memory, so the memory is served before the state is loaded.
+        let (lazy, work) = LazyMemory::arm(&self.process, uffd, &self.memory, from).await?;
+        self.process.attend(work);
+        self.lazy = Some(lazy);
+        let state = from.blob(STATE_BLOB).map_err(Error::from)?;
+        let file = state_file("restore the device state")?;
+        std::io::Write::write_all(&mut &file, &state)
+            .map_err(|e| Error::failed("restore the device state")(e.into()))?;
+        rewind(&file, "restore the device state")?;
+        self.give(&file, "restore the device state").await?;
+        let uri = json!({ "uri": format!("fd:{STATE_FD_NAME}") });
+        self.execute("restore the device state", "migrate-incoming", uri).await?;
+        self.migrated("restore the device state").await
+    }
+
+    async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
+        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))?;
+        match qmp.execute(command, arguments).await {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.explain(what, error).await),
+        }
+    }
+
+    async fn give(&mut self, file: &File, what: &'static str) -> Result<()> {
+        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))?;
+        match qmp.give_fd(STATE_FD_NAME, file.as_fd()).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(what, error).await),
+        }
+    }
+
+    /// Waits for the end of a migration, in either direction.
+    async fn migrated(&mut self, what: &'static str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let progress = self.execute(what, "query-migrate", Value::Null).await?;
+            match progress["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let reason = progress["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned();
+                    return Err(Error::failed(what)(format!("{reason}\n{}", self.process.console().tail(5)).into()));
+                }
+                _ if started.elapsed() > MIGRATION_TIMEOUT => {
+                    return Err(Error::failed(what)(format!("QEMU took more than {MIGRATION_TIMEOUT:?}").into()));
+                }
+                _ => tokio::time::sleep(MIGRATION_POLL).await,
+            }
+        }
+    }
+
+    /// A monitor that closes means that QEMU is ending: its own words are the better error.
+    async fn explain(&self, what: &'static str, error: QmpError) -> Error {
+        if !matches!(error, QmpError::Closed { .. }) {
+            return Error::failed(what)(error.into());
+        }
+        let mut exited = self.process.exited();
+        let exit = tokio::time::timeout(Duration::from_secs(2), exited.wait_for(Option::is_some)).await;
+        let exit = match exit {
+            Ok(Ok(exit)) => exit.as_ref().map_or_else(String::new, ToString::to_string),
+            _ => "it closed its monitor".to_owned(),
+        };
+        Error::VmEnded { during: what, exit, console: self.process.console().tail(8) }
+    }
+}
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn resume(&mut self) -> Result<()> {
+        self.execute("let the guest run", "cont", Value::Null).await.map(drop)
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        self.execute("stop the guest", "stop", Value::Null).await.map(drop)
+    }
+
+    async fn save(&mut self, mut into: PendingGeneration) -> Result<PendingGeneration> {
+        const WHAT: &str = "save the device state";
+        let mut state = state_file(WHAT)?;
+        self.give(&state, WHAT).await?;
+        self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
+        self.migrated(WHAT).await?;
+        rewind(&state, WHAT)?;
+        let mut bytes = Vec::new();
+        state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
+        let memory = Arc::clone(&self.memory);
+        let dirty = self.lazy.as_ref().map(LazyMemory::tracker);
+        tokio::task::spawn_blocking(move || {
+            into.write_blob(STATE_BLOB, &bytes)?;
+            super::lazy::write_memory(&mut into, &memory, dirty)?;
+            Ok(into)
+        })
+        .await
+        .map_err(|e| Error::failed("save the memory")(e.into()))?
+    }
+
+    fn saved(&mut self) {
+        if let Some(lazy) = &self.lazy {
+            lazy.commit();
+        }
+    }
+
+    fn restore_report(&self) -> Option<RestoreReport> {
+        self.lazy.as_ref().map(LazyMemory::report)
+    }
+
+    fn exited(&self) -> watch::Receiver<Option<Exit>> {
+        self.process.exited()
+    }
+
+    fn console(&self) -> &Console {
+        self.process.console()
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid().as_raw().cast_unsigned()
+    }
+
+    async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+}
+
+/// The name of the device state among a generation's blobs.
+const STATE_BLOB: &str = "state";
+const STATE_FD_NAME: &str = "state";
+/// Device state is some 50 KB and takes milliseconds.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(30);
+const MIGRATION_POLL: Duration = Duration::from_micros(500);
+
+/// With it a migration stream leaves out memory that is shared with another process: the memfd.
+fn capabilities() -> Value {
+    json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] })
+}
+
+fn state_file(what: &'static str) -> Result<File> {
+    let fd = memfd_create(c"wrenn-device-state", MFdFlags::MFD_CLOEXEC);
+    fd.map(File::from).map_err(|e| Error::failed(what)(e.into()))
+}
+
+fn rewind(mut file: &File, what: &'static str) -> Result<()> {
+    file.seek(SeekFrom::Start(0)).map(drop).map_err(|e| Error::failed(what)(e.into()))
+}

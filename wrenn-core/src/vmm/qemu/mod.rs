@@ -1,0 +1,145 @@
+//! The QEMU driver: an unpatched `qemu-system-x86_64`, the `microvm` machine, under KVM or software emulation.
+
+mod args;
+mod inject;
+mod lazy;
+mod machine;
+mod process;
+mod qmp;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::UnixStream;
+use wrenn_snapshot::Generation;
+
+use self::args::Start;
+use self::machine::QemuMachine;
+use self::process::{Launch, Process};
+use self::qmp::Qmp;
+use super::memory::GuestMemory;
+use super::{BootMedia, Machine, MachineShape, Parts, Vmm};
+use crate::{Error, Result};
+
+/// The driver, bound to one binary.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    program: PathBuf,
+    version: String,
+}
+
+impl Qemu {
+    /// Finds QEMU: as `named`, else by `WRENN_QEMU`, else on the `PATH`.
+    pub(crate) async fn find(named: Option<PathBuf>) -> Result<Self> {
+        let variable = std::env::var_os("WRENN_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let program = named.or(variable).or_else(|| on_path(PROGRAM)).ok_or_else(|| missing(PROGRAM, None))?;
+        let output = tokio::process::Command::new(&program).arg("--version").kill_on_drop(true).output().await;
+        let output = output.map_err(|e| missing(&program.display().to_string(), Some(e)))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().and_then(|line| line.split_whitespace().nth(3));
+        let version = version.ok_or_else(|| missing(&program.display().to_string(), None))?;
+        Ok(Self { version: format!("qemu {version}"), program })
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    async fn start(
+        &self,
+        shape: &MachineShape,
+        parts: Parts,
+        start: Launching,
+    ) -> Result<(QemuMachine, Option<OwnedFd>)> {
+        let memory = GuestMemory::create(usize::try_from(shape.memory_mib).unwrap_or(usize::MAX) << 20)
+            .map_err(|e| Error::failed("reserve the guest's memory")(e.into()))?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at_start)?;
+        let mut inherited = vec![
+            (memory.fd().try_clone_to_owned().map_err(at_start)?, args::MEMORY_FD),
+            (parts.base.into(), args::BASE_FD),
+            (parts.drive.into(), args::DRIVE_FD),
+            (parts.tap, args::TAP_FD),
+            (theirs.into(), args::QMP_FD),
+        ];
+        let mode = match start {
+            Launching::Boot(media) => {
+                inherited.push((media.kernel.into(), args::KERNEL_FD));
+                inherited.push((media.initramfs.into(), args::INITRAMFS_FD));
+                Start::Boot
+            }
+            Launching::Restore => Start::Incoming,
+        };
+        let launch = Launch {
+            program: self.program.clone(),
+            arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
+            inherited,
+            identity: parts.identity,
+            lazily: mode == Start::Incoming,
+        };
+        let (process, uffd) = Process::spawn(launch).await.map_err(at_start)?;
+        ours.set_nonblocking(true).map_err(at_start)?;
+        let stream = UnixStream::from_std(ours).map_err(at_start)?;
+        let mut machine = QemuMachine::new(process, memory);
+        let qmp = Qmp::connect(stream, STARTUP_TIMEOUT).await;
+        machine.set_qmp(qmp).await?;
+        Ok((machine, uffd))
+    }
+}
+
+enum Launching {
+    Boot(BootMedia),
+    Restore,
+}
+
+#[async_trait]
+impl Vmm for Qemu {
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
+        let (machine, _) = self.start(shape, parts, Launching::Boot(media)).await?;
+        Ok(Box::new(machine))
+    }
+
+    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Generation) -> Result<Box<dyn Machine>> {
+        let (mut machine, uffd) = self.start(shape, parts, Launching::Restore).await?;
+        let uffd = uffd.ok_or_else(|| Error::failed("get QEMU's userfaultfd")("none was made".into()))?;
+        machine.load(uffd, &from).await?;
+        Ok(Box::new(machine))
+    }
+}
+
+/// The program, from the package `qemu-system-x86`.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// It takes 30 to 130 ms; the rest is for a machine under load.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+fn at_start(source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Host {
+            problem: "QEMU could not be started with the rights that it needs".to_owned(),
+            remedy: "run as root, or allow ptrace of own children and /dev/userfaultfd to this user".to_owned(),
+            source: Some(source.into()),
+        },
+        _ => Error::failed("start QEMU")(source.into()),
+    }
+}
+
+fn missing(program: &str, source: Option<io::Error>) -> Error {
+    Error::Host {
+        problem: format!("{program} is not here, or is not QEMU"),
+        remedy: "install it with `apt-get install qemu-system-x86`, or name it in WRENN_QEMU".to_owned(),
+        source: source.map(Into::into),
+    }
+}
+
+/// The first executable of that name on the `PATH`.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
+}

@@ -1,0 +1,243 @@
+//! A VMM process and the one OS thread that spawns, traces, serves and reaps it.
+//!
+//! ```text
+//!  spawn ─▶ [exec stop: userfaultfd_in] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ wait ─▶ exited
+//! ```
+//!
+//! It has to be one thread: only the thread that spawned may trace, and the kernel kills the VMM when the thread that
+//! spawned it ends. So a page server that panics, or a program that is killed, takes its VM along.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::net::unix::pipe;
+use tokio::sync::{oneshot, watch};
+use wrenn_snapshot::{EndReason, ServeEnd};
+
+use super::inject::{self, Via};
+use crate::sys::{ChildLimits, restrict};
+use crate::vmm::console::Console;
+use crate::vmm::{Exit, Identity};
+
+/// A running VMM. Dropping it kills the VMM; its thread reaps it.
+pub(super) struct Process {
+    pidfd: Arc<OwnedFd>,
+    pid: Pid,
+    console: Console,
+    attend: Option<oneshot::Sender<Attendance>>,
+    exited: watch::Receiver<Option<Exit>>,
+}
+
+/// What the VM's thread does from then on: serve memory. However that ends, the VM's end comes next.
+pub(super) type Attendance = Box<dyn FnOnce() -> ServeEnd + Send>;
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+/// How to start it.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) program: std::path::PathBuf,
+    pub(super) arguments: Vec<String>,
+    /// Descriptors, and the numbers that the arguments know them by.
+    pub(super) inherited: Vec<(OwnedFd, RawFd)>,
+    /// Whom to run as; the program's own user where it is `None`.
+    pub(super) identity: Option<Identity>,
+    /// Whether the VMM gets a userfaultfd.
+    pub(super) lazily: bool,
+}
+
+impl Process {
+    /// Starts the VMM, and gets its userfaultfd where one was asked for.
+    pub(super) async fn spawn(launch: Launch) -> io::Result<(Self, Option<OwnedFd>)> {
+        let console = Console::default();
+        let (output, receiver) = pipe::pipe()?;
+        tokio::spawn(console.clone().drain(receiver));
+        let output = output.into_blocking_fd()?;
+        let (attend, attendance) = oneshot::channel();
+        let (spawned, ready) = oneshot::channel();
+        let (exit, exited) = watch::channel(None);
+        std::thread::Builder::new()
+            .name("wrenn-vm".to_owned())
+            .spawn(move || run(launch, output, spawned, attendance, &exit))?;
+        let Spawned { pid, pidfd, uffd } = ready.await.map_err(io::Error::other)??;
+        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend: Some(attend), exited }, uffd))
+    }
+
+    /// Gives the VM's thread its work. Without it the thread waits for the end alone.
+    pub(super) fn attend(&mut self, work: Attendance) {
+        if let Some(attend) = self.attend.take() {
+            // A failed send means that the VM has ended, which `exited` tells.
+            let _ = attend.send(work);
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    pub(super) fn console(&self) -> &Console {
+        &self.console
+    }
+
+    pub(super) fn exited(&self) -> watch::Receiver<Option<Exit>> {
+        self.exited.clone()
+    }
+
+    /// Kills the VMM and waits until it is reaped.
+    pub(super) async fn kill(&mut self) {
+        self.send_kill();
+        self.attend = None;
+        // An error means that the thread is gone, and with it the VMM.
+        let _ = self.exited.wait_for(Option::is_some).await;
+    }
+
+    fn send_kill(&self) {
+        // `ESRCH`, its only failure, means that there is nothing left to kill.
+        let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.send_kill();
+    }
+}
+
+struct Spawned {
+    pid: Pid,
+    pidfd: OwnedFd,
+    uffd: Option<OwnedFd>,
+}
+
+fn run(
+    launch: Launch,
+    output: OwnedFd,
+    spawned: oneshot::Sender<io::Result<Spawned>>,
+    attendance: oneshot::Receiver<Attendance>,
+    exit: &watch::Sender<Option<Exit>>,
+) {
+    let mut child = match start(launch, output) {
+        Ok((child, ready)) => {
+            if spawned.send(Ok(ready)).is_err() {
+                drop(Reaped(Some(child)));
+                return;
+            }
+            child
+        }
+        Err(error) => {
+            let _ = spawned.send(Err(error));
+            return;
+        }
+    };
+    let end = attendance.blocking_recv().ok().map(|work| work());
+    if end.is_some() {
+        // A guest whose memory nobody serves waits for ever, or reads zeros: killing it comes before closing the
+        // userfaultfd, which `end` holds.
+        let _ = child.kill();
+    }
+    let status = child.wait();
+    exit.send_replace(Some(match end {
+        Some(ServeEnd { reason: EndReason::Failed(error), .. }) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the page server failed; its VM was killed");
+            Exit::PageServer(Arc::new(error))
+        }
+        _ => Exit::Process(describe(&status)),
+    }));
+}
+
+fn describe(status: &io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => status.to_string(),
+        Err(error) => format!("its status is unknown: {error}"),
+    }
+}
+
+/// The child, killed and reaped if a step after its start fails.
+struct Reaped(Option<std::process::Child>);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Spawned)> {
+    let via = launch.lazily.then(|| Device::open().map(|device| (device.via(), device))).transpose()?;
+    let mut mappings: Vec<FdMapping> =
+        launch.inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+    if let Some((_, Device(Some(device)))) = &via {
+        mappings.push(FdMapping { parent_fd: device.try_clone()?, child_fd: UFFD_DEVICE_FD });
+    }
+    let mut command = Command::new(&launch.program);
+    command.args(&launch.arguments).env_clear().current_dir("/").process_group(0);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    if let Some(Identity { uid, gid }) = launch.identity {
+        command.uid(uid).gid(gid);
+    }
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    restrict(&mut command, ChildLimits { open_files_max: OPEN_FILES_MAX, traced: launch.lazily });
+    let mut child = Reaped(Some(command.spawn()?));
+    let Some(running) = &child.0 else { return Err(io::Error::other("the child is here until it is taken")) };
+    let id = i32::try_from(running.id()).map_err(io::Error::other)?;
+    let pid = rustix::process::Pid::from_raw(id).ok_or_else(|| io::Error::other("a process id is never 0"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let pid = Pid::from_raw(id);
+    let uffd = match via {
+        Some((via, _)) => {
+            inject::wait_for_exec(pid)?;
+            let uffd = inject::userfaultfd_in(pid, pidfd.as_fd(), via)?;
+            inject::detach(pid)?;
+            Some(uffd)
+        }
+        None => None,
+    };
+    let child = child.0.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
+    Ok((child, Spawned { pid, pidfd, uffd }))
+}
+
+/// `/dev/userfaultfd`, where this host has it.
+struct Device(Option<OwnedFd>);
+
+impl Device {
+    fn open() -> io::Result<Self> {
+        match std::fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/userfaultfd")) {
+            Ok(device) => Ok(Self(Some(device.into()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(None)),
+            Err(error) => Err(io::Error::new(
+                error.kind(),
+                format!("/dev/userfaultfd cannot be opened ({error}): run as root, or give this user the device"),
+            )),
+        }
+    }
+
+    fn via(&self) -> Via {
+        match &self.0 {
+            Some(_) => Via::Device(UFFD_DEVICE_FD),
+            None => Via::Syscall,
+        }
+    }
+}
+
+/// Above every number that the arguments use.
+const UFFD_DEVICE_FD: RawFd = 60;
+/// A microvm with two drives and a tap uses some twenty.
+const OPEN_FILES_MAX: u64 = 256;

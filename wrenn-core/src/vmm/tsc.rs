@@ -1,0 +1,50 @@
+//! The rate of the processor's time stamp counter.
+//!
+//! An emulated guest's counter is the host's. Its kernel would measure the rate against a timer that a busy host delivers
+//! late, and then wait for that timer for ever (seen in 6 of 6 boots under load; with the rate given, in 0 of 10).
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The rate in kHz, measured once in this process, in 20 ms. `None` where the processor has no such counter.
+pub(crate) fn tsc_khz() -> Option<u32> {
+    static KHZ: OnceLock<Option<u32>> = OnceLock::new();
+    *KHZ.get_or_init(measure)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn measure() -> Option<u32> {
+    // The shortest of a few is the one that was interrupted least between reading the two clocks.
+    let read = || {
+        let reading = || {
+            let before = Instant::now();
+            let ticks = crate::sys::time_stamp_counter();
+            (before.elapsed(), before, ticks)
+        };
+        (0..8).map(|_| reading()).min_by_key(|(took, ..)| *took)
+    };
+    let (_, begin, first) = read()?;
+    std::thread::sleep(MEASURE_FOR);
+    let (_, end, last) = read()?;
+    let khz = u128::from(last.checked_sub(first)?) * 1_000_000 / end.duration_since(begin).as_nanos();
+    u32::try_from(khz).ok().filter(|khz| *khz > 0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn measure() -> Option<u32> {
+    None
+}
+
+const MEASURE_FOR: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_measurements_agree() {
+        if let (Some(one), Some(two)) = (measure(), measure()) {
+            assert!(one.abs_diff(two) < one / 500, "{one} {two}");
+        }
+    }
+}

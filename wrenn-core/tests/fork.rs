@@ -1,0 +1,123 @@
+//! Forks continue from one point and diverge, each as somebody of its own.
+
+mod common;
+
+use std::collections::HashSet;
+
+use common::run;
+use wrenn_core::{Error, Sandbox};
+
+async fn all(children: Vec<wrenn_core::Result<Sandbox>>) -> Vec<Sandbox> {
+    children.into_iter().map(Result::unwrap).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_goes_on_in_the_parent_and_in_each_child() {
+    vm_test_or_return!();
+    let (_host, parent) = common::sandbox().await;
+    let count = "n=0; while true; do n=$((n + 1)); echo $n > /dev/shm/count; sleep 0.02; done";
+    run(&parent, &format!("nohup bash -c '{count}' > /dev/null 2>&1 &")).await;
+    run(&parent, "until [ -s /dev/shm/count ]; do sleep 0.05; done; echo parent > /home/user/name").await;
+    let before: u64 = run(&parent, "cat /dev/shm/count").await.parse().unwrap();
+
+    let children = all(parent.fork(4).await.unwrap()).await;
+    for (number, child) in children.iter().enumerate() {
+        assert_eq!(run(child, "cat /home/user/name").await, "parent");
+        run(child, &format!("echo child {number} > /home/user/name")).await;
+    }
+    for sandbox in children.iter().chain([&parent]) {
+        let line = "a=$(cat /dev/shm/count); sleep 0.5; b=$(cat /dev/shm/count); echo $a $b";
+        let counts = run(sandbox, line).await;
+        let (a, b) = counts.split_once(' ').unwrap();
+        let (a, b): (u64, u64) = (a.parse().unwrap(), b.parse().unwrap());
+        assert!(before <= a && a < b, "{before} {a} {b}");
+    }
+    assert_eq!(run(&parent, "cat /home/user/name").await, "parent");
+    for (number, child) in children.iter().enumerate() {
+        assert_eq!(run(child, "cat /home/user/name").await, format!("child {number}"));
+    }
+    // A child is a sandbox like any other.
+    let grandchild = all(children[0].fork(1).await.unwrap()).await.remove(0);
+    assert_eq!(run(&grandchild, "cat /home/user/name").await, "child 0");
+    let paused = children[1].pause().await.unwrap();
+    let resumed = paused.resume().await.unwrap();
+    assert_eq!(run(&resumed, "cat /home/user/name").await, "child 1");
+    for sandbox in [&parent, &grandchild, &resumed, &children[0], &children[2], &children[3]] {
+        sandbox.kill().await.unwrap();
+    }
+}
+
+/// A process that waits, in memory that both forks share, and then draws random numbers in many ways.
+const WAITER: &str = r"
+import os, random, socket, time, uuid
+random.seed(7)
+while not os.path.exists('/dev/shm/go'): time.sleep(0.02)
+print(random.random(), uuid.uuid4(), os.urandom(8).hex(), os.getrandom(8).hex(), socket.gethostname())
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_forks_share_memory_and_nothing_that_must_be_unique() {
+    vm_test_or_return!();
+    let (_host, parent) = common::sandbox().await;
+    parent.write_file("/home/user/waiter.py", WAITER).await.unwrap();
+    run(&parent, "head -c 3000000 /dev/urandom > /dev/shm/shared; nohup python3 waiter.py > drawn 2>&1 & sleep 1")
+        .await;
+    let children = all(parent.fork(2).await.unwrap()).await;
+
+    let ask = "sha256sum < /dev/shm/shared; head -c 16 /dev/urandom | xxd -p 2>/dev/null || head -c 16 /dev/urandom | base64; \
+        python3 -c 'import uuid; print(uuid.uuid4())'; cat /etc/machine-id; hostname; \
+        touch /dev/shm/go; until [ -s drawn ]; do sleep 0.05; done; cat drawn; date +%s";
+    let mut answers = Vec::new();
+    for sandbox in [&children[0], &children[1], &parent] {
+        answers.push(run(sandbox, ask).await);
+    }
+    let lines: Vec<Vec<&str>> = answers.iter().map(|answer| answer.lines().collect()).collect();
+    let distinct = |line: usize| lines.iter().map(|lines| lines[line]).collect::<HashSet<_>>().len();
+    assert_eq!(distinct(0), 1, "the shared memory: {answers:?}");
+    for unique in 1..=4 {
+        assert_eq!(distinct(unique), 3, "line {unique}: {answers:?}");
+    }
+    assert_eq!(lines[0][4], children[0].id().as_str());
+    let drawn: Vec<Vec<&str>> = lines.iter().map(|lines| lines[5].split(' ').collect()).collect();
+    assert_eq!(drawn[0][0], drawn[1][0], "Python's own generator is in memory, and memory is the same");
+    for unique in 1..=4 {
+        assert_eq!(drawn.iter().map(|words| words[unique]).collect::<HashSet<_>>().len(), 3, "{drawn:?}");
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for lines in &lines {
+        let theirs: u64 = lines[6].parse().unwrap();
+        assert!(theirs.abs_diff(now) < 20, "the guest's clock is at {theirs}, the host's at {now}");
+    }
+    for sandbox in [&children[0], &children[1], &parent] {
+        sandbox.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
+    vm_test_or_return!();
+    let (host, sandbox) = common::sandbox().await;
+    run(&sandbox, "echo warm > /home/user/cache").await;
+    let name = format!("test-{}", sandbox.id());
+    let template = sandbox.snapshot(&name).await.unwrap();
+    assert_eq!(template.memory_mib(), Some(512));
+    assert!(matches!(sandbox.snapshot(&name).await, Err(Error::InvalidInput(_))), "the name is taken");
+    assert!(matches!(sandbox.snapshot("base").await, Err(Error::InvalidInput(_))), "the name is an image's");
+    assert_eq!(run(&sandbox, "cat cache").await, "warm");
+    sandbox.kill().await.unwrap();
+
+    let (first, second) = tokio::join!(Sandbox::create(&host, &name), Sandbox::create(&host, &name));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    run(&first, "echo changed > cache").await;
+    assert_eq!(run(&second, "cat cache").await, "warm");
+    let locked = Sandbox::builder(&host, &name).memory_mib(1024).create().await;
+    assert!(matches!(locked, Err(Error::InvalidInput(_))), "{locked:?}");
+
+    // Sandboxes outlive the name that they came from.
+    host.remove_template(&name).unwrap();
+    assert!(matches!(Sandbox::create(&host, &name).await, Err(Error::NotFound(_))));
+    let second = second.pause().await.unwrap().resume().await.unwrap();
+    assert_eq!(run(&second, "cat cache").await, "warm");
+    first.kill().await.unwrap();
+    second.kill().await.unwrap();
+}
