@@ -1,0 +1,132 @@
+//! Memory of this process that a userfaultfd watches, and the smallest handler that can serve it: what the page server
+//! is measured against.
+
+#![allow(dead_code, reason = "each bench uses a part of this")]
+#![expect(unsafe_code, reason = "mappings that another thread fills, and bare requests to userfaultfd")]
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use memmap2::{MmapMut, MmapOptions};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::memfd::{MFdFlags, memfd_create},
+};
+use wrenn_snapshot::{PAGE_BYTES, Region, create_uffd};
+
+/// What backs a guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    Private,
+    Shared,
+}
+
+/// Memory that nobody has touched yet.
+pub(crate) struct Memory {
+    map: MmapMut,
+}
+
+impl Memory {
+    pub(crate) fn new(pages: u32, backing: Backing) -> Self {
+        let len = pages as usize * PAGE_BYTES;
+        let map = match backing {
+            Backing::Private => MmapOptions::new().len(len).map_anon().expect("memory"),
+            Backing::Shared => {
+                let file = File::from(memfd_create(c"bench", MFdFlags::MFD_CLOEXEC).expect("a memfd"));
+                file.set_len(len as u64).expect("the memory has a size");
+                // SAFETY: the file has no other user, and is not truncated.
+                unsafe { MmapOptions::new().map_mut(&file) }.expect("memory")
+            }
+        };
+        Self { map }
+    }
+
+    pub(crate) fn region(&self) -> Region {
+        Region { host_addr: self.map.as_ptr() as u64, len_bytes: self.map.len() as u64, offset_bytes: 0 }
+    }
+
+    /// Reads a byte of a page, and says how many microseconds that took.
+    pub(crate) fn touch(&self, page: u32) -> f64 {
+        let started = Instant::now();
+        // A plain read of a slice could be moved away from its clock.
+        std::hint::black_box(std::hint::black_box(&self.map)[page as usize * PAGE_BYTES]);
+        started.elapsed().as_secs_f64() * 1e6
+    }
+}
+
+/// A userfaultfd that watches memory for missing pages, and does nothing else.
+pub(crate) fn plain_uffd(memory: &Memory) -> OwnedFd {
+    let uffd = create_uffd().expect("the bench has checked");
+    let mut api = UffdioApi { api: 0xAA, features: 0, ioctls: 0 };
+    // SAFETY: the kernel reads and writes `api` alone.
+    unsafe { uffdio_api(uffd.as_raw_fd(), &raw mut api) }.expect("the first call");
+    let Region { host_addr: start, len_bytes: len, .. } = memory.region();
+    let mut register = UffdioRegister { start, len, mode: REGISTER_MODE_MISSING, ioctls: 0 };
+    // SAFETY: the kernel reads and writes `register` alone, and the range is memory that nothing has touched.
+    unsafe { uffdio_register(uffd.as_raw_fd(), &raw mut register) }.expect("registered");
+    uffd
+}
+
+/// One bare `UFFDIO_COPY` of whole pages.
+pub(crate) fn copy(uffd: &OwnedFd, dst: u64, bytes: &[u8]) {
+    let mut request = UffdioCopy { dst, src: bytes.as_ptr() as u64, len: bytes.len() as u64, mode: 0, copy: 0 };
+    // SAFETY: the kernel reads `bytes`, and writes `request` and registered memory, which nobody borrows.
+    unsafe { uffdio_copy(uffd.as_raw_fd(), &raw mut request) }.expect("copied");
+}
+
+/// The smallest possible handler: wait, read one event, copy one page out of a flat buffer. It polls for an eventfd or
+/// such beside the faults, as one that can be stopped has to, and ends when that becomes readable.
+pub(crate) fn smallest_handler(uffd: &OwnedFd, end: &impl AsFd, ended: &AtomicBool, region: Region, flat: &[u8]) {
+    let mut message = [0; 32];
+    while !ended.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::new(uffd.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).expect("polled");
+        if nix::unistd::read(uffd, &mut message).is_ok() {
+            #[expect(clippy::host_endian_bytes, reason = "the kernel's messages are in the machine's own byte order")]
+            let addr = u64::from_ne_bytes(message[16..24].try_into().expect("eight bytes"));
+            let addr = addr - addr % PAGE_BYTES as u64;
+            let at = usize::try_from(addr - region.host_addr).expect("an address of the region");
+            copy(uffd, addr, &flat[at..at + PAGE_BYTES]);
+        }
+    }
+}
+
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct UffdioCopy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+mod request {
+    //! A module of its own, since the macro makes the requests public.
+    use super::{UffdioApi, UffdioCopy, UffdioRegister};
+
+    nix::ioctl_readwrite!(uffdio_api, 0xAA, 0x3F, UffdioApi);
+    nix::ioctl_readwrite!(uffdio_register, 0xAA, 0x00, UffdioRegister);
+    nix::ioctl_readwrite!(uffdio_copy, 0xAA, 0x03, UffdioCopy);
+}
+use request::{uffdio_api, uffdio_copy, uffdio_register};
+
+const REGISTER_MODE_MISSING: u64 = 1 << 0;
