@@ -20,18 +20,19 @@ use serde::{Deserialize, Serialize};
 use wrenn_envd::{InitRequest, Timestamp};
 use wrenn_snapshot::{Generation, Space};
 
-use crate::agent::AgentClient;
+use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
 use crate::vmm::{BootMedia, Exit, Identity, Machine, MachineShape, Parts};
 use crate::{Error, Host, Result, SandboxId};
 
-#[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
     pub(crate) agent: Arc<AgentClient>,
     drive: Arc<File>,
+    /// Keeps the network: the agent's client only borrows it.
+    _connector: Arc<dyn Connector>,
     /// What the guest's memory and drive were last equal to.
     parent: Option<Generation>,
     pub(crate) state: GuestState,
@@ -90,8 +91,9 @@ impl Guest {
             token: None,
         };
         let machine = host.0.vmm.boot(&state.shape, parts, media).await?;
-        let agent = Arc::new(AgentClient::new(network.connector, None));
-        let guest = Self { machine, agent, drive: Arc::new(drive), parent: None, state };
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
+        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let guest = Self { machine, agent, drive, _connector, parent: None, state };
         guest.alive("boot the template", guest.settle()).await?;
         Ok(guest)
     }
@@ -131,9 +133,10 @@ impl Guest {
         let started = host.0.vmm.restore(&state.shape, parts, from.clone());
         // The drive is filled while the VMM starts.
         let (machine, ()) = tokio::try_join!(started, fill)?;
-        let agent = Arc::new(AgentClient::new(network.connector, state.token.clone()));
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), state.token.clone()));
         state.token = Some(fresh_token());
-        let mut guest = Self { machine, agent, drive: Arc::new(drive), parent: Some(from), state };
+        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let mut guest = Self { machine, agent, drive, _connector, parent: Some(from), state };
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;

@@ -112,8 +112,9 @@ async fn kill_pause_drop_and_cancel_leave_nothing() {
     let dir = common::own_data_dir();
     let host = common::own_host(&dir).open().await.unwrap();
     Sandbox::create(&host, "base").await.unwrap().kill().await.unwrap();
-    let empty = Holdings::now(dir.path());
-    assert_eq!((empty.vmms.len(), empty.vm_threads), (0, 0), "{empty:?}");
+    let nothing = Holdings { vmms: vec![], descriptors: vec![], vm_threads: 0, files: common::files(dir.path()) };
+    let empty = Holdings::settled(dir.path(), &nothing).await;
+    assert_eq!(empty, nothing);
 
     for round in 0..3 {
         let sandbox = Sandbox::create(&host, "base").await.unwrap();

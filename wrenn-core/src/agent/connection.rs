@@ -1,6 +1,6 @@
 use std::{
     fmt, io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -30,7 +30,8 @@ pub(super) struct Connection {
 }
 
 struct Shared {
-    connector: Arc<dyn Connector>,
+    /// The guest owns its network: a handle that outlives it must not keep it.
+    connector: Weak<dyn Connector>,
     /// Held while a connection is opened, so that callers share the attempt.
     opening: tokio::sync::Mutex<()>,
     open: Mutex<Option<Open>>,
@@ -81,7 +82,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(connector: Arc<dyn Connector>) -> Self {
+    pub(super) fn new(connector: Weak<dyn Connector>) -> Self {
         let shared = Shared { connector, opening: tokio::sync::Mutex::default(), open: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
@@ -151,7 +152,8 @@ impl ClientTransport for Connection {
 
 impl Shared {
     async fn connect(&self) -> io::Result<Open> {
-        let stream = self.connector.connect().await?;
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the sandbox's network is gone");
+        let stream = self.connector.upgrade().ok_or_else(gone)?.connect().await?;
         stream.set_nodelay(true)?;
         let tasks = Tasks::default();
         let mut builder = http2::Builder::new(tasks.clone());

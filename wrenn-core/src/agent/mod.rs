@@ -14,7 +14,7 @@ mod process;
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -59,8 +59,9 @@ impl fmt::Debug for AgentClient {
 type Result<T, E = AgentError> = std::result::Result<T, E>;
 
 impl AgentClient {
-    /// A client of the agent that `connector` reaches, which asks for `token`. Connects nothing yet.
-    pub(crate) fn new(connector: Arc<dyn Connector>, token: Option<String>) -> Self {
+    /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
+    /// Connects nothing yet.
+    pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
         let connection = Connection::new(connector);
         let base =
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();

@@ -39,7 +39,7 @@ impl Qemu {
         let output = tokio::process::Command::new(&program).arg("--version").kill_on_drop(true).output().await;
         let output = output.map_err(|e| missing(&program.display().to_string(), Some(e)))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.lines().next().and_then(|line| line.split_whitespace().nth(3));
+        let version = text.strip_prefix("QEMU emulator version ").and_then(|rest| rest.split_whitespace().next());
         let version = version.ok_or_else(|| missing(&program.display().to_string(), None))?;
         Ok(Self { version: format!("qemu {version}"), program })
     }
