@@ -130,3 +130,24 @@ mod request {
 use request::{uffdio_api, uffdio_copy, uffdio_register};
 
 const REGISTER_MODE_MISSING: u64 = 1 << 0;
+
+/// Pages that are all different, and none of zeros.
+pub(crate) fn pattern(pages: u32) -> Vec<u8> {
+    let mut bytes = vec![0xa5; pages as usize * PAGE_BYTES];
+    for (page, bytes) in (1u32..).zip(bytes.chunks_exact_mut(PAGE_BYTES)) {
+        bytes[..4].copy_from_slice(&page.to_le_bytes());
+    }
+    bytes
+}
+
+/// Every page once, in an order without a pattern, which is the same in each run.
+pub(crate) fn shuffled(pages: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..pages).collect();
+    let mut state = 1u64;
+    for at in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let with = usize::try_from(state >> 33).expect("31 bits") % (at + 1);
+        order.swap(at, with);
+    }
+    order
+}
