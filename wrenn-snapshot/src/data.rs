@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    files,
+    files::Root,
     format::{Damage, Header, Space},
     id::GenerationId,
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex},
@@ -30,11 +30,11 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
-    fn open(root: &Path, generation: GenerationId, space: Space) -> Result<Self> {
+    fn open(root: &Root, generation: GenerationId, space: Space) -> Result<Self> {
         let header = read_header(root, generation, space, None)?;
         let name = space.data_file();
-        let path = root.join(generation.to_string()).join(&name);
-        let file = File::open(&path).map_err(|source| absent_or_io(&path, &name, generation, source))?;
+        let path = root.dir(generation).join(&name);
+        let file = root.disk.open(&path).map_err(|source| absent_or_io(&path, &name, generation, source))?;
         let actual = file.metadata().map_err(|source| Error::io("inspect", &path, source))?.len();
         let expected = header.page_crcs.len() as u64 * PAGE_BYTES_U64;
         if actual != expected {
@@ -83,7 +83,7 @@ impl DataFile {
 pub(crate) struct DataFiles(Mutex<HashMap<(GenerationId, Space), Weak<DataFile>>>);
 
 impl DataFiles {
-    pub(crate) fn open(&self, root: &Path, generation: GenerationId, space: Space) -> Result<Arc<DataFile>> {
+    pub(crate) fn open(&self, root: &Root, generation: GenerationId, space: Space) -> Result<Arc<DataFile>> {
         let mut files = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(&(generation, space)).and_then(Weak::upgrade) {
             return Ok(file);
@@ -104,16 +104,15 @@ pub(crate) struct HeaderSeal {
 
 /// Reads and checks a header file, against its manifest too if that is at hand.
 pub(crate) fn read_header(
-    root: &Path,
+    root: &Root,
     generation: GenerationId,
     space: Space,
     seal: Option<HeaderSeal>,
 ) -> Result<Header> {
     let name = space.header_file();
-    let path = root.join(generation.to_string()).join(&name);
+    let path = root.dir(generation).join(&name);
     let bytes_max = seal.map_or(u64::MAX, |seal| seal.len);
-    let bytes =
-        files::read_capped(&path, bytes_max).map_err(|source| absent_or_io(&path, &name, generation, source))?;
+    let bytes = root.read_capped(&path, bytes_max).map_err(|source| absent_or_io(&path, &name, generation, source))?;
     let corrupt = |damage| Error::corrupt(name.clone(), generation, damage);
     if let Some(seal) = seal {
         let actual = bytes.len() as u64;

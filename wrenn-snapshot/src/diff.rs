@@ -3,13 +3,14 @@
 //! A page is in one of three states. `Clean` is the parent's page. `Zero` was written, and is zeros: the parent may
 //! have held something else, so it is never taken for clean. `Data` goes into the data file.
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt, path::Path};
+use std::{fs::File, os::unix::fs::FileExt};
 
 use nix::{errno::Errno, unistd::Whence};
 
 use crate::{
     error::{Error, Result},
     extents::{Extent, ExtentIndex, Storage, push_joined},
+    files::NewFile,
     id::GenerationId,
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, is_zero, whole_pages},
     source::GenerationReader,
@@ -92,15 +93,14 @@ fn written(_at: usize, page: &[u8]) -> PageState {
 /// Appends pages to a data file, and keeps the extents and checksums that describe them.
 pub(crate) struct Packer<'a> {
     generation: GenerationId,
-    file: &'a File,
-    path: &'a Path,
+    file: &'a mut NewFile,
     extents: Vec<Extent>,
     page_crcs: Vec<u32>,
 }
 
 impl<'a> Packer<'a> {
-    pub(crate) fn new(generation: GenerationId, file: &'a File, path: &'a Path) -> Self {
-        Self { generation, file, path, extents: Vec::new(), page_crcs: Vec::new() }
+    pub(crate) fn new(generation: GenerationId, file: &'a mut NewFile) -> Self {
+        Self { generation, file, extents: Vec::new(), page_crcs: Vec::new() }
     }
 
     /// Packs consecutive pages. `state_of` is given each page and its offset in `bytes`.
@@ -125,8 +125,7 @@ impl<'a> Packer<'a> {
             PageState::Data => {
                 let offset = u32::try_from(self.page_crcs.len()).map_err(|_| Error::invalid("too many pages"))?;
                 self.page_crcs.extend(bytes.chunks_exact(PAGE_BYTES).map(crc32c::crc32c));
-                let mut file = self.file;
-                file.write_all(bytes).map_err(|source| Error::io("write", self.path, source))?;
+                self.file.append(bytes)?;
                 self.push(first, pages, Storage::Data { generation: 0, offset });
             }
         }

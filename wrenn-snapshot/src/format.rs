@@ -148,15 +148,15 @@ struct RawSpaceRecord {
 }
 
 impl Manifest {
-    pub(crate) fn encode(self) -> Result<Vec<u8>, Damage> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Damage> {
         self.check()?;
         let record = ManifestRecord {
             id: *self.id.as_bytes(),
             parent: self.parent.map(|parent| *parent.as_bytes()),
             created_unix_ms: self.created_unix_ms,
             spaces: self.spaces.iter().map(RawSpaceRecord::from).collect(),
-            blobs: self.blobs,
-            metadata: self.metadata,
+            blobs: self.blobs.clone(),
+            metadata: self.metadata.clone(),
         };
         let record = bincode::encode_to_vec(record, bincode_config()).map_err(|_| Damage::Cap("manifest length"))?;
         if record.len() > RECORD_BYTES_MAX {

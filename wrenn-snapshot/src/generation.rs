@@ -1,19 +1,13 @@
 //! A published generation.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashSet, fs::File, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
 
 use crate::{
     data::{self, DataFiles, HeaderSeal},
     error::{Error, Result},
     extents::{ExtentIndex, Storage},
-    files,
-    format::{self, Damage, Manifest, Space},
+    files::{DirLock, Root},
+    format::{self, Damage, Manifest, Space, SpaceRecord},
     id::GenerationId,
     page::PAGE_BYTES_U64,
     source::GenerationReader,
@@ -21,18 +15,19 @@ use crate::{
 
 /// One node of a sandbox's lineage: what was stored at one pause, snapshot or fork. It never changes.
 ///
-/// Cloning is cheap. While a clone lives, [`LocalStore::collect`](crate::LocalStore::collect) keeps everything that
-/// the generation reaches.
+/// Cloning is cheap. While a clone lives, in whatever process, [`LocalStore::collect`](crate::LocalStore::collect)
+/// keeps everything that the generation reaches: it holds one file descriptor, with a lock that says so.
 #[derive(Clone, Debug)]
 pub struct Generation(Arc<Inner>);
 
 #[derive(Debug)]
-pub(crate) struct Inner {
-    root: PathBuf,
+struct Inner {
+    root: Root,
     manifest: Manifest,
     /// In the order of `manifest.spaces`.
     indexes: Vec<Arc<ExtentIndex>>,
     data_files: Arc<DataFiles>,
+    _in_use: Option<DirLock>,
 }
 
 /// How a space of a generation is stored.
@@ -51,29 +46,50 @@ pub struct SpaceStats {
 }
 
 impl Generation {
-    pub(crate) fn load(root: &Path, id: GenerationId, data_files: Arc<DataFiles>) -> Result<Self> {
-        let dir = root.join(id.to_string());
-        if !dir.is_dir() {
-            return Err(Error::NotFound(id));
-        }
-        let manifest = read_manifest(&dir, id)?;
-        let mut indexes = Vec::with_capacity(manifest.spaces.len());
-        for record in &manifest.spaces {
-            let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
-            let header = data::read_header(root, id, record.space, Some(seal))?;
-            let sizes = (record.page_count, record.data_len);
-            if sizes != (header.index.page_count(), header.page_crcs.len() as u64 * PAGE_BYTES_U64) {
-                let damage = Damage::Contents("its sizes are not those of the manifest");
-                return Err(Error::corrupt(record.space.header_file(), id, damage));
+    /// Reads and checks what is in the directory that `in_use` locks.
+    pub(crate) fn load(root: &Root, id: GenerationId, in_use: DirLock, data_files: Arc<DataFiles>) -> Result<Self> {
+        let generation = Self::read(root, id, Some(in_use), data_files)?;
+        generation.check_files()?;
+        Ok(generation)
+    }
+
+    /// Reads and checks the manifest and the headers alone.
+    pub(crate) fn read(
+        root: &Root,
+        id: GenerationId,
+        in_use: Option<DirLock>,
+        data_files: Arc<DataFiles>,
+    ) -> Result<Self> {
+        let manifest = read_manifest(root, id)?;
+        let indexes = manifest.spaces.iter().map(|record| Ok(Arc::new(read_index(root, id, record)?)));
+        let indexes = indexes.collect::<Result<_>>()?;
+        Ok(Self::new(root.clone(), manifest, indexes, in_use, data_files))
+    }
+
+    /// Every file is there and as long as it has to be, and the generations that hold pages are there. What is in
+    /// them is checked when they are opened.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        let (root, id) = (&self.0.root, self.id());
+        for (record, index) in self.0.manifest.spaces.iter().zip(&self.0.indexes) {
+            check_len(root, record.space.data_file(), id, record.data_len)?;
+            for ancestor in index.generations() {
+                let file = record.space.data_file();
+                let path = root.dir(*ancestor).join(&file);
+                root.len(&path).map_err(|source| data::absent_or_io(&path, &file, *ancestor, source))?;
             }
-            check_len(&dir, record.space.data_file(), id, record.data_len)?;
-            check_ancestors(root, record.space, &header.index)?;
-            indexes.push(Arc::new(header.index));
         }
-        for blob in &manifest.blobs {
-            check_len(&dir, blob_file(&blob.name), id, blob.len)?;
-        }
-        Ok(Self(Arc::new(Inner { root: root.to_owned(), manifest, indexes, data_files })))
+        self.0.manifest.blobs.iter().try_for_each(|blob| check_len(root, blob_file(&blob.name), id, blob.len))
+    }
+
+    /// What is known to be in the directory that `in_use` locks.
+    pub(crate) fn new(
+        root: Root,
+        manifest: Manifest,
+        indexes: Vec<Arc<ExtentIndex>>,
+        in_use: Option<DirLock>,
+        data_files: Arc<DataFiles>,
+    ) -> Self {
+        Self(Arc::new(Inner { root, manifest, indexes, data_files, _in_use: in_use }))
     }
 
     /// The generation's name.
@@ -160,7 +176,10 @@ impl Generation {
         let record = record.ok_or_else(|| self.missing(&format!("blob {name:?}")))?;
         let file = blob_file(name);
         let path = self.dir().join(&file);
-        let bytes = files::read_capped(&path, record.len)
+        let bytes = self
+            .0
+            .root
+            .read_capped(&path, record.len)
             .map_err(|source| data::absent_or_io(&path, &file, self.id(), source))?;
         let actual = bytes.len() as u64;
         if actual != record.len {
@@ -181,7 +200,7 @@ impl Generation {
             return Err(self.missing(&format!("blob {name:?}")));
         }
         let path = self.dir().join(blob_file(name));
-        File::open(&path).map_err(|source| data::absent_or_io(&path, &blob_file(name), self.id(), source))
+        self.0.root.disk.open(&path).map_err(|source| data::absent_or_io(&path, &blob_file(name), self.id(), source))
     }
 
     /// The bytes of pages and blobs that this generation itself stores, without its headers: what the pause cost.
@@ -196,11 +215,12 @@ impl Generation {
     /// # Errors
     /// The directory cannot be read.
     pub fn bytes_on_disk(&self) -> Result<u64> {
-        let dir = self.dir();
-        let error = |source| Error::io("inspect", &dir, source);
-        let mut blocks = dir.metadata().map_err(error)?.blocks();
-        for entry in dir.read_dir().map_err(error)? {
-            blocks += entry.and_then(|entry| entry.metadata()).map_err(error)?.blocks();
+        let (root, dir) = (&self.0.root, self.dir());
+        let inside = root.list(&dir)?.into_iter().map(|name| dir.join(name));
+        let mut blocks = 0;
+        for path in inside.chain([dir.clone()]) {
+            let metadata = root.disk.open(&path).and_then(|file| file.metadata());
+            blocks += metadata.map_err(|source| Error::io("inspect", &path, source))?.blocks();
         }
         Ok(blocks * STAT_BLOCK_BYTES)
     }
@@ -211,20 +231,12 @@ impl Generation {
         held.chain(std::iter::once(self.id())).collect()
     }
 
-    pub(crate) fn downgrade(&self) -> std::sync::Weak<Inner> {
-        Arc::downgrade(&self.0)
-    }
-
-    pub(crate) fn upgrade(weak: &std::sync::Weak<Inner>) -> Option<Self> {
-        weak.upgrade().map(Self)
-    }
-
     fn position(&self, space: Space) -> Option<usize> {
         self.0.manifest.spaces.iter().position(|record| record.space == space)
     }
 
     fn dir(&self) -> PathBuf {
-        self.0.root.join(self.id().to_string())
+        self.0.root.dir(self.id())
     }
 
     fn missing(&self, what: &str) -> Error {
@@ -237,9 +249,10 @@ pub(crate) fn blob_file(name: &str) -> String {
     format!("{name}.blob")
 }
 
-fn read_manifest(dir: &Path, id: GenerationId) -> Result<Manifest> {
-    let path = dir.join(MANIFEST_FILE);
-    let bytes = files::read_capped(&path, format::MANIFEST_BYTES_MAX)
+fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
+    let path = root.dir(id).join(MANIFEST_FILE);
+    let bytes = root
+        .read_capped(&path, format::MANIFEST_BYTES_MAX)
         .map_err(|source| data::absent_or_io(&path, MANIFEST_FILE, id, source))?;
     let manifest = Manifest::decode(&bytes).map_err(|damage| Error::corrupt(MANIFEST_FILE, id, damage))?;
     if manifest.id != id {
@@ -249,19 +262,20 @@ fn read_manifest(dir: &Path, id: GenerationId) -> Result<Manifest> {
     Ok(manifest)
 }
 
-/// The generations that hold pages are still there. What is in them is checked when they are opened.
-fn check_ancestors(root: &Path, space: Space, index: &ExtentIndex) -> Result<()> {
-    for ancestor in index.generations() {
-        let file = space.data_file();
-        let path = root.join(ancestor.to_string()).join(&file);
-        path.metadata().map_err(|source| data::absent_or_io(&path, &file, *ancestor, source))?;
+fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<ExtentIndex> {
+    let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
+    let header = data::read_header(root, id, record.space, Some(seal))?;
+    let sizes = (record.page_count, record.data_len);
+    if sizes != (header.index.page_count(), header.page_crcs.len() as u64 * PAGE_BYTES_U64) {
+        let damage = Damage::Contents("its sizes are not those of the manifest");
+        return Err(Error::corrupt(record.space.header_file(), id, damage));
     }
-    Ok(())
+    Ok(header.index)
 }
 
-fn check_len(dir: &Path, file: String, id: GenerationId, expected: u64) -> Result<()> {
-    let path = dir.join(&file);
-    let actual = path.metadata().map_err(|source| data::absent_or_io(&path, &file, id, source))?.len();
+fn check_len(root: &Root, file: String, id: GenerationId, expected: u64) -> Result<()> {
+    let path = root.dir(id).join(&file);
+    let actual = root.len(&path).map_err(|source| data::absent_or_io(&path, &file, id, source))?;
     if actual == expected { Ok(()) } else { Err(Error::corrupt(file, id, Damage::Length { expected, actual })) }
 }
 

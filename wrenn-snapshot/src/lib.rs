@@ -41,6 +41,7 @@ mod counters;
 mod data;
 mod diff;
 mod dirty;
+mod disk;
 mod error;
 pub mod extents;
 mod files;

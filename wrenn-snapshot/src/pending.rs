@@ -11,9 +11,9 @@
 //! crash leaves a whole generation or a `tmp-` directory, which [`LocalStore::open`](crate::LocalStore::open) sweeps.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +22,7 @@ use crate::{
     diff::{self, Diff, Packer},
     error::{Error, Result},
     extents::ExtentIndex,
-    files,
+    files::{DirLock, NewFile, Root},
     format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
     generation::{Generation, MANIFEST_FILE, blob_file},
     id::GenerationId,
@@ -38,7 +38,7 @@ pub struct PendingGeneration {
     parent: Option<Generation>,
     store: Arc<Shared>,
     dir: TempDir,
-    spaces: Vec<SpaceRecord>,
+    spaces: Vec<(SpaceRecord, Arc<ExtentIndex>)>,
     blobs: Vec<BlobRecord>,
 }
 
@@ -52,10 +52,10 @@ pub struct WriteReport {
 }
 
 impl PendingGeneration {
-    pub(crate) fn new(store: Arc<Shared>, parent: Option<&Generation>) -> Result<Self> {
-        let id = GenerationId::random();
-        let dir = TempDir::create(store.root().join(format!("{TEMP_PREFIX}{id}")))?;
-        Ok(Self { id, parent: parent.cloned(), store, dir, spaces: Vec::new(), blobs: Vec::new() })
+    pub(crate) fn new(store: Arc<Shared>, id: GenerationId, parent: Option<&Generation>) -> Result<Self> {
+        let dir = TempDir::create(store.root.clone(), id)?;
+        let (parent, spaces, blobs) = (parent.cloned(), Vec::new(), Vec::new());
+        Ok(Self { id, parent, store, dir, spaces, blobs })
     }
 
     /// The name that the generation is going to have.
@@ -101,7 +101,7 @@ impl PendingGeneration {
     /// The name is not plain or is taken, or a write failed.
     pub fn write_blob(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut blob = self.blob_writer(name)?;
-        blob.write_all(bytes).map_err(|source| Error::io("write", &blob.path, source))?;
+        blob.write_all(bytes).map_err(|source| Error::io("write", &blob.file.path, source))?;
         blob.finish()
     }
 
@@ -116,10 +116,9 @@ impl PendingGeneration {
         if self.blobs.iter().any(|blob| blob.name == name) {
             return Err(Error::invalid(format!("blob {name:?} was written already")));
         }
-        let path = self.dir.path.join(blob_file(name));
-        let file = files::create_file(&path)?;
+        let file = self.store.root.create_file(self.dir.path.join(blob_file(name)))?;
         let record = BlobRecord { name: name.to_owned(), len: 0, crc: 0 };
-        Ok(BlobWriter { blobs: &mut self.blobs, file, path, record, finished: false })
+        Ok(BlobWriter { blobs: &mut self.blobs, file, record, finished: false })
     }
 
     /// Makes the generation durable and visible, all at once. A space that was not written is the parent's. `metadata`
@@ -130,23 +129,29 @@ impl PendingGeneration {
     pub fn publish(mut self, metadata: &[u8]) -> Result<Generation> {
         let inherited: Vec<_> = self.parent.iter().flat_map(Generation::spaces).collect();
         for space in inherited {
-            if !self.spaces.iter().any(|record| record.space == space) {
+            if !self.has(space) {
                 self.inherit(space)?;
             }
         }
-        self.spaces.sort_unstable_by_key(|record| record.space);
+        self.spaces.sort_unstable_by_key(|(record, _)| record.space);
+        let (spaces, indexes) = std::mem::take(&mut self.spaces).into_iter().unzip();
         let manifest = Manifest {
             id: self.id,
             parent: self.parent.as_ref().map(Generation::id),
             created_unix_ms: unix_ms(),
-            spaces: std::mem::take(&mut self.spaces),
+            spaces,
             blobs: std::mem::take(&mut self.blobs),
             metadata: metadata.to_owned(),
         };
-        let manifest = manifest.encode().map_err(cannot_store)?;
-        files::write_synced(&self.dir.path.join(MANIFEST_FILE), &manifest)?;
-        files::sync_dir(&self.dir.path)?;
-        self.store.publish(&mut self.dir, self.id)
+        let root = &self.store.root;
+        root.write_synced(self.dir.path.join(MANIFEST_FILE), &manifest.encode().map_err(cannot_store)?)?;
+        root.sync_dir(&self.dir.path)?;
+        let in_use = self.dir.publish(self.id)?;
+        Ok(self.store.adopt(manifest, indexes, in_use))
+    }
+
+    fn has(&self, space: Space) -> bool {
+        self.spaces.iter().any(|(record, _)| record.space == space)
     }
 
     fn inherit(&mut self, space: Space) -> Result<()> {
@@ -155,26 +160,28 @@ impl PendingGeneration {
         Ok(())
     }
 
-    fn write_space(
+    pub(crate) fn write_space(
         &mut self,
         space: Space,
         pack: impl FnOnce(Packer<'_>, Option<&Generation>) -> Result<Diff>,
     ) -> Result<WriteReport> {
-        if self.spaces.iter().any(|record| record.space == space) {
+        if self.has(space) {
             return Err(Error::invalid(format!("the {} was written already", space.name())));
         }
-        let path = self.dir.path.join(space.data_file());
-        let file = files::create_file(&path)?;
-        let packed = pack(Packer::new(self.id, &file, &path), self.parent.as_ref());
-        let diff = match packed.and_then(|diff| files::sync_file(&file, &path).map(|()| diff)) {
-            Ok(diff) => diff,
-            Err(error) => {
-                // So that the same space can be tried again. If it stays, that fails by name.
-                let _ = fs::remove_file(&path);
-                return Err(error);
-            }
-        };
-        let report = diff.report();
+        let mut data = self.store.root.create_file(self.dir.path.join(space.data_file()))?;
+        let packed = pack(Packer::new(self.id, &mut data), self.parent.as_ref());
+        let written = packed.and_then(|diff| {
+            data.sync()?;
+            let report = diff.report();
+            Ok((self.write_header(space, diff)?, report))
+        });
+        // So that the same space can be tried again.
+        let (written, report) = written.inspect_err(|_| data.discard())?;
+        self.spaces.push(written);
+        Ok(report)
+    }
+
+    fn write_header(&self, space: Space, diff: Diff) -> Result<(SpaceRecord, Arc<ExtentIndex>)> {
         let data_len = diff.page_crcs.len() as u64 * PAGE_BYTES_U64;
         let index = match self.parent.as_ref().and_then(|parent| parent.index(space)) {
             Some(parent) => ExtentIndex::merge(parent, &diff.index),
@@ -182,11 +189,12 @@ impl PendingGeneration {
         };
         let page_count = index.page_count();
         let header = Header { generation: self.id, space, index, page_crcs: diff.page_crcs };
-        let header = header.encode().map_err(cannot_store)?;
-        files::write_synced(&self.dir.path.join(space.header_file()), &header)?;
-        let (header_len, header_crc) = (header.len() as u64, crc32c::crc32c(&header));
-        self.spaces.push(SpaceRecord { space, page_count, header_len, header_crc, data_len });
-        Ok(report)
+        let bytes = header.encode().map_err(cannot_store)?;
+        let mut file = self.store.root.create_file(self.dir.path.join(space.header_file()))?;
+        file.append(&bytes).and_then(|()| file.sync()).inspect_err(|_| file.discard())?;
+        let (header_len, header_crc) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+        let record = SpaceRecord { space, page_count, header_len, header_crc, data_len };
+        Ok((record, Arc::new(header.index)))
     }
 }
 
@@ -202,8 +210,7 @@ impl Diff {
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
     blobs: &'a mut Vec<BlobRecord>,
-    file: File,
-    path: PathBuf,
+    file: NewFile,
     record: BlobRecord,
     finished: bool,
 }
@@ -214,7 +221,7 @@ impl BlobWriter<'_> {
     /// # Errors
     /// The file cannot be synced.
     pub fn finish(mut self) -> Result<()> {
-        files::sync_file(&self.file, &self.path)?;
+        self.file.sync()?;
         self.blobs.push(self.record.clone());
         self.finished = true;
         Ok(())
@@ -237,41 +244,55 @@ impl Write for BlobWriter<'_> {
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            // What stays behind is swept with its directory, or is a file that no manifest names.
-            let _ = fs::remove_file(&self.path);
+            self.file.discard();
         }
     }
 }
 
-/// A directory that is removed unless it is renamed. It is locked while it lives, so that a sweep by another opener
+/// A directory that is removed unless it is published. It is locked while it lives, so that a sweep by another opener
 /// of the store, in this process or another, leaves it alone.
 #[derive(Debug)]
-pub(crate) struct TempDir {
+struct TempDir {
+    root: Root,
     path: PathBuf,
-    _lock: File,
-    renamed: bool,
+    /// `None` once it is published.
+    lock: Option<DirLock>,
 }
 
 impl TempDir {
-    fn create(path: PathBuf) -> Result<Self> {
-        files::create_dir(&path)?;
-        let lock = File::open(&path).map_err(|source| Error::io("open", &path, source))?;
-        lock.try_lock().map_err(|error| Error::io("lock", &path, error.into()))?;
-        Ok(Self { path, _lock: lock, renamed: false })
+    fn create(root: Root, id: GenerationId) -> Result<Self> {
+        let path = root.path.join(format!("{TEMP_PREFIX}{id}"));
+        // A sweep must not come between the two.
+        let _gate = root.share_gate()?;
+        root.create_dir(&path)?;
+        let lock = root.use_dir(&path).inspect_err(|_| {
+            let _ = root.remove_dir(&path);
+        })?;
+        Ok(Self { root, path, lock })
     }
 
-    pub(crate) fn rename(&mut self, to: &Path) -> Result<()> {
-        fs::rename(&self.path, to).map_err(|source| Error::io("publish", to, source))?;
-        self.renamed = true;
-        Ok(())
+    /// Renames the complete directory into place; from the rename on, the generation is there. The lock that it
+    /// returns has not been let go in between, and what the generation needs is locked through its parent until the
+    /// gate is open again: a collection sees the one or the other.
+    fn publish(&mut self, id: GenerationId) -> Result<Option<DirLock>> {
+        let (temp, path) = (self.path.clone(), self.root.dir(id));
+        let _gate = self.root.share_gate()?;
+        self.root.rename(&temp, &path)?;
+        // A generation that may be gone after a crash is not one.
+        self.root.sync_dir(&self.root.path).inspect_err(|_| {
+            if self.root.rename(&path, &temp).is_err() {
+                self.path = path;
+            }
+        })?;
+        Ok(self.lock.take())
     }
 }
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        if !self.renamed {
+        if self.lock.is_some() {
             // The next open of the store sweeps what cannot be removed now.
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = self.root.remove_dir(&self.path);
         }
     }
 }

@@ -1,20 +1,34 @@
-//! Generations in a local directory.
+//! Generations in a directory.
+//!
+//! # Consistency
+//! Any number of processes may share a store. A [`Generation`] locks its directory for as long as it lives, a
+//! [`PendingGeneration`] its own and, by holding its parent, that one's. Both are taken, and a generation is renamed
+//! into place, with the store's gate shared; a collection decides and renames what goes out of sight with the gate
+//! closed. So it meets nothing half-way, and what is locked counts as a root. Deleting takes no gate: what has been
+//! renamed is found by nobody, and one that deletes it locks it against the others.
+//!
+//! # Crash consistency
+//! The names that a collection took out of sight are durable before anything is deleted, so that a crash never brings
+//! back a generation without its files. Whatever is half-way is in a `tmp-` directory that nobody locks, and goes with
+//! the next sweep: of [`LocalStore::open`], or of a collection.
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::Arc,
 };
 
 use crate::{
     data::DataFiles,
+    disk::{Disk, LocalDisk, MemoryDisk},
     error::{Error, Result},
-    files,
-    generation::{self, Generation},
+    extents::ExtentIndex,
+    files::{DirLock, Root},
+    format::Manifest,
+    generation::Generation,
     id::GenerationId,
-    pending::{PendingGeneration, TEMP_PREFIX, TempDir},
+    pending::{PendingGeneration, TEMP_PREFIX},
 };
 
 /// A directory of generations. Cloning is cheap; clones are the same store.
@@ -48,11 +62,8 @@ pub struct LocalStore(Arc<Shared>);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    root: PathBuf,
+    pub(crate) root: Root,
     data_files: Arc<DataFiles>,
-    /// Held for writing while a collection decides and deletes, for reading while a generation comes into hand.
-    gate: RwLock<()>,
-    live: Mutex<Vec<Weak<generation::Inner>>>,
 }
 
 impl LocalStore {
@@ -62,22 +73,32 @@ impl LocalStore {
     /// # Errors
     /// The directory cannot be made, read or cleaned up.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
-        if !root.is_dir() {
-            if let Some(parent) = root.parent() {
-                fs::create_dir_all(parent).map_err(|source| Error::io("create", parent, source))?;
-            }
-            files::create_dir(&root)?;
-        }
-        sweep(&root)?;
-        let shared = Shared { root, data_files: Arc::default(), gate: RwLock::default(), live: Mutex::default() };
-        Ok(Self(Arc::new(shared)))
+        let path = root.into();
+        create_durably(&path)?;
+        Self::on(Arc::new(LocalDisk), path)
     }
 
-    /// The store's directory.
+    /// A store in memory, for tests and for what need not outlive the process. It is gone with its last handle.
+    ///
+    /// # Errors
+    /// The kernel gives no memory files.
+    pub fn in_memory() -> Result<Self> {
+        let path = PathBuf::from("/memory");
+        let disk = MemoryDisk::new(&path).map_err(|source| Error::kernel("memfd_create", source))?;
+        Self::on(Arc::new(disk), path)
+    }
+
+    /// Opens the store on a disk that has its directory.
+    pub(crate) fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
+        let root = Root { disk, path };
+        sweep(&root, root.close_gate()?)?;
+        Ok(Self(Arc::new(Shared { root, data_files: Arc::default() })))
+    }
+
+    /// The store's directory. That of a store in memory is in no file system.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.0.root
+        &self.0.root.path
     }
 
     /// Begins a generation. Nothing is visible until it is published.
@@ -85,18 +106,20 @@ impl LocalStore {
     /// # Errors
     /// Its directory cannot be made.
     pub fn begin(&self, parent: Option<&Generation>) -> Result<PendingGeneration> {
-        PendingGeneration::new(Arc::clone(&self.0), parent)
+        PendingGeneration::new(Arc::clone(&self.0), GenerationId::random(), parent)
     }
 
     /// Loads a generation: its manifest and headers are read and checked, every file of its own is there and as long
     /// as it has to be, and the generations that hold pages of it are there. Blobs and pages are checked as they are
-    /// read.
+    /// read. From then on no collection removes what it reaches, whichever process collects.
     ///
     /// # Errors
     /// There is no such generation, or a file is missing or damaged; the error names it.
     pub fn load(&self, id: GenerationId) -> Result<Generation> {
-        let _gate = self.0.gate.read().unwrap_or_else(PoisonError::into_inner);
-        self.0.bring_to_life(id)
+        let root = &self.0.root;
+        let _gate = root.share_gate()?;
+        let in_use = root.use_dir(&root.dir(id))?.ok_or(Error::NotFound(id))?;
+        Generation::load(root, id, in_use, Arc::clone(&self.0.data_files))
     }
 
     /// Every generation in the directory, in no order that means anything, none of them loaded or checked. It
@@ -105,97 +128,98 @@ impl LocalStore {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<GenerationId>> {
-        let mut ids: Vec<GenerationId> = entries(&self.0.root)?.iter().filter_map(|name| name.parse().ok()).collect();
+        let root = &self.0.root;
+        let mut ids: Vec<GenerationId> = root.list(&root.path)?.iter().filter_map(|name| name.parse().ok()).collect();
         ids.sort_unstable();
         Ok(ids)
     }
 
-    /// Removes every generation that neither `roots` nor a [`Generation`] or [`PendingGeneration`] alive in this
+    /// Removes every generation that neither `roots` nor a [`Generation`] or [`PendingGeneration`] alive in any
     /// process reaches, and says which. A header's table of generations decides what is reached, so a parent all of
-    /// whose pages were overwritten goes. One process collects a store at a time.
+    /// whose pages were overwritten goes. Processes that share a store decide one after the other; while one decides,
+    /// loading and publishing wait.
     ///
     /// What is not a root is given up: it may stay for the pages that a root needs of it, without staying readable
     /// itself.
     ///
     /// # Errors
-    /// A root cannot be loaded, in which case nothing is removed; or a directory cannot be removed.
+    /// A root or a generation in use cannot be loaded, in which case nothing is removed; or a directory cannot be
+    /// removed.
     pub fn collect(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
-        let _gate = self.0.gate.write().unwrap_or_else(PoisonError::into_inner);
-        let mut kept: HashSet<GenerationId> = HashSet::new();
-        for root in roots {
-            kept.extend(self.0.bring_to_life(*root)?.reach());
+        let root = &self.0.root;
+        let gate = root.close_gate()?;
+        let doomed = self.unreached(roots)?;
+        // Out of sight first: a crash half-way leaves directories to sweep, not generations that lack files.
+        for id in &doomed {
+            root.rename(&root.dir(*id), &root.path.join(format!("{TEMP_PREFIX}removed-{id}")))?;
         }
-        for generation in self.0.alive() {
+        if !doomed.is_empty() {
+            root.sync_dir(&root.path)?;
+        }
+        sweep(root, gate)?;
+        Ok(doomed)
+    }
+
+    /// What nothing reaches. The caller has closed the gate.
+    fn unreached(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
+        let root = &self.0.root;
+        let read = |id| Generation::read(root, id, None, Arc::clone(&self.0.data_files));
+        let listed = self.list()?;
+        let mut kept: HashSet<GenerationId> = HashSet::new();
+        for id in roots {
+            listed.binary_search(id).map_err(|_| Error::NotFound(*id))?;
+            let generation = read(*id)?;
+            generation.check_files()?;
             kept.extend(generation.reach());
         }
-        let removed: Vec<_> = self.list()?.into_iter().filter(|id| !kept.contains(id)).collect();
-        for id in &removed {
-            self.0.remove(*id)?;
+        for id in &listed {
+            if !roots.contains(id) && root.lock_unused(&root.dir(*id))?.is_none() {
+                kept.extend(read(*id)?.reach());
+            }
         }
-        Ok(removed)
+        Ok(listed.into_iter().filter(|id| !kept.contains(id)).collect())
     }
 }
 
 impl Shared {
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Renames a complete directory into place. From the rename on, the generation is there.
-    pub(crate) fn publish(&self, dir: &mut TempDir, id: GenerationId) -> Result<Generation> {
-        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-        dir.rename(&self.root.join(id.to_string()))?;
-        files::sync_dir(&self.root)?;
-        self.bring_to_life(id)
-    }
-
-    /// Loads a generation and remembers that it is in use. The caller holds the gate.
-    fn bring_to_life(&self, id: GenerationId) -> Result<Generation> {
-        let generation = Generation::load(&self.root, id, Arc::clone(&self.data_files))?;
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.retain(|generation| generation.strong_count() > 0);
-        live.push(generation.downgrade());
-        Ok(generation)
-    }
-
-    fn alive(&self) -> Vec<Generation> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.iter().filter_map(Generation::upgrade).collect()
-    }
-
-    /// Out of sight first: a crash half-way leaves a directory to sweep, not a generation that lacks files.
-    fn remove(&self, id: GenerationId) -> Result<()> {
-        let path = self.root.join(id.to_string());
-        let doomed = self.root.join(format!("{TEMP_PREFIX}removed-{id}"));
-        fs::rename(&path, &doomed).map_err(|source| Error::io("remove", &path, source))?;
-        fs::remove_dir_all(&doomed).map_err(|source| Error::io("remove", &doomed, source))
+    /// A generation that was just published, and is locked already.
+    pub(crate) fn adopt(
+        &self,
+        manifest: Manifest,
+        indexes: Vec<Arc<ExtentIndex>>,
+        in_use: Option<DirLock>,
+    ) -> Generation {
+        Generation::new(self.root.clone(), manifest, indexes, in_use, Arc::clone(&self.data_files))
     }
 }
 
-fn sweep(root: &Path) -> Result<()> {
-    for name in entries(root)? {
-        let path = root.join(&name);
-        if name.starts_with(TEMP_PREFIX) && is_abandoned(&path)? {
-            fs::remove_dir_all(&path).map_err(|source| Error::io("remove", &path, source))?;
+/// Removes the `tmp-` directories that nobody locks. `gate` is closed: a directory that is there has been locked by
+/// who made it, unless it was left behind, and whoever makes one from now on gives it another name.
+fn sweep(root: &Root, gate: DirLock) -> Result<()> {
+    let names = root.list(&root.path)?;
+    drop(gate);
+    for name in names.iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
+        let path = root.path.join(name);
+        // Held while it is removed, so that another sweep passes it by.
+        if let Some(_lock) = root.lock_unused(&path)? {
+            root.remove_dir(&path)?;
         }
     }
     Ok(())
 }
 
-/// A lock dies with the process that holds it, so a directory without one has no writer.
-fn is_abandoned(path: &Path) -> Result<bool> {
-    let dir = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        dir => dir.map_err(|source| Error::io("open", path, source))?,
-    };
-    Ok(dir.try_lock().is_ok())
-}
-
-fn entries(root: &Path) -> Result<Vec<String>> {
-    let error = |source| Error::io("list", root, source);
-    let mut names = Vec::new();
-    for entry in fs::read_dir(root).map_err(error)? {
-        names.extend(entry.map_err(error)?.file_name().into_string().ok());
+/// Makes the directory of a store, if it is not there, and its name durable.
+fn create_durably(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
     }
-    Ok(names)
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(parent).map_err(|source| Error::io("create", parent, source))?;
+    match LocalDisk.create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", path, error)),
+        _ => LocalDisk
+            .open(parent)
+            .and_then(|dir| LocalDisk.sync(&dir))
+            .map_err(|source| Error::io("sync", parent, source)),
+    }
 }

@@ -1,0 +1,90 @@
+//! What a store asks of the disk below it: names, bytes, and when they are durable.
+//!
+//! The files are the kernel's in any case: those of a directory ([`LocalDisk`]), or nameless ones in memory
+//! ([`MemoryDisk`]). So reading, locking and copying inside the kernel are the same code for both. The tests have a
+//! third, which loses power and fails.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+pub(crate) use memory::MemoryDisk;
+
+mod memory;
+
+/// A tree of directories and files. What has not been synced may be lost when the power goes, and only that.
+pub(crate) trait Disk: fmt::Debug + Send + Sync {
+    /// Opens a file or a directory, for reading, syncing and locking.
+    fn open(&self, path: &Path) -> io::Result<File>;
+
+    /// The names in a directory that are text, in no order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Makes a directory.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a file, and opens it for writing.
+    fn create_file(&self, path: &Path) -> io::Result<File>;
+
+    /// Appends some of `bytes` to a file made here, and says how many.
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes a file's bytes durable, or a directory's names.
+    fn sync(&self, file: &File) -> io::Result<()>;
+
+    /// Gives a directory another name, which nothing has.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The file system. What it makes is its owner's alone.
+#[derive(Debug)]
+pub(crate) struct LocalDisk;
+
+impl Disk for LocalDisk {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).create(path)
+    }
+
+    fn create_file(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+    }
+
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+}
