@@ -14,6 +14,8 @@ use std::{
 
 pub(crate) use memory::MemoryDisk;
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod memory;
 
 /// A tree of directories and files. What has not been synced may be lost when the power goes, and only that.

@@ -223,3 +223,6 @@ fn create_durably(path: &Path) -> Result<()> {
             .map_err(|source| Error::io("sync", parent, source)),
     }
 }
+
+#[cfg(test)]
+mod crash;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -113,21 +114,33 @@ fn damage_is_refused_by_name() {
     }
 }
 
+/// Loads a generation and reads all of it.
+fn read_all(store: &LocalStore, id: GenerationId) -> wrenn_snapshot::Result<()> {
+    let generation = store.load(id)?;
+    generation.reader(Space::Memory)?.read_at(PageIndex(0), &mut [0; 4 * PAGE_BYTES])?;
+    generation.blob("state").map(drop)
+}
+
 #[test]
-fn every_flipped_byte_of_manifest_and_header_is_refused() {
+fn every_flipped_bit_of_every_file_is_found_and_its_file_is_named() {
     let (_dir, store) = open();
-    let id = publish(&store, None, 1, &ALL).id();
-    for name in ["manifest", "memory.header"] {
+    let first = publish(&store, None, 1, &ALL);
+    let id = publish(&store, Some(&first), 2, &[PageRange::new(1, 1)]).id();
+    drop(first);
+    for name in ["manifest", "memory.header", "memory.data", "state.blob"] {
         let path = file(&store, id, name);
-        for byte in 0..fs::metadata(&path).expect("metadata").len() {
-            let byte = usize::try_from(byte).expect("small");
-            flip(&path, byte);
-            let error = store.load(id).expect_err("refused").to_string();
-            assert!(error.contains(name), "byte {byte}: {error}");
-            flip(&path, byte);
+        let file = fs::File::options().write(true).open(&path).expect("opened");
+        for (position, byte) in (0..).zip(fs::read(&path).expect("read")) {
+            for bit in 0..8 {
+                file.write_all_at(&[byte ^ 1 << bit], position).expect("written");
+                let error = read_all(&store, id).expect_err("refused");
+                assert!(matches!(&error, Error::Corrupt { generation, .. } if *generation == id), "{error:?}");
+                assert!(error.to_string().starts_with(name), "bit {bit} of byte {position}: {error}");
+            }
+            file.write_all_at(&[byte], position).expect("written");
         }
     }
-    store.load(id).expect("whole again");
+    read_all(&store, id).expect("whole again");
 }
 
 #[test]
