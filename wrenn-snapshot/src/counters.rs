@@ -5,19 +5,37 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{page::PAGE_BYTES_U64, resident::Origin};
+
 /// Counts that anybody may read while the server works.
 #[derive(Debug)]
 pub struct ServeCounters {
     started: Instant,
     total_pages: u64,
     faults: AtomicU64,
-    pages: AtomicU64,
-    zero_pages: AtomicU64,
-    bytes: AtomicU64,
+    faulted: Installed,
+    prefetched: Installed,
+    populated: Installed,
+    prefetch_late: AtomicU64,
+    background_failures: AtomicU64,
     deferred: AtomicU64,
+    removed: AtomicU64,
     latency_ns: AtomicU64,
     latency_max_ns: AtomicU64,
     histogram: [AtomicU64; BUCKETS],
+}
+
+/// Pages that were put in place for one reason.
+#[derive(Debug, Default)]
+struct Installed {
+    pages: AtomicU64,
+    zero_pages: AtomicU64,
+}
+
+impl Installed {
+    fn bytes(&self) -> u64 {
+        self.pages.load(Relaxed).saturating_sub(self.zero_pages.load(Relaxed)) * PAGE_BYTES_U64
+    }
 }
 
 /// What a restore has cost up to the moment when the report was made.
@@ -33,12 +51,26 @@ pub struct RestoreReport {
     pub pages: u64,
     /// How many of them were zeros.
     pub zero_pages: u64,
-    /// Bytes that were read from the source and put in place.
+    /// Bytes that were read from the source and put in place. The sum of the next three.
     pub bytes: u64,
+    /// Bytes that were read for a fault, the window around it included.
+    pub fault_bytes: u64,
+    /// Bytes of the working set that were read ahead.
+    pub prefetch_bytes: u64,
+    /// Bytes of the rest that were read in the background, or all at once.
+    pub populate_bytes: u64,
+    /// Pages of the working set, zeros included, that the prefetch put in place before anybody asked.
+    pub prefetch_hits: u64,
+    /// Pages of the working set that were in place, by a fault, when the prefetch came to them.
+    pub prefetch_late: u64,
+    /// Chunks that the background could not read, and left to the faults.
+    pub background_failures: u64,
     /// Pages that the guest has in all.
     pub total_pages: u64,
     /// Times that the kernel put a page off.
     pub deferred: u64,
+    /// Pages that the guest discarded. One that was discarded twice counts twice.
+    pub removed_pages: u64,
     /// The mean latency of a fault, in microseconds.
     pub latency_mean_us: f64,
     /// The median.
@@ -57,10 +89,13 @@ impl ServeCounters {
             started: Instant::now(),
             total_pages,
             faults: AtomicU64::new(0),
-            pages: AtomicU64::new(0),
-            zero_pages: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            faulted: Installed::default(),
+            prefetched: Installed::default(),
+            populated: Installed::default(),
+            prefetch_late: AtomicU64::new(0),
+            background_failures: AtomicU64::new(0),
             deferred: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
             latency_ns: AtomicU64::new(0),
             latency_max_ns: AtomicU64::new(0),
             histogram: [const { AtomicU64::new(0) }; BUCKETS],
@@ -72,13 +107,22 @@ impl ServeCounters {
     pub fn report(&self) -> RestoreReport {
         let faults = self.faults.load(Relaxed);
         let max_ns = self.latency_max_ns.load(Relaxed);
+        let all = [&self.faulted, &self.prefetched, &self.populated];
+        let [fault_bytes, prefetch_bytes, populate_bytes] = all.map(Installed::bytes);
         RestoreReport {
             faults,
-            pages: self.pages.load(Relaxed),
-            zero_pages: self.zero_pages.load(Relaxed),
-            bytes: self.bytes.load(Relaxed),
+            pages: all.iter().map(|installed| installed.pages.load(Relaxed)).sum(),
+            zero_pages: all.iter().map(|installed| installed.zero_pages.load(Relaxed)).sum(),
+            bytes: fault_bytes + prefetch_bytes + populate_bytes,
+            fault_bytes,
+            prefetch_bytes,
+            populate_bytes,
+            prefetch_hits: self.prefetched.pages.load(Relaxed),
+            prefetch_late: self.prefetch_late.load(Relaxed),
+            background_failures: self.background_failures.load(Relaxed),
             total_pages: self.total_pages,
             deferred: self.deferred.load(Relaxed),
+            removed_pages: self.removed.load(Relaxed),
             latency_mean_us: micros(self.latency_ns.load(Relaxed)) / micros(faults.max(1) * 1000),
             latency_p50_us: micros(self.percentile_ns(50).min(max_ns)),
             latency_p99_us: micros(self.percentile_ns(99).min(max_ns)),
@@ -95,14 +139,28 @@ impl ServeCounters {
         self.histogram[bucket_of(ns)].fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn count_data(&self, pages: u64, bytes: u64) {
-        self.pages.fetch_add(pages, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
+    pub(crate) fn count_installed(&self, origin: Origin, pages: u64, are_zeros: bool) {
+        let installed = match origin {
+            Origin::Fault => &self.faulted,
+            Origin::Prefetch => &self.prefetched,
+            Origin::Population => &self.populated,
+        };
+        installed.pages.fetch_add(pages, Relaxed);
+        if are_zeros {
+            installed.zero_pages.fetch_add(pages, Relaxed);
+        }
     }
 
-    pub(crate) fn count_zeros(&self, pages: u64) {
-        self.pages.fetch_add(pages, Relaxed);
-        self.zero_pages.fetch_add(pages, Relaxed);
+    pub(crate) fn count_prefetch_late(&self, pages: u64) {
+        self.prefetch_late.fetch_add(pages, Relaxed);
+    }
+
+    pub(crate) fn count_background_failure(&self) {
+        self.background_failures.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_removed(&self, pages: u64) {
+        self.removed.fetch_add(pages, Relaxed);
     }
 
     pub(crate) fn count_deferred(&self) {

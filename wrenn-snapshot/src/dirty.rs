@@ -6,7 +6,7 @@
 //!              └────────────┘  if the pause fails, pending stays
 //! ```
 
-use std::{fs::File, os::fd::BorrowedFd};
+use std::fs::File;
 
 use bitvec::vec::BitVec;
 
@@ -14,26 +14,8 @@ use crate::{
     error::Result,
     page::PageRange,
     region::{Region, Regions},
-    sys::{
-        pagemap::Scan,
-        uffd::{self, Features},
-    },
+    sys::pagemap::Scan,
 };
-
-/// Prepares a guest's memory for a page server and for dirty tracking: the first call on the descriptor, then every
-/// region is registered and write-protected. The guest must not run before this is done.
-///
-/// # Errors
-/// The regions are not whole pages or overlap, the descriptor was armed before, or the kernel lacks a feature.
-pub fn arm(uffd: BorrowedFd<'_>, regions: &[Region], features: Features) -> Result<()> {
-    let regions = Regions::new(regions.to_vec())?;
-    uffd::handshake(uffd, features)?;
-    for region in regions.iter() {
-        uffd::register(uffd, region.host_addr, region.len_bytes)?;
-        uffd::protect(uffd, region.host_addr, region.len_bytes)?;
-    }
-    Ok(())
-}
 
 /// Finds the pages that a guest wrote, by asynchronous write protection and `PAGEMAP_SCAN` (Linux 6.7).
 #[derive(Debug)]

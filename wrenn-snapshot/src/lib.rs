@@ -37,6 +37,8 @@
 //! ```
 #![warn(missing_docs)]
 
+mod arm;
+mod background;
 mod counters;
 mod data;
 mod diff;
@@ -45,9 +47,11 @@ mod disk;
 mod error;
 pub mod extents;
 mod files;
+mod fill;
 mod format;
 mod generation;
 mod id;
+mod options;
 mod page;
 mod pending;
 mod queue;
@@ -55,20 +59,26 @@ mod region;
 mod resident;
 mod server;
 mod source;
+mod stop;
 mod store;
 mod sys;
+mod working_set;
 
+pub use arm::{adopt, arm};
 pub use counters::{RestoreReport, ServeCounters};
-pub use dirty::{DirtyTracker, arm};
+pub use dirty::DirtyTracker;
 pub use error::{Error, Result};
 pub use format::{Damage, Space};
 pub use generation::{Generation, SpaceStats};
 pub use id::{GenerationId, ParseGenerationIdError};
+pub use options::{OnceResident, Populate, ServeOptions, Tracking};
 pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize};
 pub use pending::{BlobWriter, PendingGeneration, WriteReport};
-pub use region::Region;
-pub use resident::RemovedPages;
-pub use server::{EndReason, PageServer, ServeEnd, ServeOptions, StopHandle};
+pub use region::{Granule, Region};
+pub use resident::PageLog;
+pub use server::{EndReason, PageServer, ServeEnd};
 pub use source::{ByteSource, FlatFile, GenerationReader, PageRun, PageSource};
+pub use stop::StopHandle;
 pub use store::LocalStore;
 pub use sys::uffd::{Features, create as create_uffd};
+pub use working_set::{TouchedPages, WorkingSet, WorkingSetDamage};

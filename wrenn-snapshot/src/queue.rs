@@ -3,22 +3,21 @@
 //! Discards come first, since a fault can be read before the discard that caused it, and while one is unread every
 //! call answers `EAGAIN`. A page is in the queue once, whoever waits for it; a write outranks a read. What the kernel
 //! put off is tried again when the caller says so: the kernel does not say it a second time.
+//!
+//! Addresses are those where granules start; whoever pushes an event rounds its address down.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::{
-    page::PAGE_BYTES_U64,
-    sys::uffd::{Access, Event},
-};
+use crate::sys::uffd::{Access, Event};
 
 /// Something to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// The pages of `start..end` are zeros from now on.
     Remove { start: u64, end: u64 },
-    /// Let writes to the page at this address through.
+    /// Let writes to the granule at this address through.
     Unprotect { addr: u64 },
-    /// Put the page at this address in place.
+    /// Put the granule at this address in place.
     Install { addr: u64, access: Access },
 }
 
@@ -26,7 +25,7 @@ pub(crate) enum Action {
 #[derive(Debug, Default)]
 pub(crate) struct FaultQueue {
     removes: VecDeque<(u64, u64)>,
-    /// Page addresses in order of arrival; each is a key of one of the two maps below.
+    /// Addresses in order of arrival; each is a key of one of the two maps below.
     order: VecDeque<(Kind, u64)>,
     installs: BTreeMap<u64, Access>,
     unprotects: BTreeSet<u64>,
@@ -44,8 +43,8 @@ impl FaultQueue {
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Removed { start, end } => self.removes.push_back((start, end)),
-            Event::Missing { addr, access } => self.want(page_of(addr), access),
-            Event::Protected { addr } => self.unprotect(page_of(addr)),
+            Event::Missing { addr, access } => self.want(addr, access),
+            Event::Protected { addr } => self.unprotect(addr),
             Event::Other => {}
         }
     }
@@ -102,10 +101,6 @@ impl FaultQueue {
     }
 }
 
-fn page_of(addr: u64) -> u64 {
-    addr - addr % PAGE_BYTES_U64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,7 +115,7 @@ mod tests {
     #[test]
     fn discards_come_before_the_faults_they_caused() {
         let mut queue = FaultQueue::default();
-        queue.push(Event::Missing { addr: 0x1008, access: READ });
+        queue.push(Event::Missing { addr: 0x1000, access: READ });
         queue.push(Event::Removed { start: 0x1000, end: 0x3000 });
         let expected = [Action::Remove { start: 0x1000, end: 0x3000 }, Action::Install { addr: 0x1000, access: READ }];
         assert_eq!(drain(&mut queue), expected);
@@ -129,7 +124,7 @@ mod tests {
     #[test]
     fn a_page_is_queued_once_and_a_write_outranks_a_read() {
         let mut queue = FaultQueue::default();
-        for (addr, access) in [(0x1000, READ), (0x2000, READ), (0x1ff8, WRITE), (0x1010, READ)] {
+        for (addr, access) in [(0x1000, READ), (0x2000, READ), (0x1000, WRITE), (0x1000, READ)] {
             queue.push(Event::Missing { addr, access });
         }
         let expected = [(0x1000, WRITE), (0x2000, READ)].map(|(addr, access)| Action::Install { addr, access });
@@ -140,7 +135,7 @@ mod tests {
     fn what_was_put_off_comes_back_without_a_new_event() {
         let mut queue = FaultQueue::default();
         queue.push(Event::Missing { addr: 0x1000, access: READ });
-        queue.push(Event::Protected { addr: 0x1001 });
+        queue.push(Event::Protected { addr: 0x1000 });
         for action in drain(&mut queue) {
             queue.defer(action);
             queue.defer(action);

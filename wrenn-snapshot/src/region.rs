@@ -5,6 +5,42 @@ use crate::{
     page::{PAGE_BYTES_U64, PageIndex, PageRange, whole_pages},
 };
 
+/// The pages that the kernel maps a region with: what a fault is about, and what is put in place at once.
+///
+/// Generations count in pages of 4 KiB, whatever the memory that they are served to is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Granule {
+    /// 4 KiB: private and shared memory.
+    #[default]
+    Kib4,
+    /// 2 MiB: hugetlbfs. A fault costs some fifty times as much and a memory has 512 times fewer, and one byte written
+    /// makes 2 MiB dirty.
+    Mib2,
+}
+
+impl Granule {
+    /// The size in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        PAGE_BYTES_U64 * self.pages() as u64
+    }
+
+    /// The size in pages of a generation.
+    #[must_use]
+    pub const fn pages(self) -> u32 {
+        match self {
+            Self::Kib4 => 1,
+            Self::Mib2 => 512,
+        }
+    }
+
+    /// The granule of so many bytes, if there is one.
+    #[must_use]
+    pub fn from_bytes(bytes: u64) -> Option<Self> {
+        [Self::Kib4, Self::Mib2].into_iter().find(|granule| granule.bytes() == bytes)
+    }
+}
+
 /// A piece of the memory space, where the VMM's process has it mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
@@ -14,9 +50,17 @@ pub struct Region {
     pub len_bytes: u64,
     /// Where it starts in the memory space, in bytes.
     pub offset_bytes: u64,
+    /// What it is made of. Its start, length and offset are multiples of this.
+    pub granule: Granule,
 }
 
 impl Region {
+    /// A region of 4 KiB pages.
+    #[must_use]
+    pub fn new(host_addr: u64, len_bytes: u64, offset_bytes: u64) -> Self {
+        Self { host_addr, len_bytes, offset_bytes, granule: Granule::Kib4 }
+    }
+
     /// The address after the last one. [`Regions::new`] has made sure that there is one.
     pub(crate) fn host_end(&self) -> u64 {
         self.host_addr + self.len_bytes
@@ -38,9 +82,16 @@ impl Region {
         let page = (addr - self.host_addr + self.offset_bytes) / PAGE_BYTES_U64;
         PageIndex(u32::try_from(page).unwrap_or(u32::MAX))
     }
+
+    /// The pages of the granule that a page of the region is in.
+    pub(crate) fn granule_of(&self, page: PageIndex) -> PageRange {
+        let pages = self.granule.pages();
+        // The region's offset is a multiple of the granule.
+        PageRange::new(page.0 - page.0 % pages, pages)
+    }
 }
 
-/// Regions that are whole pages, not empty, and overlap neither in memory nor in the space. Sorted by address.
+/// Regions that are whole granules, not empty, and overlap neither in memory nor in the space. Sorted by address.
 #[derive(Clone, Debug)]
 pub(crate) struct Regions(Vec<Region>);
 
@@ -48,13 +99,14 @@ impl Regions {
     /// Checks regions. They may come from another process, so nothing is taken for granted.
     pub(crate) fn new(mut regions: Vec<Region>) -> Result<Self> {
         for region in &regions {
-            let aligned = region.host_addr.is_multiple_of(PAGE_BYTES_U64)
-                && whole_pages(region.len_bytes).is_some_and(|pages| pages > 0)
-                && whole_pages(region.offset_bytes).is_some();
+            let aligned = [region.host_addr, region.len_bytes, region.offset_bytes]
+                .into_iter()
+                .all(|bytes| bytes.is_multiple_of(region.granule.bytes()))
+                && region.len_bytes > 0;
             let ends = region.host_addr.checked_add(region.len_bytes).is_some()
                 && region.offset_bytes.checked_add(region.len_bytes).and_then(whole_pages).is_some();
             if !aligned || !ends {
-                return Err(Error::invalid(format!("{region:x?} is not whole pages")));
+                return Err(Error::invalid(format!("{region:x?} is not whole granules")));
             }
         }
         regions.sort_unstable_by_key(|region| region.offset_bytes);
@@ -77,6 +129,22 @@ impl Regions {
         after.checked_sub(1).map(|last| &self.0[last]).filter(|region| addr < region.host_end())
     }
 
+    /// Where the granule that an address is in starts. An address in no region stays as it is.
+    pub(crate) fn granule_start(&self, addr: u64) -> u64 {
+        self.containing(addr).map_or(addr, |region| addr - addr % region.granule.bytes())
+    }
+
+    /// The pieces of `pages` that are in some region, in the order of the regions.
+    pub(crate) fn pieces_of(&self, pages: PageRange) -> impl Iterator<Item = (&Region, PageRange)> {
+        self.0.iter().filter_map(move |region| {
+            let of_region = region.pages();
+            let start = pages.start.0.max(of_region.start.0);
+            let end = pages.end().min(of_region.end());
+            let count = u32::try_from(end.checked_sub(u64::from(start))?).ok().filter(|count| *count > 0)?;
+            Some((region, PageRange::new(start, count)))
+        })
+    }
+
     /// One more than the last page that a region reaches.
     pub(crate) fn page_end(&self) -> u64 {
         self.0.iter().map(|region| region.pages().end()).max().unwrap_or(0)
@@ -93,7 +161,11 @@ mod tests {
     use super::*;
 
     fn region(host_addr: u64, len_bytes: u64, offset_bytes: u64) -> Region {
-        Region { host_addr, len_bytes, offset_bytes }
+        Region::new(host_addr, len_bytes, offset_bytes)
+    }
+
+    fn huge(host_addr: u64, len_bytes: u64, offset_bytes: u64) -> Region {
+        Region { granule: Granule::Mib2, ..region(host_addr, len_bytes, offset_bytes) }
     }
 
     #[test]
@@ -107,6 +179,9 @@ mod tests {
             vec![region(0x1000, 0x1000, u64::MAX - 0xfff)],
             vec![region(0x1000, 0x2000, 0), region(0x2000, 0x1000, 0x2000)],
             vec![region(0x1000, 0x2000, 0), region(0x8000, 0x1000, 0x1000)],
+            vec![huge(0x20_1000, 0x20_0000, 0)],
+            vec![huge(0x20_0000, 0x20_1000, 0)],
+            vec![huge(0x20_0000, 0x20_0000, 0x1000)],
         ] {
             assert!(Regions::new(wrong.clone()).is_err(), "{wrong:x?}");
         }
@@ -119,5 +194,30 @@ mod tests {
         assert_eq!((page(0x9fff), page(0x1000), page(0x2fff)), (Some(0), Some(1), Some(2)));
         assert_eq!((page(0), page(0x3000), page(0xa000)), (None, None, None));
         assert_eq!((regions.page_end(), regions.page_count()), (3, 3));
+    }
+
+    #[test]
+    fn pages_are_cut_to_the_regions_they_are_in() {
+        let regions = Regions::new(vec![region(0x9000, 0x1000, 0), region(0x1000, 0x2000, 0x2000)]).expect("apart");
+        let pieces = |start, count| {
+            let pieces = regions.pieces_of(PageRange::new(start, count));
+            pieces.map(|(region, pages)| (region.host_addr, pages.start.0, pages.count)).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(0, 9), [(0x1000, 2, 2), (0x9000, 0, 1)]);
+        assert_eq!(pieces(3, 1), [(0x1000, 3, 1)]);
+        assert_eq!(pieces(1, 1), []);
+        assert_eq!(pieces(u32::MAX, u32::MAX), []);
+    }
+
+    #[test]
+    fn a_granule_is_found_from_any_address_in_it() {
+        let region = huge(0x20_0000, 0x40_0000, 0x20_0000);
+        let regions = Regions::new(vec![region]).expect("aligned");
+        assert_eq!(
+            [0x20_0000, 0x3f_ffff, 0x40_0001].map(|addr| regions.granule_start(addr)),
+            [0x20_0000, 0x20_0000, 0x40_0000]
+        );
+        assert_eq!(regions.granule_start(0x1234), 0x1234);
+        assert_eq!(region.granule_of(PageIndex(1030)), PageRange::new(1024, 512));
     }
 }

@@ -7,18 +7,20 @@ use bitvec::vec::BitVec;
 use crate::{
     counters::ServeCounters,
     error::Result,
+    options::Tracking,
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex, PageRange, bytes_of},
     region::{Region, Regions},
     source::PageRun,
     sys::uffd::{Copied, Install, Uffd},
+    working_set::TouchedPages,
 };
 
-/// Pages that the guest discarded (`MADV_DONTNEED`, `MADV_REMOVE`). They are zeros, and no scan reports them.
+/// Pages that something happened to, for somebody on another thread to take.
 #[derive(Debug, Default)]
-pub struct RemovedPages(Mutex<Vec<PageRange>>);
+pub struct PageLog(Mutex<Vec<PageRange>>);
 
-impl RemovedPages {
-    /// Takes what was discarded since the last call: mark it in the [tracker](crate::DirtyTracker::mark).
+impl PageLog {
+    /// Takes what was added since the last call, in order.
     #[must_use]
     pub fn take(&self) -> Vec<PageRange> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -51,26 +53,64 @@ pub(crate) enum Residence {
     Removed,
 }
 
+/// Why a page is put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A thread waits for it, or for one near it.
+    Fault,
+    /// It is in the working set.
+    Prefetch,
+    /// All are.
+    Population,
+}
+
+/// What to put in place, from `first` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Installation<'a> {
+    pub(crate) region: &'a Region,
+    pub(crate) first: PageIndex,
+    /// Whole granules.
+    pub(crate) run: PageRun<'a>,
+    /// A page that a thread waits to write.
+    pub(crate) written: Option<PageIndex>,
+    pub(crate) origin: Origin,
+}
+
 /// The pages of a guest that are in place.
 #[derive(Debug)]
 pub(crate) struct ResidentPages {
     pub(crate) uffd: Uffd,
-    installed: BitVec,
+    tracking: Tracking,
+    /// Pages that are not absent.
+    known: BitVec,
     removed: BitVec,
-    pub(crate) removed_log: Arc<RemovedPages>,
+    absent: u64,
+    pub(crate) removed_log: Arc<PageLog>,
+    pub(crate) written_log: Arc<PageLog>,
+    pub(crate) touched: Arc<TouchedPages>,
     pub(crate) counters: Arc<ServeCounters>,
     zeros: Vec<u8>,
 }
 
 impl ResidentPages {
     /// `pages_max` is the longest run that will be installed at once.
-    pub(crate) fn new(uffd: Uffd, regions: &Regions, pages_max: u32) -> Self {
+    pub(crate) fn new(
+        uffd: Uffd,
+        regions: &Regions,
+        tracking: Tracking,
+        touched: TouchedPages,
+        pages_max: u32,
+    ) -> Self {
         let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
         Self {
             uffd,
-            installed: BitVec::repeat(false, pages),
+            tracking,
+            known: BitVec::repeat(false, pages),
             removed: BitVec::repeat(false, pages),
+            absent: regions.page_count(),
             removed_log: Arc::default(),
+            written_log: Arc::default(),
+            touched: Arc::new(touched),
             counters: Arc::new(ServeCounters::new(regions.page_count())),
             zeros: vec![0; bytes_of(pages_max)],
         }
@@ -78,48 +118,74 @@ impl ResidentPages {
 
     pub(crate) fn residence(&self, page: PageIndex) -> Residence {
         let page = page.0 as usize;
-        match (self.removed[page], self.installed[page]) {
+        match (self.removed[page], self.known[page]) {
             (true, _) => Residence::Removed,
             (false, true) => Residence::Installed,
             (false, false) => Residence::Absent,
         }
     }
 
-    /// The absent pages around `page`, inside `bounds`, without a gap.
-    pub(crate) fn absent_around(&self, page: PageIndex, bounds: PageRange) -> PageRange {
-        let absent = |page: &u32| self.residence(PageIndex(*page)) == Residence::Absent;
-        let bounds_end = bounds.start.0 + bounds.count;
-        let start = (bounds.start.0..page.0).rev().take_while(absent).last().unwrap_or(page.0);
-        let end = (page.0 + 1..bounds_end).take_while(absent).last().map_or(page.0 + 1, |last| last + 1);
+    /// Whether no page is absent.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.absent == 0
+    }
+
+    /// The absent pages around those of `middle`, which are absent, inside `bounds` and without a gap.
+    pub(crate) fn absent_around(&self, middle: PageRange, bounds: PageRange) -> PageRange {
+        let absent = |page: &u32| !self.known[*page as usize];
+        let (middle_end, bounds_end) = (middle.start.0 + middle.count, bounds.start.0 + bounds.count);
+        let start = (bounds.start.0..middle.start.0).rev().take_while(absent).last().unwrap_or(middle.start.0);
+        let end = (middle_end..bounds_end).take_while(absent).last().map_or(middle_end, |last| last + 1);
         PageRange::new(start, end - start)
+    }
+
+    /// The first run of absent pages among some.
+    pub(crate) fn first_absent(&self, pages: PageRange) -> Option<PageRange> {
+        let known = &self.known[range_of(pages)];
+        let start = known.first_zero()?;
+        let count = known[start..].first_one().unwrap_or(known.len() - start);
+        let at = |pages: usize| u32::try_from(pages).ok();
+        Some(PageRange::new(pages.start.0 + at(start)?, at(count)?))
     }
 
     /// The guest discarded pages.
     pub(crate) fn remove(&mut self, region: &Region, pages: PageRange) {
         debug_assert!(pages.end() <= region.pages().end(), "a discard is inside of its region");
-        let range = pages.start.0 as usize..pages.start.0 as usize + pages.count as usize;
-        self.removed[range.clone()].fill(true);
-        self.installed[range].fill(false);
+        self.set_known(pages, true);
         self.removed_log.push(pages);
+        self.counters.count_removed(pages.count.into());
     }
 
-    /// Puts a run of pages in place. `written` is the page of the run, if any, that a thread waits to write.
-    pub(crate) fn install(
-        &mut self,
-        region: &Region,
-        first: PageIndex,
-        run: PageRun<'_>,
-        written: Option<PageIndex>,
-    ) -> Result<Progress> {
-        let end = first.0 + run.pages();
-        let Some(PageIndex(page)) = written.filter(|page| (first.0..end).contains(&page.0)) else {
-            return self.install_piece(region, first.0, first.0, end, run, Install::Clean);
+    /// Lets the threads that wait to write to protected pages go on.
+    pub(crate) fn unprotect(&mut self, region: &Region, pages: PageRange) -> Result<Progress> {
+        // Whoever reads the memory once the writer runs has to find its page here.
+        self.written_log.push(pages);
+        let len = u64::from(pages.count) * PAGE_BYTES_U64;
+        Ok(match self.uffd.unprotect(region.addr_of(pages.start), len)? {
+            Copied::Bytes(_) | Copied::Exists => Progress::Done,
+            Copied::Again => Progress::Again,
+            Copied::Gone => Progress::Gone,
+        })
+    }
+
+    /// Puts a run of pages in place.
+    pub(crate) fn install(&mut self, what: &Installation<'_>) -> Result<Progress> {
+        let (first, end) = (what.first.0, what.first.0 + what.run.pages());
+        let Some(page) = what.written.filter(|page| (first..end).contains(&page.0)) else {
+            return self.install_piece(what, first, end, self.unwritten());
         };
-        // The page that somebody waits for comes first. It alone is dirty.
-        for (from, to, install) in
-            [(page, page + 1, Install::Dirty), (first.0, page, Install::Clean), (page + 1, end, Install::Clean)]
-        {
-            let progress = self.install_piece(region, first.0, from, to, run, install)?;
+        let written = what.region.granule_of(page);
+        let written_end = written.start.0 + written.count;
+        if self.tracking == Tracking::Sync {
+            self.written_log.push(written);
+        }
+        // The one that somebody waits for comes first. It alone is dirty.
+        for (from, to, install) in [
+            (written.start.0, written_end, Install::Dirty),
+            (first, written.start.0, self.unwritten()),
+            (written_end, end, self.unwritten()),
+        ] {
+            let progress = self.install_piece(what, from, to, install)?;
             if progress != Progress::Done {
                 return Ok(progress);
             }
@@ -127,29 +193,30 @@ impl ResidentPages {
         Ok(Progress::Done)
     }
 
-    /// Puts the pages `from..to` of a run that starts at `first` in place.
-    fn install_piece(
-        &mut self,
-        region: &Region,
-        first: u32,
-        from: u32,
-        to: u32,
-        run: PageRun<'_>,
-        install: Install,
-    ) -> Result<Progress> {
+    /// How pages are installed that nobody writes.
+    fn unwritten(&self) -> Install {
+        match self.tracking {
+            Tracking::Async | Tracking::Sync => Install::Clean,
+            Tracking::Untracked => Install::Dirty,
+        }
+    }
+
+    /// Puts the pages `from..to` of a run in place.
+    fn install_piece(&mut self, what: &Installation<'_>, from: u32, to: u32, install: Install) -> Result<Progress> {
+        let granule = what.region.granule;
         let mut page = from;
         while page < to {
-            let bytes = match run {
-                PageRun::Data(bytes) => &bytes[bytes_of(page - first)..bytes_of(to - first)],
+            let bytes = match what.run {
+                PageRun::Data(bytes) => &bytes[bytes_of(page - what.first.0)..bytes_of(to - what.first.0)],
                 PageRun::Zero(_) => &self.zeros[..bytes_of(to - page).min(self.zeros.len())],
             };
-            let addr = region.addr_of(PageIndex(page));
+            let addr = what.region.addr_of(PageIndex(page));
             let pages = match self.uffd.copy(addr, bytes, install)? {
                 Copied::Bytes(len) => u32::try_from(len / PAGE_BYTES_U64).unwrap_or(0),
                 Copied::Exists => {
-                    self.uffd.wake(addr, PAGE_BYTES_U64)?;
-                    self.set_installed(page, 1);
-                    page += 1;
+                    self.uffd.wake(addr, granule.bytes())?;
+                    self.set_known(PageRange::new(page, granule.pages()), false);
+                    page += granule.pages();
                     continue;
                 }
                 Copied::Again => 0,
@@ -158,21 +225,32 @@ impl ResidentPages {
             if pages == 0 {
                 return Ok(Progress::Again);
             }
-            self.set_installed(page, pages);
-            match run {
-                PageRun::Data(_) => self.counters.count_data(pages.into(), u64::from(pages) * PAGE_BYTES_U64),
-                PageRun::Zero(_) => self.counters.count_zeros(pages.into()),
-            }
+            self.installed(what, PageRange::new(page, pages));
             page += pages;
         }
         Ok(Progress::Done)
     }
 
-    fn set_installed(&mut self, page: u32, pages: u32) {
-        let range = page as usize..page as usize + pages as usize;
-        self.installed[range.clone()].fill(true);
-        self.removed[range].fill(false);
+    fn installed(&mut self, what: &Installation<'_>, pages: PageRange) {
+        let was_absent = self.residence(pages.start) == Residence::Absent;
+        self.set_known(pages, false);
+        self.counters.count_installed(what.origin, pages.count.into(), matches!(what.run, PageRun::Zero(_)));
+        // What was discarded is nothing that the next restore can read ahead.
+        if what.origin == Origin::Fault && was_absent {
+            self.touched.record(pages.start, pages.count);
+        }
     }
+
+    fn set_known(&mut self, pages: PageRange, removed: bool) {
+        let range = range_of(pages);
+        self.absent -= self.known[range.clone()].count_zeros() as u64;
+        self.known[range.clone()].fill(true);
+        self.removed[range].fill(removed);
+    }
+}
+
+fn range_of(pages: PageRange) -> std::ops::Range<usize> {
+    pages.start.0 as usize..pages.start.0 as usize + pages.count as usize
 }
 
 const _: () = assert!(PAGE_BYTES as u64 == PAGE_BYTES_U64, "one size, two types");

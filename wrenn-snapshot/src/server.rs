@@ -1,101 +1,62 @@
 //! The page server: fills a restored guest's memory as the guest touches it.
 //!
 //! ```text
-//! PageServer::new ─► serve ─► poll ─► drain every event ─► FaultQueue ─► act ─┐
-//!                              ▲                                             │
-//!                              └─── deferred: poll for 1 ms at most ◄────────┘
-//!                              └─ stop, death of the VMM, error ─► ServeEnd, with the descriptor
+//! PageServer::new ─► serve ─► wait ─► drain every event ─► FaultQueue ─► act ─────┐
+//!                              ▲                  │ none                          │
+//!                              │                  └─► step: one chunk of the ─────┤
+//!                              │                      background, if any is left  │
+//!                              └─── deferred: wait for 1 ms at most ◄─────────────┘
+//!                              └─ stop, death of the VMM, all resident, error ─► ServeEnd, with the descriptor
 //! ```
 //!
 //! A thread of the guest that waits for a page waits for ever if nobody serves it, and sees zeros if the last copy of
 //! the descriptor is closed. So whatever ends [`PageServer::serve`] hands the descriptor back, and the caller kills
 //! the VMM before dropping it.
+//!
+//! # Background
+//! Prefetch and population share the server's thread, a chunk at a time and only when no event waits, so a fault waits
+//! behind one chunk at most. A second thread was not worth it: a fault that comes while a chunk is copied waits for
+//! some 0.1 ms once, and the whole working set is in place after some tens of milliseconds.
+//!
+//! # Detaching
+//! Once every page is in place no fault is left to serve, and [`OnceResident::End`](crate::OnceResident) ends the
+//! server. The descriptor stays open, though: asynchronous write protection belongs to a registered range, and closing
+//! the last copy of its descriptor unregisters it, after which a scan finds nothing. Holding it costs nothing.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
 };
 
 use crate::{
+    background::{self, Background},
     counters::{RestoreReport, ServeCounters},
     error::{Error, Result},
-    page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex, PageRange, bytes_of},
+    fill::{Filler, Filling, pages_at_once},
+    options::{OnceResident, Populate, ServeOptions, Tracking},
+    page::{PageIndex, PageRange},
     queue::{Action, FaultQueue},
     region::{Region, Regions},
-    resident::{Progress, RemovedPages, Residence, ResidentPages},
-    source::{PageRun, PageSource},
-    sys::uffd::{Access, Copied, Uffd},
+    resident::{Origin, PageLog, Progress, Residence, ResidentPages},
+    source::PageSource,
+    stop::StopHandle,
+    sys::uffd::{Access, Event, Features, Uffd},
+    working_set::TouchedPages,
 };
-
-/// How a page server works.
-#[derive(Debug)]
-pub struct ServeOptions {
-    /// How much to put in place around a page that is touched, in bytes, aligned to itself; at most 1 MiB. 64 KiB by
-    /// default. More makes a restore that touches its memory in order faster, and uses more memory.
-    pub fault_around_bytes: u32,
-    /// How often a page is read before the server gives up, at least 1. 3 by default. Damage is not tried again.
-    pub read_attempts_max: u32,
-    /// A descriptor that becomes readable when the VMM dies, such as its pidfd. None by default; without one, the
-    /// death of the VMM goes unnoticed until the server is stopped.
-    pub watch: Option<OwnedFd>,
-}
-
-impl Default for ServeOptions {
-    fn default() -> Self {
-        Self { fault_around_bytes: 64 << 10, read_attempts_max: 3, watch: None }
-    }
-}
-
-/// Ends a page server from anywhere, at any time, also before it serves. Clones stop the same server.
-#[derive(Clone, Debug)]
-pub struct StopHandle(Arc<Stop>);
-
-#[derive(Debug)]
-struct Stop {
-    event: EventFd,
-    stopped: AtomicBool,
-}
-
-impl StopHandle {
-    /// A handle that nobody has used yet.
-    ///
-    /// # Errors
-    /// No descriptor is free.
-    pub fn new() -> Result<Self> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::kernel("eventfd", errno))?;
-        Ok(Self(Arc::new(Stop { event, stopped: AtomicBool::new(false) })))
-    }
-
-    /// Ends the server within milliseconds. It stays ended.
-    pub fn stop(&self) {
-        self.0.stopped.store(true, Ordering::Release);
-        // The only failure is a full counter, and that is readable too.
-        let _ = self.0.event.write(1);
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.stopped.load(Ordering::Acquire)
-    }
-}
 
 /// How a page server ended.
 #[derive(Debug)]
 pub struct ServeEnd {
     /// Why.
     pub reason: EndReason,
-    /// The userfaultfd. Kill the VMM before dropping it, unless every page is in place: a guest that waits for a page
-    /// would be given zeros.
+    /// The userfaultfd. Kill the VMM before dropping it: a guest that waits for a page would be given zeros, and one
+    /// whose pages are all in place would no longer be tracked.
     pub uffd: OwnedFd,
 }
 
@@ -107,6 +68,9 @@ pub enum EndReason {
     Stopped,
     /// The VMM is gone.
     PeerGone,
+    /// Every page is in place, and [`OnceResident::End`] was asked for. The guest runs on without a server. Keep the
+    /// descriptor for as long as what the guest writes has to be known.
+    AllResident,
     /// A page could not be served. A thread of the guest may be waiting for it: kill the VMM.
     Failed(Error),
 }
@@ -114,10 +78,12 @@ pub enum EndReason {
 /// Serves the memory of one guest, on the thread that calls it.
 pub struct PageServer {
     regions: Regions,
-    source: Box<dyn PageSource>,
     options: ServeOptions,
-    resident: ResidentPages,
-    scratch: Vec<u8>,
+    filler: Filler,
+    background: Background,
+    /// When the next chunk of the background is due.
+    background_at: Option<Instant>,
+    may_detach: bool,
 }
 
 impl std::fmt::Debug for PageServer {
@@ -127,10 +93,11 @@ impl std::fmt::Debug for PageServer {
 }
 
 impl PageServer {
-    /// Prepares to serve `regions`, which are [armed](crate::arm) on `uffd`, from `source`.
+    /// Prepares to serve `regions`, which are [armed](crate::arm) or [adopted](crate::adopt) on `uffd`, from `source`.
     ///
     /// # Errors
-    /// The regions are not whole pages, overlap, or reach past the source; or an option is out of range.
+    /// The regions are not whole granules, overlap, or reach past the source; an option is out of range; or the
+    /// descriptor cannot track what the guest writes in the way that is asked for.
     pub fn new(
         uffd: OwnedFd,
         regions: Vec<Region>,
@@ -141,109 +108,157 @@ impl PageServer {
         if regions.page_end() > u64::from(source.page_count()) {
             return Err(Error::invalid("a region reaches past the source"));
         }
-        if options.fault_around_bytes > bytes_max() || options.read_attempts_max == 0 {
-            return Err(Error::invalid("a page server's option is out of range"));
-        }
-        let resident = ResidentPages::new(Uffd::new(uffd)?, &regions, CHUNK_PAGES);
-        Ok(Self { regions, source, options, resident, scratch: vec![0; bytes_of(CHUNK_PAGES)] })
+        options.check()?;
+        let features = Features::of(uffd.as_fd())?;
+        options.tracking.check(features)?;
+        let may_detach = options.once_resident == OnceResident::End
+            && !features.is_some_and(Features::report_changes)
+            && options.tracking != Tracking::Sync;
+        let touched = TouchedPages::new(options.record_pages_max);
+        let resident =
+            ResidentPages::new(Uffd::new(uffd)?, &regions, options.tracking, touched, pages_at_once(&regions));
+        let filler = Filler::new(source, resident, &regions);
+        let background = Background::new(&options, &regions);
+        Ok(Self { regions, options, filler, background, background_at: None, may_detach })
     }
 
     /// The live counts.
     #[must_use]
     pub fn counters(&self) -> Arc<ServeCounters> {
-        Arc::clone(&self.resident.counters)
+        Arc::clone(&self.filler.resident.counters)
     }
 
-    /// The pages that the guest discards, if the descriptor was armed with
-    /// [`Features::EVENT_REMOVE`](crate::Features::EVENT_REMOVE).
+    /// The pages that the guest discards, if the descriptor was armed with [`Features::EVENT_REMOVE`]. They are zeros,
+    /// and no scan reports them: mark them in the [tracker](crate::DirtyTracker::mark).
     #[must_use]
-    pub fn removed_pages(&self) -> Arc<RemovedPages> {
-        Arc::clone(&self.resident.removed_log)
+    pub fn removed_pages(&self) -> Arc<PageLog> {
+        Arc::clone(&self.filler.resident.removed_log)
     }
 
-    /// Puts every page in place at once, write-protected, before the guest runs. What a lazy restore is compared with.
+    /// The pages that the guest writes first, with [`Tracking::Sync`]. One can be there twice.
+    #[must_use]
+    pub fn written_pages(&self) -> Arc<PageLog> {
+        Arc::clone(&self.filler.resident.written_log)
+    }
+
+    /// The pages that the guest touches, up to [`ServeOptions::record_pages_max`].
+    #[must_use]
+    pub fn touched_pages(&self) -> Arc<TouchedPages> {
+        Arc::clone(&self.filler.resident.touched)
+    }
+
+    /// Puts every page in place at once, unwritten, before the guest runs. What a lazy restore is compared with.
     ///
     /// # Errors
     /// A page cannot be read, or the VMM is gone.
     pub fn populate_all(&mut self) -> Result<RestoreReport> {
-        let regions = self.regions.clone();
-        for region in regions.iter() {
-            let pages = region.pages();
-            let mut page = pages.start.0;
-            while u64::from(page) < pages.end() {
-                let left = pages.start.0 + pages.count - page;
-                let run = self.source.run(PageIndex(page), left.min(CHUNK_PAGES), &mut self.scratch)?;
-                let count = run.pages();
-                match self.resident.install(region, PageIndex(page), run, None)? {
-                    Progress::Done => page += count,
+        for region in self.regions.iter() {
+            let pages_max = background::CHUNK_PAGES.max(region.granule.pages());
+            while let Some(absent) = self.filler.resident.first_absent(region.pages()) {
+                let pages = PageRange { count: absent.count.min(pages_max), ..absent };
+                let what = Filling { region, pages, written: None, origin: Origin::Population };
+                match self.filler.fill(&what)? {
+                    Progress::Done => {}
                     Progress::Again => std::thread::yield_now(),
                     Progress::Gone => return Err(Error::kernel("UFFDIO_COPY", Errno::ESRCH)),
                 }
             }
         }
-        Ok(self.resident.counters.report())
+        Ok(self.filler.resident.counters.report())
     }
 
-    /// Serves until it is stopped, the VMM dies, or a page cannot be served. Blocks the calling thread, which needs
-    /// no other: it never waits for anything but the descriptors and the source.
+    /// Serves until it is stopped, the VMM dies, or a page cannot be served; or, if that is asked for, until every page
+    /// is in place. Blocks the calling thread, which needs no other: it never waits for anything but the descriptors
+    /// and the source.
     #[must_use = "the VMM has to be dealt with before the descriptor is dropped"]
     pub fn serve(mut self, stop: &StopHandle) -> ServeEnd {
         let reason = self.serve_until_end(stop).unwrap_or_else(EndReason::Failed);
-        ServeEnd { reason, uffd: self.resident.uffd.into_fd() }
+        ServeEnd { reason, uffd: self.filler.resident.uffd.into_fd() }
     }
 
     fn serve_until_end(&mut self, stop: &StopHandle) -> Result<EndReason> {
         let mut queue = FaultQueue::default();
         let mut events = Vec::new();
         loop {
-            if let Some(reason) = self.wait(stop, queue.has_deferred())? {
+            if let Some(reason) = self.wait(stop, self.patience(&queue))? {
                 return Ok(reason);
             }
-            self.resident.uffd.drain(&mut events)?;
+            self.filler.resident.uffd.drain(&mut events)?;
             let read_at = Instant::now();
-            events.drain(..).for_each(|event| queue.push(event));
+            let is_idle = events.is_empty() && !queue.has_deferred();
+            events.drain(..).for_each(|event| queue.push(self.of_granule(event)));
             queue.retry_deferred();
             while let Some(action) = queue.next() {
                 match self.act(action)? {
                     Progress::Done => {}
                     Progress::Again => {
-                        self.resident.counters.count_deferred();
+                        self.filler.resident.counters.count_deferred();
                         queue.defer(action);
                         continue;
                     }
                     Progress::Gone => return Ok(EndReason::PeerGone),
                 }
                 if matches!(action, Action::Install { .. }) {
-                    self.resident.counters.count_fault(read_at.elapsed());
+                    self.filler.resident.counters.count_fault(read_at.elapsed());
                 }
                 if stop.is_stopped() {
                     return Ok(EndReason::Stopped);
                 }
             }
+            if is_idle {
+                if self.may_detach && self.filler.resident.is_complete() {
+                    return Ok(EndReason::AllResident);
+                }
+                if self.step(stop)? == Progress::Gone {
+                    return Ok(EndReason::PeerGone);
+                }
+            }
+        }
+    }
+
+    /// How long to wait for an event.
+    fn patience(&self, queue: &FaultQueue) -> PollTimeout {
+        let until_background = || {
+            let left = self.background_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+            // Rounded up, so that it is due when the wait ends.
+            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+        };
+        match (queue.has_deferred(), self.background.is_done()) {
+            (true, _) => PollTimeout::from(RETRY_AFTER_MS),
+            (false, false) if self.background_at.is_none() => PollTimeout::ZERO,
+            (false, false) => until_background(),
+            // Nothing is left to do, and perhaps all is done.
+            (false, true) if self.may_detach && self.filler.resident.is_complete() => PollTimeout::ZERO,
+            (false, true) => PollTimeout::NONE,
         }
     }
 
     /// Waits for an event. An answer means that there is nothing left to serve.
-    fn wait(&self, stop: &StopHandle, has_deferred: bool) -> Result<Option<EndReason>> {
-        let mut fds = vec![
-            PollFd::new(self.resident.uffd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stop.0.event.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(self.options.watch.iter().map(|watch| PollFd::new(watch.as_fd(), PollFlags::POLLIN)));
-        let timeout = if has_deferred { PollTimeout::from(RETRY_AFTER_MS) } else { PollTimeout::NONE };
+    fn wait(&self, stop: &StopHandle, timeout: PollTimeout) -> Result<Option<EndReason>> {
+        let watch = self.options.watch.as_ref();
+        // Always three, so that nothing is allocated for each fault.
+        let mut fds =
+            [self.filler.resident.uffd.as_fd(), stop.as_fd(), watch.map_or_else(|| stop.as_fd(), AsFd::as_fd)]
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::kernel("poll", errno)),
         }
-        let ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
         if stop.is_stopped() {
             return Ok(Some(EndReason::Stopped));
         }
         let broken = fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP));
-        if broken || fds.get(2).is_some_and(ready) {
-            return Ok(Some(EndReason::PeerGone));
+        let died = watch.is_some() && fds[2].revents().is_some_and(|events| !events.is_empty());
+        Ok((broken || died).then_some(EndReason::PeerGone))
+    }
+
+    /// Rounds an event's address down to where its granule starts.
+    fn of_granule(&self, event: Event) -> Event {
+        match event {
+            Event::Missing { addr, access } => Event::Missing { addr: self.regions.granule_start(addr), access },
+            Event::Protected { addr } => Event::Protected { addr: self.regions.granule_start(addr) },
+            Event::Removed { .. } | Event::Other => event,
         }
-        Ok(None)
     }
 
     fn act(&mut self, action: Action) -> Result<Progress> {
@@ -252,11 +267,11 @@ impl PageServer {
                 self.remove(start, end);
                 Ok(Progress::Done)
             }
-            Action::Unprotect { addr } => Ok(match self.resident.uffd.unprotect(addr, PAGE_BYTES_U64)? {
-                Copied::Bytes(_) | Copied::Exists => Progress::Done,
-                Copied::Again => Progress::Again,
-                Copied::Gone => Progress::Gone,
-            }),
+            Action::Unprotect { addr } => {
+                let region = self.region_of(addr)?;
+                let granule = region.granule_of(region.page_at(addr));
+                self.filler.resident.unprotect(&region, granule)
+            }
             Action::Install { addr, access } => self.serve_fault(addr, access),
         }
     }
@@ -267,25 +282,29 @@ impl PageServer {
             if from < to {
                 let first = region.page_at(from);
                 let pages = PageRange { start: first, count: region.page_at(to).0 - first.0 };
-                self.resident.remove(region, pages);
+                self.filler.resident.remove(region, pages);
             }
         }
     }
 
+    fn region_of(&self, addr: u64) -> Result<Region> {
+        let region = self.regions.containing(addr).copied();
+        region.ok_or_else(|| Error::invalid(format!("a fault at {addr:#x}, which is in no region")))
+    }
+
     fn serve_fault(&mut self, addr: u64, access: Access) -> Result<Progress> {
-        let Some(region) = self.regions.containing(addr).copied() else {
-            return Err(Error::invalid(format!("a fault at {addr:#x}, which is in no region")));
-        };
+        let region = &self.region_of(addr)?;
         let page = region.page_at(addr);
-        if self.resident.residence(page) != Residence::Absent {
+        let alone = region.granule_of(page);
+        if self.filler.resident.residence(page) != Residence::Absent {
             // It was there and is missing again, so it was discarded. Or two threads faulted at once and this is the
-            // second event, in which case the page stays as it is. It counts as written: the parent has other bytes.
-            return self.resident.install(&region, page, PageRun::Zero(1), Some(page));
+            // second event, in which case the page stays as it is.
+            return self.filler.fill_discarded(region, alone);
         }
         let written = (access == Access::Write).then_some(page);
-        let window = self.resident.absent_around(page, self.window_of(page, &region));
-        let alone = PageRange { start: page, count: 1 };
-        let mut result = self.fetch(&region, window, written);
+        let window = self.filler.resident.absent_around(alone, self.window_of(page, region));
+        let filling = |pages| Filling { region, pages, written, origin: Origin::Fault };
+        let mut result = self.filler.fill(&filling(window));
         let mut attempt = 1;
         while let Err(error) = &result {
             // Neighbours are a favour: what is wrong with one of them must not fail this page.
@@ -294,14 +313,14 @@ impl PageServer {
                 break;
             }
             attempt += 1;
-            result = self.fetch(&region, alone, written);
+            result = self.filler.fill(&filling(alone));
         }
         result
     }
 
-    /// The aligned window around a page, cut to its region.
+    /// The aligned window around a page, cut to its region: a granule at least.
     fn window_of(&self, page: PageIndex, region: &Region) -> PageRange {
-        let pages = (self.options.fault_around_bytes / PAGE_BYTES_U32).max(1);
+        let pages = self.options.fault_around_pages().max(region.granule.pages());
         let bounds = region.pages();
         let start = page.0 - page.0 % pages;
         let end = (u64::from(start) + u64::from(pages)).min(bounds.end());
@@ -309,31 +328,46 @@ impl PageServer {
         PageRange::new(start, u32::try_from(end).unwrap_or(u32::MAX) - start)
     }
 
-    /// Reads pages and puts them in place, one run after another.
-    fn fetch(&mut self, region: &Region, pages: PageRange, written: Option<PageIndex>) -> Result<Progress> {
-        let mut page = pages.start.0;
-        while u64::from(page) < pages.end() {
-            let left = pages.start.0 + pages.count - page;
-            let run = self.source.run(PageIndex(page), left, &mut self.scratch)?;
-            let count = run.pages();
-            let progress = self.resident.install(region, PageIndex(page), run, written)?;
-            if progress != Progress::Done {
-                return Ok(progress);
+    /// Puts the next chunk of the background in place, if it is due.
+    fn step(&mut self, stop: &StopHandle) -> Result<Progress> {
+        if stop.is_background_stopped() {
+            self.background.cancel();
+        }
+        let now = Instant::now();
+        if self.background.is_done() || self.background_at.is_some_and(|at| now < at) {
+            return Ok(Progress::Done);
+        }
+        let resident = &self.filler.resident;
+        let step = self.background.next(|pages| resident.first_absent(pages));
+        resident.counters.count_prefetch_late(step.late.into());
+        let Some(chunk) = step.chunk else { return Ok(Progress::Done) };
+        let pages = chunk.pages;
+        let progress = self.filler.fill(&Filling { region: &chunk.region, pages, written: None, origin: chunk.origin });
+        self.background_at = match (&progress, chunk.origin, self.options.populate) {
+            (Ok(Progress::Again), ..) => Some(now + Duration::from_millis(RETRY_AFTER_MS.into())),
+            (_, Origin::Population, Populate::InBackground { bytes_per_second }) => {
+                Some(now + time_for(pages, bytes_per_second))
             }
-            page += count;
+            _ => None,
+        };
+        match progress {
+            Ok(Progress::Done) => self.background.passed(&chunk),
+            Ok(progress) => return Ok(progress),
+            // Reading ahead is a favour. If a page is touched that cannot be read, its fault says so.
+            Err(_) => {
+                self.filler.resident.counters.count_background_failure();
+                self.background.passed(&chunk);
+            }
         }
         Ok(Progress::Done)
     }
 }
 
-fn bytes_max() -> u32 {
-    CHUNK_PAGES * PAGE_BYTES_U32
+/// How long so many pages take at a rate.
+fn time_for(pages: PageRange, bytes_per_second: u64) -> Duration {
+    let bytes = PageIndex(pages.count).byte_offset();
+    Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / bytes_per_second)
 }
-
-/// 1 MiB: what is read and installed at once.
-const CHUNK_PAGES: u32 = 256;
-const PAGE_BYTES_U32: u32 = 4096;
-const _: () = assert!(PAGE_BYTES == PAGE_BYTES_U32 as usize, "one size, two types");
 
 /// How long a page that the kernel put off waits at most.
 const RETRY_AFTER_MS: u8 = 1;

@@ -135,7 +135,7 @@ fn regions_may_be_in_another_order_than_the_space() {
     let Some((mut guest, uffd)) = Guest::start(name, PAGES) else { return };
     let half = guest.region.len_bytes / 2;
     let low = Region { len_bytes: half, offset_bytes: half, ..guest.region };
-    let high = Region { host_addr: low.host_addr + half, len_bytes: half, offset_bytes: 0 };
+    let high = Region::new(low.host_addr + half, half, 0);
     arm(uffd.as_fd(), &[low, high], Features::SERVE_AND_TRACK).expect("armed");
     let mut tracker = wrenn_snapshot::DirtyTracker::new(guest.pagemap(), vec![low, high]).expect("whole pages");
     let memory = pattern(PAGES);

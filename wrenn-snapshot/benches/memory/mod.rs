@@ -46,7 +46,7 @@ impl Memory {
     }
 
     pub(crate) fn region(&self) -> Region {
-        Region { host_addr: self.map.as_ptr() as u64, len_bytes: self.map.len() as u64, offset_bytes: 0 }
+        Region::new(self.map.as_ptr() as u64, self.map.len() as u64, 0)
     }
 
     /// Reads a byte of a page, and says how many microseconds that took.

@@ -7,6 +7,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::Path,
 };
 
 use nix::{
@@ -34,6 +35,35 @@ impl Features {
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// Those that a descriptor's handshake asked for. `None` if it has not been made.
+    ///
+    /// From `/proc/self/fdinfo`, the only place where the kernel tells: a second handshake just fails.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read, or the descriptor is not a userfaultfd.
+    pub fn of(uffd: BorrowedFd<'_>) -> Result<Option<Self>> {
+        let path = format!("/proc/self/fdinfo/{}", uffd.as_raw_fd());
+        let info = std::fs::read_to_string(&path).map_err(|error| Error::io("read", Path::new(&path), error))?;
+        let features = parse_info(&info).ok_or_else(|| Error::invalid("the descriptor is not a userfaultfd"))?;
+        Ok((features & INITIALIZED != 0).then_some(Self(features & !INITIALIZED)))
+    }
+
+    /// Whether the kernel marks written pages by itself.
+    pub(crate) fn mark_writes(self) -> bool {
+        self.0 & WP_ASYNC != 0
+    }
+
+    /// Whether somebody has to listen, or whoever changes the address space waits for ever.
+    pub(crate) fn report_changes(self) -> bool {
+        self.0 & (EVENT_FORK | EVENT_REMAP | Self::EVENT_REMOVE.0 | EVENT_UNMAP_FEATURE) != 0
+    }
+}
+
+/// The features in a line such as `API: aa:80008001:80000000000001ff`.
+fn parse_info(info: &str) -> Option<u64> {
+    let fields = info.lines().find_map(|line| line.strip_prefix("API:"))?;
+    u64::from_str_radix(fields.trim().split(':').nth(1)?, 16).ok()
 }
 
 /// What a thread wanted of a page.
@@ -183,10 +213,21 @@ pub(crate) fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<()> 
     Ok(())
 }
 
-/// Asks for missing faults and write protection on a range.
-pub(crate) fn register(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
+/// What a range is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watched {
+    Missing,
+    MissingAndWrites,
+}
+
+/// Asks for missing faults, and perhaps write protection, on a range. It may be registered with the same descriptor.
+pub(crate) fn register(uffd: BorrowedFd<'_>, addr: u64, len: u64, watched: Watched) -> Result<()> {
     let range = UffdioRange { start: addr, len };
-    let mut request = UffdioRegister { range, mode: REGISTER_MODE_MISSING | REGISTER_MODE_WP, ioctls: 0 };
+    let mode = match watched {
+        Watched::Missing => REGISTER_MODE_MISSING,
+        Watched::MissingAndWrites => REGISTER_MODE_MISSING | REGISTER_MODE_WP,
+    };
+    let mut request = UffdioRegister { range, mode, ioctls: 0 };
     // SAFETY: the kernel reads and writes `request` alone. The memory that it then watches is the range of the
     // descriptor's process, and watching does not change what is in it.
     unsafe { uffdio_register(uffd.as_raw_fd(), &raw mut request) }
@@ -290,6 +331,11 @@ const MISSING_SHMEM: u64 = 1 << 5;
 const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const WP_UNPOPULATED: u64 = 1 << 13;
 const WP_ASYNC: u64 = 1 << 15;
+const EVENT_FORK: u64 = 1 << 1;
+const EVENT_REMAP: u64 = 1 << 2;
+const EVENT_UNMAP_FEATURE: u64 = 1 << 6;
+/// The kernel's own mark of a descriptor that has had its handshake (`UFFD_FEATURE_INITIALIZED`).
+const INITIALIZED: u64 = 1 << 31;
 const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const COPY_MODE_WP: u64 = 1 << 1;

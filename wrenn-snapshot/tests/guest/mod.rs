@@ -51,7 +51,7 @@ impl Guest {
         let (stream, _) = listener.accept().expect("the guest connects");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket has time-outs");
         let (uffd, host_addr) = receive(&stream);
-        let region = Region { host_addr, len_bytes, offset_bytes: 0 };
+        let region = Region::new(host_addr, len_bytes, 0);
         Some((Self { child, stream, memory, region }, uffd))
     }
 

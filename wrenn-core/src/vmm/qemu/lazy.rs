@@ -91,7 +91,7 @@ fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
     let region = maps.lines().filter_map(parse_mapping).find(|mapping| mapping.inode == inode);
     match region {
         Some(Mapping { start, end, offset, .. }) if offset == 0 && end - start == len_bytes => {
-            Ok(Region { host_addr: start, len_bytes, offset_bytes: 0 })
+            Ok(Region::new(start, len_bytes, 0))
         }
         Some(_) => Err(io::Error::other("the VMM has mapped a part of the guest's memory")),
         None => Err(io::Error::other("the VMM has not mapped the guest's memory")),

@@ -1,0 +1,64 @@
+//! Preparing a guest's memory for a page server and for dirty tracking. The guest does not run before this is done.
+//!
+//! ```text
+//!  a new descriptor ────────────────────── arm ──► handshake ─► register ─► protect ─► PageServer::new
+//!  one whose VMM made the handshake ───── adopt ──────────────► register ─► protect ─► PageServer::new
+//! ```
+
+use std::os::fd::BorrowedFd;
+
+use crate::{
+    error::{Error, Result},
+    options::Tracking,
+    region::{Region, Regions},
+    sys::uffd::{self, Features, Watched},
+};
+
+/// Makes the first call on a descriptor, and then registers and write-protects every region.
+///
+/// # Errors
+/// The regions are not whole granules or overlap, the descriptor was armed before, or the kernel lacks a feature.
+pub fn arm(uffd: BorrowedFd<'_>, regions: &[Region], features: Features) -> Result<()> {
+    let regions = Regions::new(regions.to_vec())?;
+    uffd::handshake(uffd, features)?;
+    register(uffd, &regions, Watched::MissingAndWrites)
+}
+
+/// Registers regions on a descriptor whose VMM has made the first call, and write-protects them if writes are tracked.
+/// The VMM may have registered them too, for missing pages: Firecracker does.
+///
+/// [`Tracking::Async`] takes a VMM that asked for it by its features. [`Tracking::Sync`] takes one that did not.
+///
+/// # Errors
+/// The regions are not whole granules, overlap or are not memory of the descriptor's process; the descriptor was not
+/// armed before; or its features do not go with `tracking`.
+pub fn adopt(uffd: BorrowedFd<'_>, regions: &[Region], tracking: Tracking) -> Result<()> {
+    let regions = Regions::new(regions.to_vec())?;
+    tracking.check(Features::of(uffd)?)?;
+    match tracking {
+        Tracking::Async | Tracking::Sync => register(uffd, &regions, Watched::MissingAndWrites),
+        Tracking::Untracked => register(uffd, &regions, Watched::Missing),
+    }
+}
+
+fn register(uffd: BorrowedFd<'_>, regions: &Regions, watched: Watched) -> Result<()> {
+    for region in regions.iter() {
+        uffd::register(uffd, region.host_addr, region.len_bytes, watched)?;
+        if watched == Watched::MissingAndWrites {
+            uffd::protect(uffd, region.host_addr, region.len_bytes)?;
+        }
+    }
+    Ok(())
+}
+
+impl Tracking {
+    /// Whether a descriptor with these features can do it.
+    pub(crate) fn check(self, features: Option<Features>) -> Result<()> {
+        let features = features.ok_or_else(|| Error::invalid("the descriptor has not had its first call"))?;
+        match (self, features.mark_writes()) {
+            (Self::Async, true) | (Self::Sync, false) | (Self::Untracked, _) => Ok(()),
+            (Self::Async, false) => Err(Error::invalid("the descriptor does not track writes by itself")),
+            (Self::Sync, true) => Err(Error::invalid("the descriptor tracks writes by itself, and tells nobody")),
+        }
+    }
+}

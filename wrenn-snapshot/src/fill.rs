@@ -1,0 +1,101 @@
+//! Reading pages from a source and putting them in place.
+
+use crate::{
+    error::Result,
+    page::{PAGE_BYTES, PageIndex, PageRange, bytes_of},
+    region::{Granule, Region, Regions},
+    resident::{Installation, Origin, Progress, ResidentPages},
+    source::{PageRun, PageSource},
+};
+
+/// A source, and the memory that it is put into.
+pub(crate) struct Filler {
+    source: Box<dyn PageSource>,
+    pub(crate) resident: ResidentPages,
+    /// Room for the source to read into.
+    scratch: Vec<u8>,
+    /// Where a granule is put together that the source has in pieces. Empty if no region has such granules.
+    granule: Vec<u8>,
+}
+
+/// Pages to put in place, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filling<'a> {
+    pub(crate) region: &'a Region,
+    /// Whole granules of the region.
+    pub(crate) pages: PageRange,
+    /// A page that a thread waits to write.
+    pub(crate) written: Option<PageIndex>,
+    pub(crate) origin: Origin,
+}
+
+impl Filler {
+    pub(crate) fn new(source: Box<dyn PageSource>, resident: ResidentPages, regions: &Regions) -> Self {
+        let granule_pages = regions.iter().map(|region| region.granule.pages()).max().unwrap_or(1);
+        let granule = if granule_pages > 1 { vec![0; bytes_of(granule_pages)] } else { Vec::new() };
+        Self { source, resident, scratch: vec![0; bytes_of(pages_at_once(regions))], granule }
+    }
+
+    /// Reads pages and puts them in place, one run after another.
+    pub(crate) fn fill(&mut self, what: &Filling<'_>) -> Result<Progress> {
+        let (mut page, end) = (what.pages.start.0, what.pages.start.0 + what.pages.count);
+        while page < end {
+            let first = PageIndex(page);
+            let run = match what.region.granule {
+                Granule::Kib4 => self.source.run(first, end - page, &mut self.scratch)?,
+                Granule::Mib2 => whole_granule(&*self.source, first, &mut self.scratch, &mut self.granule)?,
+            };
+            let count = run.pages();
+            let Filling { region, written, origin, .. } = *what;
+            let progress = self.resident.install(&Installation { region, first, run, written, origin })?;
+            if progress != Progress::Done {
+                return Ok(progress);
+            }
+            page += count;
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Puts zeros in the place of a granule that the guest discarded. They count as written: the parent has other
+    /// bytes. If the granule is there, whoever waits for it goes on.
+    pub(crate) fn fill_discarded(&mut self, region: &Region, granule: PageRange) -> Result<Progress> {
+        let run = PageRun::Zero(granule.count);
+        let (first, written) = (granule.start, Some(granule.start));
+        self.resident.install(&Installation { region, first, run, written, origin: Origin::Fault })
+    }
+}
+
+/// The pages of a granule as one run, put together in `into` if the source has them in several.
+fn whole_granule<'a>(
+    source: &'a dyn PageSource,
+    first: PageIndex,
+    scratch: &'a mut [u8],
+    into: &'a mut [u8],
+) -> Result<PageRun<'a>> {
+    let pages = u32::try_from(into.len() / PAGE_BYTES).unwrap_or(u32::MAX);
+    let mut done = 0;
+    let mut all_zeros = true;
+    while done < pages {
+        let next = PageIndex(first.0 + done);
+        let run = source.run(next, pages - done, scratch)?;
+        let count = run.pages();
+        match run {
+            PageRun::Zero(_) => into[bytes_of(done)..bytes_of(done + count)].fill(0),
+            PageRun::Data(bytes) => {
+                into[bytes_of(done)..bytes_of(done + count)].copy_from_slice(bytes);
+                all_zeros = false;
+            }
+        }
+        done += count;
+    }
+    Ok(if all_zeros { PageRun::Zero(pages) } else { PageRun::Data(into) })
+}
+
+/// The most pages that are read and installed at once.
+pub(crate) fn pages_at_once(regions: &Regions) -> u32 {
+    let granule_pages = regions.iter().map(|region| region.granule.pages()).max().unwrap_or(1);
+    granule_pages.max(PAGES_AT_ONCE)
+}
+
+/// 1 MiB: the largest window around a fault.
+const PAGES_AT_ONCE: u32 = 256;

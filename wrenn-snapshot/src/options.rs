@@ -1,0 +1,109 @@
+//! How a page server works.
+
+use std::os::fd::OwnedFd;
+
+use crate::{
+    error::{Error, Result},
+    page::PAGE_BYTES_U64,
+    working_set::WorkingSet,
+};
+
+/// How a page server works.
+#[derive(Debug)]
+pub struct ServeOptions {
+    /// How much to put in place around a page that is touched, in bytes, aligned to itself; at most 1 MiB. 64 KiB by
+    /// default. More makes a restore that touches its memory in order faster, and uses more memory.
+    pub fault_around_bytes: u32,
+    /// How often a page is read before the server gives up, at least 1. 3 by default. Damage is not tried again.
+    pub read_attempts_max: u32,
+    /// A descriptor that becomes readable when the VMM dies, such as its pidfd. None by default; without one, the
+    /// death of the VMM goes unnoticed until the server is stopped.
+    pub watch: Option<OwnedFd>,
+    /// How it becomes known what the guest writes. Asynchronously by default.
+    pub tracking: Tracking,
+    /// How many of the pages that the guest touches are [recorded](crate::PageServer::touched_pages), at most. None by
+    /// default. Costs some 20 ns a fault, and 8 bytes for each run of pages.
+    pub record_pages_max: u32,
+    /// Pages to put in place between faults, in this order. None by default. A fault waits for one chunk of it at
+    /// most, some tenth of a millisecond.
+    pub prefetch: Option<WorkingSet>,
+    /// What becomes of the pages that neither a fault nor the prefetch asks for. They stay away by default.
+    pub populate: Populate,
+    /// What to do once every page is in place. The server goes on by default.
+    pub once_resident: OnceResident,
+}
+
+/// How it becomes known what a guest writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tracking {
+    /// The kernel marks the pages by itself, and a [`DirtyTracker`](crate::DirtyTracker) finds them. It takes a
+    /// descriptor with [`Features::SERVE_AND_TRACK`](crate::Features::SERVE_AND_TRACK).
+    #[default]
+    Async,
+    /// The first write to each page waits for the server, which keeps it in
+    /// [`written_pages`](crate::PageServer::written_pages). It takes a descriptor without asynchronous protection, whose
+    /// regions are [adopted](crate::adopt), and one round trip for each page.
+    Sync,
+    /// It does not, or the VMM knows. All pages are installed writable.
+    Untracked,
+}
+
+/// What becomes of pages that nobody asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Populate {
+    /// They stay away.
+    #[default]
+    OnDemand,
+    /// Once the prefetch is done they are put in place, in order and between faults. In the end the whole memory is
+    /// resident, zeros included.
+    InBackground {
+        /// The most that is put in place a second, at least 1. It bounds the share of a processor that is taken from
+        /// the guest: some 2 GB/s is all of one.
+        bytes_per_second: u64,
+    },
+}
+
+/// What a server does once every page is in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnceResident {
+    /// It waits for pages that are discarded and touched again.
+    #[default]
+    Serve,
+    /// It ends with [`EndReason::AllResident`](crate::EndReason::AllResident). For a guest whose memory nobody
+    /// discards: a page that goes missing later is waited for in vain. A descriptor that
+    /// [reports discards](crate::Features::EVENT_REMOVE) or protects synchronously needs somebody to listen, so its
+    /// server serves on.
+    End,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            fault_around_bytes: 64 << 10,
+            read_attempts_max: 3,
+            watch: None,
+            tracking: Tracking::default(),
+            record_pages_max: 0,
+            prefetch: None,
+            populate: Populate::default(),
+            once_resident: OnceResident::default(),
+        }
+    }
+}
+
+impl ServeOptions {
+    pub(crate) fn check(&self) -> Result<()> {
+        let rate_is_zero = self.populate == Populate::InBackground { bytes_per_second: 0 };
+        if self.fault_around_bytes > FAULT_AROUND_BYTES_MAX || self.read_attempts_max == 0 || rate_is_zero {
+            return Err(Error::invalid("a page server's option is out of range"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn fault_around_pages(&self) -> u32 {
+        u32::try_from(u64::from(self.fault_around_bytes) / PAGE_BYTES_U64).unwrap_or(1).max(1)
+    }
+}
+
+/// 1 MiB. Beyond it, a page is no cheaper and the guest waits for more.
+pub(crate) const FAULT_AROUND_BYTES_MAX: u32 = 1 << 20;
