@@ -85,11 +85,10 @@ fn read_by_runs(reader: &GenerationReader) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
     #[test]
     fn every_generation_reads_as_memory_was(lineage in generations()) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let store = LocalStore::open(dir.path()).expect("a store");
+        let store = LocalStore::in_memory().expect("a store");
         let mut model = vec![0; PAGES as usize * PAGE_BYTES];
         let mut stored: Vec<(Generation, Vec<u8>)> = Vec::new();
         for (way, changes) in &lineage {
