@@ -38,6 +38,7 @@ pub struct PendingGeneration {
     parent: Option<Generation>,
     store: Arc<Shared>,
     dir: TempDir,
+    created_unix_ms: u64,
     spaces: Vec<(SpaceRecord, Arc<ExtentIndex>)>,
     blobs: Vec<BlobRecord>,
 }
@@ -55,7 +56,7 @@ impl PendingGeneration {
     pub(crate) fn new(store: Arc<Shared>, id: GenerationId, parent: Option<&Generation>) -> Result<Self> {
         let dir = TempDir::create(store.root.clone(), id)?;
         let (parent, spaces, blobs) = (parent.cloned(), Vec::new(), Vec::new());
-        Ok(Self { id, parent, store, dir, spaces, blobs })
+        Ok(Self { id, parent, store, dir, created_unix_ms: unix_ms(), spaces, blobs })
     }
 
     /// The name that the generation is going to have.
@@ -138,7 +139,7 @@ impl PendingGeneration {
         let manifest = Manifest {
             id: self.id,
             parent: self.parent.as_ref().map(Generation::id),
-            created_unix_ms: unix_ms(),
+            created_unix_ms: self.created_unix_ms,
             spaces,
             blobs: std::mem::take(&mut self.blobs),
             metadata: metadata.to_owned(),
@@ -148,6 +149,12 @@ impl PendingGeneration {
         root.sync_dir(&self.dir.path)?;
         let in_use = self.dir.publish(self.id)?;
         Ok(self.store.adopt(manifest, indexes, in_use))
+    }
+
+    /// So that the same input gives the same bytes.
+    #[cfg(test)]
+    pub(crate) fn set_created(&mut self, created_unix_ms: u64) {
+        self.created_unix_ms = created_unix_ms;
     }
 
     fn has(&self, space: Space) -> bool {

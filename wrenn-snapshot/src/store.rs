@@ -226,3 +226,5 @@ fn create_durably(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod golden;
