@@ -1,5 +1,7 @@
 //! A sandbox: the handle that programs hold. One task owns what is behind it ([`task`]); handles send it requests.
 
+#[cfg(test)]
+mod lifecycle_tests;
 mod paused;
 mod task;
 

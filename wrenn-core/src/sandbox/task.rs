@@ -54,7 +54,7 @@ pub(super) struct Task {
 /// Whether the task has anything left to own.
 enum Next {
     Running,
-    Over(SandboxState),
+    Over,
 }
 
 impl Task {
@@ -87,7 +87,8 @@ impl Task {
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         let mut exited = self.guest.machine.exited();
-        let end = loop {
+        let mut next = Next::Running;
+        while let Next::Running = next {
             let deadline = self.deadline;
             let expired = async move {
                 match deadline {
@@ -95,48 +96,48 @@ impl Task {
                     None => std::future::pending().await,
                 }
             };
-            let next = tokio::select! {
+            next = tokio::select! {
                 biased;
                 exit = exit_of(&mut exited) => {
-                    tracing::warn!(id = %self.fixed.id, exit, console = self.guest.machine.console().tail(8), "the VM ended");
-                    Next::Over(SandboxState::Ended)
+                    let console = self.guest.machine.console().tail(8);
+                    tracing::warn!(id = %self.fixed.id, exit, console, "the VM ended");
+                    self.end(SandboxState::Ended).await
                 }
                 request = inbox.recv() => match request {
                     Some(request) => self.serve(request).await,
-                    None => Next::Over(SandboxState::Ended),
+                    None => self.end(SandboxState::Ended).await,
                 },
                 () = expired => self.expire().await,
             };
-            if let Next::Over(state) = next {
-                break state;
-            }
-        };
-        // The order matters to whoever waits for the state: the VM is gone before it is told.
+        }
+        // What is still in the inbox is dropped with it, and whoever sent it is told so.
+    }
+
+    /// Ends the VM. Whoever waits for the state is told when it is gone.
+    async fn end(&mut self, state: SandboxState) -> Next {
         self.guest.kill().await;
         drop(self.lock.take());
-        self.state.send_replace(end);
-        // What is still in the inbox is dropped with it, and whoever sent it is told so.
-        drop(inbox);
+        self.state.send_replace(state);
+        Next::Over
     }
 
     async fn serve(&mut self, request: Request) -> Next {
         match request {
             Request::Pause(reply) => {
                 let paused = self.pause().await;
-                let next = if paused.is_ok() { Next::Over(SandboxState::Paused) } else { Next::Running };
-                return self.settle(next, paused, reply).await;
+                return self.settle(paused.is_ok().then_some(SandboxState::Paused), paused, reply).await;
             }
             Request::Kill(reply) => {
                 let removed = self.forget();
-                return self.settle(Next::Over(SandboxState::Ended), removed, reply).await;
+                return self.settle(Some(SandboxState::Ended), removed, reply).await;
             }
             Request::Fork(count, reply) => {
                 let children = self.fork(count).await;
-                return self.settle(Next::Running, children, reply).await;
+                return self.settle(None, children, reply).await;
             }
             Request::Snapshot(name, reply) => {
                 let template = self.snapshot(&name).await;
-                return self.settle(Next::Running, template, reply).await;
+                return self.settle(None, template, reply).await;
             }
             Request::SetTtl(ttl, reply) => {
                 self.set_ttl(ttl);
@@ -153,24 +154,24 @@ impl Task {
         Next::Running
     }
 
-    /// Answers when what was asked for is done, the VM's end included.
-    async fn settle<T>(&mut self, next: Next, result: Result<T>, reply: Reply<T>) -> Next {
-        let next = if self.guest.machine.exited().borrow().is_some() { Next::Over(SandboxState::Ended) } else { next };
-        match next {
-            Next::Over(state) => {
-                self.guest.kill().await;
-                drop(self.lock.take());
-                self.state.send_replace(state);
+    /// Carries on, or ends in `end`; and answers when that is done.
+    async fn settle<T>(&mut self, end: Option<SandboxState>, result: Result<T>, reply: Reply<T>) -> Next {
+        let dead = self.guest.machine.exited().borrow().is_some();
+        let next = match end.or_else(|| dead.then_some(SandboxState::Ended)) {
+            Some(state) => {
+                let over = self.end(state).await;
                 if state == SandboxState::Ended
                     && let Err(error) = collect(&self.host).await
                 {
                     tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
                 }
+                over
             }
-            Next::Running => {
+            None => {
                 self.state.send_replace(SandboxState::Running);
+                Next::Running
             }
-        }
+        };
         answer(reply, result);
         next
     }
@@ -264,12 +265,11 @@ impl Task {
             OnExpiry::Kill => {
                 let removed = self.forget();
                 let (reply, _unread) = oneshot::channel();
-                self.settle(Next::Over(SandboxState::Ended), removed, reply).await
+                self.settle(Some(SandboxState::Ended), removed, reply).await
             }
             OnExpiry::Pause => {
                 let paused = self.pause().await;
-                let next = if paused.is_ok() { Next::Over(SandboxState::Paused) } else { Next::Running };
-                self.settle(next, paused, reply).await
+                self.settle(paused.is_ok().then_some(SandboxState::Paused), paused, reply).await
             }
         };
         if let Ok(Err(error)) = outcome.await {

@@ -9,6 +9,8 @@
 //! ```
 
 pub(crate) mod console;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod memory;
 pub(crate) mod qemu;
 pub(crate) mod tsc;

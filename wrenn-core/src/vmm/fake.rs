@@ -1,0 +1,193 @@
+//! A fake VMM for tests of the lifecycle alone: it runs nothing, fails where it is told to, and notes what it was asked.
+//! Its agent answers every call with 204, over a real loopback connection.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use wrenn_snapshot::{Generation, PAGE_BYTES, PageRange, PendingGeneration, RestoreReport, Space};
+
+use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Vmm};
+use crate::agent::Connector;
+use crate::{Error, Result};
+
+/// What a machine can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    Restore,
+    Resume,
+    Stop,
+    Save,
+    Saved,
+    Kill,
+}
+
+/// What the fake shall do and what it did. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Script(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    failures: HashMap<Op, usize>,
+    log: Vec<Op>,
+    exits: Vec<watch::Sender<Option<Exit>>>,
+}
+
+impl Script {
+    /// Makes the next `times` of `op` fail.
+    pub(crate) fn fail(&self, op: Op, times: usize) {
+        self.lock().failures.insert(op, times);
+    }
+
+    /// What was asked since the last call.
+    pub(crate) fn take_log(&self) -> Vec<Op> {
+        std::mem::take(&mut self.lock().log)
+    }
+
+    /// Every machine dies by itself.
+    pub(crate) fn die(&self) {
+        for exit in &self.lock().exits {
+            exit.send_replace(Some(Exit::Process("signal: 9 (SIGKILL)".to_owned())));
+        }
+    }
+
+    fn perform(&self, op: Op) -> Result<()> {
+        let mut state = self.lock();
+        state.log.push(op);
+        match state.failures.get_mut(&op) {
+            Some(times @ 1..) => {
+                *times -= 1;
+                Err(Error::failed("do as the script says")(format!("{op:?} fails").into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeVmm {
+    script: Script,
+    agent: SocketAddr,
+}
+
+impl FakeVmm {
+    pub(crate) async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let agent = listener.local_addr().unwrap();
+        tokio::spawn(serve_agent(listener));
+        Self { script, agent }
+    }
+}
+
+async fn serve_agent(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let no_content = hyper::service::service_fn(|_| async {
+            let mut answer = http::Response::new(Empty::<bytes::Bytes>::new());
+            *answer.status_mut() = http::StatusCode::NO_CONTENT;
+            Ok::<_, Infallible>(answer)
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(server.serve_connection(TokioIo::new(stream), no_content));
+    }
+}
+
+struct Loopback(SocketAddr);
+
+impl Connector for Loopback {
+    fn connect(&self) -> BoxFuture<'_, std::io::Result<TcpStream>> {
+        Box::pin(TcpStream::connect(self.0))
+    }
+}
+
+#[async_trait]
+impl Vmm for FakeVmm {
+    fn version(&self) -> &str {
+        "fake 1"
+    }
+
+    async fn network(&self) -> Result<Network> {
+        let tap: OwnedFd = File::open("/dev/null").unwrap().into();
+        Ok(Network { tap, connector: Arc::new(Loopback(self.agent)) })
+    }
+
+    async fn boot(&self, _: &MachineShape, _: Parts, _: BootMedia) -> Result<Box<dyn Machine>> {
+        Err(Error::failed("boot")("the fake restores only".into()))
+    }
+
+    async fn restore(&self, _: &MachineShape, _: Parts, _: Generation) -> Result<Box<dyn Machine>> {
+        self.script.perform(Op::Restore)?;
+        let (exit, exited) = watch::channel(None);
+        self.script.lock().exits.push(exit.clone());
+        Ok(Box::new(FakeMachine { script: self.script.clone(), console: Console::default(), exit, exited }))
+    }
+}
+
+#[derive(Debug)]
+struct FakeMachine {
+    script: Script,
+    console: Console,
+    exit: watch::Sender<Option<Exit>>,
+    exited: watch::Receiver<Option<Exit>>,
+}
+
+#[async_trait]
+impl Machine for FakeMachine {
+    async fn resume(&mut self) -> Result<()> {
+        self.script.perform(Op::Resume)
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        self.script.perform(Op::Stop)
+    }
+
+    async fn save(&mut self, mut into: PendingGeneration) -> Result<PendingGeneration> {
+        self.script.perform(Op::Save)?;
+        into.write_dirty(Space::Memory, &[7; PAGE_BYTES], &[PageRange::new(0, 1)])?;
+        Ok(into)
+    }
+
+    fn saved(&mut self) {
+        // It cannot fail, and a script that says otherwise is a mistake of the test's.
+        self.script.perform(Op::Saved).unwrap();
+    }
+
+    fn restore_report(&self) -> Option<RestoreReport> {
+        None
+    }
+
+    fn exited(&self) -> watch::Receiver<Option<Exit>> {
+        self.exited.clone()
+    }
+
+    fn console(&self) -> &Console {
+        &self.console
+    }
+
+    fn pid(&self) -> u32 {
+        0
+    }
+
+    async fn kill(&mut self) {
+        self.script.perform(Op::Kill).unwrap();
+        self.exit.send_replace(Some(Exit::Process("killed".to_owned())));
+    }
+}
+
+impl Drop for FakeMachine {
+    fn drop(&mut self) {
+        self.exit.send_replace(Some(Exit::Process("dropped".to_owned())));
+    }
+}
