@@ -130,7 +130,7 @@ impl Guest {
         };
         step(Step::Machine)?;
         let fill = fill_drive(host, from.clone(), &drive);
-        let started = host.0.vmm.restore(&state.shape, parts, from.clone());
+        let started = host.0.vmm.restore(&state.shape, parts, from.clone(), host.0.paging);
         // The drive is filled while the VMM starts.
         let (machine, ()) = tokio::try_join!(started, fill)?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), state.token.clone()));

@@ -14,7 +14,7 @@ use crate::step::{Observer, Step};
 use crate::template::{Template, TemplateRecord};
 use crate::vmm::Vmm;
 use crate::vmm::qemu::Qemu;
-use crate::{Error, Result, SandboxId, TemplateName, record};
+use crate::{Error, Paging, Result, SandboxId, TemplateName, record};
 
 /// The door to everything: opens a data directory and finds a VMM. Clones are the same host.
 ///
@@ -38,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) store: LocalStore,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) probe: Probe,
+    pub(crate) paging: Paging,
     pub(crate) observer: Observer,
     running: Mutex<HashMap<SandboxId, WeakSandbox>>,
 }
@@ -47,6 +48,7 @@ pub(crate) struct Inner {
 pub struct HostBuilder {
     data_dir: Option<PathBuf>,
     qemu: Option<PathBuf>,
+    paging: Option<Paging>,
     observer: Observer,
 }
 
@@ -75,6 +77,13 @@ impl HostBuilder {
         self
     }
 
+    /// How memory comes to restored guests. Default: `WRENN_PAGING`, else [`Paging::Lazy`] where the host allows it.
+    #[must_use]
+    pub fn paging(mut self, paging: Paging) -> Self {
+        self.paging = Some(paging);
+        self
+    }
+
     /// Called before each step of making or resuming a sandbox; an error that it returns fails that step, and what was
     /// made so far is undone. For progress displays, and for tests of what a failure leaves behind. Default: none.
     #[must_use]
@@ -93,7 +102,8 @@ impl HostBuilder {
         let qemu = Qemu::find(self.qemu).await?;
         let probe = probe::probe(qemu.program()).await;
         tracing::debug!(?probe, vmm = qemu.version(), "opened {}", data.path().display());
-        Host::assemble(data, Arc::new(qemu), probe, self.observer)
+        let paging = self.paging.unwrap_or_else(Paging::choose);
+        Host::assemble(data, Arc::new(qemu), probe, paging, self.observer)
     }
 }
 
@@ -113,9 +123,15 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) fn assemble(data: DataDir, vmm: Arc<dyn Vmm>, probe: Probe, observer: Observer) -> Result<Self> {
+    pub(crate) fn assemble(
+        data: DataDir,
+        vmm: Arc<dyn Vmm>,
+        probe: Probe,
+        paging: Paging,
+        observer: Observer,
+    ) -> Result<Self> {
         let store = LocalStore::open(data.generations())?;
-        let host = Self(Arc::new(Inner { data, store, vmm, probe, observer, running: Mutex::default() }));
+        let host = Self(Arc::new(Inner { data, store, vmm, probe, paging, observer, running: Mutex::default() }));
         host.collect_garbage()?;
         Ok(host)
     }

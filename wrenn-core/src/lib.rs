@@ -28,6 +28,7 @@ mod guest;
 mod host;
 mod id;
 pub mod image;
+mod paging;
 mod probe;
 mod record;
 mod sandbox;
@@ -42,12 +43,13 @@ pub use data_dir::default_path as default_data_dir;
 pub use error::{BoxError, Error};
 pub use host::{Host, HostBuilder};
 pub use id::{SandboxId, TemplateName};
+pub use paging::{Paging, RestoreReport};
 pub use probe::Probe;
 pub use sandbox::{OnExpiry, PausedSandbox, Sandbox, SandboxBuilder, SandboxInfo, SandboxState};
 pub use step::Step;
 pub use template::Template;
 pub use vmm::Acceleration;
-pub use wrenn_snapshot::RestoreReport;
+pub use wrenn_snapshot::RestoreReport as MemoryReport;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::run;
-use wrenn_core::{Error, Host, SandboxId, SandboxState};
+use wrenn_core::{Error, Host, Paging, Sandbox, SandboxId, SandboxState};
 
 /// A process with data in memory, a tmpfs file, an open file and a listening socket. It answers each connection with all
 /// of them, and a count that only its memory has.
@@ -144,7 +144,7 @@ async fn a_pause_stores_what_was_written_and_a_resume_reads_what_is_touched() {
     let (_host, sandbox) = common::sandbox().await;
     let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "echo up").await, "up");
-    let report = sandbox.restore_report().await.unwrap();
+    let report = sandbox.restore_report().await.unwrap().memory;
     assert!(report.faults > 0 && report.pages > 0, "{report:?}");
     assert!(report.pages * 4 < report.total_pages, "{report:?}");
     run(&sandbox, "head -c 1048576 /dev/urandom > /dev/shm/written").await;
@@ -153,6 +153,29 @@ async fn a_pause_stores_what_was_written_and_a_resume_reads_what_is_touched() {
     assert!(paused.stored_bytes() > 1 << 20, "{}", paused.stored_bytes());
     assert!(paused.stored_bytes() < 8 << 20, "{}", paused.stored_bytes());
     paused.delete().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_pages_cannot_be_served_they_are_copied_and_compared() {
+    vm_test_or_return!();
+    let host = Host::builder().paging(Paging::Eager).open().await.unwrap();
+    let sandbox = Sandbox::create(&host, "base").await.unwrap();
+    start_server(&sandbox).await;
+    let before = identity(&run(&sandbox, ASK).await);
+    let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
+    let report = sandbox.restore_report().await.unwrap();
+    assert_eq!((report.paging, report.memory.faults), (Paging::Eager, 0), "{report:?}");
+    assert_eq!(identity(&run(&sandbox, ASK).await), before);
+    run(&sandbox, "head -c 1048576 /dev/urandom > /dev/shm/written").await;
+    let sum = run(&sandbox, "md5sum < /dev/shm/written").await;
+    let paused = sandbox.pause().await.unwrap();
+    assert!((1 << 20..8 << 20).contains(&paused.stored_bytes()), "{}", paused.stored_bytes());
+    // The next host serves pages, and finds the same memory.
+    let lazily = Host::builder().paging(Paging::Lazy).open().await.unwrap();
+    let sandbox = lazily.paused(paused.id()).unwrap().resume().await.unwrap();
+    assert_eq!(run(&sandbox, "md5sum < /dev/shm/written").await, sum);
+    assert_eq!(identity(&run(&sandbox, ASK).await), before);
+    sandbox.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let run = sandbox.exec("cat /tmp/note").await?;
     table.time("exec_after_resume", "first exec after it", began);
     ensure!(run.stdout == b"kept\n", "the note is gone: {run:?}");
-    let report = sandbox.restore_report().await?;
+    let report = sandbox.restore_report().await?.memory;
     let pages = format!("{} in {} faults, of {}", report.pages, report.faults, report.total_pages);
     table.row("pages_faulted", "  pages brought in", json!(report.pages), pages);
     table.note("pages_total", json!(report.total_pages));

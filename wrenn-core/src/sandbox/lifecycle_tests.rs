@@ -14,7 +14,7 @@ use crate::step::Observer;
 use crate::template::Template;
 use crate::vmm::fake::{FakeVmm, Op, Script};
 use crate::vmm::{Acceleration, MachineShape};
-use crate::{Error, Host, Result};
+use crate::{Error, Host, Paging, Result};
 
 /// A host with one snapshot, `fake`, of a machine with a page of memory.
 async fn fake_host() -> (TempDir, Host, Script) {
@@ -31,8 +31,8 @@ async fn fake_host() -> (TempDir, Host, Script) {
     let script = Script::default();
     let probe = Probe { acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
     let data = DataDir::create(dir.path()).unwrap();
-    let host = Host::assemble(data, Arc::new(FakeVmm::start(script.clone()).await), probe, Observer::default());
-    let host = host.unwrap();
+    let vmm = Arc::new(FakeVmm::start(script.clone()).await);
+    let host = Host::assemble(data, vmm, probe, Paging::Lazy, Observer::default()).unwrap();
     let store = LocalStore::open(dir.path().join("generations")).unwrap();
     let mut pending = store.begin(None).unwrap();
     for space in [Space::Memory, Space::Drive] {

@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
-use wrenn_snapshot::RestoreReport;
 
 use crate::agent::AgentClient;
 use crate::command::{Command, Output};
 use crate::step::Step;
 use crate::template::{self, Template, Wanted};
-use crate::{Error, Host, Result, SandboxId, TemplateName};
+use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName};
 
 pub(crate) use paused::PausedRecord;
 pub use paused::PausedSandbox;
@@ -380,8 +379,8 @@ impl Sandbox {
         self.request("be given a time-to-live", |reply| Request::SetTtl(ttl, reply)).await
     }
 
-    /// What the lazy restore behind this sandbox has done so far: faults, pages and bytes that came in, and how long
-    /// they took.
+    /// What the restore behind this sandbox has done so far: faults, pages and bytes that came in, and how long they
+    /// took.
     ///
     /// # Errors
     /// [`Error::InvalidState`] where it does not run.

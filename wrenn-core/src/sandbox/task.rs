@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use wrenn_snapshot::{Generation, RestoreReport};
+use wrenn_snapshot::Generation;
 
 use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
 use crate::data_dir::FileLock;
@@ -25,7 +25,7 @@ use crate::guest::{Guest, Renewal};
 use crate::step::Step;
 use crate::template::{self, Template};
 use crate::vmm::Exit;
-use crate::{Error, Host, Result, SandboxId, TemplateName, record};
+use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName, record};
 
 type Reply<T> = oneshot::Sender<Result<T>>;
 

@@ -24,10 +24,10 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration, RestoreReport};
+use wrenn_snapshot::{Generation, PendingGeneration};
 
-use crate::Result;
 use crate::agent::Connector;
+use crate::{Paging, RestoreReport, Result};
 use console::Console;
 
 /// What executes the guest's instructions.
@@ -115,7 +115,13 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
 
     /// Starts a machine from a generation's memory and device state. It is stopped; the drive may be filled meanwhile,
     /// and has to be whole when [`Machine::resume`] is called.
-    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Generation) -> Result<Box<dyn Machine>>;
+    async fn restore(
+        &self,
+        shape: &MachineShape,
+        parts: Parts,
+        from: Generation,
+        paging: Paging,
+    ) -> Result<Box<dyn Machine>>;
 }
 
 /// One virtual machine. Dropping it kills it.
@@ -136,7 +142,7 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     /// What the last [`save`](Self::save) wrote is published: the next one counts from there.
     fn saved(&mut self);
 
-    /// How its lazy restore goes; `None` for a machine that was booted.
+    /// How its restore goes; `None` for a machine that was booted.
     fn restore_report(&self) -> Option<RestoreReport>;
 
     /// Tells the end of the VMM, whoever ended it.

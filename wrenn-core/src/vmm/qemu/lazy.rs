@@ -65,22 +65,33 @@ impl LazyMemory {
     }
 }
 
-/// Writes the memory of a stopped machine: what the guest wrote since its generation, or all of a machine that has none.
-pub(super) fn write_memory(into: &mut PendingGeneration, memory: &GuestMemory, tracker: Option<Tracker>) -> Result<()> {
-    let Some(tracker) = tracker else {
-        let file =
-            File::from(memory.fd().try_clone_to_owned().map_err(|e| Error::failed("read the memory")(e.into()))?);
-        into.write_sparse(Space::Memory, &file)?;
-        return Ok(());
+/// What is known of the pages that a guest wrote since the generation that it came from.
+pub(super) enum Written {
+    /// It came from none.
+    All,
+    Tracked(Tracker),
+    /// Nothing: they are found by comparing.
+    Unknown,
+}
+
+/// Writes the memory of a stopped machine: what the guest wrote.
+pub(super) fn write_memory(into: &mut PendingGeneration, memory: &GuestMemory, written: Written) -> Result<()> {
+    let file = || memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()));
+    match written {
+        Written::All => into.write_sparse(Space::Memory, &file()?)?,
+        Written::Unknown => into.write_compared(Space::Memory, &file()?)?,
+        Written::Tracked(tracker) => {
+            let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+            // Before anything can fail: what is collected stays pending until it is committed.
+            tracker.collect()?;
+            let view = memory.map().map_err(|e| Error::failed(READ)(e.into()))?;
+            into.write_dirty(Space::Memory, &view, &tracker.pending())?
+        }
     };
-    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
-    // Before anything can fail: what is collected stays pending until it is committed.
-    tracker.collect()?;
-    let view = memory.map().map_err(|e| Error::failed("map the memory")(e.into()))?;
-    into.write_dirty(Space::Memory, &view, &tracker.pending())?;
     Ok(())
 }
 
+const READ: &str = "read the guest's memory";
 const WHAT: &str = "serve the guest's memory";
 
 /// Where a VMM has mapped the guest's memory.

@@ -10,28 +10,37 @@ use async_trait::async_trait;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration, RestoreReport};
+use wrenn_snapshot::{Generation, PendingGeneration};
 
-use super::lazy::LazyMemory;
+use super::lazy::{LazyMemory, Written};
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::{Exit, Machine};
-use crate::{Error, Result};
+use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
 pub(super) struct QemuMachine {
     process: Process,
     memory: Arc<GuestMemory>,
     qmp: Option<Qmp>,
-    /// Serves and tracks the memory of a restored machine.
-    lazy: Option<LazyMemory>,
+    origin: Origin,
+}
+
+/// Where a machine's memory came from, and with it how to find what was written since.
+#[derive(Debug)]
+enum Origin {
+    /// The guest made all of it.
+    Booted,
+    Lazy(LazyMemory),
+    /// It was copied, in this time.
+    Copied(Duration),
 }
 
 impl QemuMachine {
     pub(super) fn new(process: Process, memory: GuestMemory) -> Self {
-        Self { process, memory: Arc::new(memory), qmp: None, lazy: None }
+        Self { process, memory: Arc::new(memory), qmp: None, origin: Origin::Booted }
     }
 
     pub(super) async fn set_qmp(&mut self, qmp: Result<Qmp, QmpError>) -> Result<()> {
@@ -43,12 +52,21 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Puts a generation's memory behind the machine's, and loads its device state.
-    pub(super) async fn load(&mut self, uffd: OwnedFd, from: &Generation) -> Result<()> {
-        // Device state refers to rings in guest memory, so the memory is served before the state is loaded.
+    /// Puts a generation's memory behind the machine's.
+    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: &Generation) -> Result<()> {
         let (lazy, work) = LazyMemory::arm(&self.process, uffd, &self.memory, from).await?;
         self.process.attend(work);
-        self.lazy = Some(lazy);
+        self.origin = Origin::Lazy(lazy);
+        Ok(())
+    }
+
+    /// The machine's memory is a copy of a generation's.
+    pub(super) fn is_populated(&mut self, took: Duration) {
+        self.origin = Origin::Copied(took);
+    }
+
+    /// Loads a generation's device state. It refers to rings in guest memory, so the memory is there before.
+    pub(super) async fn load_devices(&mut self, from: &Generation) -> Result<()> {
         let state = from.blob(STATE_BLOB).map_err(Error::from)?;
         let file = state_file("restore the device state")?;
         std::io::Write::write_all(&mut &file, &state)
@@ -130,10 +148,14 @@ impl Machine for QemuMachine {
         let mut bytes = Vec::new();
         state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
         let memory = Arc::clone(&self.memory);
-        let dirty = self.lazy.as_ref().map(LazyMemory::tracker);
+        let written = match &self.origin {
+            Origin::Booted => Written::All,
+            Origin::Lazy(lazy) => Written::Tracked(lazy.tracker()),
+            Origin::Copied(_) => Written::Unknown,
+        };
         tokio::task::spawn_blocking(move || {
             into.write_blob(STATE_BLOB, &bytes)?;
-            super::lazy::write_memory(&mut into, &memory, dirty)?;
+            super::lazy::write_memory(&mut into, &memory, written)?;
             Ok(into)
         })
         .await
@@ -141,13 +163,18 @@ impl Machine for QemuMachine {
     }
 
     fn saved(&mut self) {
-        if let Some(lazy) = &self.lazy {
+        if let Origin::Lazy(lazy) = &self.origin {
             lazy.commit();
         }
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
-        self.lazy.as_ref().map(LazyMemory::report)
+        let (paging, populated_in, memory) = match &self.origin {
+            Origin::Booted => return None,
+            Origin::Lazy(lazy) => (Paging::Lazy, Duration::ZERO, lazy.report()),
+            Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
+        };
+        Some(RestoreReport { paging, populated_in, memory })
     }
 
     fn exited(&self) -> watch::Receiver<Option<Exit>> {

@@ -7,14 +7,15 @@ mod machine;
 mod process;
 mod qmp;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::net::UnixStream;
-use wrenn_snapshot::Generation;
+use wrenn_snapshot::{Generation, Space};
 
 use self::args::Start;
 use self::machine::QemuMachine;
@@ -22,7 +23,8 @@ use self::process::{Launch, Process};
 use self::qmp::Qmp;
 use super::memory::GuestMemory;
 use super::{BootMedia, Machine, MachineShape, Parts, Vmm};
-use crate::{Error, Result};
+use crate::guest::blocking;
+use crate::{Error, Paging, Result};
 
 /// The driver, bound to one binary.
 #[derive(Debug)]
@@ -52,10 +54,9 @@ impl Qemu {
         &self,
         shape: &MachineShape,
         parts: Parts,
+        memory: GuestMemory,
         start: Launching,
     ) -> Result<(QemuMachine, Option<OwnedFd>)> {
-        let memory = GuestMemory::create(usize::try_from(shape.memory_mib).unwrap_or(usize::MAX) << 20)
-            .map_err(|e| Error::failed("reserve the guest's memory")(e.into()))?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at_start)?;
         let mut inherited = vec![
             (memory.fd().try_clone_to_owned().map_err(at_start)?, args::MEMORY_FD),
@@ -64,20 +65,20 @@ impl Qemu {
             (parts.tap, args::TAP_FD),
             (theirs.into(), args::QMP_FD),
         ];
-        let mode = match start {
+        let (mode, lazily) = match start {
             Launching::Boot(media) => {
                 inherited.push((media.kernel.into(), args::KERNEL_FD));
                 inherited.push((media.initramfs.into(), args::INITRAMFS_FD));
-                Start::Boot
+                (Start::Boot, false)
             }
-            Launching::Restore => Start::Incoming,
+            Launching::Restore(paging) => (Start::Incoming, paging == Paging::Lazy),
         };
         let launch = Launch {
             program: self.program.clone(),
             arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
             inherited,
             identity: parts.identity,
-            lazily: mode == Start::Incoming,
+            lazily,
         };
         let (process, uffd) = Process::spawn(launch).await.map_err(at_start)?;
         ours.set_nonblocking(true).map_err(at_start)?;
@@ -91,7 +92,12 @@ impl Qemu {
 
 enum Launching {
     Boot(BootMedia),
-    Restore,
+    Restore(Paging),
+}
+
+fn reserve(shape: &MachineShape) -> Result<GuestMemory> {
+    let len_bytes = usize::try_from(shape.memory_mib).unwrap_or(usize::MAX) << 20;
+    GuestMemory::create(len_bytes).map_err(|e| Error::failed("reserve the guest's memory")(e.into()))
 }
 
 #[async_trait]
@@ -101,14 +107,30 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
-        let (machine, _) = self.start(shape, parts, Launching::Boot(media)).await?;
+        let (machine, _) = self.start(shape, parts, reserve(shape)?, Launching::Boot(media)).await?;
         Ok(Box::new(machine))
     }
 
-    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Generation) -> Result<Box<dyn Machine>> {
-        let (mut machine, uffd) = self.start(shape, parts, Launching::Restore).await?;
-        let uffd = uffd.ok_or_else(|| Error::failed("get QEMU's userfaultfd")("none was made".into()))?;
-        machine.load(uffd, &from).await?;
+    async fn restore(
+        &self,
+        shape: &MachineShape,
+        parts: Parts,
+        from: Generation,
+        paging: Paging,
+    ) -> Result<Box<dyn Machine>> {
+        let memory = reserve(shape)?;
+        let began = Instant::now();
+        let memory = match paging {
+            Paging::Lazy => memory,
+            Paging::Eager => populate(memory, from.clone()).await?,
+        };
+        let populated_in = began.elapsed();
+        let (mut machine, uffd) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
+        match uffd {
+            Some(uffd) => machine.serve(uffd, &from).await?,
+            None => machine.is_populated(populated_in),
+        }
+        machine.load_devices(&from).await?;
         Ok(Box::new(machine))
     }
 }
@@ -118,6 +140,16 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// It takes 30 to 130 ms; the rest is for a machine under load.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Copies all of a generation's memory.
+async fn populate(memory: GuestMemory, from: Generation) -> Result<GuestMemory> {
+    blocking("copy the guest's memory", move || {
+        let file = File::from(memory.fd().try_clone_to_owned().map_err(at_start)?);
+        from.reader(Space::Memory)?.copy_into(&file, Path::new("the guest's memory"))?;
+        Ok(memory)
+    })
+    .await?
+}
 
 fn at_start(source: io::Error) -> Error {
     match source.kind() {

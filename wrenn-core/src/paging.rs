@@ -1,0 +1,53 @@
+//! How a restored guest's memory comes to it.
+
+use std::time::Duration;
+
+use wrenn_snapshot::RestoreReport as MemoryReport;
+
+/// How a restored guest's memory comes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Paging {
+    /// A page comes in when the guest touches it, and what the guest writes is found by the kernel's tracking. Needs
+    /// userfaultfd, and Linux 6.7.
+    #[default]
+    Lazy,
+    /// All of it is copied before the guest runs, and what the guest wrote is found by comparing all of it. Needs
+    /// nothing of the host; costs time and memory in proportion to what the snapshot holds.
+    Eager,
+}
+
+/// What a restore has done so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// How the memory came.
+    pub paging: Paging,
+    /// How long copying all of it took; zero for [`Paging::Lazy`].
+    pub populated_in: Duration,
+    /// Faults, pages, bytes and latencies of a lazy restore; all zero for [`Paging::Eager`].
+    pub memory: MemoryReport,
+}
+
+impl Paging {
+    /// What the host and the environment allow: `WRENN_PAGING=lazy|eager`, else lazy where there is a way to make a
+    /// userfaultfd that serves the kernel's own accesses.
+    pub(crate) fn choose() -> Self {
+        match std::env::var("WRENN_PAGING").as_deref() {
+            Ok("lazy") => return Self::Lazy,
+            Ok("eager") => return Self::Eager,
+            Ok("") | Err(_) => {}
+            Ok(other) => tracing::warn!(other, "WRENN_PAGING is neither lazy nor eager and is ignored"),
+        }
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/userfaultfd").is_ok();
+        let knob = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_default();
+        if device || knob.trim() == "1" {
+            return Self::Lazy;
+        }
+        tracing::warn!(
+            "this user may make no userfaultfd, so restores copy all memory first: run as root, or give it \
+             /dev/userfaultfd"
+        );
+        Self::Eager
+    }
+}
