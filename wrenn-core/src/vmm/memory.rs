@@ -1,5 +1,6 @@
 //! A guest's RAM: a sealed memfd that wrenn owns and the VMM maps.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -18,12 +19,30 @@ pub(crate) struct GuestMemory {
 impl GuestMemory {
     /// Makes `len_bytes` of zeros, of which no page takes memory until it is written.
     pub(crate) fn create(len_bytes: usize) -> io::Result<Self> {
-        let fd = memfd_create(c"wrenn-guest-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-        ftruncate(&fd, i64::try_from(len_bytes).map_err(io::Error::other)?)?;
-        // A VMM that shrank it could make wrenn's own reads fault.
+        let memory = Self { fd: reserve(len_bytes)?, len_bytes };
+        memory.seal()?;
+        Ok(memory)
+    }
+
+    /// Makes `len_bytes` of memory that `fill` may write, as a file.
+    pub(crate) fn filled<E>(
+        len_bytes: usize,
+        fill: impl FnOnce(&File) -> Result<(), E>,
+    ) -> io::Result<Result<Self, E>> {
+        let file = File::from(reserve(len_bytes)?);
+        if let Err(error) = fill(&file) {
+            return Ok(Err(error));
+        }
+        let memory = Self { fd: file.into(), len_bytes };
+        memory.seal()?;
+        Ok(Ok(memory))
+    }
+
+    /// A VMM that shrank it could make wrenn's own reads fault.
+    fn seal(&self) -> io::Result<()> {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(Self { fd, len_bytes })
+        fcntl(&self.fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(())
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -37,4 +56,10 @@ impl GuestMemory {
     pub(crate) fn map(&self) -> io::Result<Mmap> {
         crate::sys::map_guest_memory(&self.fd, self.len_bytes)
     }
+}
+
+fn reserve(len_bytes: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(c"wrenn-guest-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    ftruncate(&fd, i64::try_from(len_bytes).map_err(io::Error::other)?)?;
+    Ok(fd)
 }

@@ -7,7 +7,6 @@ mod machine;
 mod process;
 mod qmp;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -96,8 +95,11 @@ enum Launching {
 }
 
 fn reserve(shape: &MachineShape) -> Result<GuestMemory> {
-    let len_bytes = usize::try_from(shape.memory_mib).unwrap_or(usize::MAX) << 20;
-    GuestMemory::create(len_bytes).map_err(|e| Error::failed("reserve the guest's memory")(e.into()))
+    GuestMemory::create(memory_bytes(shape)).map_err(|e| Error::failed("reserve the guest's memory")(e.into()))
+}
+
+fn memory_bytes(shape: &MachineShape) -> usize {
+    usize::try_from(shape.memory_mib).unwrap_or(usize::MAX) << 20
 }
 
 #[async_trait]
@@ -118,11 +120,10 @@ impl Vmm for Qemu {
         from: Generation,
         paging: Paging,
     ) -> Result<Box<dyn Machine>> {
-        let memory = reserve(shape)?;
         let began = Instant::now();
         let memory = match paging {
-            Paging::Lazy => memory,
-            Paging::Eager => populate(memory, from.clone()).await?,
+            Paging::Lazy => reserve(shape)?,
+            Paging::Eager => populate(shape, from.clone()).await?,
         };
         let populated_in = began.elapsed();
         let (mut machine, uffd) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
@@ -142,11 +143,12 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Copies all of a generation's memory.
-async fn populate(memory: GuestMemory, from: Generation) -> Result<GuestMemory> {
+async fn populate(shape: &MachineShape, from: Generation) -> Result<GuestMemory> {
+    let len_bytes = memory_bytes(shape);
     blocking("copy the guest's memory", move || {
-        let file = File::from(memory.fd().try_clone_to_owned().map_err(at_start)?);
-        from.reader(Space::Memory)?.copy_into(&file, Path::new("the guest's memory"))?;
-        Ok(memory)
+        let reader = from.reader(Space::Memory)?;
+        let filled = GuestMemory::filled(len_bytes, |file| reader.copy_into(file, Path::new("the guest's memory")));
+        Ok(filled.map_err(|e| Error::failed("reserve the guest's memory")(e.into()))??)
     })
     .await?
 }

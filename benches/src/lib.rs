@@ -1,0 +1,1 @@
+//! The benches are the files beside this package; `cargo xtask bench` runs them.
