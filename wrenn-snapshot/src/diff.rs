@@ -3,7 +3,7 @@
 //! A page is in one of three states. `Clean` is the parent's page. `Zero` was written, and is zeros: the parent may
 //! have held something else, so it is never taken for clean. `Data` goes into the data file.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{collections::HashSet, fs::File, os::unix::fs::FileExt};
 
 use nix::{errno::Errno, unistd::Whence};
 
@@ -75,6 +75,29 @@ pub(crate) fn of_comparison(mut packer: Packer<'_>, file: &File, parent: &Genera
     }
     packer.pack_hole(cursor, pages, parent.index());
     packer.finish(pages)
+}
+
+/// Packs the pages that some generations hold; the others are clean.
+pub(crate) fn of_folded(
+    mut packer: Packer<'_>,
+    reader: &GenerationReader,
+    folded: &HashSet<GenerationId>,
+) -> Result<Diff> {
+    let index = reader.index();
+    let is_folded: Vec<bool> = index.generations().iter().map(|id| folded.contains(id)).collect();
+    let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
+    for extent in index.extents() {
+        let Storage::Data { generation, .. } = extent.storage else { continue };
+        if !is_folded[generation as usize] {
+            continue;
+        }
+        for chunk in chunks(extent.range()) {
+            let bytes = &mut buffer[..bytes_of(chunk.count)];
+            reader.read_at(chunk.start, bytes)?;
+            packer.pack(chunk.start.0, bytes, written)?;
+        }
+    }
+    packer.finish(index.page_count())
 }
 
 /// What became of a page since the parent.

@@ -39,6 +39,7 @@
 
 mod arm;
 mod background;
+mod compact;
 mod counters;
 mod data;
 mod diff;
@@ -65,6 +66,7 @@ mod sys;
 mod working_set;
 
 pub use arm::{adopt, arm};
+pub use compact::{CompactPolicy, Compaction};
 pub use counters::{RestoreReport, ServeCounters};
 pub use dirty::DirtyTracker;
 pub use error::{Error, Result};

@@ -20,6 +20,7 @@ use std::{
 };
 
 use crate::{
+    compact::{self, CompactPolicy, Compaction},
     data::DataFiles,
     disk::{Disk, LocalDisk, MemoryDisk},
     error::{Error, Result},
@@ -158,6 +159,18 @@ impl LocalStore {
         }
         sweep(root, gate)?;
         Ok(doomed)
+    }
+
+    /// Folds those ancestors into a new generation that store mostly pages which `generation` does not need, and says
+    /// what it did. The new one has the same spaces, blobs and metadata, and `generation` as its parent. To free what
+    /// was folded, keep the new one in the place of the old and [`collect`](Self::collect).
+    ///
+    /// Every page that is copied is checked. Readers of `generation`, and those who write a child of it, go on.
+    ///
+    /// # Errors
+    /// A page or blob is damaged, or a write failed. Nothing has changed then.
+    pub fn compact(&self, generation: &Generation, policy: CompactPolicy) -> Result<Compaction> {
+        compact::compact(&self.0.root, generation, policy, || self.begin(Some(generation)))
     }
 
     /// What nothing reaches. The caller has closed the gate.
