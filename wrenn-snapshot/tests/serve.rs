@@ -2,20 +2,16 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    thread::JoinHandle,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use guest::{Guest, checksum};
+use guest::{Guest, checksum, serving::Serving};
 use wrenn_snapshot::{
     ByteSource, EndReason, Error, Features, PAGE_BYTES, PageIndex, PageRange, PageRun, PageServer, PageSource, Region,
-    RestoreReport, ServeCounters, ServeEnd, ServeOptions, StopHandle, arm,
+    ServeOptions, arm,
 };
 
 mod guest;
@@ -35,35 +31,6 @@ fn pattern(pages: u32) -> Vec<u8> {
 
 fn page_of(memory: &[u8], page: u32) -> &[u8] {
     &memory[page as usize * PAGE_BYTES..][..PAGE_BYTES]
-}
-
-/// A server on a thread of its own.
-struct Serving {
-    thread: JoinHandle<ServeEnd>,
-    stop: StopHandle,
-    counters: Arc<ServeCounters>,
-}
-
-impl Serving {
-    fn start(server: PageServer) -> Self {
-        let stop = StopHandle::new().expect("a handle");
-        let counters = server.counters();
-        let handle = stop.clone();
-        Self { thread: std::thread::spawn(move || server.serve(&handle)), stop, counters }
-    }
-
-    fn bytes(uffd: OwnedFd, regions: Vec<Region>, memory: Vec<u8>, options: ServeOptions) -> Self {
-        let source = ByteSource::new(memory).expect("whole pages");
-        Self::start(PageServer::new(uffd, regions, Box::new(source), options).expect("the regions fit"))
-    }
-
-    /// Stops the server. Its counts are final then; before, they may lag behind what the guest has seen.
-    fn end(self) -> RestoreReport {
-        self.stop.stop();
-        let end = self.thread.join().expect("the server does not panic");
-        assert!(matches!(end.reason, EndReason::Stopped), "{end:?}");
-        self.counters.report()
-    }
 }
 
 #[test]
@@ -182,7 +149,7 @@ fn the_death_of_the_vmm_ends_the_server() {
     let serving = Serving::bytes(uffd, vec![guest.region], pattern(PAGES), options);
     guest.read(3);
     guest.kill();
-    let end = serving.thread.join().expect("the server does not panic");
+    let end = serving.join();
     assert!(matches!(end.reason, EndReason::PeerGone), "{end:?}");
 }
 
@@ -225,7 +192,7 @@ fn a_page_that_cannot_be_read_ends_the_server_with_the_error() {
         let server = PageServer::new(uffd, vec![guest.region], Box::new(source), ServeOptions::default());
         let serving = Serving::start(server.expect("the region fits"));
         guest.begin_read(3);
-        let end = serving.thread.join().expect("the server does not panic");
+        let end = serving.join();
         assert!(matches!(end.reason, EndReason::Failed(Error::Io { .. } | Error::Invalid(_))), "{end:?}");
         guest.kill();
     }

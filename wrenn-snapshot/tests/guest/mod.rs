@@ -1,65 +1,138 @@
-//! A guest: another process that maps shared memory, hands its userfaultfd over, and touches pages when it is told.
+//! A guest: another process that maps memory, hands its userfaultfd over, and touches pages when it is told.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![expect(unsafe_code, reason = "a mapping of shared memory, and a descriptor that arrives in a message")]
 
 use std::{
     fs::File,
-    io::{IoSlice, IoSliceMut, Read, Write},
+    io::{IoSliceMut, Read, Write},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use memmap2::{Mmap, MmapMut, UncheckedAdvice};
+pub(crate) use inside::run;
+use memmap2::Mmap;
 use nix::sys::{
     memfd::{MFdFlags, memfd_create},
-    socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+    socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
-use wrenn_snapshot::{DirtyTracker, Features, PAGE_BYTES, Region, arm, create_uffd};
+use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, create_uffd};
 
-/// The other process, seen from the test. Dropping it kills it.
+mod huge;
+mod inside;
+pub(crate) mod serving;
+
+/// What a guest's memory is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backing {
+    Shared,
+    Private,
+    SharedHuge,
+    PrivateHuge,
+}
+
+impl Backing {
+    pub(crate) const ALL: [Self; 4] = [Self::Shared, Self::Private, Self::SharedHuge, Self::PrivateHuge];
+
+    pub(crate) fn granule(self) -> Granule {
+        match self {
+            Self::Shared | Self::Private => Granule::Kib4,
+            Self::SharedHuge | Self::PrivateHuge => Granule::Mib2,
+        }
+    }
+}
+
+/// In which order pages are touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Ascending,
+    Shuffled,
+}
+
+/// Every page once, in an order without a pattern, which is the same in each run.
+pub(crate) fn shuffled(pages: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..pages).collect();
+    let mut state = 1u64;
+    for at in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let with = usize::try_from(state >> 33).expect("31 bits") % (at + 1);
+        order.swap(at, with);
+    }
+    order
+}
+
+/// The other process, seen from the test. Dropping it kills it. What it is told is in granules of its memory.
 pub(crate) struct Guest {
     child: Child,
     stream: UnixStream,
+    /// Empty if the memory is private.
     pub(crate) memory: File,
     pub(crate) region: Region,
+    _huge_pages: Option<huge::HugePages>,
 }
 
 impl Guest {
-    /// Starts a guest of `pages` pages, or says why the test is skipped.
+    /// Starts a guest of `pages` pages of shared memory, or says why the test is skipped.
     pub(crate) fn start(test: &str, pages: u32) -> Option<(Self, OwnedFd)> {
+        Self::start_on(test, Backing::Shared, pages)
+    }
+
+    /// Starts a guest of `granules` granules, or says why the test is skipped.
+    pub(crate) fn start_on(test: &str, backing: Backing, granules: u32) -> Option<(Self, OwnedFd)> {
         if let Err(error) = create_uffd() {
-            skipped(test, &error);
+            skipped(test, backing, &error);
             return None;
         }
-        let memory = File::from(memfd_create(c"guest", MFdFlags::MFD_CLOEXEC).expect("a memfd"));
-        let len_bytes = u64::from(pages) * PAGE_BYTES as u64;
-        memory.set_len(len_bytes).expect("the memory has a size");
+        let granule = backing.granule();
+        let huge_pages = match granule {
+            Granule::Kib4 => None,
+            Granule::Mib2 => match huge::HugePages::reserve(granules.into()) {
+                Ok(pages) => Some(pages),
+                Err(error) => {
+                    skipped(test, backing, &error);
+                    return None;
+                }
+            },
+        };
+        let len_bytes = u64::from(granules) * granule.bytes();
+        let memory = memory(backing, len_bytes);
         let dir = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(dir.path().join("socket")).expect("a socket");
         let child = Command::new(std::env::current_exe().expect("the test's own name"))
             .args(["--exact", "guest_process", "--ignored", "--nocapture"])
             .env("GUEST_SOCKET", dir.path().join("socket"))
             .env("GUEST_MEMORY", format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd()))
+            .env("GUEST_BACKING", format!("{backing:?}"))
+            .env("GUEST_LEN", len_bytes.to_string())
             .stdout(Stdio::null())
             .spawn()
             .expect("the test runs itself");
         let (stream, _) = listener.accept().expect("the guest connects");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket has time-outs");
         let (uffd, host_addr) = receive(&stream);
-        let region = Region::new(host_addr, len_bytes, 0);
-        Some((Self { child, stream, memory, region }, uffd))
+        let region = Region { granule, ..Region::new(host_addr, len_bytes, 0) };
+        Some((Self { child, stream, memory, region, _huge_pages: huge_pages }, uffd))
     }
 
     /// Starts a guest whose whole memory is one armed region.
     pub(crate) fn armed(test: &str, pages: u32, features: Features) -> Option<(Self, OwnedFd, DirtyTracker)> {
-        let (guest, uffd) = Self::start(test, pages)?;
-        if let Err(error) = arm(std::os::fd::AsFd::as_fd(&uffd), &[guest.region], features) {
-            skipped(test, &error);
+        Self::armed_on(test, Backing::Shared, pages, features)
+    }
+
+    /// The same on other memory.
+    pub(crate) fn armed_on(
+        test: &str,
+        backing: Backing,
+        granules: u32,
+        features: Features,
+    ) -> Option<(Self, OwnedFd, DirtyTracker)> {
+        let (guest, uffd) = Self::start_on(test, backing, granules)?;
+        if let Err(error) = arm(uffd.as_fd(), &[guest.region], features) {
+            skipped(test, backing, &error);
             return None;
         }
         let tracker = DirtyTracker::new(guest.pagemap(), vec![guest.region]).expect("the region is whole pages");
@@ -91,57 +164,78 @@ impl Guest {
         unsafe { Mmap::map(&self.memory) }.expect("a memfd can be mapped")
     }
 
-    /// Reads a page, and returns its checksum.
-    pub(crate) fn read(&mut self, page: u32) -> u64 {
-        self.ask(b'r', page, 0)
+    /// Reads a granule, and returns its checksum.
+    pub(crate) fn read(&mut self, at: u32) -> u64 {
+        self.ask(b'r', at, 0)
     }
 
-    /// Writes the first byte of a page.
-    pub(crate) fn write(&mut self, page: u32, value: u32) {
-        self.ask(b'w', page, value);
+    /// Writes the first byte of a granule.
+    pub(crate) fn write(&mut self, at: u32, value: u32) {
+        self.ask(b'w', at, value);
     }
 
-    /// Writes all of a page.
-    pub(crate) fn fill(&mut self, page: u32, value: u32) {
-        self.ask(b'f', page, value);
+    /// Writes all of a granule.
+    pub(crate) fn fill(&mut self, at: u32, value: u32) {
+        self.ask(b'f', at, value);
     }
 
-    /// Discards pages (`MADV_REMOVE`).
-    pub(crate) fn discard(&mut self, page: u32, count: u32) {
-        self.ask(b'd', page, count);
+    /// Discards granules, and returns how many microseconds that took.
+    pub(crate) fn discard(&mut self, at: u32, count: u32) -> u64 {
+        self.ask(b'd', at, count)
     }
 
-    /// Reads every page, from four threads at once, and returns the checksum of all.
+    /// Reads every granule, from four threads at once, and returns the checksum of all.
     pub(crate) fn read_all(&mut self) -> u64 {
         self.ask(b'a', 0, 0)
     }
 
-    /// Discards pages on one thread while another reads them, and returns how many pages read as neither zeros nor
-    /// what [`obey`] takes for the source's: `page + 1`.
+    /// Discards granules on one thread while another reads them, and returns how many read as neither zeros nor what
+    /// the source has for them: their number and 1.
     pub(crate) fn race_discards(&mut self, rounds: u32) -> u64 {
         self.ask(b'x', 0, rounds)
     }
 
-    /// Asks for a read, and does not wait for it.
-    pub(crate) fn begin_read(&mut self, page: u32) {
-        self.send(b'r', page, 0);
+    /// Touches so many pages, and returns how many nanoseconds one takes in the mean, and at the 99th percentile.
+    pub(crate) fn touch(&mut self, order: Order, pages: u32) -> (u64, u64) {
+        let answer = self.ask(b't', u32::from(order == Order::Shuffled), pages);
+        (answer >> 32, answer & u64::from(u32::MAX))
     }
 
-    /// Waits for what was begun.
+    /// Begins to read a granule.
+    pub(crate) fn begin_read(&mut self, at: u32) {
+        self.send(b'b', b'r', at, 0);
+    }
+
+    /// Begins to write the first byte of a granule.
+    pub(crate) fn begin_write(&mut self, at: u32, value: u32) {
+        self.send(b'b', b'w', at, value);
+    }
+
+    /// Begins to discard granules.
+    pub(crate) fn begin_discard(&mut self, at: u32, count: u32) {
+        self.send(b'b', b'd', at, count);
+    }
+
+    /// Waits for what was begun first, and returns its answer.
     pub(crate) fn finish(&mut self) -> u64 {
+        self.send(b'e', 0, 0, 0);
+        self.answer()
+    }
+
+    fn ask(&mut self, verb: u8, at: u32, value: u32) -> u64 {
+        self.send(b'n', verb, at, value);
+        self.answer()
+    }
+
+    fn send(&mut self, how: u8, verb: u8, at: u32, value: u32) {
+        let request = [&[how, verb][..], &at.to_le_bytes(), &value.to_le_bytes()].concat();
+        self.stream.write_all(&request).expect("the guest listens");
+    }
+
+    fn answer(&mut self) -> u64 {
         let mut answer = [0; 8];
         self.stream.read_exact(&mut answer).expect("the guest answers in time");
         u64::from_le_bytes(answer)
-    }
-
-    fn ask(&mut self, verb: u8, page: u32, value: u32) -> u64 {
-        self.send(verb, page, value);
-        self.finish()
-    }
-
-    fn send(&mut self, verb: u8, page: u32, value: u32) {
-        let request = [&[verb][..], &page.to_le_bytes(), &value.to_le_bytes()].concat();
-        self.stream.write_all(&request).expect("the guest listens");
     }
 }
 
@@ -152,100 +246,26 @@ impl Drop for Guest {
     }
 }
 
+fn memory(backing: Backing, len_bytes: u64) -> File {
+    let flags = match backing.granule() {
+        Granule::Kib4 => MFdFlags::MFD_CLOEXEC,
+        Granule::Mib2 => MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
+    };
+    let memory = File::from(memfd_create(c"guest", flags).expect("a memfd"));
+    let is_shared = matches!(backing, Backing::Shared | Backing::SharedHuge);
+    memory.set_len(if is_shared { len_bytes } else { 0 }).expect("the memory has a size");
+    memory
+}
+
 /// Says that a test did not run: past the test harness, which shows only what failing tests print.
-fn skipped(test: &str, error: &wrenn_snapshot::Error) {
-    let source = std::error::Error::source(error).map_or_else(String::new, ToString::to_string);
-    writeln!(std::io::stderr(), "skipped: {test}: {error}: {source}").expect("standard error is open");
+pub(crate) fn skipped(test: &str, backing: Backing, error: &dyn std::error::Error) {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    writeln!(std::io::stderr(), "skipped: {test} on {backing:?}: {error}{source}").expect("standard error is open");
 }
 
 /// The checksum that the guest gives of these bytes.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     crc32c::crc32c(bytes).into()
-}
-
-/// The guest's own side: call it from an ignored test named `guest_process`.
-pub(crate) fn run() {
-    let Some(socket) = std::env::var_os("GUEST_SOCKET") else { return };
-    let mut stream = UnixStream::connect(socket).expect("the test listens");
-    let memory = File::options().read(true).write(true).open(std::env::var_os("GUEST_MEMORY").expect("a path"));
-    // SAFETY: the file is the test's memfd, which is not truncated. The test reads it only between requests.
-    let mut memory = unsafe { MmapMut::map_mut(&memory.expect("the memory")) }.expect("a mapping");
-    let uffd = create_uffd().expect("a userfaultfd");
-    let addr = (memory.as_ptr() as u64).to_le_bytes();
-    let fds: [RawFd; 1] = [uffd.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&addr)], &rights, MsgFlags::empty(), None).expect("sent");
-    let mut request = [0; 9];
-    while stream.read_exact(&mut request).is_ok() {
-        let number = |at: usize| u32::from_le_bytes(request[at..at + 4].try_into().expect("four bytes"));
-        let answer = obey(&mut memory, request[0], number(1), number(5));
-        stream.write_all(&answer.to_le_bytes()).expect("the test waits");
-    }
-}
-
-fn obey(memory: &mut MmapMut, verb: u8, page: u32, value: u32) -> u64 {
-    let range = page as usize * PAGE_BYTES..(page as usize + 1) * PAGE_BYTES;
-    let byte = u8::try_from(value & 0xff).expect("a byte");
-    match verb {
-        b'r' => checksum(&memory[range]),
-        b'w' => {
-            memory[range.start] = byte;
-            0
-        }
-        b'f' => {
-            memory[range].fill(byte);
-            0
-        }
-        b'd' => {
-            let len = value as usize * PAGE_BYTES;
-            // SAFETY: nothing borrows the pages, and that they read as zeros afterwards is what is wanted.
-            unsafe { memory.unchecked_advise_range(UncheckedAdvice::Remove, range.start, len) }.expect("discarded");
-            0
-        }
-        b'x' => {
-            let memory = &*memory;
-            let pages = memory.len() / PAGE_BYTES;
-            std::thread::scope(|scope| {
-                scope.spawn(move || {
-                    for round in 0..value as usize {
-                        let at = (round * 5 % (pages - 4)) * PAGE_BYTES;
-                        // SAFETY: the other thread expects a page to become zeros at any time, and the bytes are
-                        // plain integers.
-                        let discarded =
-                            unsafe { memory.unchecked_advise_range(UncheckedAdvice::Remove, at, 4 * PAGE_BYTES) };
-                        discarded.expect("discarded");
-                    }
-                });
-                let reader = scope.spawn(move || {
-                    (0..value as usize)
-                        .map(|round| {
-                            let page = round * 3 % pages;
-                            let byte = memory[page * PAGE_BYTES + 100];
-                            u64::from(byte != 0 && usize::from(byte) != page + 1)
-                        })
-                        .sum()
-                });
-                reader.join().expect("the reader does not panic")
-            })
-        }
-        b'a' => {
-            std::thread::scope(|scope| {
-                for first in 0..4 {
-                    let memory = &memory;
-                    scope.spawn(move || {
-                        memory
-                            .iter()
-                            .skip(first * PAGE_BYTES / 2)
-                            .step_by(PAGE_BYTES)
-                            .map(|byte| u64::from(*byte))
-                            .sum::<u64>()
-                    });
-                }
-            });
-            checksum(memory)
-        }
-        _ => unreachable!("the test knows the verbs"),
-    }
 }
 
 fn receive(stream: &UnixStream) -> (OwnedFd, u64) {

@@ -1,0 +1,506 @@
+//! Whatever a guest does to its memory, on whatever memory it has: it sees what it should, and never waits for ever.
+//!
+//! Each test runs on private and on shared memory, of 4 KiB and of 2 MiB pages, and says which it skipped.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::FileExt,
+    time::{Duration, Instant},
+};
+
+use guest::{
+    Backing, Guest, checksum,
+    serving::{Gated, Serving},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use wrenn_snapshot::{
+    ByteSource, DirtyTracker, EndReason, Error, Features, Granule, LocalStore, OnceResident, PAGE_BYTES, PageIndex,
+    PageRange, PageServer, Populate, ServeOptions, Space, StopHandle, Tracking, WorkingSet, adopt,
+};
+
+mod guest;
+
+#[test]
+#[ignore = "the other process of the tests here; they start it"]
+fn guest_process() {
+    guest::run();
+}
+
+/// A guest whose memory was granules of `n + 1`, on one kind of memory.
+struct Scene {
+    guest: Guest,
+    uffd: OwnedFd,
+    tracker: DirtyTracker,
+    memory: Vec<u8>,
+    granules: u32,
+    granule: Granule,
+}
+
+impl Scene {
+    /// Runs a test on every kind of memory that the machine has.
+    fn each(name: &str, features: Features, mut test: impl FnMut(Self)) {
+        for backing in Backing::ALL {
+            let granules = granules_of(backing);
+            let Some((guest, uffd, tracker)) = Guest::armed_on(name, backing, granules, features) else { continue };
+            let memory = pattern(backing);
+            test(Self { guest, uffd, tracker, memory, granules, granule: backing.granule() });
+        }
+    }
+
+    /// What a granule was.
+    fn was(&self, at: u32) -> &[u8] {
+        let len = usize::try_from(self.granule.bytes()).expect("it fits");
+        &self.memory[at as usize * len..][..len]
+    }
+
+    fn was_written(&self, at: u32, value: u8) -> u64 {
+        let mut bytes = self.was(at).to_vec();
+        bytes[0] = value;
+        checksum(&bytes)
+    }
+
+    fn zeros(&self) -> u64 {
+        checksum(&vec![0; usize::try_from(self.granule.bytes()).expect("it fits")])
+    }
+
+    /// The pages of so many granules.
+    fn pages(&self, at: u32, count: u32) -> PageRange {
+        PageRange::new(at * self.granule.pages(), count * self.granule.pages())
+    }
+
+    fn serve(&self, options: ServeOptions) -> Serving {
+        Serving::bytes(self.uffd(), vec![self.guest.region], self.memory.clone(), options)
+    }
+
+    /// Serves from a source that waits for a gate at a granule.
+    fn serve_gated(&self, at: u32) -> (Serving, std::sync::Arc<guest::serving::Gate>) {
+        let (source, gate) = Gated::new(self.memory.clone(), self.pages(at, 1));
+        let options = ServeOptions { watch: Some(self.guest.pidfd()), ..alone() };
+        let server = PageServer::new(self.uffd(), vec![self.guest.region], Box::new(source), options);
+        (Serving::start(server.expect("it fits")), gate)
+    }
+
+    /// Waits for so many things that were begun.
+    fn finish(&mut self, count: u32) {
+        for _ in 0..count {
+            self.guest.finish();
+        }
+    }
+
+    fn uffd(&self) -> OwnedFd {
+        self.uffd.try_clone().expect("a copy")
+    }
+
+    /// Waits until the kernel has something to say.
+    fn wait_for_event(&self) {
+        let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(10_000u16)), Ok(1), "an event comes");
+    }
+
+    fn dirty(&mut self) -> Vec<PageRange> {
+        self.tracker.collect().expect("a scan");
+        self.tracker.pending()
+    }
+}
+
+fn granules_of(backing: Backing) -> u32 {
+    match backing.granule() {
+        Granule::Kib4 => 64,
+        Granule::Mib2 => 8,
+    }
+}
+
+fn pattern(backing: Backing) -> Vec<u8> {
+    let len = usize::try_from(backing.granule().bytes()).expect("it fits");
+    (1..=granules_of(backing)).flat_map(|granule| vec![u8::try_from(granule).expect("a byte"); len]).collect()
+}
+
+/// No window around a fault.
+fn alone() -> ServeOptions {
+    ServeOptions { fault_around_bytes: 0, ..ServeOptions::default() }
+}
+
+fn working_set(runs: impl IntoIterator<Item = PageRange>) -> WorkingSet {
+    let mut set = WorkingSet::new();
+    runs.into_iter().for_each(|run| set.record(run));
+    set
+}
+
+/// Reads ahead from the end, so that faults come in between.
+fn backwards(scene: &Scene) -> ServeOptions {
+    let prefetch = Some(working_set((0..scene.granules).rev().step_by(2).map(|at| scene.pages(at, 1))));
+    ServeOptions { prefetch, populate: Populate::InBackground { bytes_per_second: 1 << 30 }, ..alone() }
+}
+
+const WITH_REMOVE: Features = Features::SERVE_AND_TRACK.with(Features::EVENT_REMOVE);
+
+#[test]
+fn the_first_the_middle_and_the_last_page_are_read_and_written() {
+    Scene::each("the_first_the_middle_and_the_last_page", Features::SERVE_AND_TRACK, |mut scene| {
+        let serving = scene.serve(alone());
+        let places = [0, scene.granules / 2, scene.granules - 1];
+        for at in places {
+            assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
+        }
+        assert_eq!(scene.dirty(), [], "reading writes nothing");
+        for at in places {
+            let neighbour = if at == 0 { 1 } else { at - 1 };
+            scene.guest.write(neighbour, 77);
+            assert_eq!(scene.guest.read(neighbour), scene.was_written(neighbour, 77), "granule {neighbour}");
+        }
+        let written = [scene.pages(1, 1), scene.pages(scene.granules / 2 - 1, 1), scene.pages(scene.granules - 2, 1)];
+        assert_eq!(scene.dirty(), written);
+        assert_eq!(serving.end().faults, 6);
+    });
+}
+
+#[test]
+fn a_write_after_a_read_is_dirty_and_is_found_again_after_a_scan() {
+    Scene::each("a_write_after_a_read_is_dirty", Features::SERVE_AND_TRACK, |mut scene| {
+        let serving = scene.serve(alone());
+        scene.guest.read(3);
+        assert_eq!(scene.dirty(), []);
+        for round in 1..4 {
+            scene.guest.write(3, round);
+            assert_eq!(scene.dirty(), [scene.pages(3, 1)], "round {round}");
+            scene.tracker.commit();
+            assert_eq!(scene.dirty(), []);
+        }
+        serving.end();
+    });
+}
+
+#[test]
+fn readers_see_every_page_one_by_one_and_at_once_while_pages_are_read_ahead() {
+    for with_prefetch in [false, true] {
+        Scene::each("readers_see_every_page", Features::SERVE_AND_TRACK, |mut scene| {
+            let serving = scene.serve(if with_prefetch { backwards(&scene) } else { alone() });
+            for at in (0..scene.granules).step_by(5) {
+                assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
+            }
+            assert_eq!(scene.guest.read_all(), checksum(&scene.memory));
+            assert_eq!(scene.dirty(), [], "pages that are read ahead are clean");
+            let report = serving.end();
+            assert_eq!((report.pages, report.bytes), (report.total_pages, scene.memory.len() as u64));
+        });
+    }
+}
+
+#[test]
+fn writers_at_once_keep_what_they_wrote_while_pages_are_read_ahead() {
+    Scene::each("writers_at_once_keep_what_they_wrote", Features::SERVE_AND_TRACK, |mut scene| {
+        let serving = scene.serve(backwards(&scene));
+        (0..scene.granules).for_each(|at| scene.guest.begin_write(at, 200));
+        scene.finish(scene.granules);
+        for at in 0..scene.granules {
+            assert_eq!(scene.guest.read(at), scene.was_written(at, 200), "granule {at}");
+        }
+        assert_eq!(scene.dirty(), [scene.pages(0, scene.granules)]);
+        serving.end();
+    });
+}
+
+#[test]
+fn what_is_discarded_is_zeros_and_its_neighbours_are_untouched() {
+    Scene::each("what_is_discarded_is_zeros", WITH_REMOVE, |mut scene| {
+        let server = PageServer::new(
+            scene.uffd(),
+            vec![scene.guest.region],
+            Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages")),
+            alone(),
+        );
+        let server = server.expect("it fits");
+        let removed = server.removed_pages();
+        let serving = Serving::start(server);
+        // One that was there, two that were not, and one at the end.
+        scene.guest.read(2);
+        scene.guest.discard(2, 1);
+        scene.guest.discard(4, 2);
+        scene.guest.discard(scene.granules - 1, 1);
+        for at in [2, 4, 5, scene.granules - 1] {
+            assert_eq!(scene.guest.read(at), scene.zeros(), "granule {at}");
+        }
+        for at in [1, 3, 6, scene.granules - 2] {
+            assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
+        }
+        let last = scene.pages(scene.granules - 1, 1);
+        assert_eq!(removed.take(), [scene.pages(2, 1), scene.pages(4, 2), last]);
+        assert_eq!(serving.end().removed_pages, u64::from(4 * scene.granule.pages()));
+    });
+}
+
+#[test]
+fn a_discard_that_races_with_a_read_leaves_zeros_and_nothing_stale() {
+    Scene::each("a_discard_that_races_with_a_read", WITH_REMOVE, |mut scene| {
+        let (serving, gate) = scene.serve_gated(3);
+        scene.guest.begin_read(3);
+        gate.wait_for_reader();
+        // The server has read the page's bytes, and is about to install them, when the page goes.
+        scene.guest.begin_discard(3, 1);
+        scene.wait_for_event();
+        gate.open();
+        assert_eq!(scene.guest.finish(), scene.zeros());
+        scene.guest.finish();
+        assert_eq!(scene.guest.read(3), scene.zeros());
+        assert!(serving.end().deferred > 0);
+    });
+}
+
+#[test]
+fn a_fault_that_the_kernel_put_off_is_served_without_a_new_event() {
+    Scene::each("a_fault_that_the_kernel_put_off", WITH_REMOVE, |mut scene| {
+        let (serving, gate) = scene.serve_gated(3);
+        scene.guest.begin_read(3);
+        gate.wait_for_reader();
+        scene.guest.begin_discard(6, 1);
+        scene.wait_for_event();
+        gate.open();
+        assert_eq!(scene.guest.finish(), checksum(scene.was(3)));
+        scene.guest.finish();
+        let report = serving.end();
+        assert!(report.deferred > 0 && report.faults == 1, "{report:?}");
+    });
+}
+
+#[test]
+fn discards_that_race_with_many_faults_neither_hang_nor_mix_pages_up() {
+    Scene::each("discards_that_race_with_many_faults", WITH_REMOVE, |mut scene| {
+        let serving = scene.serve(backwards(&scene));
+        let rounds = if scene.granule == Granule::Kib4 { 2000 } else { 100 };
+        assert_eq!(scene.guest.race_discards(rounds), 0);
+        scene.guest.discard(0, scene.granules);
+        assert_eq!(scene.guest.read_all(), checksum(&vec![0; scene.memory.len()]));
+        serving.end();
+    });
+}
+
+#[test]
+fn a_discard_returns_in_time_while_pages_are_copied() {
+    Scene::each("a_discard_returns_in_time", WITH_REMOVE, |mut scene| {
+        let serving = scene.serve(backwards(&scene));
+        (0..scene.granules).step_by(3).for_each(|at| scene.guest.begin_read(at));
+        let slowest_us = (0..scene.granules).map(|at| scene.guest.discard(at, 1)).max().expect("some");
+        assert!(slowest_us < 500_000, "{slowest_us} us");
+        scene.finish(scene.granules.div_ceil(3));
+        serving.end();
+    });
+}
+
+#[test]
+fn a_server_that_is_stopped_while_it_reads_ahead_touches_nothing_afterwards() {
+    for attempt in 0..3 {
+        Scene::each("a_server_that_is_stopped_while_it_reads_ahead", Features::SERVE_AND_TRACK, |mut scene| {
+            let serving = scene.serve(backwards(&scene));
+            serving.wait_for(|report| report.pages > attempt * u64::from(scene.granule.pages()));
+            let counters = std::sync::Arc::clone(&serving.counters);
+            serving.stop.stop();
+            let end = serving.join();
+            assert!(matches!(end.reason, EndReason::Stopped), "{end:?}");
+            scene.guest.kill();
+            drop(end.uffd);
+            // The number is somebody else's from now on.
+            let recycled = File::open("/dev/null").expect("opened");
+            assert!(counters.report().pages <= counters.report().total_pages);
+            drop(recycled);
+        });
+    }
+}
+
+#[test]
+fn reading_ahead_can_be_cancelled_and_faults_are_served_as_before() {
+    Scene::each("reading_ahead_can_be_cancelled", Features::SERVE_AND_TRACK, |mut scene| {
+        let stop = StopHandle::new().expect("a handle");
+        stop.stop_background();
+        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
+        let server =
+            PageServer::new(scene.uffd(), vec![scene.guest.region], source, backwards(&scene)).expect("it fits");
+        let counters = server.counters();
+        let handle = stop.clone();
+        let thread = std::thread::spawn(move || server.serve(&handle));
+        assert_eq!(scene.guest.read(1), checksum(scene.was(1)));
+        stop.stop();
+        let end = thread.join().expect("the server does not panic");
+        assert!(matches!(end.reason, EndReason::Stopped), "{end:?}");
+        assert_eq!(counters.report().pages, u64::from(scene.granule.pages()));
+    });
+}
+
+#[test]
+fn a_server_that_is_stopped_before_its_vmm_runs_never_serves() {
+    Scene::each("a_server_that_is_stopped_before_its_vmm_runs", Features::SERVE_AND_TRACK, |scene| {
+        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
+        let server =
+            PageServer::new(scene.uffd(), vec![scene.guest.region], source, backwards(&scene)).expect("it fits");
+        let stop = StopHandle::new().expect("a handle");
+        stop.stop();
+        let asked = Instant::now();
+        assert!(matches!(server.serve(&stop).reason, EndReason::Stopped));
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    });
+}
+
+#[test]
+fn a_vmm_that_is_killed_while_faults_wait_ends_the_server() {
+    Scene::each("a_vmm_that_is_killed_while_faults_wait", Features::SERVE_AND_TRACK, |mut scene| {
+        let (serving, gate) = scene.serve_gated(3);
+        [3, 4, 5].into_iter().for_each(|at| scene.guest.begin_read(at));
+        gate.wait_for_reader();
+        scene.guest.kill();
+        gate.open();
+        let end = serving.join();
+        assert!(matches!(end.reason, EndReason::PeerGone), "{end:?}");
+    });
+}
+
+#[test]
+fn damage_of_the_source_fails_the_fault_that_needs_it_and_nothing_before() {
+    for cut_off in [false, true] {
+        Scene::each("damage_of_the_source_fails_the_fault_that_needs_it", Features::SERVE_AND_TRACK, |mut scene| {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store = LocalStore::open(dir.path()).expect("a store");
+            let mut pending = store.begin(None).expect("begun");
+            pending.write_dirty(Space::Memory, &scene.memory, &[scene.pages(0, scene.granules)]).expect("written");
+            let generation = pending.publish(b"").expect("published");
+            let source = generation.reader(Space::Memory).expect("a reader");
+            let data = dir.path().join(generation.id().to_string()).join("memory.data");
+            let data = File::options().write(true).open(data).expect("the data");
+            let damaged = PageIndex(scene.pages(3, 1).start.0).byte_offset();
+            if cut_off {
+                data.set_len(damaged + 1).expect("cut off");
+            } else {
+                data.write_all_at(b"rot", damaged + 99).expect("damaged");
+            }
+            let prefetch = Some(working_set([scene.pages(3, 1), scene.pages(1, 1)]));
+            let options = ServeOptions { prefetch, ..ServeOptions::default() };
+            let server = PageServer::new(scene.uffd(), vec![scene.guest.region], Box::new(source), options);
+            let serving = Serving::start(server.expect("it fits"));
+            serving.wait_for(|report| report.background_failures == 1 && report.prefetch_hits > 0);
+            assert_eq!(scene.guest.read(0), checksum(scene.was(0)), "though its neighbour is damaged");
+            scene.guest.begin_read(3);
+            let end = serving.join();
+            assert!(matches!(end.reason, EndReason::Failed(Error::Corrupt { .. })), "{end:?}");
+            scene.guest.kill();
+        });
+    }
+}
+
+#[test]
+fn the_second_restore_has_what_the_first_one_touched() {
+    let touched = [5, 1, 2, 6];
+    let mut recorded = Vec::new();
+    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::SERVE_AND_TRACK, |mut scene| {
+        let options = ServeOptions { record_pages_max: 1 << 20, ..alone() };
+        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
+        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, options).expect("it fits");
+        let handle = server.touched_pages();
+        let serving = Serving::start(server);
+        for at in touched {
+            scene.guest.read(at);
+        }
+        serving.end();
+        let set = handle.working_set();
+        assert_eq!(set.runs(), [scene.pages(5, 1), scene.pages(1, 2), scene.pages(6, 1)]);
+        recorded.push(WorkingSet::decode(&set.encode()).expect("whole"));
+    });
+    let mut recorded = recorded.into_iter();
+    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::SERVE_AND_TRACK, |mut scene| {
+        let prefetch = recorded.next();
+        let serving = scene.serve(ServeOptions { prefetch, ..alone() });
+        let pages = u64::from(4 * scene.granule.pages());
+        serving.wait_for(|report| report.prefetch_hits + report.prefetch_late == pages);
+        for at in touched {
+            assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
+        }
+        let report = serving.end();
+        assert_eq!((report.faults, report.prefetch_hits, report.prefetch_bytes), (0, pages, pages * 4096));
+    });
+}
+
+#[test]
+fn a_server_whose_pages_are_all_in_place_ends_and_writes_are_still_found() {
+    Scene::each("a_server_whose_pages_are_all_in_place_ends", Features::SERVE_AND_TRACK, |mut scene| {
+        let options = ServeOptions { once_resident: OnceResident::End, ..backwards(&scene) };
+        let end = scene.serve(options).join();
+        assert!(matches!(end.reason, EndReason::AllResident), "{end:?}");
+        assert_eq!(scene.guest.read_all(), checksum(&scene.memory), "nobody serves, and nobody needs to");
+        assert_eq!(scene.dirty(), []);
+        scene.guest.write(4, 9);
+        assert_eq!(scene.dirty(), [scene.pages(4, 1)], "the descriptor is open");
+        drop(end.uffd);
+    });
+}
+
+#[test]
+fn a_server_that_hears_of_discards_stays_however_resident_all_is() {
+    Scene::each("a_server_that_hears_of_discards_stays", WITH_REMOVE, |mut scene| {
+        let options = ServeOptions { once_resident: OnceResident::End, ..backwards(&scene) };
+        let serving = scene.serve(options);
+        serving.wait_for(|report| report.pages == report.total_pages);
+        scene.guest.discard(2, 1);
+        assert_eq!(scene.guest.read(2), scene.zeros());
+        serving.end();
+    });
+}
+
+/// As Firecracker does: the VMM makes the handshake, for discards alone.
+fn handed_over(name: &str, mut test: impl FnMut(Scene)) {
+    for backing in Backing::ALL {
+        let Some((guest, uffd)) = Guest::start_on(name, backing, granules_of(backing)) else { continue };
+        wrenn_snapshot::arm(uffd.as_fd(), &[], Features::EVENT_REMOVE).expect("the first call alone");
+        let tracker = DirtyTracker::new(guest.pagemap(), vec![guest.region]).expect("whole pages");
+        let (memory, granules) = (pattern(backing), granules_of(backing));
+        test(Scene { guest, uffd, tracker, memory, granules, granule: backing.granule() });
+    }
+}
+
+#[test]
+fn a_descriptor_that_was_handed_over_is_served_untracked() {
+    handed_over("a_descriptor_that_was_handed_over_is_served_untracked", |mut scene| {
+        assert!(adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Async).is_err());
+        adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Untracked).expect("adopted");
+        let serving = scene.serve(ServeOptions { tracking: Tracking::Untracked, ..alone() });
+        scene.guest.write(3, 9);
+        scene.guest.discard(5, 1);
+        assert_eq!(scene.guest.read(3), scene.was_written(3, 9));
+        assert_eq!(scene.guest.read(5), scene.zeros());
+        assert_eq!(scene.guest.read(6), checksum(scene.was(6)));
+        serving.end();
+    });
+}
+
+#[test]
+fn synchronous_tracking_finds_each_page_that_is_written_and_no_other() {
+    handed_over("synchronous_tracking_finds_each_page_that_is_written", |mut scene| {
+        adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Sync).expect("adopted");
+        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
+        let options = ServeOptions { tracking: Tracking::Sync, ..alone() };
+        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, options).expect("it fits");
+        let written = server.written_pages();
+        let serving = Serving::start(server);
+        scene.guest.read(3);
+        scene.guest.read(4);
+        assert_eq!(written.take(), []);
+        // One that is there, one that is not, and one that was written before.
+        scene.guest.write(3, 9);
+        scene.guest.write(6, 9);
+        scene.guest.write(3, 10);
+        assert_eq!(written.take(), [scene.pages(3, 1), scene.pages(6, 1)]);
+        assert_eq!(scene.guest.read(3), scene.was_written(3, 10));
+        assert_eq!(scene.guest.read(6), scene.was_written(6, 9));
+        serving.end();
+    });
+}
+
+#[test]
+fn a_descriptor_nobody_armed_is_refused() {
+    let name = "a_descriptor_nobody_armed_is_refused";
+    let Some((guest, uffd)) = Guest::start(name, 4) else { return };
+    let refused = adopt(uffd.as_fd(), &[guest.region], Tracking::Untracked);
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    let source = || Box::new(ByteSource::new(vec![1; 4 * PAGE_BYTES]).expect("whole pages"));
+    let server = PageServer::new(uffd.try_clone().expect("a copy"), vec![guest.region], source(), alone());
+    assert!(matches!(server, Err(Error::Invalid(_))), "{server:?}");
+    let other = File::open("/dev/null").expect("opened").into();
+    assert!(PageServer::new(other, vec![guest.region], source(), alone()).is_err());
+}
