@@ -16,7 +16,7 @@ fn main() {
 /// Against a binary search over a sorted array of as many numbers.
 fn lookup() {
     let index = index(1, 0, 3);
-    let starts: Vec<u64> = index.extents().iter().map(|extent| extent.start.byte_offset()).collect();
+    let starts: Vec<u64> = index.extents().map(|extent| extent.start.byte_offset()).collect();
     let mut random = 1u64;
     let mut pages = move || {
         let next = || {
@@ -54,8 +54,8 @@ fn merge() {
     let reference = || {
         time(|| {
             let mut copy: Vec<Extent> = Vec::with_capacity(2 * EXTENTS as usize);
-            for extent in parent.extents().iter().chain(diff.extents()) {
-                copy.push(std::hint::black_box(*extent));
+            for extent in parent.extents().chain(diff.extents()) {
+                copy.push(std::hint::black_box(extent));
             }
             copy
         })

@@ -137,10 +137,10 @@ impl Generation {
     pub fn space(&self, space: Space) -> Option<SpaceStats> {
         let position = self.position(space)?;
         let index = &self.0.indexes[position];
-        let holds = |extent: &&crate::extents::Extent| extent.storage != Storage::Zero;
+        let holds = |extent: &crate::extents::Extent| extent.storage != Storage::Zero;
         Some(SpaceStats {
             pages: index.page_count(),
-            data_pages: index.extents().iter().filter(holds).map(|extent| u64::from(extent.count)).sum(),
+            data_pages: index.extents().filter(holds).map(|extent| u64::from(extent.count)).sum(),
             own_data_pages: self.0.manifest.spaces[position].data_len / PAGE_BYTES_U64,
             extents: index.extents().len(),
             generations: index.generations().len(),

@@ -207,7 +207,7 @@ impl PendingGeneration {
 
 impl Diff {
     fn report(&self) -> WriteReport {
-        let pages: u64 = self.index.extents().iter().map(|extent| u64::from(extent.count)).sum();
+        let pages: u64 = self.index.extents().map(|extent| u64::from(extent.count)).sum();
         let data_pages = self.page_crcs.len() as u64;
         WriteReport { data_pages, zero_pages: pages - data_pages }
     }

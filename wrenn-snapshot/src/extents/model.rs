@@ -58,15 +58,16 @@ proptest! {
         for page in 0..PAGES {
             prop_assert_eq!(model_of(&index, page), model[page as usize].flatten(), "page {}", page);
         }
-        let rebuilt = ExtentIndex::new(PAGES, index.generations().to_vec(), index.extents().to_vec());
+        let rebuilt = ExtentIndex::new(PAGES, index.generations().to_vec(), index.extents().collect());
         prop_assert_eq!(rebuilt.as_ref(), Ok(&index));
         for (position, generation) in index.generations().iter().enumerate() {
-            let used = index.extents().iter().any(
+            let used = index.extents().any(
                 |extent| matches!(extent.storage, Storage::Data { generation, .. } if generation as usize == position),
             );
             prop_assert!(used, "{} holds nothing", generation);
         }
-        for pair in index.extents().windows(2) {
+        let extents: Vec<_> = index.extents().collect();
+        for pair in extents.windows(2) {
             let mut joined = vec![pair[0]];
             push_joined(&mut joined, pair[1]);
             prop_assert_eq!(joined.len(), 2, "two extents were left unjoined");
@@ -82,6 +83,35 @@ proptest! {
             let here = index.lookup(PageIndex(page + step)).expect("the run is inside");
             prop_assert_eq!(here.storage, run.storage.skip(step));
             prop_assert_eq!(here.pages, run.pages - step);
+        }
+    }
+
+    #[test]
+    fn a_search_finds_what_a_walk_finds(
+        gaps in proptest::collection::vec((prop_oneof![9 => 0u32..3, 1 => 0u32..1 << 22], 1u32..4), 0..200),
+        tail in 0u32..1 << 24,
+        picks in proptest::collection::vec(any::<prop::sample::Index>(), 20),
+    ) {
+        let mut extents = Vec::new();
+        let mut end = 0;
+        for (number, (gap, count)) in (0..).zip(&gaps) {
+            let storage = Storage::Data { generation: 0, offset: number * 5 };
+            extents.push(Extent { start: PageIndex(end + gap), count: *count, storage });
+            end += gap + count;
+        }
+        let page_count = end + tail;
+        let index = ExtentIndex::new(page_count, vec![id(1)], extents.clone()).expect("sorted and apart");
+        prop_assert!(index.extents().eq(extents.iter().copied()));
+        let edges = extents.iter().flat_map(|extent| [extent.start.0, extent.start.0 + extent.count]);
+        let picked = picks.iter().map(|pick| u32::try_from(pick.index(page_count as usize + 1)).expect("small"));
+        for page in edges.chain(picked).chain([0, page_count]) {
+            let holder = extents.iter().find_map(|extent| (extent.start.0 <= page).then(|| extent.run_from(PageIndex(page)))?);
+            let zeros = || {
+                let next = extents.iter().map(|extent| extent.start.0).find(|start| *start > page);
+                Run { pages: next.unwrap_or(page_count) - page, storage: Storage::Zero }
+            };
+            let expected = (page < page_count).then(|| holder.unwrap_or_else(zeros));
+            prop_assert_eq!(index.lookup(PageIndex(page)), expected, "page {}", page);
         }
     }
 

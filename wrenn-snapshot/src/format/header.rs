@@ -28,7 +28,7 @@ impl Header {
         };
         counts.check_caps()?;
         let generations: Vec<u8> = self.index.generations().iter().flat_map(|id| *id.as_bytes()).collect();
-        let extents: Vec<u8> = self.index.extents().iter().flat_map(encode_extent).collect();
+        let extents: Vec<u8> = self.index.extents().flat_map(encode_extent).collect();
         let crcs: Vec<u8> = self.page_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
 
         let mut bytes = Vec::with_capacity(HEADER_FIXED + generations.len() + extents.len() + crcs.len());
@@ -132,7 +132,7 @@ fn decode_index(page_count: u32, generations: &[u8], extents: &[u8]) -> Result<E
 /// Every page that the generation itself holds has to be in its own data file.
 fn check_own_offsets(index: &ExtentIndex, own: GenerationId, data_pages: u32) -> Result<(), Damage> {
     let own = index.generations().iter().position(|id| *id == own);
-    let outside = index.extents().iter().any(|extent| match extent.storage {
+    let outside = index.extents().any(|extent| match extent.storage {
         Storage::Data { generation, offset } => {
             Some(generation as usize) == own && u64::from(offset) + u64::from(extent.count) > u64::from(data_pages)
         }
@@ -141,7 +141,7 @@ fn check_own_offsets(index: &ExtentIndex, own: GenerationId, data_pages: u32) ->
     if outside { Err(Damage::Contents("an extent lies outside of the data file")) } else { Ok(()) }
 }
 
-fn encode_extent(extent: &Extent) -> [u8; EXTENT_LEN] {
+fn encode_extent(extent: Extent) -> [u8; EXTENT_LEN] {
     let (generation, offset) = match extent.storage {
         Storage::Zero => (ZERO, 0),
         Storage::Data { generation, offset } => (generation, offset),
