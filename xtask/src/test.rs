@@ -1,7 +1,6 @@
 //! `cargo xtask test`: the tests, and by name what was skipped.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 
@@ -13,12 +12,15 @@ pub(crate) async fn run(quick: bool, filter: &[String]) -> anyhow::Result<()> {
     }
     let mut command = shell::cargo_command();
     command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).args(filter);
-    command.args(["--", "--show-output"]).stdout(Stdio::piped());
+    // One pipe, so that the lines of both streams stay in order.
+    let (output, ours) = std::io::pipe().context("no pipe for the tests' output")?;
+    command.args(["--", "--show-output"]).stdout(ours.try_clone()?).stderr(ours);
     if quick {
         command.env("WRENN_TEST_VM", "0");
     }
     let mut child = command.spawn().context("cargo could not be started")?;
-    let output = child.stdout.take().context("the output is a pipe")?;
+    // The command holds the pipe's other end, whose closing ends the reading.
+    drop(command);
     let mut report = Report::default();
     for line in BufReader::new(output).lines() {
         let line = line.context("the tests' output could not be read")?;

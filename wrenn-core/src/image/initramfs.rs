@@ -6,6 +6,7 @@
 //! /modules/*.ko
 //! /base /drive /newroot /dev /proc /sys     mount points
 //! /dev/console      so that the kernel opens it for /init
+//! /dev/null         for an /init whose kernel has no console
 //! ```
 
 use std::io::{self, Read as _, Write};
@@ -58,7 +59,9 @@ pub(super) fn pack(init: &Init, modules: &[Module], out: impl Write) -> io::Resu
     for directory in DIRECTORIES {
         archive.entry(directory, ModeFileType::Directory, 0o755, &[])?;
     }
-    archive.entry("dev/console", ModeFileType::Char, 0o600, &[])?;
+    for (device, numbers) in DEVICES {
+        archive.add(device, ModeFileType::Char, 0o600, &[], numbers)?;
+    }
     archive.entry("init", ModeFileType::Regular, 0o755, &init.bytes)?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
     archive.entry(ORDER, ModeFileType::Regular, 0o644, order.as_bytes())?;
@@ -103,12 +106,19 @@ struct Archive<W> {
 
 impl<W: Write> Archive<W> {
     fn entry(&mut self, path: &str, kind: ModeFileType, mode: u32, bytes: &[u8]) -> io::Result<()> {
+        self.add(path, kind, mode, bytes, (0, 0))
+    }
+
+    fn add(
+        &mut self,
+        path: &str,
+        kind: ModeFileType,
+        mode: u32,
+        bytes: &[u8],
+        (major, minor): (u32, u32),
+    ) -> io::Result<()> {
         self.entries += 1;
         let size = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        let (major, minor) = match kind {
-            ModeFileType::Char => CONSOLE,
-            _ => (0, 0),
-        };
         let mut writer = newc::Builder::new(path)
             .ino(self.entries)
             .mode(mode)
@@ -123,8 +133,8 @@ impl<W: Write> Archive<W> {
 
 const DIRECTORIES: [&str; 7] = ["dev", "proc", "sys", "base", "drive", "newroot", "modules"];
 const ORDER: &str = "modules/order";
-/// The device number of `/dev/console`: Linux's `Documentation/admin-guide/devices.txt`.
-const CONSOLE: (u32, u32) = (5, 1);
+/// Device numbers: Linux's `Documentation/admin-guide/devices.txt`.
+const DEVICES: [(&str, (u32, u32)); 2] = [("dev/console", (5, 1)), ("dev/null", (1, 3))];
 
 #[cfg(test)]
 mod tests {
