@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
-use crate::vmm::{BootMedia, Exit, Identity, Machine, MachineShape, Parts};
+use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts};
 use crate::{Error, Host, Result, SandboxId};
 
 pub(crate) struct Guest {
@@ -81,7 +82,7 @@ impl Guest {
             base: open(&image.base())?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
             tap: network.tap,
-            identity: Identity::ephemeral(),
+            identity: Identity::ephemeral(shape.acceleration),
         };
         let state = GuestState {
             vmm: host.0.vmm.version().to_owned(),
@@ -126,7 +127,7 @@ impl Guest {
             base: File::open(&base).map_err(Error::io("open", &base))?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
             tap: network.tap,
-            identity: Identity::ephemeral(),
+            identity: Identity::ephemeral(state.shape.acceleration),
         };
         step(Step::Machine)?;
         let fill = fill_drive(host, from.clone(), &drive);
@@ -219,12 +220,14 @@ impl Guest {
 impl Identity {
     /// A user of this VMM alone, so that one VMM can neither trace nor signal another. `None` where the program has no
     /// right to change users.
-    fn ephemeral() -> Option<Self> {
-        let root = nix::unistd::Uid::effective().is_root();
-        root.then(|| {
-            let id = EPHEMERAL_UID_MIN + rand::random::<u32>() % EPHEMERAL_UIDS;
-            Self { uid: id, gid: id }
-        })
+    fn ephemeral(acceleration: Acceleration) -> Option<Self> {
+        if !nix::unistd::Uid::effective().is_root() {
+            return None;
+        }
+        let id = EPHEMERAL_UID_MIN + rand::random::<u32>() % EPHEMERAL_UIDS;
+        let kvm = std::fs::metadata("/dev/kvm").ok().filter(|_| acceleration == Acceleration::Kvm);
+        // QEMU opens the device itself, by the rights of its group.
+        Some(Self { uid: id, gid: kvm.map_or(id, |kvm| kvm.gid()) })
     }
 }
 

@@ -132,7 +132,7 @@ impl Host {
     ) -> Result<Self> {
         let store = LocalStore::open(data.generations())?;
         let host = Self(Arc::new(Inner { data, store, vmm, probe, paging, observer, running: Mutex::default() }));
-        host.collect_garbage()?;
+        host.tidy();
         Ok(host)
     }
 
@@ -218,14 +218,16 @@ impl Host {
         if !record::remove(&self.0.data.template(&name))? {
             return Err(Error::NotFound(format!("no snapshot is named {name}")));
         }
-        self.collect_garbage()
+        self.tidy();
+        Ok(())
     }
 
-    /// Deletes the generations that no template and no sandbox, running or paused, depends on. Called by every
-    /// operation that may leave some; blocks for as long as deleting takes.
+    /// Deletes the generations that no template and no sandbox, running or paused, depends on. Every operation that may
+    /// leave some calls it; blocks for as long as deleting takes.
     ///
     /// # Errors
-    /// [`Error::Failed`] where a record cannot be read: then nothing is deleted.
+    /// [`Error::Failed`] where a record cannot be read, [`Error::Corrupt`] where what it names is damaged: then nothing
+    /// is deleted.
     pub fn collect_garbage(&self) -> Result<()> {
         // One collector at a time, and no record is written between the listing and the deleting that it leads to.
         let _collecting = self.0.data.lock(COLLECT_LOCK)?;
@@ -234,6 +236,13 @@ impl Host {
             tracing::debug!(count = removed.len(), "collected generations");
         }
         Ok(())
+    }
+
+    /// Collects garbage where nobody asked for it: what is left is left for the next time.
+    pub(crate) fn tidy(&self) {
+        if let Err(error) = self.collect_garbage() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
+        }
     }
 
     fn roots(&self) -> Result<Vec<GenerationId>> {

@@ -162,7 +162,21 @@ async fn booted(host: &Host, image: &Image, shape: MachineShape) -> Result<Gener
     guest.kill().await;
     let generation = generation?;
     record::write(&path, &TemplateRecord { generation: generation.id(), shape, created_at_ms: unix_ms() })?;
+    forget_outdated(host, image)?;
     Ok(generation)
+}
+
+/// Forgets the boots of what the image was before: nothing is created from them any more.
+fn forget_outdated(host: &Host, image: &Image) -> Result<()> {
+    let (of_image, current) = (format!("{}-", image.name()), format!("-{}", short_digest(image)));
+    for stem in record::stems(&host.0.data.booted())? {
+        let shape = stem.strip_prefix(&of_image).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        if shape && !stem.ends_with(&current) {
+            record::remove(&host.0.data.booted().join(format!("{stem}.json")))?;
+            host.0.data.forget_lock(&format!("boot-{stem}"));
+        }
+    }
+    Ok(())
 }
 
 /// The generation of an earlier boot; `None`, and a word in the log, where it cannot be used any more.
@@ -181,9 +195,13 @@ fn boot_key(host: &Host, image: &Image, shape: &MachineShape) -> String {
     let vmm: String =
         host.0.vmm.version().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let accel = format!("{:?}", shape.acceleration).to_lowercase();
-    let digest = image.digest();
-    let digest = &digest[..digest.len().min(16)];
-    format!("{}-{}c-{}m-{vmm}-{accel}-{digest}", image.name(), shape.vcpus, shape.memory_mib)
+    format!("{}-{}c-{}m-{vmm}-{accel}-{}", image.name(), shape.vcpus, shape.memory_mib, short_digest(image))
+}
+
+fn short_digest(image: &Image) -> String {
+    let mut digest = image.digest();
+    digest.truncate(16);
+    digest
 }
 
 fn check_locked(name: &TemplateName, shape: &MachineShape, wanted: Wanted) -> Result<()> {

@@ -6,10 +6,11 @@ mod common;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::run;
-use wrenn_core::{Error, Event, Host, OnExpiry, Sandbox, SandboxState, Signal};
+use wrenn_core::{Error, Event, Host, OnExpiry, Sandbox, SandboxState, Signal, Step};
 
 /// The whole chain of causes, as a program prints it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -142,7 +143,13 @@ async fn a_full_disk_fails_the_pause_and_the_sandbox_goes_on() {
 async fn a_damaged_pause_is_refused_by_name_and_nothing_is_loaded() {
     vm_test_or_return!();
     let dir = common::own_data_dir();
-    let host = common::own_host(&dir).open().await.unwrap();
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&steps);
+    let observe = move |step| {
+        record.lock().unwrap().push(step);
+        Ok(())
+    };
+    let host = common::own_host(&dir).on_step(observe).open().await.unwrap();
     let sandbox = Sandbox::create(&host, "base").await.unwrap();
     let paused = sandbox.pause().await.unwrap();
     let headers = |name: &str| {
@@ -155,16 +162,33 @@ async fn a_damaged_pause_is_refused_by_name_and_nothing_is_loaded() {
         let len = path.metadata().unwrap().len();
         for at in [0, len / 2, len - 1] {
             flip_a_bit(&path, at);
+            steps.lock().unwrap().clear();
             let error = paused.resume().await.unwrap_err();
             assert!(matches!(error, Error::Corrupt(_)), "{name} at {at}: {error:?}");
             assert!(chain(&error).contains(name), "{}", chain(&error));
+            assert_eq!(*steps.lock().unwrap(), [Step::Load], "nothing was started");
             flip_a_bit(&path, at);
         }
     }
-    assert!(common::own_vmms().is_empty());
+    // One that is damaged keeps no program from the others.
+    flip_a_bit(&headers("manifest"), 0);
+    Sandbox::create(&common::own_host(&dir).open().await.unwrap(), "base").await.unwrap().kill().await.unwrap();
+    flip_a_bit(&headers("manifest"), 0);
     let sandbox = paused.resume().await.unwrap();
     assert_eq!(run(&sandbox, "echo up").await, "up");
     sandbox.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_reboots_or_panics_ends_its_sandbox() {
+    vm_test_or_return!();
+    for trigger in ["b", "c"] {
+        let (_host, sandbox) = common::sandbox().await;
+        let began = Instant::now();
+        let error = sandbox.exec(&format!("echo {trigger} | sudo tee /proc/sysrq-trigger; sleep 60")).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidState { state: SandboxState::Ended, .. }), "{error:?}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{trigger}: {:?}", began.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,9 @@
 //! A sandbox on disk.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use wrenn_snapshot::GenerationId;
 
 use super::task::Task;
@@ -68,7 +71,7 @@ impl PausedSandbox {
     /// # Cancel-Safety
     /// Cancelling undoes the resume; the pause is kept.
     pub async fn resume(&self) -> Result<Sandbox> {
-        let lock = self.lock("be resumed")?;
+        let lock = self.lock_patiently().await?;
         // Since this handle was made it may have been resumed and paused again.
         let path = self.host.0.data.sandbox(self.id());
         let Some(record) = record::read::<PausedRecord>(&path)? else {
@@ -89,7 +92,19 @@ impl PausedSandbox {
         record::remove(&self.host.0.data.sandbox(self.id()))?;
         self.host.0.data.forget_lock(self.id().as_str());
         drop(lock);
-        self.host.collect_garbage()
+        self.host.tidy();
+        Ok(())
+    }
+
+    /// Waits a moment for a sandbox that is just letting go: its last handle was dropped, or somebody lists it.
+    async fn lock_patiently(&self) -> Result<FileLock> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match self.lock("be resumed") {
+                Err(Error::InvalidState { .. }) if Instant::now() < deadline => tokio::time::sleep(LOCK_POLL).await,
+                result => return result,
+            }
+        }
     }
 
     fn lock(&self, operation: &'static str) -> Result<FileLock> {
@@ -98,3 +113,7 @@ impl PausedSandbox {
         lock.ok_or_else(|| Error::InvalidState { id: self.id().clone(), operation, state })
     }
 }
+
+/// A VM takes some 15 ms to end.
+const LOCK_PATIENCE: Duration = Duration::from_millis(250);
+const LOCK_POLL: Duration = Duration::from_millis(5);

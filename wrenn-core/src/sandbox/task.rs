@@ -21,7 +21,7 @@ use wrenn_snapshot::Generation;
 
 use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
 use crate::data_dir::FileLock;
-use crate::guest::{Guest, Renewal};
+use crate::guest::{Guest, Renewal, blocking};
 use crate::step::Step;
 use crate::template::{self, Template};
 use crate::vmm::Exit;
@@ -160,10 +160,10 @@ impl Task {
         let next = match end.or_else(|| dead.then_some(SandboxState::Ended)) {
             Some(state) => {
                 let over = self.end(state).await;
-                if state == SandboxState::Ended
-                    && let Err(error) = collect(&self.host).await
-                {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
+                if state == SandboxState::Ended {
+                    let host = self.host.clone();
+                    // A failed join is a panic, which was printed.
+                    let _ = blocking("collect garbage", move || host.tidy()).await;
                 }
                 over
             }
@@ -285,11 +285,6 @@ impl Task {
 async fn exit_of(exited: &mut watch::Receiver<Option<Exit>>) -> String {
     let exit = exited.wait_for(Option::is_some).await;
     exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default()
-}
-
-async fn collect(host: &Host) -> Result<()> {
-    let host = host.clone();
-    crate::guest::blocking("collect garbage", move || host.collect_garbage()).await?
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T>) {

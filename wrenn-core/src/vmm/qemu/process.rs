@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::unistd::Pid;
@@ -32,7 +33,7 @@ pub(super) struct Process {
     pidfd: Arc<OwnedFd>,
     pid: Pid,
     console: Console,
-    attend: Option<oneshot::Sender<Attendance>>,
+    attend: Option<mpsc::Sender<Attendance>>,
     exited: watch::Receiver<Option<Exit>>,
 }
 
@@ -65,14 +66,15 @@ impl Process {
         let (output, receiver) = pipe::pipe()?;
         tokio::spawn(console.clone().drain(receiver));
         let output = output.into_blocking_fd()?;
-        let (attend, attendance) = oneshot::channel();
+        let (attend, attendance) = mpsc::channel();
+        let attend = launch.lazily.then_some(attend);
         let (spawned, ready) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
         std::thread::Builder::new()
             .name("wrenn-vm".to_owned())
-            .spawn(move || run(launch, output, spawned, attendance, &exit))?;
+            .spawn(move || run(launch, output, spawned, &attendance, &exit))?;
         let Spawned { pid, pidfd, uffd } = ready.await.map_err(io::Error::other)??;
-        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend: Some(attend), exited }, uffd))
+        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited }, uffd))
     }
 
     /// Gives the VM's thread its work. Without it the thread waits for the end alone.
@@ -129,7 +131,7 @@ fn run(
     launch: Launch,
     output: OwnedFd,
     spawned: oneshot::Sender<io::Result<Spawned>>,
-    attendance: oneshot::Receiver<Attendance>,
+    attendance: &mpsc::Receiver<Attendance>,
     exit: &watch::Sender<Option<Exit>>,
 ) {
     let mut child = match start(launch, output) {
@@ -145,7 +147,7 @@ fn run(
             return;
         }
     };
-    let end = attendance.blocking_recv().ok().map(|work| work());
+    let end = await_work(&mut child, attendance).map(|work| work());
     if end.is_some() {
         // A guest whose memory nobody serves waits for ever, or reads zeros: killing it comes before closing the
         // userfaultfd, which `end` holds.
@@ -159,6 +161,18 @@ fn run(
         }
         _ => Exit::Process(describe(&status)),
     }));
+}
+
+/// Waits for work, and for a VMM that ends before there is any. `None` where there will be none.
+fn await_work(child: &mut std::process::Child, attendance: &mpsc::Receiver<Attendance>) -> Option<Attendance> {
+    loop {
+        match attendance.recv_timeout(START_POLL) {
+            Ok(work) => return Some(work),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            Err(mpsc::RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(None)) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => return None,
+        }
+    }
 }
 
 fn describe(status: &io::Result<ExitStatus>) -> String {
@@ -237,6 +251,8 @@ impl Device {
     }
 }
 
+/// A restore hands over the work some 40 ms after the start; until then the VMM's end is looked for this often.
+const START_POLL: Duration = Duration::from_millis(10);
 /// Above every number that the arguments use.
 const UFFD_DEVICE_FD: RawFd = 60;
 /// A microvm with two drives and a tap uses some twenty.
