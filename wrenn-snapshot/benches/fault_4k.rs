@@ -8,12 +8,12 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use memory::{Backing, Memory, plain_uffd, shuffled, smallest_handler};
+use memory::{Backing, Memory, plain_uffd, shuffled, smallest_handler, store};
 use nix::sys::eventfd::EventFd;
 use support::{Goal, report_percentiles};
 use wrenn_snapshot::{
-    ByteSource, Features, Generation, LocalStore, PAGE_BYTES, PageRange, PageServer, PageSource, ServeOptions, Space,
-    StopHandle, arm, create_uffd,
+    ByteSource, Features, LocalStore, PAGE_BYTES, PageServer, PageSource, ServeOptions, Space, StopHandle, arm,
+    create_uffd,
 };
 
 mod memory;
@@ -46,12 +46,6 @@ fn main() {
         report_percentiles(name, "us", &served, &reference, goals);
         report_percentiles(&format!("{name}_flat"), "us", &flat, &reference, [Goal::None; 2]);
     }
-}
-
-fn store(store: &LocalStore, bytes: &[u8]) -> Generation {
-    let mut pending = store.begin(None).expect("begun");
-    pending.write_dirty(Space::Memory, bytes, &[PageRange::new(0, PAGES)]).expect("written");
-    pending.publish(b"").expect("published")
 }
 
 /// What each touch of a page waits for the page server, in microseconds.

@@ -8,8 +8,7 @@ use std::{
 use memory::{Backing, Memory, copy, plain_uffd};
 use support::{Goal, report};
 use wrenn_snapshot::{
-    ByteSource, Features, LocalStore, PAGE_BYTES, PageRange, PageServer, PageSource, ServeOptions, Space, arm,
-    create_uffd,
+    ByteSource, Features, LocalStore, PAGE_BYTES, PageServer, PageSource, ServeOptions, Space, arm, create_uffd,
 };
 
 mod memory;
@@ -23,9 +22,7 @@ fn main() {
     let bytes = memory::pattern(PAGES);
     let dir = tempfile::tempdir().expect("a directory");
     let store = LocalStore::open(dir.path()).expect("a store");
-    let mut pending = store.begin(None).expect("begun");
-    pending.write_dirty(Space::Memory, &bytes, &[PageRange::new(0, PAGES)]).expect("written");
-    let generation = pending.publish(b"").expect("published");
+    let generation = memory::store(&store, &bytes);
     for (name, backing) in [("populate", Backing::Shared), ("populate_private", Backing::Private)] {
         let flat = || Box::new(ByteSource::new(bytes.clone()).expect("whole pages"));
         let stored = || Box::new(generation.reader(Space::Memory).expect("a reader"));

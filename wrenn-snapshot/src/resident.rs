@@ -112,7 +112,7 @@ impl ResidentPages {
             written_log: Arc::default(),
             touched: Arc::new(touched),
             counters: Arc::new(ServeCounters::new(regions.page_count())),
-            zeros: vec![0; bytes_of(pages_max)],
+            zeros: zeros(pages_max),
         }
     }
 
@@ -247,6 +247,14 @@ impl ResidentPages {
         self.known[range.clone()].fill(true);
         self.removed[range].fill(removed);
     }
+}
+
+/// Zeros in memory that is there. What was never written is not, and to copy out of that the kernel takes another huge
+/// page for a moment.
+fn zeros(pages: u32) -> Vec<u8> {
+    let mut zeros = vec![1; bytes_of(pages)];
+    std::hint::black_box(&mut zeros).fill(0);
+    zeros
 }
 
 fn range_of(pages: PageRange) -> std::ops::Range<usize> {

@@ -16,7 +16,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::memfd::{MFdFlags, memfd_create},
 };
-use wrenn_snapshot::{PAGE_BYTES, Region, create_uffd};
+use wrenn_snapshot::{Generation, LocalStore, PAGE_BYTES, PageRange, Region, Space, create_uffd};
 
 /// What backs a guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,14 @@ mod request {
 use request::{uffdio_api, uffdio_copy, uffdio_register};
 
 const REGISTER_MODE_MISSING: u64 = 1 << 0;
+
+/// A generation of these bytes.
+pub(crate) fn store(store: &LocalStore, bytes: &[u8]) -> Generation {
+    let pages = u32::try_from(bytes.len() / PAGE_BYTES).expect("few pages");
+    let mut pending = store.begin(None).expect("begun");
+    pending.write_dirty(Space::Memory, bytes, &[PageRange::new(0, pages)]).expect("written");
+    pending.publish(b"").expect("published")
+}
 
 /// Pages that are all different, and none of zeros.
 pub(crate) fn pattern(pages: u32) -> Vec<u8> {

@@ -87,6 +87,11 @@ pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
     sorted[rank - 1]
 }
 
+/// Prints something beside a figure.
+pub(crate) fn note(what: &str) {
+    println!("{:<28} {what}", "");
+}
+
 /// Says that a bench did not run.
 pub(crate) fn skipped(name: &str, reason: &dyn std::fmt::Display) {
     println!("skipped: {name}: {reason}");

@@ -16,7 +16,7 @@ use memmap2::{MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use wrenn_snapshot::{PAGE_BYTES, create_uffd};
 
-use super::{Backing, Order, checksum, shuffled};
+use super::{Backing, checksum, shuffled};
 
 /// Call it from an ignored test named `guest_process`, or a program that is started with that as an argument.
 pub(crate) fn run() {
@@ -121,7 +121,8 @@ impl Memory {
             }
             b'x' => return self.race_discards(value as usize),
             b'a' => return self.read_all(),
-            b't' => return self.touch(if at == 0 { Order::Ascending } else { Order::Shuffled }, value),
+            b't' => return self.touch((0..value.min(at)).collect()),
+            b's' => return self.touch(shuffled(at).into_iter().take(value as usize).collect()),
             _ => unreachable!("the test knows the verbs"),
         }
         0
@@ -158,13 +159,8 @@ impl Memory {
     }
 
     /// The mean and the 99th percentile of a touch, in nanoseconds, in the upper and the lower half.
-    fn touch(&self, order: Order, pages: u32) -> u64 {
-        let all = u32::try_from(self.map.len() / PAGE_BYTES).expect("few pages");
-        let pages = pages.min(all);
-        let order: Vec<u32> = match order {
-            Order::Ascending => (0..pages).collect(),
-            Order::Shuffled => shuffled(all).into_iter().take(pages as usize).collect(),
-        };
+    fn touch(&self, order: Vec<u32>) -> u64 {
+        let touches = u64::try_from(order.len()).expect("few");
         let mut waits: Vec<u32> = Vec::with_capacity(order.len());
         let started = Instant::now();
         for page in order {
@@ -172,7 +168,7 @@ impl Memory {
             std::hint::black_box(self.byte(page as usize * PAGE_BYTES));
             waits.push(u32::try_from(asked.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
-        let mean = u64::try_from(started.elapsed().as_nanos()).expect("not that long") / u64::from(pages.max(1));
+        let mean = u64::try_from(started.elapsed().as_nanos()).expect("not that long") / touches.max(1);
         waits.sort_unstable();
         let high = waits[waits.len() * 99 / 100];
         mean << 32 | u64::from(high)
