@@ -12,7 +12,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     files::Root,
-    format::{Damage, Header, Space},
+    format::{Damage, FixedPart, Header, Space},
     id::GenerationId,
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex},
 };
@@ -31,16 +31,16 @@ pub(crate) struct DataFile {
 
 impl DataFile {
     fn open(root: &Root, generation: GenerationId, space: Space) -> Result<Self> {
-        let header = read_header(root, generation, space, None)?;
+        let page_crcs = read_page_crcs(root, generation, space)?;
         let name = space.data_file();
         let path = root.dir(generation).join(&name);
         let file = root.disk.open(&path).map_err(|source| absent_or_io(&path, &name, generation, source))?;
         let actual = file.metadata().map_err(|source| Error::io("inspect", &path, source))?.len();
-        let expected = header.page_crcs.len() as u64 * PAGE_BYTES_U64;
+        let expected = page_crcs.len() as u64 * PAGE_BYTES_U64;
         if actual != expected {
             return Err(Error::corrupt(name, generation, Damage::Length { expected, actual }));
         }
-        Ok(Self { generation, space, path, file, page_crcs: header.page_crcs })
+        Ok(Self { generation, space, path, file, page_crcs })
     }
 
     pub(crate) fn page_count(&self) -> usize {
@@ -89,7 +89,9 @@ impl DataFiles {
             return Ok(file);
         }
         let file = Arc::new(DataFile::open(root, generation, space)?);
-        files.retain(|_, file| file.strong_count() > 0);
+        if files.len() == files.capacity() {
+            files.retain(|_, file| file.strong_count() > 0);
+        }
         files.insert((generation, space), Arc::downgrade(&file));
         Ok(file)
     }
@@ -102,33 +104,49 @@ pub(crate) struct HeaderSeal {
     pub(crate) crc: u32,
 }
 
-/// Reads and checks a header file, against its manifest too if that is at hand.
-pub(crate) fn read_header(
-    root: &Root,
-    generation: GenerationId,
-    space: Space,
-    seal: Option<HeaderSeal>,
-) -> Result<Header> {
+/// Reads and checks the header file that a manifest names.
+pub(crate) fn read_header(root: &Root, generation: GenerationId, space: Space, seal: HeaderSeal) -> Result<Header> {
     let name = space.header_file();
     let path = root.dir(generation).join(&name);
-    let bytes_max = seal.map_or(u64::MAX, |seal| seal.len);
-    let bytes = root.read_capped(&path, bytes_max).map_err(|source| absent_or_io(&path, &name, generation, source))?;
+    let bytes = root.read_capped(&path, seal.len).map_err(|source| absent_or_io(&path, &name, generation, source))?;
     let corrupt = |damage| Error::corrupt(name.clone(), generation, damage);
-    if let Some(seal) = seal {
-        let actual = bytes.len() as u64;
-        if actual != seal.len {
-            return Err(corrupt(Damage::Length { expected: seal.len, actual }));
-        }
-        if crc32c::crc32c(&bytes) != seal.crc {
-            return Err(corrupt(Damage::Checksum("file")));
-        }
+    let actual = bytes.len() as u64;
+    if actual != seal.len {
+        return Err(corrupt(Damage::Length { expected: seal.len, actual }));
+    }
+    if crc32c::crc32c(&bytes) != seal.crc {
+        return Err(corrupt(Damage::Checksum("file")));
     }
     let header = Header::decode(&bytes).map_err(corrupt)?;
     if header.generation != generation || header.space != space {
-        return Err(corrupt(Damage::Contents("it belongs to another generation or space")));
+        return Err(corrupt(WRONG_OWNER));
     }
     Ok(header)
 }
+
+/// Reads and checks the page checksums of a generation, and no other table of its header: its own index is of no use
+/// to a descendant, which has a flat one, and opening a hundred ancestors has to be cheap.
+fn read_page_crcs(root: &Root, generation: GenerationId, space: Space) -> Result<Vec<u32>> {
+    let name = space.header_file();
+    let path = root.dir(generation).join(&name);
+    let io = |source| absent_or_io(&path, &name, generation, source);
+    let corrupt = |damage| Error::corrupt(name.clone(), generation, damage);
+    let file = root.disk.open(&path).map_err(io)?;
+    let file_len = file.metadata().map_err(io)?.len();
+    let mut fixed = [0; FixedPart::LEN];
+    let present = usize::try_from(file_len).unwrap_or(usize::MAX).min(fixed.len());
+    file.read_exact_at(&mut fixed[..present], 0).map_err(io)?;
+    let fixed = FixedPart::decode(&fixed[..present], file_len).map_err(corrupt)?;
+    if fixed.generation != generation || fixed.space != space {
+        return Err(corrupt(WRONG_OWNER));
+    }
+    let range = fixed.page_crcs_range();
+    let mut table = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    file.read_exact_at(&mut table, range.start).map_err(io)?;
+    fixed.decode_page_crcs(&table).map_err(corrupt)
+}
+
+const WRONG_OWNER: Damage = Damage::Contents("it belongs to another generation or space");
 
 /// A file that a manifest or header names and that is not there is damage; anything else may pass.
 pub(crate) fn absent_or_io(path: &Path, name: &str, generation: GenerationId, source: io::Error) -> Error {

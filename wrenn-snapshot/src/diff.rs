@@ -33,8 +33,10 @@ pub(crate) fn of_dirty(packer: Packer<'_>, view: &[u8], dirty: &[PageRange]) -> 
             return Err(Error::invalid("the dirty ranges are out of order, overlap, or lie outside of the view"));
         }
         end = range.end();
-        let bytes = &view[bytes_of(range.start.0)..][..bytes_of(range.count)];
-        packer.pack(range.start.0, bytes, written)?;
+        for chunk in chunks(*range) {
+            let bytes = &view[bytes_of(chunk.start.0)..][..bytes_of(chunk.count)];
+            packer.pack(chunk.start.0, bytes, written)?;
+        }
     }
     packer.finish(pages)
 }
@@ -252,5 +254,6 @@ fn page_number(bytes: usize) -> Result<u32> {
 
 const PAGE_LEN: i64 = 4096;
 
-/// 1 MiB: large enough for the file system to read ahead, small enough to stay in the processor's cache.
-const CHUNK_PAGES: u32 = 256;
+/// 256 KiB: large enough for the file system to read ahead, small enough that what was checked is still in the
+/// processor's cache when it is written.
+const CHUNK_PAGES: u32 = 64;

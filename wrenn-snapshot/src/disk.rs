@@ -23,6 +23,11 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Opens a file or a directory, for reading, syncing and locking.
     fn open(&self, path: &Path) -> io::Result<File>;
 
+    /// The length of a file in bytes.
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        Ok(self.open(path)?.metadata()?.len())
+    }
+
     /// The names in a directory that are text, in no order.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
@@ -55,6 +60,10 @@ pub(crate) struct LocalDisk;
 impl Disk for LocalDisk {
     fn open(&self, path: &Path) -> io::Result<File> {
         File::open(path)
+    }
+
+    fn len(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

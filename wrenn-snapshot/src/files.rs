@@ -135,7 +135,7 @@ impl Root {
 
     /// The length of a file in bytes.
     pub(crate) fn len(&self, path: &Path) -> io::Result<u64> {
-        Ok(self.disk.open(path)?.metadata()?.len())
+        self.disk.len(path)
     }
 }
 

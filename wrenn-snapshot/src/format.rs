@@ -7,7 +7,7 @@
 use bincode::{Decode, Encode};
 
 use self::header::HEADER_BYTES_MAX;
-pub(crate) use self::header::Header;
+pub(crate) use self::header::{FixedPart, Header};
 use crate::{
     extents::BadExtent,
     id::GenerationId,

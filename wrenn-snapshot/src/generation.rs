@@ -264,7 +264,7 @@ fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
 
 fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<ExtentIndex> {
     let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
-    let header = data::read_header(root, id, record.space, Some(seal))?;
+    let header = data::read_header(root, id, record.space, seal)?;
     let sizes = (record.page_count, record.data_len);
     if sizes != (header.index.page_count(), header.page_crcs.len() as u64 * PAGE_BYTES_U64) {
         let damage = Damage::Contents("its sizes are not those of the manifest");

@@ -1,5 +1,7 @@
 //! The header of a space: a flat index, and a checksum for each page that the generation itself holds.
 
+use std::ops::Range;
+
 use super::{CRC_LEN, Damage, Fields, ID_LEN, Space, VERSION, check_len};
 use crate::{
     extents::{Extent, ExtentIndex, Storage},
@@ -58,10 +60,37 @@ impl Header {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let fixed = FixedPart::decode(bytes, bytes.len() as u64)?;
+        let counts = fixed.counts;
+        let mut rest = &bytes[HEADER_FIXED..];
+        let generations = section(&mut rest, counts.generations, ID_LEN, fixed.crcs[0], "generation table")?;
+        let extents = section(&mut rest, counts.extents, EXTENT_LEN, fixed.crcs[1], "extent table")?;
+        let page_crcs = fixed.decode_page_crcs(rest)?;
+        let index = decode_index(counts.pages, generations, extents)?;
+        check_own_offsets(&index, fixed.generation, counts.data_pages)?;
+        Ok(Self { generation: fixed.generation, space: fixed.space, index, page_crcs })
+    }
+}
+
+/// The start of a header: enough to read one table without the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FixedPart {
+    pub(crate) generation: GenerationId,
+    pub(crate) space: Space,
+    counts: Counts,
+    /// Of the three tables.
+    crcs: [u32; 3],
+}
+
+impl FixedPart {
+    pub(crate) const LEN: usize = HEADER_FIXED;
+
+    /// Decodes the start of a file that is `file_len` bytes long.
+    pub(crate) fn decode(bytes: &[u8], file_len: u64) -> Result<Self, Damage> {
         let mut fixed = Fields::checked(bytes, HEADER_FIXED, HEADER_MAGIC, "fixed part")?;
         let space = Space::from_code(fixed.u32()).ok_or(Damage::Contents("unknown kind of space"))?;
         let generation = GenerationId::from_bytes(fixed.array());
-        let file_len = fixed.u64();
+        let recorded_len = fixed.u64();
         if PageSize::from_bytes(fixed.u32()).is_none() {
             return Err(Damage::Contents("unsupported page size"));
         }
@@ -72,22 +101,27 @@ impl Header {
             return Err(Damage::Contents("a reserved field is not 0"));
         }
         counts.check_caps()?;
-        check_len(counts.file_len(), file_len)?;
-        check_len(file_len, bytes.len() as u64)?;
+        check_len(counts.file_len(), recorded_len)?;
+        check_len(recorded_len, file_len)?;
+        Ok(Self { generation, space, counts, crcs })
+    }
 
-        let mut rest = &bytes[HEADER_FIXED..];
-        let generations = section(&mut rest, counts.generations, ID_LEN, crcs[0], "generation table")?;
-        let extents = section(&mut rest, counts.extents, EXTENT_LEN, crcs[1], "extent table")?;
-        let page_crcs = section(&mut rest, counts.data_pages, CRC_LEN, crcs[2], "page checksum table")?;
-        let index = decode_index(counts.pages, generations, extents)?;
-        check_own_offsets(&index, generation, counts.data_pages)?;
-        let page_crcs = page_crcs.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect();
-        Ok(Self { generation, space, index, page_crcs })
+    /// Where the page checksum table is in the file, in bytes. It has been checked that the file has it.
+    pub(crate) fn page_crcs_range(&self) -> Range<u64> {
+        let end = self.counts.file_len();
+        end - u64::from(self.counts.data_pages) * CRC_LEN as u64..end
+    }
+
+    /// Decodes the page checksum table.
+    pub(crate) fn decode_page_crcs(&self, table: &[u8]) -> Result<Vec<u32>, Damage> {
+        let mut rest = table;
+        let table = section(&mut rest, self.counts.data_pages, CRC_LEN, self.crcs[2], "page checksum table")?;
+        Ok(table.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect())
     }
 }
 
 /// The counts of a header's fixed part.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Counts {
     pages: u32,
     generations: u32,
