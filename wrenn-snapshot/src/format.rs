@@ -331,4 +331,6 @@ pub(crate) const BLOBS_MAX: usize = 64;
 const BLOB_NAME_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ fn id(number: u8) -> GenerationId {
     GenerationId::from_bytes([number; 16])
 }
 
-fn header() -> Header {
+pub(super) fn header() -> Header {
     let extents = vec![
         Extent { start: PageIndex(0), count: 2, storage: Storage::Data { generation: 0, offset: 1 } },
         Extent { start: PageIndex(4), count: 3, storage: Storage::Zero },
@@ -22,7 +22,7 @@ fn header() -> Header {
     Header { generation: id(7), space: Space::Drive, index, page_crcs: vec![1, 2, 3] }
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     Manifest {
         id: id(7),
         parent: Some(id(8)),
@@ -103,7 +103,7 @@ fn caps_hold_for_writing_too() {
 }
 
 /// Puts right the checksum of a fixed part, so that a test reaches what is behind it.
-fn reseal(bytes: &mut [u8], fixed: usize) {
+pub(super) fn reseal(bytes: &mut [u8], fixed: usize) {
     let crc = crc32c::crc32c(&bytes[..fixed - CRC_LEN]);
     bytes[fixed - CRC_LEN..fixed].copy_from_slice(&crc.to_le_bytes());
 }
