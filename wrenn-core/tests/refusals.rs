@@ -185,7 +185,8 @@ async fn a_guest_that_reboots_or_panics_ends_its_sandbox() {
     for trigger in ["b", "c"] {
         let (_host, sandbox) = common::sandbox().await;
         let began = Instant::now();
-        let error = sandbox.exec(&format!("echo {trigger} | sudo tee /proc/sysrq-trigger; sleep 60")).await.unwrap_err();
+        let error =
+            sandbox.exec(&format!("echo {trigger} | sudo tee /proc/sysrq-trigger; sleep 60")).await.unwrap_err();
         assert!(matches!(error, Error::InvalidState { state: SandboxState::Ended, .. }), "{error:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "{trigger}: {:?}", began.elapsed());
     }

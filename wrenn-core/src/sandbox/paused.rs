@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use wrenn_snapshot::GenerationId;
+use wrenn_snapshot::{CompactPolicy, GenerationId};
 
 use super::task::Task;
 use super::{Fixed, Sandbox, SandboxInfo, SandboxState};
 use crate::data_dir::FileLock;
+use crate::guest::blocking;
 use crate::step::Step;
 use crate::template;
 use crate::{Error, Host, Result, SandboxId, record};
@@ -72,15 +73,46 @@ impl PausedSandbox {
     /// Cancelling undoes the resume; the pause is kept.
     pub async fn resume(&self) -> Result<Sandbox> {
         let lock = self.lock_patiently().await?;
-        // Since this handle was made it may have been resumed and paused again.
-        let path = self.host.0.data.sandbox(self.id());
-        let Some(record) = record::read::<PausedRecord>(&path)? else {
-            self.host.0.data.forget_lock(self.id().as_str());
-            return Err(Error::NotFound(format!("sandbox {} was removed", self.id())));
-        };
+        let record = self.current_record()?;
         self.host.0.observer.at(Step::Load)?;
         let generation = template::load(&self.host, record.generation).await?;
         Task::start(&self.host, generation, record.fixed, Some(lock)).await
+    }
+
+    /// Folds those of the earlier pauses together that are mostly overwritten, and frees what was folded. Says how many
+    /// bytes of pages the sandbox needs no more; what another needs stays.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it has been resumed, [`Error::NoSpace`] and others leave it as it was.
+    ///
+    /// # Cancel-Safety
+    /// A compaction that has begun goes on.
+    pub async fn compact(&self) -> Result<u64> {
+        let this = self.clone();
+        blocking("compact", move || this.compact_here()).await?
+    }
+
+    fn compact_here(&self) -> Result<u64> {
+        let lock = self.lock("be compacted")?;
+        let record = self.current_record()?;
+        let store = &self.host.0.store;
+        let compaction = store.compact(&store.load(record.generation)?, CompactPolicy::default())?;
+        if compaction.generation.id() != record.generation {
+            let record = PausedRecord { generation: compaction.generation.id(), ..record };
+            record::write(&self.host.0.data.sandbox(self.id()), &record)?;
+        }
+        drop((lock, compaction.generation));
+        self.host.tidy();
+        Ok(compaction.released_bytes)
+    }
+
+    /// Since this handle was made the sandbox may have been resumed and paused again, or removed.
+    fn current_record(&self) -> Result<PausedRecord> {
+        let record = record::read::<PausedRecord>(&self.host.0.data.sandbox(self.id()))?;
+        record.ok_or_else(|| {
+            self.host.0.data.forget_lock(self.id().as_str());
+            Error::NotFound(format!("sandbox {} was removed", self.id()))
+        })
     }
 
     /// Removes the sandbox and what no other depends on. Blocks for as long as deleting takes.
