@@ -63,6 +63,8 @@ async fn two_forks_share_memory_and_nothing_that_must_be_unique() {
     run(&parent, "head -c 3000000 /dev/urandom > /dev/shm/shared; nohup python3 waiter.py > drawn 2>&1 & sleep 1")
         .await;
     let children = all(parent.fork(2).await.unwrap()).await;
+    let tokens: HashSet<_> = children.iter().chain([&parent]).map(|sandbox| sandbox.agent_token().unwrap()).collect();
+    assert_eq!(tokens.len(), 3);
 
     let ask = "sha256sum < /dev/shm/shared; head -c 16 /dev/urandom | xxd -p 2>/dev/null || head -c 16 /dev/urandom | base64; \
         python3 -c 'import uuid; print(uuid.uuid4())'; cat /etc/machine-id; hostname; \

@@ -27,7 +27,8 @@ pub(crate) fn cargo_command() -> Command {
 
 /// The workspace's root.
 pub(crate) fn workspace() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package)
 }
 
 /// Where cargo puts what it builds.

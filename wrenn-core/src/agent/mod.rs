@@ -274,7 +274,8 @@ impl AgentClient {
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(out_of_time()))
     }
 
-    fn token(&self) -> Option<String> {
+    /// What calls carry now.
+    pub(crate) fn token(&self) -> Option<String> {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -404,6 +404,13 @@ impl Sandbox {
         self.request("name its VMM", Request::Pid).await
     }
 
+    /// The token that the guest's agent asks for, in its header `X-Access-Token`: for clients that speak the agent's
+    /// protocol themselves. Each create, resume and fork gives a new one.
+    #[must_use]
+    pub fn agent_token(&self) -> Option<String> {
+        self.0.agent.token()
+    }
+
     pub(crate) fn agent(&self) -> &Arc<AgentClient> {
         &self.0.agent
     }
