@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 pub struct Features(u64);
 
 impl Features {
+    /// What every kernel has: missing pages, and synchronous write protection where that is asked for.
+    pub const NONE: Self = Self(0);
     /// What serving and tracking shared memory takes: missing pages of shared memory, and asynchronous write
     /// protection that covers pages which are not there yet. Linux 6.7.
     pub const SERVE_AND_TRACK: Self =

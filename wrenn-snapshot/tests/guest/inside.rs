@@ -97,6 +97,12 @@ impl Memory {
         unsafe { self.map.as_ptr().wrapping_add(at).read_volatile() }
     }
 
+    fn set(&self, at: usize, byte: u8) {
+        assert!(at < self.map.len(), "inside of the memory");
+        // SAFETY: the address is inside of the mapping.
+        unsafe { self.map.as_mut_ptr().wrapping_add(at).write_volatile(byte) }
+    }
+
     fn discard(&self, granule: usize, count: usize) {
         let advice = match self.backing {
             Backing::Shared | Backing::SharedHuge => UncheckedAdvice::Remove,
@@ -121,8 +127,9 @@ impl Memory {
             }
             b'x' => return self.race_discards(value as usize),
             b'a' => return self.read_all(),
-            b't' => return self.touch((0..value.min(at)).collect()),
-            b's' => return self.touch(shuffled(at).into_iter().take(value as usize).collect()),
+            b't' => return self.touch((0..value.min(at)).collect(), |at| _ = self.byte(at)),
+            b's' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| _ = self.byte(at)),
+            b'v' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| self.set(at, 1)),
             _ => unreachable!("the test knows the verbs"),
         }
         0
@@ -159,13 +166,13 @@ impl Memory {
     }
 
     /// The mean and the 99th percentile of a touch, in nanoseconds, in the upper and the lower half.
-    fn touch(&self, order: Vec<u32>) -> u64 {
+    fn touch(&self, order: Vec<u32>, touch: impl Fn(usize)) -> u64 {
         let touches = u64::try_from(order.len()).expect("few");
         let mut waits: Vec<u32> = Vec::with_capacity(order.len());
         let started = Instant::now();
         for page in order {
             let asked = Instant::now();
-            std::hint::black_box(self.byte(page as usize * PAGE_BYTES));
+            touch(page as usize * PAGE_BYTES);
             waits.push(u32::try_from(asked.elapsed().as_nanos()).unwrap_or(u32::MAX));
         }
         let mean = u64::try_from(started.elapsed().as_nanos()).expect("not that long") / touches.max(1);

@@ -204,6 +204,12 @@ impl Guest {
         (answer >> 32, answer & u64::from(u32::MAX))
     }
 
+    /// Writes to `pages` of the first `among` pages, in no order, and returns the same.
+    pub(crate) fn touch_to_write(&mut self, pages: u32, among: u32) -> (u64, u64) {
+        let answer = self.ask(b'v', among, pages);
+        (answer >> 32, answer & u64::from(u32::MAX))
+    }
+
     /// Begins to read a granule.
     pub(crate) fn begin_read(&mut self, at: u32) {
         self.send(b'b', b'r', at, 0);
