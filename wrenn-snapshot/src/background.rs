@@ -44,7 +44,11 @@ impl Background {
         let mut jobs: Vec<Chunk> = prefetch
             .iter()
             .flat_map(|run| regions.pieces_of(*run))
-            .map(|(region, pages)| Chunk { region: *region, pages: whole(region, pages), origin: Origin::Prefetch })
+            .map(|(region, pages)| Chunk {
+                region: *region,
+                pages: region.whole_granules(pages),
+                origin: Origin::Prefetch,
+            })
             .collect();
         if options.populate != Populate::OnDemand {
             let rest = |region: &Region| Chunk { region: *region, pages: region.pages(), origin: Origin::Population };
@@ -103,15 +107,6 @@ impl Chunk {
     fn pass(&mut self, pages: u32) {
         self.pages = PageRange::new(self.pages.start.0 + pages, self.pages.count - pages);
     }
-}
-
-/// Pages of a region, widened to whole granules.
-fn whole(region: &Region, pages: PageRange) -> PageRange {
-    let granule = region.granule.pages();
-    let start = region.granule_of(pages.start).start.0;
-    // Regions are whole granules, so this is not past the end of one.
-    let end = (pages.start.0 + pages.count).next_multiple_of(granule);
-    PageRange::new(start, end - start)
 }
 
 /// 128 KiB, when no fault waits. Larger ones are a tenth faster, and a fault waits longer behind one: 150 us at 256 KiB.

@@ -66,7 +66,7 @@ mod store;
 mod sys;
 mod working_set;
 
-pub use arm::{adopt, arm};
+pub use arm::{adopt, arm, protect_again};
 pub use compact::{CompactPolicy, Compaction};
 pub use counters::{RestoreReport, ServeCounters};
 pub use dirty::DirtyTracker;
@@ -75,7 +75,7 @@ pub use format::{Damage, Space};
 pub use generation::{Generation, SpaceStats};
 pub use hand_over::HandOver;
 pub use id::{GenerationId, ParseGenerationIdError};
-pub use options::{OnceResident, Populate, ServeOptions, Tracking};
+pub use options::{BeforeWrite, OnceResident, Populate, ServeOptions, Tracking};
 pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize};
 pub use pending::{BlobWriter, PendingGeneration, WriteReport};
 pub use region::{Granule, Region};

@@ -83,6 +83,14 @@ impl Region {
         PageIndex(u32::try_from(page).unwrap_or(u32::MAX))
     }
 
+    /// Pages of the region, widened to whole granules.
+    pub(crate) fn whole_granules(&self, pages: PageRange) -> PageRange {
+        let start = self.granule_of(pages.start).start.0;
+        // A region is whole granules, so this is not past its end.
+        let end = (pages.start.0 + pages.count).next_multiple_of(self.granule.pages());
+        PageRange::new(start, end - start)
+    }
+
     /// The pages of the granule that a page of the region is in.
     pub(crate) fn granule_of(&self, page: PageIndex) -> PageRange {
         let pages = self.granule.pages();

@@ -106,7 +106,7 @@ impl PageServer {
         uffd: OwnedFd,
         regions: Vec<Region>,
         source: Box<dyn PageSource>,
-        options: ServeOptions,
+        mut options: ServeOptions,
     ) -> Result<Self> {
         let regions = Regions::new(regions)?;
         if regions.page_end() > u64::from(source.page_count()) {
@@ -118,9 +118,7 @@ impl PageServer {
         let may_detach = options.once_resident == OnceResident::End
             && !features.is_some_and(Features::report_changes)
             && options.tracking != Tracking::Sync;
-        let touched = TouchedPages::new(options.record_pages_max);
-        let resident =
-            ResidentPages::new(Uffd::new(uffd)?, &regions, options.tracking, touched, pages_at_once(&regions));
+        let resident = ResidentPages::new(Uffd::new(uffd)?, &regions, &mut options, pages_at_once(&regions));
         let filler = Filler::new(source, resident, &regions);
         let background = Background::new(&options, &regions);
         Ok(Self { regions, options, filler, background, background_at: None, may_detach })

@@ -127,6 +127,7 @@ impl Memory {
             }
             b'x' => return self.race_discards(value as usize),
             b'a' => return self.read_all(),
+            b'h' => return self.write_hard(value),
             b't' => return self.touch((0..value.min(at)).collect(), |at| _ = self.byte(at)),
             b's' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| _ = self.byte(at)),
             b'v' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| self.set(at, 1)),
@@ -147,6 +148,20 @@ impl Memory {
             let reader = scope.spawn(move || (0..rounds).map(strange).sum());
             reader.join().expect("the reader does not panic")
         })
+    }
+
+    /// Writes to every granule, over and over, and returns how often it did.
+    fn write_hard(&self, rounds: u32) -> u64 {
+        for round in 0..rounds {
+            for granule in shuffled(u32::try_from(self.granules()).expect("few")) {
+                let start = granule as usize * self.granule_bytes;
+                // At both ends, so that a page that is copied in between would be torn.
+                for at in [start, start + self.granule_bytes - 1] {
+                    self.set(at, u8::try_from(round % 256).expect("a byte"));
+                }
+            }
+        }
+        u64::from(rounds) * self.granules() as u64
     }
 
     fn read_all(&self) -> u64 {

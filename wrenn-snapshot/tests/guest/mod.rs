@@ -220,6 +220,11 @@ impl Guest {
         self.send(b'b', b'w', at, value);
     }
 
+    /// Begins to write to every granule, over and over.
+    pub(crate) fn begin_to_write_hard(&mut self, rounds: u32) {
+        self.send(b'b', b'h', 0, rounds);
+    }
+
     /// Begins to discard granules.
     pub(crate) fn begin_discard(&mut self, at: u32, count: u32) {
         self.send(b'b', b'd', at, count);
