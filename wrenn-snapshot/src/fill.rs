@@ -38,16 +38,22 @@ impl Filler {
 
     /// Reads pages and puts them in place, one run after another.
     pub(crate) fn fill(&mut self, what: &Filling<'_>) -> Result<Progress> {
+        let Self { source, resident, scratch, granule } = self;
+        let Filling { region, written, origin, .. } = *what;
         let (mut page, end) = (what.pages.start.0, what.pages.start.0 + what.pages.count);
         while page < end {
             let first = PageIndex(page);
-            let run = match what.region.granule {
-                Granule::Kib4 => self.source.run(first, end - page, &mut self.scratch)?,
-                Granule::Mib2 => whole_granule(&*self.source, first, &mut self.scratch, &mut self.granule)?,
+            let run = source.run(first, end - page, scratch)?;
+            let run = match whole_granules(run, region.granule) {
+                Some(run) => run,
+                None => {
+                    let begun = run.pages();
+                    copy_run(run, granule);
+                    finish_granule(&**source, first, begun, scratch, granule)?
+                }
             };
             let count = run.pages();
-            let Filling { region, written, origin, .. } = *what;
-            let progress = self.resident.install(&Installation { region, first, run, written, origin })?;
+            let progress = resident.install(&Installation { region, first, run, written, origin })?;
             if progress != Progress::Done {
                 return Ok(progress);
             }
@@ -65,30 +71,39 @@ impl Filler {
     }
 }
 
-/// The pages of a granule as one run, put together in `into` if the source has them in several.
-fn whole_granule<'a>(
-    source: &'a dyn PageSource,
+/// The whole granules at the start of a run, if there is one.
+fn whole_granules(run: PageRun<'_>, granule: Granule) -> Option<PageRun<'_>> {
+    let pages = run.pages() - run.pages() % granule.pages();
+    (pages > 0).then(|| match run {
+        PageRun::Zero(_) => PageRun::Zero(pages),
+        PageRun::Data(bytes) => PageRun::Data(&bytes[..bytes_of(pages)]),
+    })
+}
+
+/// Reads the rest of a granule whose first pages are in `into` already.
+fn finish_granule<'a>(
+    source: &dyn PageSource,
     first: PageIndex,
-    scratch: &'a mut [u8],
+    begun: u32,
+    scratch: &mut [u8],
     into: &'a mut [u8],
 ) -> Result<PageRun<'a>> {
     let pages = u32::try_from(into.len() / PAGE_BYTES).unwrap_or(u32::MAX);
-    let mut done = 0;
-    let mut all_zeros = true;
+    let mut done = begun;
     while done < pages {
-        let next = PageIndex(first.0 + done);
-        let run = source.run(next, pages - done, scratch)?;
-        let count = run.pages();
-        match run {
-            PageRun::Zero(_) => into[bytes_of(done)..bytes_of(done + count)].fill(0),
-            PageRun::Data(bytes) => {
-                into[bytes_of(done)..bytes_of(done + count)].copy_from_slice(bytes);
-                all_zeros = false;
-            }
-        }
-        done += count;
+        let run = source.run(PageIndex(first.0 + done), pages - done, scratch)?;
+        copy_run(run, &mut into[bytes_of(done)..]);
+        done += run.pages();
     }
-    Ok(if all_zeros { PageRun::Zero(pages) } else { PageRun::Data(into) })
+    Ok(PageRun::Data(into))
+}
+
+/// Copies a run to the start of a buffer.
+fn copy_run(run: PageRun<'_>, into: &mut [u8]) {
+    match run {
+        PageRun::Zero(pages) => into[..bytes_of(pages)].fill(0),
+        PageRun::Data(bytes) => into[..bytes.len()].copy_from_slice(bytes),
+    }
 }
 
 /// The most pages that are read and installed at once.

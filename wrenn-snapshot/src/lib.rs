@@ -5,13 +5,16 @@
 //!         ▲               (dirty)         (diff, format)      (generations)
 //!         │                                                        │
 //!  PageServer ◄──────────── PageSource ◄──── GenerationReader ◄────┘
-//!   (queue)                  (source)            (extents)
+//!   (queue) ▲                (source)            (extents)
+//!      │    └─ WorkingSet: what an earlier restore touched, read ahead
+//!      └─────► (working_set)
 //! ```
 //!
 //! A pause costs what was written: the kernel marks written pages ([`arm`], [`DirtyTracker`]), and a new [`Generation`]
 //! stores those alone. A resume costs what is touched: a [`PageServer`] puts pages in place when the guest first wants
-//! them. A generation's index is flat over all of its ancestors, so reading a page is one binary search and one read,
-//! however long the lineage is; and what is stored is checked each time that it is read.
+//! them, and those that an earlier restore touched ([`WorkingSet`]) before it does. A generation's index is flat over all
+//! of its ancestors, so reading a page is one binary search and one read, however long the lineage is; and what is stored
+//! is checked each time that it is read.
 //!
 //! Everything here blocks, and one thread serves one VM.
 //!

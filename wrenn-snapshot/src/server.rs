@@ -137,7 +137,8 @@ impl PageServer {
         Arc::clone(&self.filler.resident.removed_log)
     }
 
-    /// The pages that the guest writes first, with [`Tracking::Sync`]. One can be there twice.
+    /// The pages that the guest writes first, with [`Tracking::Sync`], and those that it discards and touches again. One
+    /// can be there twice; one that two threads touch at once can be there and be unwritten.
     #[must_use]
     pub fn written_pages(&self) -> Arc<PageLog> {
         Arc::clone(&self.filler.resident.written_log)
@@ -156,7 +157,9 @@ impl PageServer {
     pub fn populate_all(&mut self) -> Result<RestoreReport> {
         for region in self.regions.iter() {
             let pages_max = POPULATE_PAGES.max(region.granule.pages());
-            while let Some(absent) = self.filler.resident.first_absent(region.pages()) {
+            let mut rest = region.pages();
+            while let Some(absent) = self.filler.resident.first_absent(rest) {
+                rest = PageRange::new(absent.start.0, rest.count - (absent.start.0 - rest.start.0));
                 let pages = PageRange { count: absent.count.min(pages_max), ..absent };
                 let what = Filling { region, pages, written: None, origin: Origin::Population };
                 match self.filler.fill(&what)? {

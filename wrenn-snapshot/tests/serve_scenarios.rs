@@ -386,6 +386,36 @@ fn damage_of_the_source_fails_the_fault_that_needs_it_and_nothing_before() {
 }
 
 #[test]
+fn pages_that_are_stored_in_pieces_are_served_whole() {
+    Scene::each("pages_that_are_stored_in_pieces_are_served_whole", Features::SERVE_AND_TRACK, |mut scene| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = LocalStore::open(dir.path()).expect("a store");
+        let mut pending = store.begin(None).expect("begun");
+        pending.write_dirty(Space::Memory, &scene.memory, &[scene.pages(0, scene.granules)]).expect("written");
+        let parent = pending.publish(b"").expect("published");
+        // Three pages of the child's own, the middle one of zeros, at places that are apart on either kind of memory.
+        let all = scene.pages(0, scene.granules).count;
+        let own = [all / 8 + 1, all / 4 + 3, all - 1];
+        for (at, byte) in own.into_iter().zip([0xaa, 0, 0xbb]) {
+            scene.memory[at as usize * PAGE_BYTES..][..PAGE_BYTES].fill(byte);
+        }
+        let mut pending = store.begin(Some(&parent)).expect("begun");
+        let ranges = own.map(|at| PageRange::new(at, 1));
+        pending.write_dirty(Space::Memory, &scene.memory, &ranges).expect("written");
+        let child = pending.publish(b"").expect("published");
+        let source = Box::new(child.reader(Space::Memory).expect("a reader"));
+        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, ServeOptions::default());
+        let serving = Serving::start(server.expect("it fits"));
+        for at in own.map(|page| page / scene.granule.pages()) {
+            assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
+        }
+        assert_eq!(scene.guest.read_all(), checksum(&scene.memory));
+        assert_eq!(scene.dirty(), []);
+        serving.end();
+    });
+}
+
+#[test]
 fn the_second_restore_has_what_the_first_one_touched() {
     let touched = [5, 1, 2, 6];
     let mut recorded = Vec::new();
