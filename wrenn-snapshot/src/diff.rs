@@ -3,7 +3,7 @@
 //! A page is in one of three states. `Clean` is the parent's page. `Zero` was written, and is zeros: the parent may
 //! have held something else, so it is never taken for clean. `Data` goes into the data file.
 
-use std::{collections::HashSet, fs::File, os::unix::fs::FileExt};
+use std::{collections::HashSet, fs::File, io::IoSlice, os::unix::fs::FileExt};
 
 use nix::{errno::Errno, unistd::Whence};
 
@@ -27,17 +27,22 @@ pub(crate) struct Diff {
 pub(crate) fn of_dirty(packer: Packer<'_>, view: &[u8], dirty: &[PageRange]) -> Result<Diff> {
     let pages = whole_pages(view.len() as u64).ok_or_else(|| Error::invalid("the view is not whole pages"))?;
     let mut packer = packer;
-    let mut end = 0;
+    let (mut end, mut batch, mut batch_pages) = (0, Vec::new(), 0);
     for range in dirty {
         if u64::from(range.start.0) < end || range.end() > u64::from(pages) {
             return Err(Error::invalid("the dirty ranges are out of order, overlap, or lie outside of the view"));
         }
         end = range.end();
         for chunk in chunks(*range) {
-            let bytes = &view[bytes_of(chunk.start.0)..][..bytes_of(chunk.count)];
-            packer.pack(chunk.start.0, bytes, written)?;
+            batch.push((chunk.start.0, &view[bytes_of(chunk.start.0)..][..bytes_of(chunk.count)]));
+            batch_pages += chunk.count;
+            if batch_pages >= CHUNK_PAGES {
+                packer.pack_all(batch.drain(..), written)?;
+                batch_pages = 0;
+            }
         }
     }
+    packer.pack_all(batch, written)?;
     packer.finish(pages)
 }
 
@@ -130,31 +135,51 @@ impl<'a> Packer<'a> {
 
     /// Packs consecutive pages. `state_of` is given each page and its offset in `bytes`.
     fn pack(&mut self, start: u32, bytes: &[u8], state_of: impl Fn(usize, &[u8]) -> PageState) -> Result<()> {
-        let mut run = (PageState::Clean, 0);
-        for (number, page) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
-            let at = number * PAGE_BYTES;
-            let state = state_of(at, page);
-            if state != run.0 {
-                self.pack_run(start, &bytes[run.1..at], run.1, run.0)?;
-                run = (state, at);
-            }
-        }
-        self.pack_run(start, &bytes[run.1..], run.1, run.0)
+        self.pack_all([(start, bytes)], state_of)
     }
 
-    fn pack_run(&mut self, start: u32, bytes: &[u8], at: usize, state: PageState) -> Result<()> {
+    /// Packs pieces of consecutive pages, each with its first page, by one write for as many as it takes.
+    fn pack_all<'v>(
+        &mut self,
+        pieces: impl IntoIterator<Item = (u32, &'v [u8])>,
+        state_of: impl Fn(usize, &[u8]) -> PageState,
+    ) -> Result<()> {
+        let mut gathered = Vec::new();
+        for (start, bytes) in pieces {
+            let mut run = (PageState::Clean, 0);
+            for (number, page) in bytes.chunks_exact(PAGE_BYTES).enumerate() {
+                let at = number * PAGE_BYTES;
+                let state = state_of(at, page);
+                if state != run.0 {
+                    gathered.extend(self.pack_run(start, &bytes[run.1..at], run.1, run.0)?);
+                    run = (state, at);
+                }
+            }
+            gathered.extend(self.pack_run(start, &bytes[run.1..], run.1, run.0)?);
+        }
+        self.file.append_all(&mut gathered)
+    }
+
+    /// Notes a run of pages alike, and returns what is to be written of it.
+    fn pack_run<'v>(
+        &mut self,
+        start: u32,
+        bytes: &'v [u8],
+        at: usize,
+        state: PageState,
+    ) -> Result<Option<IoSlice<'v>>> {
         let (first, pages) = (start + page_number(at)?, page_number(bytes.len())?);
         match state {
-            PageState::Clean => {}
-            PageState::Zero => self.push(first, pages, Storage::Zero),
             PageState::Data => {
                 let offset = u32::try_from(self.page_crcs.len()).map_err(|_| Error::invalid("too many pages"))?;
                 self.page_crcs.extend(bytes.chunks_exact(PAGE_BYTES).map(crc32c::crc32c));
-                self.file.append(bytes)?;
                 self.push(first, pages, Storage::Data { generation: 0, offset });
+                return Ok(Some(IoSlice::new(bytes)));
             }
+            PageState::Zero => self.push(first, pages, Storage::Zero),
+            PageState::Clean => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The pages `from..to` are zeros now: those that the parent holds have changed.

@@ -7,7 +7,7 @@
 use std::{
     fmt,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
 };
@@ -37,8 +37,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Makes a file, and opens it for writing.
     fn create_file(&self, path: &Path) -> io::Result<File>;
 
-    /// Appends some of `bytes` to a file made here, and says how many.
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<usize>;
+    /// Appends some of the bytes of `pieces` to a file made here, and says how many.
+    fn write(&self, file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
     /// Makes a file's bytes durable, or a directory's names.
     fn sync(&self, file: &File) -> io::Result<()>;
@@ -79,8 +79,8 @@ impl Disk for LocalDisk {
         OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
     }
 
-    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
-        file.write(bytes)
+    fn write(&self, mut file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        file.write_vectored(pieces)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

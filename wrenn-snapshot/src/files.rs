@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, IoSlice, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -149,7 +149,21 @@ pub(crate) struct NewFile {
 
 impl NewFile {
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        io::Write::write_all(self, bytes).map_err(|source| Error::io("write", &self.path, source))
+        self.append_all(&mut [IoSlice::new(bytes)])
+    }
+
+    /// Appends pieces, none of them empty, one after another.
+    pub(crate) fn append_all(&mut self, mut pieces: &mut [IoSlice<'_>]) -> Result<()> {
+        let error = |source| Error::io("write", &self.path, source);
+        while !pieces.is_empty() {
+            match self.disk.write(&self.file, pieces) {
+                Ok(0) => return Err(error(io::ErrorKind::WriteZero.into())),
+                Ok(written) => IoSlice::advance_slices(&mut pieces, written),
+                Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
+                Err(failed) => return Err(error(failed)),
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
@@ -164,7 +178,7 @@ impl NewFile {
 
 impl io::Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.disk.write(&self.file, bytes)
+        self.disk.write(&self.file, &[IoSlice::new(bytes)])
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
-    io,
+    io::{self, IoSlice},
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     sync::{Mutex, MutexGuard},
@@ -201,9 +201,9 @@ impl Disk for FaultyDisk {
         Ok(file)
     }
 
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&self, file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let _state = self.change()?;
-        LocalDisk.write(file, bytes)
+        LocalDisk.write(file, pieces)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

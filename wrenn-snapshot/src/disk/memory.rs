@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind, IoSlice, Write},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -74,8 +74,8 @@ impl Disk for MemoryDisk {
         self.create(path)
     }
 
-    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
-        file.write(bytes)
+    fn write(&self, mut file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        file.write_vectored(pieces)
     }
 
     fn sync(&self, _: &File) -> io::Result<()> {
