@@ -24,9 +24,8 @@ pub(crate) struct Diff {
 }
 
 /// Packs the `dirty` pages of a space that is in memory. Runs of pages go to the file straight from `view`.
-pub(crate) fn of_dirty(packer: Packer<'_>, view: &[u8], dirty: &[PageRange]) -> Result<Diff> {
+pub(crate) fn of_dirty(mut packer: Packer<'_>, view: &[u8], dirty: &[PageRange]) -> Result<Diff> {
     let pages = whole_pages(view.len() as u64).ok_or_else(|| Error::invalid("the view is not whole pages"))?;
-    let mut packer = packer;
     let (mut end, mut batch, mut batch_pages) = (0, Vec::new(), 0);
     for range in dirty {
         if u64::from(range.start.0) < end || range.end() > u64::from(pages) {

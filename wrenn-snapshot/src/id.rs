@@ -1,6 +1,9 @@
 //! The name of a generation.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 /// A generation's name: 128 random bits, written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +36,8 @@ impl GenerationId {
 
 impl fmt::Display for GenerationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        digits.map(|digit| char::from(DIGITS[usize::from(digit)])).try_for_each(|digit| f.write_char(digit))
     }
 }
 
@@ -66,6 +70,8 @@ fn nibble(digit: u8) -> Result<u8, ParseGenerationIdError> {
         _ => Err(ParseGenerationIdError),
     }
 }
+
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {
