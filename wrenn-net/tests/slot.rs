@@ -1,5 +1,5 @@
 //! Slots on the real kernel: real namespaces and taps. Skipped by name where the process may not make them.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::os::fd::AsRawFd;
 use std::time::Duration;
