@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use serde::{Deserialize, Serialize};
 use wrenn_envd::{InitRequest, Timestamp};
-use wrenn_snapshot::{Generation, Space};
+use wrenn_snapshot::{Generation, GenerationId, Space, WorkingSet};
 
 use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
-use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts};
-use crate::{Error, Host, Result, SandboxId};
+use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore};
+use crate::{Error, Host, Paging, Result, SandboxId};
 
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
@@ -34,6 +34,8 @@ pub(crate) struct Guest {
     drive: Arc<File>,
     /// Keeps the network: the agent's client only borrows it.
     _connector: Arc<dyn Connector>,
+    /// The generation that it was restored from.
+    restored_from: Option<GenerationId>,
     /// What the guest's memory and drive were last equal to.
     parent: Option<Generation>,
     pub(crate) state: GuestState,
@@ -94,7 +96,7 @@ impl Guest {
         let machine = host.0.vmm.boot(&state.shape, parts, media).await?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
         let (drive, _connector) = (Arc::new(drive), network.connector);
-        let guest = Self { machine, agent, drive, _connector, parent: None, state };
+        let guest = Self { machine, agent, drive, _connector, restored_from: None, parent: None, state };
         guest.alive("boot the template", guest.settle()).await?;
         Ok(guest)
     }
@@ -131,13 +133,19 @@ impl Guest {
         };
         step(Step::Machine)?;
         let fill = fill_drive(host, from.clone(), &drive);
-        let started = host.0.vmm.restore(&state.shape, parts, from.clone(), host.0.paging);
+        let restore = Restore {
+            generation: from.clone(),
+            paging: host.0.paging,
+            working_set: (host.0.paging == Paging::Lazy).then(|| working_set(host, &from)).flatten(),
+        };
+        let started = host.0.vmm.restore(&state.shape, parts, restore);
         // The drive is filled while the VMM starts.
         let (machine, ()) = tokio::try_join!(started, fill)?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), state.token.clone()));
         state.token = Some(fresh_token());
         let (drive, _connector) = (Arc::new(drive), network.connector);
-        let mut guest = Self { machine, agent, drive, _connector, parent: Some(from), state };
+        let restored_from = Some(from.id());
+        let mut guest = Self { machine, agent, drive, _connector, restored_from, parent: Some(from), state };
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;
@@ -175,7 +183,8 @@ impl Guest {
         let freeze = self.agent.freeze();
         self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
         self.machine.stop().await?;
-        let pending = host.0.store.begin(self.parent.as_ref())?;
+        let (store, parent) = (host.0.store.clone(), self.parent.clone());
+        let pending = blocking("begin a snapshot", move || store.begin(parent.as_ref())).await??;
         let pending = self.machine.save(pending).await?;
         let metadata = serde_json::to_vec(&self.state).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let drive = Arc::clone(&self.drive);
@@ -195,6 +204,18 @@ impl Guest {
         self.machine.resume().await?;
         let thaw = self.agent.thaw();
         self.alive("thaw the guest", async { thaw.await.map_err(Error::agent("thaw its processes")) }).await
+    }
+
+    /// Keeps what the guest touched for the next restore of the same generation, which nobody kept before.
+    pub(crate) fn keep_working_set(&self, host: &Host) {
+        let Some(from) = &self.restored_from else { return };
+        let path = working_set_path(host, *from);
+        let Some(touched) = self.machine.working_set().filter(|touched| !touched.is_empty() && !path.exists()) else {
+            return;
+        };
+        if let Err(error) = touched.store(&path) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not kept");
+        }
     }
 
     /// Ends the VM, and lets go of what it depended on.
@@ -247,6 +268,19 @@ const WARM_UPS: [&str; 2] =
 
 fn fresh_token() -> String {
     format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+}
+
+/// Beside the files of its generation, and gone with them.
+fn working_set_path(host: &Host, generation: GenerationId) -> PathBuf {
+    host.0.store.root().join(generation.to_string()).join("working-set")
+}
+
+/// It is a hint: without it, or with a damaged one, pages come in as they are touched.
+fn working_set(host: &Host, generation: &Generation) -> Option<WorkingSet> {
+    WorkingSet::load(&working_set_path(host, generation.id())).unwrap_or_else(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the working set is not used");
+        None
+    })
 }
 
 fn check_restorable(host: &Host, state: &GuestState) -> Result<()> {

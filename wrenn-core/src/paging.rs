@@ -8,10 +8,12 @@ use wrenn_snapshot::RestoreReport as MemoryReport;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Paging {
-    /// A page comes in when the guest touches it, and what the guest writes is found by the kernel's tracking. Needs
-    /// userfaultfd, and Linux 6.7.
+    /// A page comes in when the guest touches it, and what the guest writes is found by the kernel's tracking. What an
+    /// earlier restore of the same snapshot touched is read ahead, between the faults. Needs userfaultfd, and Linux 6.7.
     #[default]
     Lazy,
+    /// As [`Lazy`](Self::Lazy), and nothing is read ahead.
+    OnDemand,
     /// All of it is copied before the guest runs, and what the guest wrote is found by comparing all of it. Needs
     /// nothing of the host; costs time and memory in proportion to what the snapshot holds.
     Eager,
@@ -23,21 +25,22 @@ pub enum Paging {
 pub struct RestoreReport {
     /// How the memory came.
     pub paging: Paging,
-    /// How long copying all of it took; zero for [`Paging::Lazy`].
+    /// How long copying all of it took; zero but for [`Paging::Eager`].
     pub populated_in: Duration,
     /// Faults, pages, bytes and latencies of a lazy restore; all zero for [`Paging::Eager`].
     pub memory: MemoryReport,
 }
 
 impl Paging {
-    /// What the host and the environment allow: `WRENN_PAGING=lazy|eager`, else lazy where there is a way to make a
+    /// What the host and the environment allow: `WRENN_PAGING=lazy|on-demand|eager`, else lazy where there is a way to make a
     /// userfaultfd that serves the kernel's own accesses.
     pub(crate) fn choose() -> Self {
         match std::env::var("WRENN_PAGING").as_deref() {
             Ok("lazy") => return Self::Lazy,
+            Ok("on-demand") => return Self::OnDemand,
             Ok("eager") => return Self::Eager,
             Ok("") | Err(_) => {}
-            Ok(other) => tracing::warn!(other, "WRENN_PAGING is neither lazy nor eager and is ignored"),
+            Ok(other) => tracing::warn!(other, "WRENN_PAGING is none of lazy, on-demand and eager, and is ignored"),
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/userfaultfd").is_ok();
         let knob = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_default();

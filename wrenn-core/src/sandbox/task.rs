@@ -115,6 +115,7 @@ impl Task {
 
     /// Ends the VM. Whoever waits for the state is told when it is gone.
     async fn end(&mut self, state: SandboxState) -> Next {
+        self.guest.keep_working_set(&self.host);
         self.guest.kill().await;
         drop(self.lock.take());
         self.state.send_replace(state);

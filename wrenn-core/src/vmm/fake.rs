@@ -14,11 +14,11 @@ use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PAGE_BYTES, PageRange, PendingGeneration, Space};
+use wrenn_snapshot::{PAGE_BYTES, PageRange, PendingGeneration, Space, WorkingSet};
 
-use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Vmm};
+use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Restore, Vmm};
 use crate::agent::Connector;
-use crate::{Error, Paging, RestoreReport, Result};
+use crate::{Error, RestoreReport, Result};
 
 /// What a machine can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,7 +127,7 @@ impl Vmm for FakeVmm {
         Err(Error::failed("boot")("the fake restores only".into()))
     }
 
-    async fn restore(&self, _: &MachineShape, _: Parts, _: Generation, _: Paging) -> Result<Box<dyn Machine>> {
+    async fn restore(&self, _: &MachineShape, _: Parts, _: Restore) -> Result<Box<dyn Machine>> {
         self.script.perform(Op::Restore)?;
         let (exit, exited) = watch::channel(None);
         self.script.lock().exits.push(exit.clone());
@@ -165,6 +165,10 @@ impl Machine for FakeMachine {
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
+        None
+    }
+
+    fn working_set(&self) -> Option<WorkingSet> {
         None
     }
 

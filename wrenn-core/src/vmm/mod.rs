@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration};
+use wrenn_snapshot::{Generation, PendingGeneration, WorkingSet};
 
 use crate::agent::Connector;
 use crate::{Paging, RestoreReport, Result};
@@ -64,6 +64,15 @@ pub(crate) struct Parts {
     pub(crate) drive: File,
     pub(crate) tap: OwnedFd,
     pub(crate) identity: Option<Identity>,
+}
+
+/// What a machine is restored from, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Restore {
+    pub(crate) generation: Generation,
+    pub(crate) paging: Paging,
+    /// What an earlier restore of the generation touched, to have ready before it is asked for.
+    pub(crate) working_set: Option<WorkingSet>,
 }
 
 /// What a machine boots.
@@ -115,13 +124,7 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
 
     /// Starts a machine from a generation's memory and device state. It is stopped; the drive may be filled meanwhile,
     /// and has to be whole when [`Machine::resume`] is called.
-    async fn restore(
-        &self,
-        shape: &MachineShape,
-        parts: Parts,
-        from: Generation,
-        paging: Paging,
-    ) -> Result<Box<dyn Machine>>;
+    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>>;
 }
 
 /// One virtual machine. Dropping it kills it.
@@ -144,6 +147,9 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
 
     /// How its restore goes; `None` for a machine that was booted.
     fn restore_report(&self) -> Option<RestoreReport>;
+
+    /// What a lazily restored guest touched, in order, as far as it was recorded.
+    fn working_set(&self) -> Option<WorkingSet>;
 
     /// Tells the end of the VMM, whoever ended it.
     fn exited(&self) -> watch::Receiver<Option<Exit>>;

@@ -7,19 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, Generation, PageServer, PendingGeneration, Region, RestoreReport, ServeCounters,
-    ServeOptions, Space, StopHandle, arm,
+    DirtyTracker, Features, PageServer, PendingGeneration, Region, RestoreReport, ServeCounters, ServeOptions, Space,
+    StopHandle, TouchedPages, WorkingSet, arm,
 };
 
 use super::process::{Attendance, Process};
 use crate::guest::blocking;
+use crate::vmm::Restore;
 use crate::vmm::memory::GuestMemory;
-use crate::{Error, Result};
+use crate::{Error, Paging, Result};
 
 #[derive(Debug)]
 pub(super) struct LazyMemory {
     tracker: Tracker,
     counters: Arc<ServeCounters>,
+    touched: Arc<TouchedPages>,
+    paging: Paging,
 }
 
 pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
@@ -31,7 +34,7 @@ impl LazyMemory {
         process: &Process,
         uffd: OwnedFd,
         memory: &Arc<GuestMemory>,
-        from: &Generation,
+        from: &Restore,
     ) -> Result<(Self, Attendance)> {
         let pid = process.pid();
         let watch = process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
@@ -41,12 +44,20 @@ impl LazyMemory {
             arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
             let tracker = Arc::new(Mutex::new(DirtyTracker::new(pagemap, vec![region])?));
-            let options = ServeOptions { watch: Some(watch), ..ServeOptions::default() };
-            let server = PageServer::new(uffd, vec![region], Box::new(from.reader(Space::Memory)?), options)?;
-            let counters = server.counters();
+            let paging = from.paging;
+            let record_pages_max = if from.working_set.is_none() { RECORD_PAGES_MAX } else { 0 };
+            let options = ServeOptions {
+                watch: Some(watch),
+                prefetch: from.working_set,
+                record_pages_max,
+                ..ServeOptions::default()
+            };
+            let reader = from.generation.reader(Space::Memory)?;
+            let server = PageServer::new(uffd, vec![region], Box::new(reader), options)?;
+            let (counters, touched) = (server.counters(), server.touched_pages());
             let stop = StopHandle::new()?;
             let work: Attendance = Box::new(move || server.serve(&stop));
-            Ok((Self { tracker, counters }, work))
+            Ok((Self { tracker, counters, touched, paging }, work))
         })
         .await?
     }
@@ -57,6 +68,14 @@ impl LazyMemory {
 
     pub(super) fn report(&self) -> RestoreReport {
         self.counters.report()
+    }
+
+    pub(super) fn paging(&self) -> Paging {
+        self.paging
+    }
+
+    pub(super) fn working_set(&self) -> WorkingSet {
+        self.touched.working_set()
     }
 
     /// A generation with everything written so far is published.
@@ -92,6 +111,8 @@ pub(super) fn write_memory(into: &mut PendingGeneration, memory: &GuestMemory, w
 }
 
 const READ: &str = "read the guest's memory";
+/// What is touched first is what the next restore wants first; 48 MiB hold what a command or two need.
+const RECORD_PAGES_MAX: u32 = 12 * 1024;
 const WHAT: &str = "serve the guest's memory";
 
 /// Where a VMM has mapped the guest's memory.

@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration};
+use wrenn_snapshot::{Generation, PendingGeneration, WorkingSet};
 
 use super::lazy::{LazyMemory, Written};
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::{Exit, Machine};
+use crate::vmm::{Exit, Machine, Restore};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl QemuMachine {
     }
 
     /// Puts a generation's memory behind the machine's.
-    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: &Generation) -> Result<()> {
+    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: &Restore) -> Result<()> {
         let (lazy, work) = LazyMemory::arm(&self.process, uffd, &self.memory, from).await?;
         self.process.attend(work);
         self.origin = Origin::Lazy(lazy);
@@ -171,10 +171,17 @@ impl Machine for QemuMachine {
     fn restore_report(&self) -> Option<RestoreReport> {
         let (paging, populated_in, memory) = match &self.origin {
             Origin::Booted => return None,
-            Origin::Lazy(lazy) => (Paging::Lazy, Duration::ZERO, lazy.report()),
+            Origin::Lazy(lazy) => (lazy.paging(), Duration::ZERO, lazy.report()),
             Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
         };
         Some(RestoreReport { paging, populated_in, memory })
+    }
+
+    fn working_set(&self) -> Option<WorkingSet> {
+        match &self.origin {
+            Origin::Lazy(lazy) => Some(lazy.working_set()),
+            Origin::Booted | Origin::Copied(_) => None,
+        }
     }
 
     fn exited(&self) -> watch::Receiver<Option<Exit>> {

@@ -21,7 +21,7 @@ use self::machine::QemuMachine;
 use self::process::{Launch, Process};
 use self::qmp::Qmp;
 use super::memory::GuestMemory;
-use super::{BootMedia, Machine, MachineShape, Parts, Vmm};
+use super::{BootMedia, Machine, MachineShape, Parts, Restore, Vmm};
 use crate::guest::blocking;
 use crate::{Error, Paging, Result};
 
@@ -70,7 +70,7 @@ impl Qemu {
                 inherited.push((media.initramfs.into(), args::INITRAMFS_FD));
                 (Start::Boot, false)
             }
-            Launching::Restore(paging) => (Start::Incoming, paging == Paging::Lazy),
+            Launching::Restore(paging) => (Start::Incoming, paging != Paging::Eager),
         };
         let launch = Launch {
             program: self.program.clone(),
@@ -113,17 +113,12 @@ impl Vmm for Qemu {
         Ok(Box::new(machine))
     }
 
-    async fn restore(
-        &self,
-        shape: &MachineShape,
-        parts: Parts,
-        from: Generation,
-        paging: Paging,
-    ) -> Result<Box<dyn Machine>> {
+    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
+        let paging = from.paging;
         let began = Instant::now();
         let memory = match paging {
-            Paging::Lazy => reserve(shape)?,
-            Paging::Eager => populate(shape, from.clone()).await?,
+            Paging::Lazy | Paging::OnDemand => reserve(shape)?,
+            Paging::Eager => populate(shape, from.generation.clone()).await?,
         };
         let populated_in = began.elapsed();
         let (mut machine, uffd) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
@@ -131,7 +126,7 @@ impl Vmm for Qemu {
             Some(uffd) => machine.serve(uffd, &from).await?,
             None => machine.is_populated(populated_in),
         }
-        machine.load_devices(&from).await?;
+        machine.load_devices(&from.generation).await?;
         Ok(Box::new(machine))
     }
 }
