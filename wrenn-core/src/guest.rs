@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Guest::boot ─────▶ (running, not yet anybody's) ── capture ──▶ a template's generation
-//!  Guest::restore ──▶ running ── capture ──▶ stopped ── go_on ──▶ running
+//!  Guest::restore ──▶ running ── capture(GoOn) ──▶ running, or after a failure halted ── go_on ──▶ running
+//!                             ── capture(Stay) ──▶ halted ── kill
 //! ```
 //!
 //! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
@@ -13,7 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -25,7 +26,7 @@ use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
-use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore};
+use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB};
 use crate::{Error, Host, Paging, Result, SandboxId};
 
 pub(crate) struct Guest {
@@ -39,6 +40,27 @@ pub(crate) struct Guest {
     /// What the guest's memory and drive were last equal to.
     parent: Option<Generation>,
     pub(crate) state: GuestState,
+    halted: bool,
+    save_report: Option<SaveReport>,
+}
+
+/// What becomes of a guest that is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It is not needed any more.
+    Stay,
+    /// It goes on as soon as nothing of it has to be read: memory is copied while it runs, and made durable afterwards.
+    GoOn,
+}
+
+/// What a fork or a snapshot took of its sandbox's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SaveReport {
+    /// How long the virtual machine stood still.
+    pub stopped_for: Duration,
+    /// How long its processes did: the same, and telling the guest before and after.
+    pub frozen_for: Duration,
 }
 
 /// What a generation says of its guest, beside memory and device state.
@@ -96,7 +118,17 @@ impl Guest {
         let machine = host.0.vmm.boot(&state.shape, parts, media).await?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
         let (drive, _connector) = (Arc::new(drive), network.connector);
-        let guest = Self { machine, agent, drive, _connector, restored_from: None, parent: None, state };
+        let guest = Self {
+            machine,
+            agent,
+            drive,
+            _connector,
+            restored_from: None,
+            parent: None,
+            state,
+            halted: false,
+            save_report: None,
+        };
         guest.alive("boot the template", guest.settle()).await?;
         Ok(guest)
     }
@@ -145,7 +177,8 @@ impl Guest {
         state.token = Some(fresh_token());
         let (drive, _connector) = (Arc::new(drive), network.connector);
         let restored_from = Some(from.id());
-        let mut guest = Self { machine, agent, drive, _connector, restored_from, parent: Some(from), state };
+        let (parent, halted, save_report) = (Some(from), false, None);
+        let mut guest = Self { machine, agent, drive, _connector, restored_from, parent, state, halted, save_report };
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;
@@ -174,36 +207,70 @@ impl Guest {
         InitRequest { timestamp: Some(Timestamp::now()), ..InitRequest::default() }
     }
 
-    /// Stops the guest and publishes a generation of it. The guest is left stopped, also by a failure: [`go_on`], or
-    /// [`kill`], comes next.
-    ///
-    /// [`go_on`]: Self::go_on
-    /// [`kill`]: Self::kill
-    pub(crate) async fn capture(&mut self, host: &Host) -> Result<Generation> {
-        let freeze = self.agent.freeze();
-        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
-        self.machine.stop().await?;
+    /// Publishes a generation of the guest as it is at one instant. Afterwards, and after a failure, the guest is
+    /// stopped if [`is_halted`](Self::is_halted) says so: [`go_on`](Self::go_on) or [`kill`](Self::kill) comes next.
+    pub(crate) async fn capture(&mut self, host: &Host, then: Then) -> Result<Generation> {
         let (store, parent) = (host.0.store.clone(), self.parent.clone());
-        let pending = blocking("begin a snapshot", move || store.begin(parent.as_ref())).await??;
-        let pending = self.machine.save(pending).await?;
-        let metadata = serde_json::to_vec(&self.state).map_err(|e| Error::failed("describe the guest")(e.into()))?;
+        let begin = move || {
+            let pending = store.begin(parent.as_ref())?;
+            let [memory, drive] = [pending.space_writer(Space::Memory)?, pending.space_writer(Space::Drive)?];
+            Ok::<_, Error>((pending, memory, drive))
+        };
+        let (mut pending, mut memory, mut drive_writer) = blocking("begin a snapshot", begin).await??;
+        if then == Then::GoOn {
+            memory = self.machine.save_ahead(memory).await?;
+        }
+        let began = Instant::now();
+        self.halt().await?;
+        let stopped = Instant::now();
+        let (memory, state) = self.machine.save(memory).await?;
         let drive = Arc::clone(&self.drive);
-        let generation = blocking("publish the snapshot", move || {
-            let mut pending = pending;
-            pending.write_compared(Space::Drive, &drive)?;
+        let compare = move || drive_writer.add_compared(&drive).map(|()| drive_writer);
+        let drive_writer = blocking("save the drive", compare).await??;
+        // From here on nothing of the guest is read: what remains is to make it durable.
+        let stopped_for = stopped.elapsed();
+        if then == Then::GoOn {
+            self.go_on().await?;
+        }
+        self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed() });
+        let metadata = serde_json::to_vec(&self.state).map_err(|e| Error::failed("describe the guest")(e.into()))?;
+        let publish = move || {
+            pending.write_blob(STATE_BLOB, &state)?;
+            pending.seal(memory)?;
+            pending.seal(drive_writer)?;
             pending.publish(&metadata)
-        });
-        let generation = generation.await??;
+        };
+        let generation = blocking("publish the snapshot", publish).await??;
         self.machine.saved();
         self.parent = Some(generation.clone());
         Ok(generation)
     }
 
-    /// Lets a guest that was captured go on as itself.
+    /// Freezes the guest's processes, so that none runs in a copy before it is somebody of its own, and stops it.
+    async fn halt(&mut self) -> Result<()> {
+        self.halted = true;
+        let freeze = self.agent.freeze();
+        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
+        self.machine.stop().await
+    }
+
+    /// Whether the guest stands still, or may.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// How long the last capture took of the guest's time.
+    pub(crate) fn save_report(&self) -> Option<SaveReport> {
+        self.save_report
+    }
+
+    /// Lets a guest that was halted go on as itself.
     pub(crate) async fn go_on(&mut self) -> Result<()> {
         self.machine.resume().await?;
         let thaw = self.agent.thaw();
-        self.alive("thaw the guest", async { thaw.await.map_err(Error::agent("thaw its processes")) }).await
+        self.alive("thaw the guest", async { thaw.await.map_err(Error::agent("thaw its processes")) }).await?;
+        self.halted = false;
+        Ok(())
     }
 
     /// Keeps what the guest touched for the next restore of the same generation, which nobody kept before.

@@ -41,6 +41,7 @@ pub use agent::AgentError;
 pub use command::{Child, Command, Event, ExitStatus, Output, Signal};
 pub use data_dir::default_path as default_data_dir;
 pub use error::{BoxError, Error};
+pub use guest::SaveReport;
 pub use host::{Host, HostBuilder};
 pub use id::{SandboxId, TemplateName};
 pub use paging::{Paging, RestoreReport};

@@ -46,7 +46,7 @@ pub(crate) fn time_stamp_counter() -> u64 {
 
 /// Maps `len` bytes of guest memory to read.
 pub(crate) fn map_guest_memory(memory: &OwnedFd, len_bytes: usize) -> io::Result<Mmap> {
-    // SAFETY: the memfd is sealed against shrinking (`GuestMemory::create`), so no access faults. The guest may write
-    // while it runs; wrenn reads it while the VM is stopped.
+    // SAFETY: the memfd is sealed against shrinking (`GuestMemory::seal`), so no access faults. The guest may write
+    // while it runs; wrenn reads this mapping while the VM is stopped.
     unsafe { memmap2::MmapOptions::new().len(len_bytes).map(memory) }
 }

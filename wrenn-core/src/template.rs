@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use wrenn_snapshot::{Generation, GenerationId};
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Then};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
@@ -158,7 +158,7 @@ async fn booted(host: &Host, image: &Image, shape: MachineShape) -> Result<Gener
     host.0.observer.at(Step::Boot)?;
     tracing::info!(image = image.name(), vcpus = shape.vcpus, memory_mib = shape.memory_mib, "booting the template");
     let mut guest = Guest::boot(host, image, shape.clone()).await?;
-    let generation = guest.capture(host).await;
+    let generation = guest.capture(host, Then::Stay).await;
     guest.kill().await;
     let generation = generation?;
     record::write(&path, &TemplateRecord { generation: generation.id(), shape, created_at_ms: unix_ms() })?;

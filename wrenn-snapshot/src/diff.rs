@@ -45,6 +45,21 @@ pub(crate) fn of_dirty(mut packer: Packer<'_>, view: &[u8], dirty: &[PageRange])
     packer.finish(pages)
 }
 
+/// Packs the `dirty` pages of a file that a guest may be writing: each is read once, so that what is packed is what its
+/// checksum says, whatever becomes of it.
+pub(crate) fn of_running(mut packer: Packer<'_>, file: &File, dirty: &[PageRange]) -> Result<Diff> {
+    let pages = file_pages(file)?;
+    let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
+    for range in dirty {
+        for chunk in chunks(*range) {
+            let bytes = &mut buffer[..bytes_of(chunk.count)];
+            read_file(file, chunk.start, bytes)?;
+            packer.pack(chunk.start.0, bytes, written)?;
+        }
+    }
+    packer.finish(pages)
+}
+
 /// Packs the allocated parts of a sparse file; its holes are clean.
 pub(crate) fn of_sparse(mut packer: Packer<'_>, file: &File) -> Result<Diff> {
     let pages = file_pages(file)?;
@@ -128,8 +143,9 @@ pub(crate) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    pub(crate) fn new(generation: GenerationId, file: &'a mut NewFile) -> Self {
-        Self { generation, file, extents: Vec::new(), page_crcs: Vec::new() }
+    /// Appends to a file that holds the pages of `page_crcs` already.
+    pub(crate) fn new(generation: GenerationId, file: &'a mut NewFile, page_crcs: Vec<u32>) -> Self {
+        Self { generation, file, extents: Vec::new(), page_crcs }
     }
 
     /// Packs consecutive pages. `state_of` is given each page and its offset in `bytes`.

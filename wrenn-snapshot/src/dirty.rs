@@ -3,7 +3,7 @@
 //! ```text
 //! arm ─► guest writes ─► collect ─► pending ─► (diff, publish) ─► commit
 //!              ▲            │
-//!              └────────────┘  if the pause fails, pending stays
+//!              └────────────┘  while the guest runs; and if the pause fails, pending stays
 //! ```
 
 use std::fs::File;
@@ -36,19 +36,23 @@ impl DirtyTracker {
         Ok(Self { pagemap, regions, pending: BitVec::repeat(false, pages) })
     }
 
-    /// Adds the pages that were written since the last call to those that are pending, and protects them again. The
-    /// guest is paused, or the next call finds what this one missed.
+    /// Adds the pages that were written since the last call to those that are pending, protects them again, and says
+    /// which they are: sorted, and apart. What a guest that runs writes meanwhile is found by the next call.
     ///
     /// # Errors
     /// The scan failed. What it had found by then is pending, and nothing is lost.
-    pub fn collect(&mut self) -> Result<()> {
+    pub fn collect(&mut self) -> Result<Vec<PageRange>> {
         let Self { pagemap, regions, pending } = self;
+        let mut found: Vec<PageRange> = Vec::new();
         for region in regions.iter() {
-            Scan::written(region.host_addr..region.host_end())
-                .rearm()
-                .run(pagemap, |run| set(pending, pages_of(region, &run)))?;
+            Scan::written(region.host_addr..region.host_end()).rearm().run(pagemap, |run| {
+                let pages = pages_of(region, &run);
+                set(pending, pages);
+                found.push(pages);
+            })?;
         }
-        Ok(())
+        found.sort_unstable_by_key(|pages| pages.start);
+        Ok(found)
     }
 
     /// Adds pages that the kernel does not report, such as those that the guest

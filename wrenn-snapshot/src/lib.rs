@@ -80,7 +80,7 @@ pub use hand_over::HandOver;
 pub use id::{GenerationId, ParseGenerationIdError};
 pub use options::{BeforeWrite, OnceResident, Populate, ServeOptions, Tracking};
 pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize};
-pub use pending::{BlobWriter, PendingGeneration, WriteReport};
+pub use pending::{BlobWriter, PendingGeneration, SpaceWriter, WriteReport};
 pub use region::{Granule, Region};
 pub use resident::PageLog;
 pub use server::{EndReason, PageServer, ServeEnd};

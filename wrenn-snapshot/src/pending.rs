@@ -1,7 +1,7 @@
 //! A generation that is being written.
 //!
 //! ```text
-//! LocalStore::begin ─► PendingGeneration ─ write_dirty, write_sparse, write_compared, write_blob ─► publish ─► Generation
+//! LocalStore::begin ─► PendingGeneration ─ space_writer ─► add_* ─► seal; write_blob ─► publish ─► Generation
 //!                              └─ drop ─► nothing
 //! ```
 //!
@@ -21,7 +21,7 @@ use std::{
 use crate::{
     diff::{self, Diff, Packer},
     error::{Error, Result},
-    extents::ExtentIndex,
+    extents::{ExtentIndex, Storage},
     files::{DirLock, NewFile, Root},
     format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
     generation::{Generation, MANIFEST_FILE, blob_file},
@@ -46,10 +46,12 @@ pub struct PendingGeneration {
 /// What writing a space stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteReport {
-    /// Pages that went into the data file.
+    /// Pages that have changed, and are not zeros.
     pub data_pages: u64,
     /// Pages that were found to be zeros now.
     pub zero_pages: u64,
+    /// Pages that went into the data file: more than have changed where some were replaced while it was written.
+    pub stored_pages: u64,
 }
 
 impl PendingGeneration {
@@ -65,35 +67,59 @@ impl PendingGeneration {
         self.id
     }
 
-    /// Writes a space that is in memory: the `dirty` pages of `view`, which is the whole space. The others are the
-    /// parent's. The pages must not change meanwhile, so the guest is paused.
+    /// Begins a space, to be written in parts and [sealed](Self::seal) later: packing is quick, and sealing waits for
+    /// the disk.
     ///
     /// # Errors
-    /// The ranges are not sorted and inside the view, the space was written already, or a write failed.
+    /// The space was written already, or its file cannot be made.
+    pub fn space_writer(&self, space: Space) -> Result<SpaceWriter> {
+        if self.has(space) {
+            return Err(Error::invalid(format!("the {} was written already", space.name())));
+        }
+        let file = self.store.root.create_file(self.dir.path.join(space.data_file()))?;
+        let parent = self.parent.clone();
+        Ok(SpaceWriter { space, generation: self.id, parent, file, diff: None, failed: false, sealed: false })
+    }
+
+    /// Makes a space durable and part of the generation.
+    ///
+    /// # Errors
+    /// It is another generation's or has nothing in it, the space was written already, or a write failed.
+    pub fn seal(&mut self, mut writer: SpaceWriter) -> Result<WriteReport> {
+        let diff = writer.diff.take().filter(|_| writer.generation == self.id && !self.has(writer.space));
+        let diff = diff.ok_or_else(|| Error::invalid("this is not an unwritten space of this generation"))?;
+        writer.file.sync()?;
+        let report = diff.report();
+        let written = self.write_header(writer.space, diff)?;
+        writer.sealed = true;
+        self.spaces.push(written);
+        Ok(report)
+    }
+
+    /// Writes a space as [`SpaceWriter::add_dirty`] does, and seals it.
+    ///
+    /// # Errors
+    /// As those two.
     pub fn write_dirty(&mut self, space: Space, view: &[u8], dirty: &[PageRange]) -> Result<WriteReport> {
         self.write_space(space, |packer, _| diff::of_dirty(packer, view, dirty))
     }
 
-    /// Writes a space from a sparse file of its size, whose allocated parts are the changed pages. Its holes are the
-    /// parent's pages, or zeros without a parent. That is the way to store a whole memory file for the first time,
-    /// and a Diff snapshot of Firecracker's. The file's position moves.
+    /// Writes a space as [`SpaceWriter::add_sparse`] does, and seals it.
     ///
     /// # Errors
-    /// The file is not whole pages or cannot be read, the space was written already, or a write failed.
+    /// As those two.
     pub fn write_sparse(&mut self, space: Space, file: &File) -> Result<WriteReport> {
         self.write_space(space, |packer, _| diff::of_sparse(packer, file))
     }
 
-    /// Writes a space from a file of its size, whose holes are zeros: the pages that are not what the parent has. The
-    /// way to store a drive, and memory whose dirty pages are not known. The file's position moves.
+    /// Writes a space as [`SpaceWriter::add_compared`] does, and seals it.
     ///
     /// # Errors
-    /// The file is not whole pages, it or the parent cannot be read, the space was written already, or a write failed.
+    /// As those two.
     pub fn write_compared(&mut self, space: Space, file: &File) -> Result<WriteReport> {
-        self.write_space(space, |packer, parent| match parent.filter(|parent| parent.index(space).is_some()) {
-            Some(parent) => diff::of_comparison(packer, file, &parent.reader(space)?),
-            None => diff::of_sparse(packer, file),
-        })
+        let mut writer = self.space_writer(space)?;
+        writer.add_compared(file)?;
+        self.seal(writer)
     }
 
     /// Stores opaque bytes under a name: lower-case letters, digits, `-` and `_`, at most 64 bytes.
@@ -172,20 +198,9 @@ impl PendingGeneration {
         space: Space,
         pack: impl FnOnce(Packer<'_>, Option<&Generation>) -> Result<Diff>,
     ) -> Result<WriteReport> {
-        if self.has(space) {
-            return Err(Error::invalid(format!("the {} was written already", space.name())));
-        }
-        let mut data = self.store.root.create_file(self.dir.path.join(space.data_file()))?;
-        let packed = pack(Packer::new(self.id, &mut data), self.parent.as_ref());
-        let written = packed.and_then(|diff| {
-            data.sync()?;
-            let report = diff.report();
-            Ok((self.write_header(space, diff)?, report))
-        });
-        // So that the same space can be tried again.
-        let (written, report) = written.inspect_err(|_| data.discard())?;
-        self.spaces.push(written);
-        Ok(report)
+        let mut writer = self.space_writer(space)?;
+        writer.pack(pack)?;
+        self.seal(writer)
     }
 
     fn write_header(&self, space: Space, diff: Diff) -> Result<(SpaceRecord, Arc<ExtentIndex>)> {
@@ -208,8 +223,99 @@ impl PendingGeneration {
 impl Diff {
     fn report(&self) -> WriteReport {
         let pages: u64 = self.index.extents().map(|extent| u64::from(extent.count)).sum();
-        let data_pages = self.page_crcs.len() as u64;
-        WriteReport { data_pages, zero_pages: pages - data_pages }
+        let zeros = self.index.extents().filter(|extent| extent.storage == Storage::Zero);
+        let zero_pages = zeros.map(|extent| u64::from(extent.count)).sum();
+        WriteReport { data_pages: pages - zero_pages, zero_pages, stored_pages: self.page_crcs.len() as u64 }
+    }
+}
+
+/// A space that is being written. What is added later replaces what was added before, which stays in the file unused.
+/// Dropped before it is [sealed](PendingGeneration::seal), it leaves nothing, and the space can be tried again; so has
+/// one to be dropped that failed.
+#[derive(Debug)]
+pub struct SpaceWriter {
+    space: Space,
+    generation: GenerationId,
+    parent: Option<Generation>,
+    file: NewFile,
+    diff: Option<Diff>,
+    /// A part failed, so what is in the file is not known.
+    failed: bool,
+    sealed: bool,
+}
+
+impl SpaceWriter {
+    /// Adds pages of a space that is in memory: the `dirty` pages of `view`, which is the whole space. The others are the
+    /// parent's. The pages must not change meanwhile, so the guest is paused.
+    ///
+    /// # Errors
+    /// The ranges are not sorted and inside the view, or a write failed.
+    pub fn add_dirty(&mut self, view: &[u8], dirty: &[PageRange]) -> Result<()> {
+        self.pack(|packer, _| diff::of_dirty(packer, view, dirty))
+    }
+
+    /// Adds the `dirty` pages of a file of the space's size that a running guest may write meanwhile. What is kept of a
+    /// page that it does write is of no use, so it is found as written afterwards and added again.
+    ///
+    /// # Errors
+    /// The file is not whole pages or cannot be read, the ranges are not sorted, or a write failed.
+    pub fn add_running(&mut self, file: &File, dirty: &[PageRange]) -> Result<()> {
+        self.pack(|packer, _| diff::of_running(packer, file, dirty))
+    }
+
+    /// Adds a sparse file of the space's size, whose allocated parts are the changed pages. Its holes are the parent's
+    /// pages, or zeros without a parent. That is the way to store a whole memory file for the first time, and a Diff
+    /// snapshot of Firecracker's. The file's position moves.
+    ///
+    /// # Errors
+    /// The file is not whole pages or cannot be read, or a write failed.
+    pub fn add_sparse(&mut self, file: &File) -> Result<()> {
+        self.pack(|packer, _| diff::of_sparse(packer, file))
+    }
+
+    /// Adds a file of the space's size, whose holes are zeros: the pages that are not what the parent has. The way to
+    /// store a drive, and memory whose dirty pages are not known. The file's position moves.
+    ///
+    /// # Errors
+    /// The file is not whole pages, it or the parent cannot be read, or a write failed.
+    pub fn add_compared(&mut self, file: &File) -> Result<()> {
+        let space = self.space;
+        self.pack(|packer, parent| match parent.filter(|parent| parent.index(space).is_some()) {
+            Some(parent) => diff::of_comparison(packer, file, &parent.reader(space)?),
+            None => diff::of_sparse(packer, file),
+        })
+    }
+
+    /// How many pages are in its file, those that were replaced included.
+    #[must_use]
+    pub fn stored_pages(&self) -> u64 {
+        self.diff.as_ref().map_or(0, |diff| diff.page_crcs.len() as u64)
+    }
+
+    fn pack(&mut self, pack: impl FnOnce(Packer<'_>, Option<&Generation>) -> Result<Diff>) -> Result<()> {
+        if std::mem::replace(&mut self.failed, true) {
+            return Err(Error::invalid("a part of this space could not be written"));
+        }
+        let (earlier, page_crcs) = match self.diff.take() {
+            Some(Diff { index, page_crcs }) => (Some(index), page_crcs),
+            None => (None, Vec::new()),
+        };
+        let later = pack(Packer::new(self.generation, &mut self.file, page_crcs), self.parent.as_ref())?;
+        let index = match earlier {
+            Some(earlier) => ExtentIndex::merge(&earlier, &later.index),
+            None => later.index,
+        };
+        self.diff = Some(Diff { index, page_crcs: later.page_crcs });
+        self.failed = false;
+        Ok(())
+    }
+}
+
+impl Drop for SpaceWriter {
+    fn drop(&mut self) {
+        if !self.sealed {
+            self.file.discard();
+        }
     }
 }
 

@@ -86,6 +86,10 @@ async fn a_pause_that_fails_leaves_the_sandbox_running() {
 async fn a_machine_that_cannot_go_on_is_ended() {
     let (_dir, host, script) = fake_host().await;
     let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    script.fail(Op::SaveAhead, 1);
+    script.take_log();
+    assert!(sandbox.fork(1).await.is_err());
+    assert_eq!((script.take_log(), sandbox.state()), (vec![Op::SaveAhead], SandboxState::Running), "it never stopped");
     script.fail(Op::Save, 1);
     script.fail(Op::Resume, 1);
     assert!(sandbox.fork(1).await.is_err());

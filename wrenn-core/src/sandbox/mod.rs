@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::AgentClient;
 use crate::command::{Command, Output};
+use crate::guest::SaveReport;
 use crate::step::Step;
 use crate::template::{self, Template, Wanted};
 use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName};
@@ -330,8 +331,8 @@ impl Sandbox {
     }
 
     /// Makes `count` copies of the running sandbox, each with its own identity, clock, randomness and token, and the
-    /// same memory and files. The sandbox goes on; it stands still for as long as it takes to store what it wrote since
-    /// its last pause or fork.
+    /// same memory and files. The sandbox goes on: its memory is copied while it runs, and it stands still for what is
+    /// left then, for its devices and its drive ([`save_report`](Self::save_report)).
     ///
     /// # Errors
     /// The outer error is the parent's, which goes on; each child has a result of its own.
@@ -386,6 +387,14 @@ impl Sandbox {
     /// [`Error::InvalidState`] where it does not run.
     pub async fn restore_report(&self) -> Result<RestoreReport> {
         self.request("report", Request::Report).await
+    }
+
+    /// What the last fork or snapshot of this sandbox took of its time; `None` before the first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run.
+    pub async fn save_report(&self) -> Result<Option<SaveReport>> {
+        self.request("report", Request::SaveReport).await
     }
 
     /// The last 64 KiB that the guest's kernel and the VMM printed.

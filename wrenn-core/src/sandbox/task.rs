@@ -21,7 +21,7 @@ use wrenn_snapshot::Generation;
 
 use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
 use crate::data_dir::FileLock;
-use crate::guest::{Guest, Renewal, blocking};
+use crate::guest::{Guest, Renewal, SaveReport, Then, blocking};
 use crate::step::Step;
 use crate::template::{self, Template};
 use crate::vmm::Exit;
@@ -37,6 +37,7 @@ pub(super) enum Request {
     Kill(Reply<()>),
     SetTtl(Option<Duration>, Reply<()>),
     Report(Reply<RestoreReport>),
+    SaveReport(Reply<Option<SaveReport>>),
     Console(Reply<String>),
     Pid(Reply<u32>),
 }
@@ -149,6 +150,7 @@ impl Task {
                 let none = || Error::failed("report")("this machine was not restored".into());
                 answer(reply, report.ok_or_else(none));
             }
+            Request::SaveReport(reply) => answer(reply, Ok(self.guest.save_report())),
             Request::Console(reply) => answer(reply, Ok(self.guest.machine.console().text())),
             Request::Pid(reply) => answer(reply, Ok(self.guest.machine.pid())),
         }
@@ -179,7 +181,7 @@ impl Task {
 
     async fn pause(&mut self) -> Result<PausedSandbox> {
         self.state.send_replace(SandboxState::Saving);
-        let recorded = match self.guest.capture(&self.host).await {
+        let recorded = match self.guest.capture(&self.host, Then::Stay).await {
             Ok(generation) => self.record(&generation),
             Err(error) => Err(error),
         };
@@ -191,7 +193,9 @@ impl Task {
 
     /// A save that failed leaves the sandbox running; a VM that cannot go on is ended by the caller.
     async fn go_on_after<T>(&mut self, error: Error) -> Result<T> {
-        if let Err(fatal) = self.guest.go_on().await {
+        if self.guest.is_halted()
+            && let Err(fatal) = self.guest.go_on().await
+        {
             tracing::error!(id = %self.fixed.id, error = &fatal as &dyn std::error::Error, "the guest cannot go on");
             self.guest.kill().await;
         }
@@ -212,15 +216,11 @@ impl Task {
         Ok(record)
     }
 
-    /// Stops, captures, and goes on whatever came of it.
+    /// Captures, and goes on whatever came of it.
     async fn capture_and_go_on(&mut self) -> Result<Generation> {
         self.state.send_replace(SandboxState::Saving);
-        match self.guest.capture(&self.host).await {
+        match self.guest.capture(&self.host, Then::GoOn).await {
             Ok(generation) => {
-                if let Err(fatal) = self.guest.go_on().await {
-                    self.guest.kill().await;
-                    return Err(fatal);
-                }
                 self.state.send_replace(SandboxState::Running);
                 Ok(generation)
             }

@@ -14,7 +14,7 @@ use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use wrenn_snapshot::{PAGE_BYTES, PageRange, PendingGeneration, Space, WorkingSet};
+use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
 use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Restore, Vmm};
 use crate::agent::Connector;
@@ -25,6 +25,7 @@ use crate::{Error, RestoreReport, Result};
 pub(crate) enum Op {
     Restore,
     Resume,
+    SaveAhead,
     Stop,
     Save,
     Saved,
@@ -153,10 +154,15 @@ impl Machine for FakeMachine {
         self.script.perform(Op::Stop)
     }
 
-    async fn save(&mut self, mut into: PendingGeneration) -> Result<PendingGeneration> {
+    async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
+        self.script.perform(Op::SaveAhead)?;
+        Ok(memory)
+    }
+
+    async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
         self.script.perform(Op::Save)?;
-        into.write_dirty(Space::Memory, &[7; PAGE_BYTES], &[PageRange::new(0, 1)])?;
-        Ok(into)
+        memory.add_dirty(&[7; PAGE_BYTES], &[PageRange::new(0, 1)])?;
+        Ok((memory, Vec::new()))
     }
 
     fn saved(&mut self) {

@@ -5,7 +5,7 @@
 //!                            ▼         ┌── resume ──┐
 //!  Vmm::restore ─────▶ Machine (stopped)            ▼
 //!                            ▲                   running
-//!                   save ────┘◀──────── stop ───────┘        kill, or the VMM's own end, from anywhere
+//!                   save ────┘◀─ stop ── save_ahead ┘        kill, or the VMM's own end, from anywhere
 //! ```
 
 pub(crate) mod console;
@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration, WorkingSet};
+use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
 use crate::agent::Connector;
 use crate::{Paging, RestoreReport, Result};
@@ -49,6 +49,9 @@ pub(crate) struct MachineShape {
     /// The rate of an emulated guest's clock, which is the host's time stamp counter; `None` under KVM.
     pub(crate) tsc_khz: Option<u32>,
 }
+
+/// The name of the device state among a generation's blobs.
+pub(crate) const STATE_BLOB: &str = "state";
 
 /// The user and group that a VMM runs as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +142,13 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     /// Stops the guest's processors and drains its block devices.
     async fn stop(&mut self) -> Result<()>;
 
-    /// Adds a stopped machine's device state and the memory written since the generation that it came from.
-    async fn save(&mut self, into: PendingGeneration) -> Result<PendingGeneration>;
+    /// Copies memory while the guest runs, until little is left to copy. What the guest writes meanwhile is added by
+    /// [`save`](Self::save).
+    async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter>;
+
+    /// Adds what a stopped machine's guest wrote since the generation that it came from, and was not copied ahead; and
+    /// returns the device state.
+    async fn save(&mut self, memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)>;
 
     /// What the last [`save`](Self::save) wrote is published: the next one counts from there.
     fn saved(&mut self);

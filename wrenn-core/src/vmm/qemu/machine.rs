@@ -10,14 +10,15 @@ use async_trait::async_trait;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, PendingGeneration, WorkingSet};
+use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
 use super::lazy::{LazyMemory, Written};
 use super::process::Process;
 use super::qmp::{Qmp, QmpError};
+use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::{Exit, Machine, Restore};
+use crate::vmm::{Exit, Machine, Restore, STATE_BLOB};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -76,6 +77,11 @@ impl QemuMachine {
         let uri = json!({ "uri": format!("fd:{STATE_FD_NAME}") });
         self.execute("restore the device state", "migrate-incoming", uri).await?;
         self.migrated("restore the device state").await
+    }
+
+    fn memory_file(&self) -> Result<File> {
+        let file = self.memory.fd().try_clone_to_owned().map(File::from);
+        file.map_err(|e| Error::failed("read the guest's memory")(e.into()))
     }
 
     async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
@@ -138,28 +144,34 @@ impl Machine for QemuMachine {
         self.execute("stop the guest", "stop", Value::Null).await.map(drop)
     }
 
-    async fn save(&mut self, mut into: PendingGeneration) -> Result<PendingGeneration> {
+    async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
+        let Origin::Lazy(lazy) = &self.origin else { return Ok(memory) };
+        let (tracker, file) = (lazy.tracker(), self.memory_file()?);
+        blocking("copy the running guest's memory", move || super::lazy::write_ahead(memory, &file, &tracker)).await?
+    }
+
+    async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
         const WHAT: &str = "save the device state";
         let mut state = state_file(WHAT)?;
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
-        self.migrated(WHAT).await?;
-        rewind(&state, WHAT)?;
-        let mut bytes = Vec::new();
-        state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let memory = Arc::clone(&self.memory);
         let written = match &self.origin {
             Origin::Booted => Written::All,
             Origin::Lazy(lazy) => Written::Tracked(lazy.tracker()),
             Origin::Copied(_) => Written::Unknown,
         };
-        tokio::task::spawn_blocking(move || {
-            into.write_blob(STATE_BLOB, &bytes)?;
-            super::lazy::write_memory(&mut into, &memory, written)?;
-            Ok(into)
-        })
-        .await
-        .map_err(|e| Error::failed("save the memory")(e.into()))?
+        // QEMU saves the devices while the memory is copied.
+        let guest_memory = Arc::clone(&self.memory);
+        let copied = blocking("save the memory", move || {
+            super::lazy::write_memory(&mut memory, &guest_memory, written)?;
+            Ok::<_, Error>(memory)
+        });
+        let (copied, migrated) = tokio::join!(copied, self.migrated(WHAT));
+        migrated?;
+        rewind(&state, WHAT)?;
+        let mut bytes = Vec::new();
+        state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
+        Ok((copied??, bytes))
     }
 
     fn saved(&mut self) {
@@ -201,8 +213,6 @@ impl Machine for QemuMachine {
     }
 }
 
-/// The name of the device state among a generation's blobs.
-const STATE_BLOB: &str = "state";
 const STATE_FD_NAME: &str = "state";
 /// Device state is some 50 KB and takes milliseconds.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(30);
