@@ -95,6 +95,51 @@ async fn two_forks_share_memory_and_nothing_that_must_be_unique() {
     }
 }
 
+/// Writes a number to each page of 64 MiB in turn, then the next number. At any one instant the pages hold a number up to
+/// some page, and the number before from there on.
+const WRITER: &str = r"
+import mmap, struct
+f = open('/dev/shm/pages', 'w+b'); f.truncate(64 << 20)
+m = mmap.mmap(f.fileno(), 64 << 20)
+n = 0
+while True:
+    n += 1
+    b = struct.pack('<Q', n)
+    for at in range(0, 64 << 20, 4096): m[at:at + 8] = b
+    if n == 1: print('ready', flush=True)
+";
+/// Stops the writer, and says whether that holds.
+const CHECK: &str = r"
+import os, struct, subprocess, sys
+subprocess.run(['pkill', '-STOP', '-f', 'writer.py'], check=True)
+data = open('/dev/shm/pages', 'rb').read()
+numbers = [struct.unpack_from('<Q', data, at)[0] for at in range(0, len(data), 4096)]
+steps = [(i, a, b) for i, (a, b) in enumerate(zip(numbers, numbers[1:])) if a != b]
+print('one instant' if len(steps) <= 1 and all(a == b + 1 for _, a, b in steps) else f'torn: {steps[:5]} of {len(steps)}')
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_under_hard_writing_is_the_image_of_one_instant() {
+    vm_test_or_return!();
+    let (_host, parent) = common::sandbox().await;
+    parent.write_file("/home/user/writer.py", WRITER).await.unwrap();
+    parent.write_file("/home/user/check.py", CHECK).await.unwrap();
+    run(&parent, "nohup python3 writer.py > out 2>&1 & until grep -q ready out; do sleep 0.1; done").await;
+    for round in 0..4 {
+        let children = all(parent.fork(2).await.unwrap()).await;
+        let report = parent.save_report().await.unwrap().unwrap();
+        println!("round {round}: {report:?}");
+        for child in children {
+            assert_eq!(run(&child, "python3 check.py").await, "one instant", "round {round}");
+            child.kill().await.unwrap();
+        }
+    }
+    let paused = parent.pause().await.unwrap();
+    let resumed = paused.resume().await.unwrap();
+    assert_eq!(run(&resumed, "python3 check.py").await, "one instant");
+    resumed.kill().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
     vm_test_or_return!();
