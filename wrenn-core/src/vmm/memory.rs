@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use memmap2::Mmap;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
@@ -51,6 +51,13 @@ impl GuestMemory {
 
     pub(crate) fn len_bytes(&self) -> usize {
         self.len_bytes
+    }
+
+    /// Makes it all zeros that take no memory: a page that is there already would never be asked for.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let len = i64::try_from(self.len_bytes).map_err(io::Error::other)?;
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(&self.fd, flags, 0, len)?)
     }
 
     pub(crate) fn map(&self) -> io::Result<Mmap> {

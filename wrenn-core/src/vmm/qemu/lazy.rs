@@ -41,6 +41,8 @@ impl LazyMemory {
         let (memory, from) = (Arc::clone(memory), from.clone());
         blocking(WHAT, move || {
             let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
+            // What the VMM wrote while it started is not the guest's.
+            memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
             arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
             let tracker = Arc::new(Mutex::new(DirtyTracker::new(pagemap, vec![region])?));
