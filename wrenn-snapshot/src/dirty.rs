@@ -26,7 +26,7 @@ pub struct DirtyTracker {
 }
 
 impl DirtyTracker {
-    /// Tracks regions that were [armed](arm). `pagemap` is `/proc/<pid>/pagemap` of the VMM.
+    /// Tracks regions that were [armed](crate::arm). `pagemap` is `/proc/<pid>/pagemap` of the VMM.
     ///
     /// # Errors
     /// The regions are not whole pages or overlap.
