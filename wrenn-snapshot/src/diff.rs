@@ -64,7 +64,7 @@ pub(crate) fn of_running(mut packer: Packer<'_>, file: &File, dirty: &[PageRange
 pub(crate) fn of_sparse(mut packer: Packer<'_>, file: &File) -> Result<Diff> {
     let pages = file_pages(file)?;
     let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
-    for segment in Segments::new(file, pages) {
+    for segment in Segments::new(file, PageRange::new(0, pages)) {
         for chunk in chunks(segment?) {
             let bytes = &mut buffer[..bytes_of(chunk.count)];
             read_file(file, chunk.start, bytes)?;
@@ -80,7 +80,7 @@ pub(crate) fn of_comparison(mut packer: Packer<'_>, file: &File, parent: &Genera
     let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
     let mut before = vec![0; bytes_of(CHUNK_PAGES)];
     let mut cursor = 0;
-    for segment in Segments::new(file, pages) {
+    for segment in Segments::new(file, PageRange::new(0, pages)) {
         let segment = segment?;
         packer.pack_hole(cursor, segment.start.0, parent.index());
         cursor = segment.start.0 + segment.count;
@@ -221,15 +221,16 @@ impl<'a> Packer<'a> {
 }
 
 /// The allocated parts of a file, widened to whole pages. Moves the file's position.
-struct Segments<'a> {
+pub(crate) struct Segments<'a> {
     file: &'a File,
     pages: u32,
     next: u32,
 }
 
 impl<'a> Segments<'a> {
-    fn new(file: &'a File, pages: u32) -> Self {
-        Self { file, pages, next: 0 }
+    /// Those among some pages.
+    pub(crate) fn new(file: &'a File, among: PageRange) -> Self {
+        Self { file, pages: among.start.0 + among.count, next: among.start.0 }
     }
 
     fn find_next(&self) -> std::result::Result<Option<PageRange>, Errno> {

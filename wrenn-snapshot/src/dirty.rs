@@ -6,13 +6,14 @@
 //!              └────────────┘  while the guest runs; and if the pause fails, pending stays
 //! ```
 
-use std::fs::File;
+use std::{fs::File, ops::Range};
 
 use bitvec::vec::BitVec;
 
 use crate::{
+    diff::Segments,
     error::Result,
-    page::PageRange,
+    page::{PageIndex, PageRange},
     region::{Region, Regions},
     sys::pagemap::Scan,
 };
@@ -22,6 +23,8 @@ use crate::{
 pub struct DirtyTracker {
     pagemap: File,
     regions: Regions,
+    /// The memory, where its holes are pages that never were.
+    file: Option<File>,
     pending: BitVec,
 }
 
@@ -33,7 +36,17 @@ impl DirtyTracker {
     pub fn new(pagemap: File, regions: Vec<Region>) -> Result<Self> {
         let regions = Regions::new(regions)?;
         let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
-        Ok(Self { pagemap, regions, pending: BitVec::repeat(false, pages) })
+        Ok(Self { pagemap, regions, file: None, pending: BitVec::repeat(false, pages) })
+    }
+
+    /// Tracks regions that map `file`, a memfd, and were [armed as such](crate::arm_file). A hole in the file is a page
+    /// that was never put in place, and has not been written. So nobody punches holes into it, or
+    /// [marks](Self::mark) what was punched.
+    ///
+    /// # Errors
+    /// The regions are not whole pages or overlap.
+    pub fn of_file(pagemap: File, regions: Vec<Region>, file: File) -> Result<Self> {
+        Ok(Self { file: Some(file), ..Self::new(pagemap, regions)? })
     }
 
     /// Adds the pages that were written since the last call to those that are pending, protects them again, and says
@@ -42,14 +55,20 @@ impl DirtyTracker {
     /// # Errors
     /// The scan failed. What it had found by then is pending, and nothing is lost.
     pub fn collect(&mut self) -> Result<Vec<PageRange>> {
-        let Self { pagemap, regions, pending } = self;
+        let Self { pagemap, regions, file, pending } = self;
         let mut found: Vec<PageRange> = Vec::new();
         for region in regions.iter() {
-            Scan::written(region.host_addr..region.host_end()).rearm().run(pagemap, |run| {
-                let pages = pages_of(region, &run);
-                set(pending, pages);
-                found.push(pages);
-            })?;
+            let there = match file {
+                Some(file) => data_of(file, region)?,
+                None => std::iter::once(region.host_addr..region.host_end()).collect(),
+            };
+            for addresses in there {
+                Scan::written(addresses).rearm().run(pagemap, |run| {
+                    let pages = pages_of(region, &run);
+                    set(pending, pages);
+                    found.push(pages);
+                })?;
+            }
         }
         found.sort_unstable_by_key(|pages| pages.start);
         Ok(found)
@@ -81,6 +100,18 @@ impl DirtyTracker {
     pub fn commit(&mut self) {
         self.pending.fill(false);
     }
+}
+
+/// The addresses of a region at which its file has data.
+fn data_of(file: &File, region: &Region) -> Result<Vec<Range<u64>>> {
+    let mut data = Vec::new();
+    for segment in Segments::new(file, region.pages()) {
+        let segment = segment?;
+        data.push(
+            region.addr_of(segment.start)..region.addr_of(segment.start) + PageIndex(segment.count).byte_offset(),
+        );
+    }
+    Ok(data)
 }
 
 /// The pages of the memory space that a run of addresses in a region is.

@@ -69,7 +69,7 @@ mod store;
 mod sys;
 mod working_set;
 
-pub use arm::{adopt, arm, protect_again};
+pub use arm::{adopt, arm, arm_file, protect_again};
 pub use compact::{CompactPolicy, Compaction};
 pub use counters::{RestoreReport, ServeCounters};
 pub use dirty::DirtyTracker;

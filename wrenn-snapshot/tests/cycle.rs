@@ -30,6 +30,17 @@ const LIVES: [&[(u32, u32)]; 5] = [
 
 #[test]
 fn five_pauses_and_resumes_keep_every_page() {
+    let name = "five_pauses_and_resumes_keep_every_page";
+    keeps_every_page(|| Guest::armed(name, PAGES, Features::SERVE_AND_TRACK));
+}
+
+#[test]
+fn five_pauses_and_resumes_of_a_file_keep_every_page() {
+    let name = "five_pauses_and_resumes_of_a_file_keep_every_page";
+    keeps_every_page(|| Guest::armed_file(name, PAGES, Features::SERVE_AND_TRACK));
+}
+
+fn keeps_every_page(start: impl Fn() -> Option<(Guest, OwnedFd, DirtyTracker)>) {
     let dir = tempfile::tempdir().expect("a directory");
     let store = LocalStore::open(dir.path()).expect("a store");
     let mut model: Vec<u8> =
@@ -40,9 +51,7 @@ fn five_pauses_and_resumes_keep_every_page() {
     let mut generation = pending.publish(b"").expect("published");
 
     for life in LIVES {
-        let features = Features::SERVE_AND_TRACK;
-        let name = "five_pauses_and_resumes_keep_every_page";
-        let Some((mut guest, uffd, mut tracker)) = Guest::armed(name, PAGES, features) else { return };
+        let Some((mut guest, uffd, mut tracker)) = start() else { return };
         let uffd = live(&mut guest, uffd, &generation, &mut model, life);
         generation = pause(&guest, &mut tracker, &store, &generation, life);
         drop(uffd);

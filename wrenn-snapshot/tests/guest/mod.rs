@@ -20,7 +20,7 @@ use nix::sys::{
     memfd::{MFdFlags, memfd_create},
     socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
-use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, create_uffd};
+use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, create_uffd};
 
 mod huge;
 mod inside;
@@ -138,6 +138,18 @@ impl Guest {
         }
         let tracker = DirtyTracker::new(guest.pagemap(), vec![guest.region]).expect("the region is whole pages");
         Some((guest, uffd, tracker))
+    }
+
+    /// Starts a guest whose memory is tracked by the holes of its file.
+    pub(crate) fn armed_file(test: &str, pages: u32, features: Features) -> Option<(Self, OwnedFd, DirtyTracker)> {
+        let (guest, uffd) = Self::start_on(test, Backing::Shared, pages)?;
+        if let Err(error) = arm_file(uffd.as_fd(), &[guest.region], features) {
+            skipped(test, Backing::Shared, &error);
+            return None;
+        }
+        let file = guest.memory.try_clone().expect("a descriptor is free");
+        let tracker = DirtyTracker::of_file(guest.pagemap(), vec![guest.region], file);
+        Some((guest, uffd, tracker.expect("the region is whole pages")))
     }
 
     pub(crate) fn pagemap(&self) -> File {

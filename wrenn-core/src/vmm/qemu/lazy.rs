@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::unistd::Pid;
 use wrenn_snapshot::{
     DirtyTracker, Features, PageServer, Region, RestoreReport, ServeCounters, ServeOptions, Space, SpaceWriter,
-    StopHandle, TouchedPages, WorkingSet, arm,
+    StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
 use super::process::{Attendance, Process};
@@ -43,9 +43,10 @@ impl LazyMemory {
             let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
             // What the VMM wrote while it started is not the guest's.
             memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
-            arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
+            arm_file(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
-            let tracker = Arc::new(Mutex::new(DirtyTracker::new(pagemap, vec![region])?));
+            let file = memory.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?.into();
+            let tracker = Arc::new(Mutex::new(DirtyTracker::of_file(pagemap, vec![region], file)?));
             let paging = from.paging;
             let record_pages_max = if from.working_set.is_none() { RECORD_PAGES_MAX } else { 0 };
             let options = ServeOptions {
