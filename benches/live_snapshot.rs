@@ -2,7 +2,6 @@
 
 use wrenn_core::{Host, Sandbox};
 
-#[path = "../wrenn-snapshot/benches/support/mod.rs"]
 mod support;
 use support::{Goal, report, report_percentiles};
 

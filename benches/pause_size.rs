@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use wrenn_core::{Host, Sandbox};
 
-#[path = "../wrenn-snapshot/benches/support/mod.rs"]
 mod support;
 use support::{Goal, report, report_percentiles};
 

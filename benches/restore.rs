@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use wrenn_core::{Error, Host, Paging, PausedSandbox, RestoreReport, Sandbox};
 
-#[path = "../wrenn-snapshot/benches/support/mod.rs"]
 mod support;
 use support::{Goal, report_percentiles};
 

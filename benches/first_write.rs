@@ -10,7 +10,7 @@ use wrenn_snapshot::{
     create_uffd,
 };
 
-#[path = "../tests/guest/mod.rs"]
+#[path = "../wrenn-snapshot/tests/guest/mod.rs"]
 mod guest;
 mod support;
 

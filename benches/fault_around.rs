@@ -7,7 +7,7 @@ use guest::{Guest, Order, serving::Serving};
 use support::{Goal, report};
 use wrenn_snapshot::{Features, Generation, LocalStore, PageServer, ServeOptions, Space, create_uffd};
 
-#[path = "../tests/guest/mod.rs"]
+#[path = "../wrenn-snapshot/tests/guest/mod.rs"]
 mod guest;
 mod memory;
 mod support;
