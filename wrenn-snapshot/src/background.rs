@@ -1,4 +1,4 @@
-//! What a page server puts in place that nobody waits for, and in what order. Pure: it makes no call and reads no clock.
+//! What a page server puts in place that nobody waits for, and in what order. Pure: no calls, no clock.
 //!
 //! ```text
 //!  jobs: the working set, in order ─► the rest, if it is wanted ─► none
@@ -109,11 +109,11 @@ impl Chunk {
     }
 }
 
-/// 128 KiB, when no fault waits. Larger ones are a tenth faster, and a fault waits longer behind one: 150 us at 256 KiB.
+/// 128 KiB, when no fault waits. A fault that comes meanwhile waits for the rest of it.
 pub(crate) const CHUNK_PAGES: u32 = 32;
 /// 64 KiB, after faults: as much as the fault itself brought, so that of two windows of a working set one is read ahead
-/// even if the guest does nothing but wait for the next. At 256 KiB, a fault beside it takes ten times as long as alone;
-/// at 64 KiB, four times.
+/// even if the guest does nothing but wait for the next. A fault outside of the working set takes four times as long as
+/// alone then; with 256 KiB it took ten times as long.
 pub(crate) const CHUNK_PAGES_BETWEEN_FAULTS: u32 = 16;
 
 #[cfg(test)]

@@ -13,19 +13,20 @@ use crate::{
 pub struct ServeOptions {
     /// How much to put in place around a page that is touched, in bytes, aligned to itself; at most 1 MiB. 64 KiB by
     /// default. More makes a restore faster that touches pages near each other, and uses more memory.
-    // A touched page's mean cost in microseconds, from a stored generation in the page cache, in another process, on two
-    // processors (benches/fault_around.rs), and the wait that 99 in 100 touches stay under:
+    // What a touched page costs in the mean, in microseconds, from a stored generation in the page cache, in another
+    // process, on two processors; and the wait that 99 in 100 touches of the last guest stay under. One run of
+    // benches/fault_around.rs:
     //
-    //     window            4 KiB  16 KiB  32 KiB  64 KiB  256 KiB  1 MiB
-    //     all, in order      13.0     5.6     4.3     3.6      2.8    2.7
-    //     all, no order      13.3     5.8     4.8     3.6      3.0    3.0
-    //     every 16th page      12      20      23      35       36     41
-    //     99 in 100            21      26      42      56      145    650
+    //     window                     4 KiB  16 KiB  32 KiB  64 KiB  256 KiB  1 MiB
+    //     all pages, in order         12.8     4.7     3.4     2.7      2.3    2.1
+    //     all pages, no order         11.9     5.3     3.8     3.2      2.5    2.4
+    //     every 16th page, no order   12.8    17.7    22.9    29.9     37.1   35.8
+    //     its 99th percentile           45      59      72     104      199    616
     //
-    // At 64 KiB nine tenths of the gain are made. A page whose neighbours nobody wants costs 23 us more than alone, and
-    // each neighbour that is wanted saves 9.5, so three of fifteen pay for all. Waits are still those of a slow fault.
-    // Installing the page alone first, and its neighbours once its thread runs, was slower: the thread's next fault
-    // waited for them.
+    // At 64 KiB nine tenths of the gain are made. A page whose neighbours nobody wants costs 17 us more than alone, and
+    // each neighbour that is wanted saves some 9, so two of fifteen pay for all. Beyond it waits grow faster than the
+    // gain. Installing the page alone first, and its neighbours once its thread runs, was no faster: the thread's next
+    // fault waited for them.
     pub fault_around_bytes: u32,
     /// How often a page is read before the server gives up, at least 1. 3 by default. Damage is not tried again.
     pub read_attempts_max: u32,
@@ -37,10 +38,10 @@ pub struct ServeOptions {
     /// What to do before the guest writes to a page that is in place, with [`Tracking::Sync`]. Nothing by default.
     pub before_write: Option<BeforeWrite>,
     /// How many of the pages that the guest touches are [recorded](crate::PageServer::touched_pages), at most. None by
-    /// default. Costs some 20 ns a fault, and 8 bytes for each run of pages.
+    /// default. Costs a lock that is free for each fault, and 8 bytes for each run of pages.
     pub record_pages_max: u32,
-    /// Pages to put in place between faults, in this order. None by default. A fault waits for one chunk of it at
-    /// most, some tenth of a millisecond.
+    /// Pages to put in place between faults, in this order. None by default. A fault that comes
+    /// meanwhile waits for one chunk of it at most: four times as long as alone, in the mean.
     pub prefetch: Option<WorkingSet>,
     /// What becomes of the pages that neither a fault nor the prefetch asks for. They stay away by default.
     pub populate: Populate,
@@ -56,8 +57,8 @@ pub enum Tracking {
     #[default]
     Async,
     /// The first write to each page waits for the server, which keeps it in
-    /// [`written_pages`](crate::PageServer::written_pages). It takes a descriptor without asynchronous protection, whose
-    /// regions are [adopted](crate::adopt), and one round trip for each page.
+    /// [`written_pages`](crate::PageServer::written_pages). It takes a descriptor without asynchronous protection,
+    /// whose regions are [adopted](crate::adopt), and one round trip for each page.
     Sync,
     /// It does not, or the VMM knows. All pages are installed writable.
     Untracked,

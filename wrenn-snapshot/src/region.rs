@@ -13,8 +13,8 @@ pub enum Granule {
     /// 4 KiB: private and shared memory.
     #[default]
     Kib4,
-    /// 2 MiB: hugetlbfs. A fault costs some fifty times as much and a memory has 512 times fewer, and one byte written
-    /// makes 2 MiB dirty.
+    /// 2 MiB: hugetlbfs. A memory has 512 times fewer faults, each brings 512 times as much, and one byte written makes
+    /// 2 MiB dirty.
     Mib2,
 }
 

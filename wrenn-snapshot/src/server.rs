@@ -15,12 +15,13 @@
 //!
 //! # Background
 //! Prefetch and population share the server's thread. They get a chunk when no event waits, and prefetch a smaller one
-//! after each batch of faults too, so a fault waits behind one chunk at most: some 60 us. That matters while the working
-//! set is read, which are some tens of milliseconds, and for faults outside of it, which are few.
+//! after each batch of faults too, so a fault waits behind one chunk at most. That matters while the working set is
+//! read, which is some tens of milliseconds, and for faults outside of it, which are few: each takes some 55 us then
+//! instead of 13, and 160 at the 99th percentile.
 //!
-//! A second thread would let those faults by (measured: 20 us a fault instead of 50, if a processor is idle, and no
-//! difference if none is). But a page that is discarded between its being read and its being copied must not come back,
-//! so either thread would have to wait for the other's copy before it may read an event. That is the same wait.
+//! With a second thread that copies, they take some 25 us (benches/prefetch.rs has both). But a page that is discarded
+//! between its being read and its being copied must not come back, so either thread would have to wait for the other's
+//! copy before it may read an event. That is the same wait, and a lock.
 //!
 //! # Detaching
 //! Once every page is in place no fault is left to serve, and [`OnceResident::End`](crate::OnceResident) ends the
@@ -137,8 +138,8 @@ impl PageServer {
         Arc::clone(&self.filler.resident.removed_log)
     }
 
-    /// The pages that the guest writes first, with [`Tracking::Sync`], and those that it discards and touches again. One
-    /// can be there twice; one that two threads touch at once can be there and be unwritten.
+    /// The pages that the guest writes first, with [`Tracking::Sync`], and those that it discards and touches again.
+    /// One can be there twice; one that two threads touch at once can be there and be unwritten.
     #[must_use]
     pub fn written_pages(&self) -> Arc<PageLog> {
         Arc::clone(&self.filler.resident.written_log)
