@@ -84,7 +84,7 @@ fn requirements_name_a_package_for_each_program() {
 fn a_build_makes_again_only_what_changed() -> Result<()> {
     if std::env::var_os("WRENN_TEST_IMAGE_BUILD").is_none() {
         let reason = "WRENN_TEST_IMAGE_BUILD is not set (takes two minutes, root and network)";
-        writeln!(io::stderr(), "skipped: {reason}")?;
+        writeln!(io::stderr(), "skipped: a_build_makes_again_only_what_changed: {reason}")?;
         return Ok(());
     }
     let data_dir = tempfile::tempdir()?;

@@ -170,7 +170,7 @@ mod tests {
         let mut child = match child {
             Ok(child) => child,
             Err(error) => {
-                writeln!(io::stderr(), "skipped: cpio cannot be run: {error}")?;
+                writeln!(io::stderr(), "skipped: cpio_lists_what_was_packed: cpio cannot be run: {error}")?;
                 return Ok(());
             }
         };
