@@ -168,7 +168,7 @@ impl Guest {
         let restore = Restore {
             generation: from.clone(),
             paging: host.0.paging,
-            working_set: (host.0.paging == Paging::Lazy).then(|| working_set(host, &from)).flatten(),
+            working_set: (host.0.paging == Paging::Lazy).then(|| working_set(host, from.id())).flatten(),
         };
         let started = host.0.vmm.restore(&state.shape, parts, restore);
         // The drive is filled while the VMM starts.
@@ -242,6 +242,7 @@ impl Guest {
         };
         let generation = blocking("publish the snapshot", publish).await??;
         self.machine.saved();
+        self.hand_on_working_set(host, generation.id());
         self.parent = Some(generation.clone());
         Ok(generation)
     }
@@ -282,6 +283,15 @@ impl Guest {
         };
         if let Err(error) = touched.store(&path) {
             tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not kept");
+        }
+    }
+
+    /// What was touched after one restore is what will be touched after the next, of the same guest a little later.
+    fn hand_on_working_set(&self, host: &Host, to: GenerationId) {
+        self.keep_working_set(host);
+        let Some(touched) = self.restored_from.and_then(|from| working_set(host, from)) else { return };
+        if let Err(error) = touched.store(&working_set_path(host, to)) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not handed on");
         }
     }
 
@@ -343,8 +353,8 @@ fn working_set_path(host: &Host, generation: GenerationId) -> PathBuf {
 }
 
 /// It is a hint: without it, or with a damaged one, pages come in as they are touched.
-fn working_set(host: &Host, generation: &Generation) -> Option<WorkingSet> {
-    WorkingSet::load(&working_set_path(host, generation.id())).unwrap_or_else(|error| {
+fn working_set(host: &Host, generation: GenerationId) -> Option<WorkingSet> {
+    WorkingSet::load(&working_set_path(host, generation)).unwrap_or_else(|error| {
         tracing::warn!(error = &error as &dyn std::error::Error, "the working set is not used");
         None
     })
