@@ -45,7 +45,7 @@ impl Holdings {
 
     /// Waits for what ends a moment later than the call that ended it.
     async fn settled(data_dir: &Path, expected: &Self) -> Self {
-        for _ in 0..50 {
+        for _ in 0..250 {
             let now = Self::now(data_dir);
             if now == *expected {
                 return now;
