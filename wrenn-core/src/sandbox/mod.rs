@@ -1,5 +1,6 @@
 //! A sandbox: the handle that programs hold. One task owns what is behind it ([`task`]); handles send it requests.
 
+mod builder;
 #[cfg(test)]
 mod lifecycle_tests;
 mod paused;
@@ -16,13 +17,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::agent::AgentClient;
 use crate::command::{Command, Output};
 use crate::guest::SaveReport;
-use crate::step::Step;
-use crate::template::{self, Template, Wanted};
+use crate::template::Template;
 use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName};
 
+pub use builder::SandboxBuilder;
 pub(crate) use paused::PausedRecord;
 pub use paused::PausedSandbox;
-use task::{Request, Task};
+use task::Request;
 
 /// A running sandbox. Clones are the same sandbox.
 ///
@@ -145,93 +146,6 @@ impl Fixed {
     }
 }
 
-/// Options of [`Sandbox::builder`].
-#[derive(Debug, Clone)]
-pub struct SandboxBuilder {
-    host: Host,
-    template: String,
-    wanted: Wanted,
-    envs: BTreeMap<String, String>,
-    labels: BTreeMap<String, String>,
-    ttl: Option<Duration>,
-    on_expiry: OnExpiry,
-}
-
-impl SandboxBuilder {
-    /// Virtual processors, 1 to 32. Default: the template's; 1 for an image. Each other number is one more boot of the
-    /// image, once.
-    #[must_use]
-    pub fn vcpus(mut self, vcpus: u32) -> Self {
-        self.wanted.vcpus = Some(vcpus);
-        self
-    }
-
-    /// Memory in MiB, 128 to 65,536. Default: the template's; 512 for an image. It costs the host what the guest
-    /// touches. Each other size is one more boot of the image, once.
-    #[must_use]
-    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
-        self.wanted.memory_mib = Some(memory_mib);
-        self
-    }
-
-    /// Adds a variable to the environment of every command. Kept across pauses.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.envs.insert(name.into(), value.into());
-        self
-    }
-
-    /// Notes something for whoever lists sandboxes. Kept across pauses.
-    #[must_use]
-    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.labels.insert(name.into(), value.into());
-        self
-    }
-
-    /// Ends the sandbox after this long, counted from its create and anew from each resume. Default: never.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-
-    /// What then becomes of it. Default: [`OnExpiry::Kill`].
-    #[must_use]
-    pub fn on_expiry(mut self, on_expiry: OnExpiry) -> Self {
-        self.on_expiry = on_expiry;
-        self
-    }
-
-    /// Creates the sandbox.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for an unknown template, [`Error::InvalidInput`] for a shape outside the limits,
-    /// [`Error::Host`] where the machine lacks something, [`Error::Corrupt`] for a damaged template.
-    ///
-    /// # Cancel-Safety
-    /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next
-    /// create.
-    pub async fn create(self) -> Result<Sandbox> {
-        let template: TemplateName = self.template.parse()?;
-        crate::command::check_envs(&self.envs)?;
-        let host = self.host;
-        host.0.observer.at(Step::Load)?;
-        let generation = Template::generation(&host, &template, self.wanted).await?;
-        let shape = crate::guest::GuestState::of(&generation)?.shape;
-        let fixed = Fixed {
-            id: SandboxId::random(),
-            template,
-            vcpus: shape.vcpus,
-            memory_mib: shape.memory_mib,
-            envs: self.envs,
-            labels: self.labels,
-            lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry }),
-            created_at_ms: template::unix_ms(),
-        };
-        Task::start(&host, generation, fixed, None).await
-    }
-}
-
 impl Sandbox {
     /// Creates a sandbox with the template's processors and memory.
     ///
@@ -247,15 +161,7 @@ impl Sandbox {
     /// Sets options first.
     #[must_use]
     pub fn builder(host: &Host, template: &str) -> SandboxBuilder {
-        SandboxBuilder {
-            host: host.clone(),
-            template: template.to_owned(),
-            wanted: Wanted::default(),
-            envs: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            ttl: None,
-            on_expiry: OnExpiry::Kill,
-        }
+        SandboxBuilder::new(host, template)
     }
 
     /// The identity, which is also the guest's host name.
