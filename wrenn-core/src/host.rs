@@ -229,13 +229,20 @@ impl Host {
     /// [`Error::Failed`] where a record cannot be read, [`Error::Corrupt`] where what it names is damaged: then nothing
     /// is deleted.
     pub fn collect_garbage(&self) -> Result<()> {
-        // One collector at a time, and no record is written between the listing and the deleting that it leads to.
+        // One collector at a time, and no record is written between the listing and the deleting: see `keep`.
         let _collecting = self.0.data.lock(COLLECT_LOCK)?;
         let removed = self.0.store.collect(&self.roots()?)?;
         if !removed.is_empty() {
             tracing::debug!(count = removed.len(), "collected generations");
         }
         Ok(())
+    }
+
+    /// Writes a record that keeps a generation, which the caller has in hand until this returns. A collection that began
+    /// before has then seen that it is in hand, and one that begins later sees the record. Blocks.
+    pub(crate) fn keep(&self, path: &Path, record: &impl serde::Serialize) -> Result<()> {
+        let _no_collection = self.0.data.lock(COLLECT_LOCK)?;
+        record::write(path, record)
     }
 
     /// Collects garbage where nobody asked for it: what is left is left for the next time.

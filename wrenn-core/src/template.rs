@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use wrenn_snapshot::{Generation, GenerationId};
 
-use crate::guest::{Guest, Then};
+use crate::guest::{Guest, Then, blocking};
 use crate::image::Image;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
@@ -108,7 +108,7 @@ impl Template {
         shape: &MachineShape,
     ) -> Result<Self> {
         let snapshot = TemplateRecord { generation: generation.id(), shape: shape.clone(), created_at_ms: unix_ms() };
-        record::write(&host.0.data.template(name), &snapshot)?;
+        host.keep(&host.0.data.template(name), &snapshot)?;
         Ok(Self { name: name.clone(), snapshot: Some(snapshot) })
     }
 
@@ -161,7 +161,9 @@ async fn booted(host: &Host, image: &Image, shape: MachineShape) -> Result<Gener
     let generation = guest.capture(host, Then::Stay).await;
     guest.kill().await;
     let generation = generation?;
-    record::write(&path, &TemplateRecord { generation: generation.id(), shape, created_at_ms: unix_ms() })?;
+    let record = TemplateRecord { generation: generation.id(), shape, created_at_ms: unix_ms() };
+    let keeper = host.clone();
+    blocking("record the booted template", move || keeper.keep(&path, &record)).await??;
     forget_outdated(host, image)?;
     Ok(generation)
 }

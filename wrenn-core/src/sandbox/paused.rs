@@ -99,7 +99,7 @@ impl PausedSandbox {
         let compaction = store.compact(&store.load(record.generation)?, CompactPolicy::default())?;
         if compaction.generation.id() != record.generation {
             let record = PausedRecord { generation: compaction.generation.id(), ..record };
-            record::write(&self.host.0.data.sandbox(self.id()), &record)?;
+            self.host.keep(&self.host.0.data.sandbox(self.id()), &record)?;
         }
         drop((lock, compaction.generation));
         self.host.tidy();

@@ -182,7 +182,7 @@ impl Task {
     async fn pause(&mut self) -> Result<PausedSandbox> {
         self.state.send_replace(SandboxState::Saving);
         let recorded = match self.guest.capture(&self.host, Then::Stay).await {
-            Ok(generation) => self.record(&generation),
+            Ok(generation) => self.record(generation).await,
             Err(error) => Err(error),
         };
         match recorded {
@@ -202,7 +202,7 @@ impl Task {
         Err(error)
     }
 
-    fn record(&mut self, generation: &Generation) -> Result<PausedRecord> {
+    async fn record(&mut self, generation: Generation) -> Result<PausedRecord> {
         if self.lock.is_none() {
             self.lock = self.host.0.data.try_lock(self.fixed.id.as_str())?;
         }
@@ -212,8 +212,13 @@ impl Task {
             paused_at_ms: template::unix_ms(),
             stored_bytes: generation.bytes_on_disk()?,
         };
-        record::write(&self.host.0.data.sandbox(&self.fixed.id), &record)?;
-        Ok(record)
+        let (host, path) = (self.host.clone(), self.host.0.data.sandbox(&self.fixed.id));
+        blocking("record the pause", move || {
+            let kept = host.keep(&path, &record);
+            drop(generation);
+            kept.map(|()| record)
+        })
+        .await?
     }
 
     /// Captures, and goes on whatever came of it.
@@ -240,7 +245,9 @@ impl Task {
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
         Template::check_free(&self.host, name)?;
         let generation = self.capture_and_go_on().await?;
-        Template::name_snapshot(&self.host, name, &generation, &self.guest.state.shape)
+        let (host, name, shape) = (self.host.clone(), name.clone(), self.guest.state.shape.clone());
+        let keep = move || Template::name_snapshot(&host, &name, &generation, &shape);
+        blocking("record the snapshot", keep).await?
     }
 
     fn forget(&mut self) -> Result<()> {
