@@ -11,7 +11,9 @@
 pub(crate) mod console;
 #[cfg(test)]
 pub(crate) mod fake;
+mod inject;
 pub(crate) mod memory;
+mod process;
 pub(crate) mod qemu;
 pub(crate) mod tsc;
 

@@ -11,10 +11,10 @@ use wrenn_snapshot::{
     StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
-use super::process::{Attendance, Process};
 use crate::guest::blocking;
 use crate::vmm::Restore;
 use crate::vmm::memory::GuestMemory;
+use crate::vmm::process::{Attendance, Process};
 use crate::{Error, Paging, Result};
 
 #[derive(Debug)]

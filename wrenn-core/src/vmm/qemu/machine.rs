@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
 use super::lazy::{LazyMemory, Written};
-use super::process::Process;
 use super::qmp::{Qmp, QmpError};
 use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
+use crate::vmm::process::Process;
 use crate::vmm::{Exit, Machine, Restore, STATE_BLOB};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 

@@ -1,10 +1,8 @@
 //! The QEMU driver: an unpatched `qemu-system-x86_64`, the `microvm` machine, under KVM or software emulation.
 
 mod args;
-mod inject;
 mod lazy;
 mod machine;
-mod process;
 mod qmp;
 
 use std::io;
@@ -18,9 +16,9 @@ use wrenn_snapshot::{Generation, Space};
 
 use self::args::Start;
 use self::machine::QemuMachine;
-use self::process::{Launch, Process};
 use self::qmp::Qmp;
 use super::memory::GuestMemory;
+use super::process::{Launch, Process};
 use super::{BootMedia, Machine, MachineShape, Parts, Restore, Vmm};
 use crate::guest::blocking;
 use crate::{Error, Paging, Result};

@@ -29,7 +29,7 @@ use crate::vmm::console::Console;
 use crate::vmm::{Exit, Identity};
 
 /// A running VMM. Dropping it kills the VMM; its thread reaps it.
-pub(super) struct Process {
+pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
     pid: Pid,
     console: Console,
@@ -38,7 +38,7 @@ pub(super) struct Process {
 }
 
 /// What the VM's thread does from then on: serve memory. However that ends, the VM's end comes next.
-pub(super) type Attendance = Box<dyn FnOnce() -> ServeEnd + Send>;
+pub(crate) type Attendance = Box<dyn FnOnce() -> ServeEnd + Send>;
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,20 +48,20 @@ impl fmt::Debug for Process {
 
 /// How to start it.
 #[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) program: std::path::PathBuf,
-    pub(super) arguments: Vec<String>,
+pub(crate) struct Launch {
+    pub(crate) program: std::path::PathBuf,
+    pub(crate) arguments: Vec<String>,
     /// Descriptors, and the numbers that the arguments know them by.
-    pub(super) inherited: Vec<(OwnedFd, RawFd)>,
+    pub(crate) inherited: Vec<(OwnedFd, RawFd)>,
     /// Whom to run as; the program's own user where it is `None`.
-    pub(super) identity: Option<Identity>,
+    pub(crate) identity: Option<Identity>,
     /// Whether the VMM gets a userfaultfd.
-    pub(super) lazily: bool,
+    pub(crate) lazily: bool,
 }
 
 impl Process {
     /// Starts the VMM, and gets its userfaultfd where one was asked for.
-    pub(super) async fn spawn(launch: Launch) -> io::Result<(Self, Option<OwnedFd>)> {
+    pub(crate) async fn spawn(launch: Launch) -> io::Result<(Self, Option<OwnedFd>)> {
         let console = Console::default();
         let (output, receiver) = pipe::pipe()?;
         tokio::spawn(console.clone().drain(receiver));
@@ -78,31 +78,31 @@ impl Process {
     }
 
     /// Gives the VM's thread its work. Without it the thread waits for the end alone.
-    pub(super) fn attend(&mut self, work: Attendance) {
+    pub(crate) fn attend(&mut self, work: Attendance) {
         if let Some(attend) = self.attend.take() {
             // A failed send means that the VM has ended, which `exited` tells.
             let _ = attend.send(work);
         }
     }
 
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    pub(super) fn console(&self) -> &Console {
+    pub(crate) fn console(&self) -> &Console {
         &self.console
     }
 
-    pub(super) fn exited(&self) -> watch::Receiver<Option<Exit>> {
+    pub(crate) fn exited(&self) -> watch::Receiver<Option<Exit>> {
         self.exited.clone()
     }
 
     /// Kills the VMM and waits until it is reaped.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.send_kill();
         self.attend = None;
         // An error means that the thread is gone, and with it the VMM.

@@ -23,7 +23,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 /// How the traced process is to make its userfaultfd.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Via {
+pub(crate) enum Via {
     /// Through `/dev/userfaultfd`, which the process has inherited under this number.
     Device(RawFd),
     /// By the system call, which needs `CAP_SYS_PTRACE` in the process or `vm.unprivileged_userfaultfd=1`.
@@ -31,7 +31,7 @@ pub(super) enum Via {
 }
 
 /// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it.
-pub(super) fn wait_for_exec(pid: Pid) -> io::Result<()> {
+pub(crate) fn wait_for_exec(pid: Pid) -> io::Result<()> {
     match waitpid(pid, None)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {
             ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
@@ -42,7 +42,7 @@ pub(super) fn wait_for_exec(pid: Pid) -> io::Result<()> {
 }
 
 /// Makes a userfaultfd in the stopped process, and brings it here. The process is left stopped, as it was.
-pub(super) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::Result<OwnedFd> {
+pub(crate) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::Result<OwnedFd> {
     let flags = i64::from(libc::O_CLOEXEC | libc::O_NONBLOCK);
     let theirs = match via {
         Via::Device(fd) => system_call(pid, libc::SYS_ioctl, [i64::from(fd), USERFAULTFD_IOC_NEW, flags])?,
@@ -53,7 +53,7 @@ pub(super) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::R
 }
 
 /// Lets the process go on its own.
-pub(super) fn detach(pid: Pid) -> io::Result<()> {
+pub(crate) fn detach(pid: Pid) -> io::Result<()> {
     Ok(ptrace::detach(pid, None)?)
 }
 
