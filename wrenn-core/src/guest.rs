@@ -168,7 +168,10 @@ impl Guest {
         let restore = Restore {
             generation: from.clone(),
             paging: host.0.paging,
-            working_set: (host.0.paging == Paging::Lazy).then(|| working_set(host, from.id())).flatten(),
+            working_set: match host.0.paging {
+                Paging::Lazy | Paging::Populate => working_set(host, from.id()),
+                Paging::OnDemand | Paging::Eager => None,
+            },
         };
         let started = host.0.vmm.restore(&state.shape, parts, restore);
         // The drive is filled while the VMM starts.

@@ -1,7 +1,7 @@
 //! What a page server has done so far.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ pub struct ServeCounters {
     removed: AtomicU64,
     latency_ns: AtomicU64,
     latency_max_ns: AtomicU64,
+    detached: AtomicBool,
     histogram: [AtomicU64; BUCKETS],
 }
 
@@ -79,6 +80,8 @@ pub struct RestoreReport {
     pub latency_p99_us: f64,
     /// The slowest fault.
     pub latency_max_us: f64,
+    /// Whether every page was in place and the server has ended: the guest needs neither it nor the source any more.
+    pub detached: bool,
     /// Time since the server was made.
     pub elapsed: Duration,
 }
@@ -98,6 +101,7 @@ impl ServeCounters {
             removed: AtomicU64::new(0),
             latency_ns: AtomicU64::new(0),
             latency_max_ns: AtomicU64::new(0),
+            detached: AtomicBool::new(false),
             histogram: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
@@ -127,6 +131,7 @@ impl ServeCounters {
             latency_p50_us: micros(self.percentile_ns(50).min(max_ns)),
             latency_p99_us: micros(self.percentile_ns(99).min(max_ns)),
             latency_max_us: micros(max_ns),
+            detached: self.detached.load(Relaxed),
             elapsed: self.started.elapsed(),
         }
     }
@@ -165,6 +170,10 @@ impl ServeCounters {
 
     pub(crate) fn count_deferred(&self) {
         self.deferred.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn note_detached(&self) {
+        self.detached.store(true, Relaxed);
     }
 
     fn percentile_ns(&self, percent: u64) -> u64 {

@@ -179,6 +179,9 @@ impl PageServer {
     #[must_use = "the VMM has to be dealt with before the descriptor is dropped"]
     pub fn serve(mut self, stop: &StopHandle) -> ServeEnd {
         let reason = self.serve_until_end(stop).unwrap_or_else(EndReason::Failed);
+        if matches!(reason, EndReason::AllResident) {
+            self.filler.resident.counters.note_detached();
+        }
         ServeEnd { reason, uffd: self.filler.resident.uffd.into_fd() }
     }
 

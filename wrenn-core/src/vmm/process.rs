@@ -1,11 +1,13 @@
 //! A VMM process and the one OS thread that spawns, traces, serves and reaps it.
 //!
 //! ```text
-//!  spawn ─▶ [exec stop: userfaultfd_in] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ wait ─▶ exited
+//!  spawn ─▶ [exec stop: userfaultfd_in] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ [kill] ─▶ wait ─▶ exited
 //! ```
 //!
 //! It has to be one thread: only the thread that spawned may trace, and the kernel kills the VMM when the thread that
-//! spawned it ends. So a page server that panics, or a program that is killed, takes its VM along.
+//! spawned it ends. So a page server that panics, or a program that is killed, takes its VM along. A page server that has
+//! put all of the memory in place is done: its VM goes on, and the thread holds the userfaultfd until the VM's end, since
+//! with its last descriptor the tracking of what the guest writes would end too.
 
 use std::fmt;
 use std::io;
@@ -37,7 +39,7 @@ pub(crate) struct Process {
     exited: watch::Receiver<Option<Exit>>,
 }
 
-/// What the VM's thread does from then on: serve memory. However that ends, the VM's end comes next.
+/// What the VM's thread does from then on: serve memory. Unless all of it is in place, the VM's end comes next.
 pub(crate) type Attendance = Box<dyn FnOnce() -> ServeEnd + Send>;
 
 impl fmt::Debug for Process {
@@ -148,7 +150,7 @@ fn run(
         }
     };
     let end = await_work(&mut child, attendance).map(|work| work());
-    if end.is_some() {
+    if end.as_ref().is_some_and(|end| !matches!(end.reason, EndReason::AllResident)) {
         // A guest whose memory nobody serves waits for ever, or reads zeros: killing it comes before closing the
         // userfaultfd, which `end` holds.
         let _ = child.kill();

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, PageServer, Region, RestoreReport, ServeCounters, ServeOptions, Space, SpaceWriter,
-    StopHandle, TouchedPages, WorkingSet, arm_file,
+    DirtyTracker, Features, OnceResident, PageServer, Populate, Region, RestoreReport, ServeCounters, ServeOptions,
+    Space, SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
 use crate::guest::blocking;
@@ -24,6 +24,9 @@ pub(super) struct LazyMemory {
     touched: Arc<TouchedPages>,
     paging: Paging,
 }
+
+/// A quarter of a processor, and two seconds for 1 GiB.
+const POPULATE_BYTES_PER_SECOND: u64 = 512 << 20;
 
 pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
 
@@ -53,6 +56,12 @@ impl LazyMemory {
                 watch: Some(watch),
                 prefetch: from.working_set,
                 record_pages_max,
+                populate: match paging {
+                    Paging::Populate => Populate::InBackground { bytes_per_second: POPULATE_BYTES_PER_SECOND },
+                    Paging::Lazy | Paging::OnDemand | Paging::Eager => Populate::OnDemand,
+                },
+                // A microvm without a balloon discards nothing.
+                once_resident: OnceResident::End,
                 ..ServeOptions::default()
             };
             let reader = from.generation.reader(Space::Memory)?;

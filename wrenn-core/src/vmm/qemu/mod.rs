@@ -115,7 +115,7 @@ impl Vmm for Qemu {
         let paging = from.paging;
         let began = Instant::now();
         let memory = match paging {
-            Paging::Lazy | Paging::OnDemand => reserve(shape)?,
+            Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
             Paging::Eager => populate(shape, from.generation.clone()).await?,
         };
         let populated_in = began.elapsed();
