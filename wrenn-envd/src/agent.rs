@@ -1,15 +1,18 @@
 //! The agent: init of the guest, and the server in it.
 //!
 //! ```text
-//!  main -> init::boot (PID 1 only) -> serve -> http::Server::answer --+-> process::Service   (Connect, gRPC)
+//!  main -> init::boot (PID 1 only) -> serve -> http::Server::answer --+-> process::Service, filesystem::Service   (Connect, gRPC)
 //!                                                                     +-> files, setup, metrics  (plain HTTP)
 //! ```
 
 mod api_error;
 mod clock;
 mod files;
+mod filesystem;
 mod freezer;
+mod guest_path;
 mod http;
+mod identity;
 mod init;
 mod metrics;
 mod process;
@@ -47,7 +50,7 @@ pub fn run(mode: Mode, address: SocketAddr) -> io::Result<()> {
     // One thread is enough for what an agent does, and what it does not touch need not be in a snapshot.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(16)
         .build()?
         .block_on(serve(mode, address))
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use connectrpc::{ConnectRpcService, Limits};
+use connectrpc::{ConnectRpcService, Dispatcher, Limits};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -30,14 +30,14 @@ use tower::ServiceExt as _;
 use super::{
     Mode,
     api_error::ApiError,
-    files,
+    files, filesystem,
     freezer::{FreezeError, Freezer},
     metrics::Metrics,
     process,
     settings::Settings,
     setup,
 };
-use crate::proto::process::ProcessServer;
+use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 
 /// The body of an answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -47,7 +47,8 @@ pub(super) struct Server {
     mode: Mode,
     settings: Arc<Mutex<Settings>>,
     freezer: Arc<Freezer>,
-    rpc: ConnectRpcService<ProcessServer<process::Service>>,
+    processes: ConnectRpcService<ProcessServer<process::Service>>,
+    filesystem: ConnectRpcService<FilesystemServer<filesystem::Service>>,
     metrics: Metrics,
     /// Counts restores; a connection from before the last one leads nowhere.
     restores: watch::Sender<u64>,
@@ -58,8 +59,18 @@ impl Server {
         let settings = Arc::<Mutex<Settings>>::default();
         let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone() };
         let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
-        let rpc = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
-        Arc::new(Self { mode, settings, freezer, rpc, metrics: Metrics::default(), restores: watch::Sender::new(0) })
+        let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
+        let service = filesystem::Service { settings: settings.clone() };
+        let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
+        Arc::new(Self {
+            mode,
+            settings,
+            freezer,
+            processes,
+            filesystem,
+            metrics: Metrics::default(),
+            restores: watch::Sender::new(0),
+        })
     }
 
     /// Accepts connections for ever.
@@ -106,24 +117,21 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Incoming>, known_restore: &Mutex<u64>) -> Response<Body> {
-        let is_rpc = request.uri().path().starts_with(RPC_PREFIX);
         if (request.method(), request.uri().path()) == (&Method::GET, "/health") {
             return empty(StatusCode::NO_CONTENT);
         }
         let authorized = self.settings().authorize(request.headers());
         let answered = match authorized {
             Err(refusal) => Err(refusal),
-            Ok(()) if is_rpc => Ok(self.answer_rpc(request).await),
+            Ok(()) if request.uri().path().starts_with(PROCESS_PREFIX) => {
+                Ok(answer_rpc(&self.processes, request).await)
+            }
+            Ok(()) if request.uri().path().starts_with(FILESYSTEM_PREFIX) => {
+                Ok(answer_rpc(&self.filesystem, request).await)
+            }
             Ok(()) => self.answer_plain(request, known_restore).await,
         };
         answered.unwrap_or_else(|refusal| refused(&refusal))
-    }
-
-    async fn answer_rpc(&self, request: Request<Incoming>) -> Response<Body> {
-        match self.rpc.clone().oneshot(request).await {
-            Ok(response) => response.map(|body| body.map_err(|never: Infallible| match never {}).boxed_unsync()),
-            Err(never) => match never {},
-        }
     }
 
     async fn answer_plain(
@@ -159,6 +167,13 @@ impl Server {
 
     fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn answer_rpc<D: Dispatcher>(service: &ConnectRpcService<D>, request: Request<Incoming>) -> Response<Body> {
+    match service.clone().oneshot(request).await {
+        Ok(response) => response.map(|body| body.map_err(|never: Infallible| match never {}).boxed_unsync()),
+        Err(never) => match never {},
     }
 }
 
@@ -198,7 +213,8 @@ fn full(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-const RPC_PREFIX: &str = "/process.Process/";
+const PROCESS_PREFIX: &str = "/process.Process/";
+const FILESYSTEM_PREFIX: &str = "/filesystem.Filesystem/";
 
 /// Of a request or a message: input to a process may be large.
 const RPC_BYTES_MAX: usize = 16 << 20;

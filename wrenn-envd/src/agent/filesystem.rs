@@ -1,0 +1,15 @@
+//! `filesystem.Filesystem`: entries of the guest's file system, as the caller's user may see and change them.
+//!
+//! ```text
+//!  Service -> as_user --+-> entry    (one entry, described)
+//!                       +-> tree     (list, make, move, remove)
+//! ```
+
+mod entry;
+mod error;
+mod metadata;
+mod names;
+mod service;
+mod tree;
+
+pub(super) use service::Service;

@@ -1,0 +1,32 @@
+//! What clients keep with a file: extended attributes called `user.e2b.KEY`.
+
+use std::{collections::BTreeMap, ffi::CStr, path::Path};
+
+use rustix::{
+    fs::{getxattr, listxattr},
+    io::{Errno, Result},
+};
+
+/// The metadata of the file that `path` leads to. A file system without extended attributes has none.
+pub(super) fn read(path: &Path) -> BTreeMap<String, String> {
+    let Ok(names) = list(path) else { return BTreeMap::new() };
+    let keys = names.iter().filter_map(|name| name.strip_prefix(PREFIX));
+    keys.filter_map(|key| Some((key.to_owned(), get(path, key).ok()?))).collect()
+}
+
+fn list(path: &Path) -> Result<Vec<String>> {
+    let mut buffer = vec![0; listxattr(path, &mut [0_u8; 0])?];
+    let length = listxattr(path, &mut buffer)?;
+    let names = buffer[..length].split_inclusive(|byte| *byte == 0);
+    Ok(names.filter_map(|name| Some(CStr::from_bytes_with_nul(name).ok()?.to_str().ok()?.to_owned())).collect())
+}
+
+fn get(path: &Path, key: &str) -> Result<String> {
+    let name = format!("{PREFIX}{key}");
+    let mut buffer = vec![0; getxattr(path, &name, &mut [0_u8; 0])?];
+    let length = getxattr(path, &name, &mut buffer)?;
+    buffer.truncate(length);
+    String::from_utf8(buffer).map_err(|_| Errno::ILSEQ)
+}
+
+const PREFIX: &str = "user.e2b.";
