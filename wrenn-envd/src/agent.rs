@@ -6,6 +6,7 @@
 //! ```
 
 mod api_error;
+mod cgroups;
 mod clock;
 mod files;
 mod filesystem;
@@ -21,7 +22,14 @@ mod setup;
 mod sys;
 mod users;
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cgroups::Groups;
 
 use tokio::net::TcpListener;
 
@@ -34,13 +42,24 @@ pub enum Mode {
     Hosted,
 }
 
-/// Boots the guest when `mode` says so, then serves for ever.
+/// How an agent runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether it is the guest's own.
+    pub mode: Mode,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// For [`Mode::Hosted`]: the directory of a mounted cgroup2 below which it makes its groups. `None`: it makes none.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// Boots the guest when the mode says so, then serves for ever.
 ///
 /// # Errors
 ///
 /// Only where the agent cannot start to serve. As [`Mode::Guest`], a failed boot switches the machine off instead.
-pub fn run(mode: Mode, address: SocketAddr) -> io::Result<()> {
-    if mode == Mode::Guest
+pub fn run(options: Options) -> io::Result<()> {
+    if options.mode == Mode::Guest
         && let Err(error) = init::boot()
     {
         init::give_up(&error);
@@ -52,32 +71,51 @@ pub fn run(mode: Mode, address: SocketAddr) -> io::Result<()> {
         .enable_all()
         .max_blocking_threads(16)
         .build()?
-        .block_on(serve(mode, address))
+        .block_on(serve(options))
 }
 
-async fn serve(mode: Mode, address: SocketAddr) -> io::Result<()> {
+async fn serve(options: Options) -> io::Result<()> {
+    let Options { mode, address, cgroup } = options;
     let listener = TcpListener::bind(address).await?;
     if mode == Mode::Hosted {
         // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
         let _ = nix::sys::prctl::set_child_subreaper(true);
     }
-    let table = Arc::new(process::Table::default());
-    let reaper = table.clone();
+    let groups = Arc::new(make_groups(mode, cgroup.as_deref()));
+    let table = Arc::new(process::Table::new(kept_bytes_max(&fs::read_to_string("/proc/meminfo").unwrap_or_default())));
+    let (reaper, emptied) = (table.clone(), groups.clone());
     tokio::spawn(async move {
-        if let Err(error) = reaper.reap_for_ever().await {
+        if let Err(error) = reaper.reap_for_ever(|| emptied.sweep()).await {
             init::complain(&format!("reap children: {error}"));
         }
     });
-    let freezer = match mode {
-        Mode::Guest => freezer::Freezer::create(Path::new("/sys/fs/cgroup")).unwrap_or_else(|error| {
-            init::complain(&format!("make a control group: {error}"));
-            freezer::Freezer::none()
-        }),
-        // The machine's control groups are somebody else's.
-        Mode::Hosted => freezer::Freezer::none(),
-    };
-    let server = http::Server::new(mode, table, Arc::new(freezer));
+    let server = http::Server::new(mode, table, groups);
     init::complain(&format!("serving on {}", listener.local_addr()?));
     server.serve(listener).await;
     Ok(())
+}
+
+/// The control groups: a guest's own, or those that the agent was given. The machine's others are somebody else's.
+fn make_groups(mode: Mode, given: Option<&Path>) -> Groups {
+    let hierarchy = match mode {
+        Mode::Guest => Some(Path::new("/sys/fs/cgroup")),
+        Mode::Hosted => given,
+    };
+    let made = hierarchy.map_or_else(|| Ok(Groups::none()), Groups::create);
+    let groups = made.unwrap_or_else(|error| {
+        init::complain(&format!("make the control groups: {error}"));
+        Groups::none()
+    });
+    if mode == Mode::Guest
+        && let Err(error) = groups.adopt_agent()
+    {
+        init::complain(&format!("protect the agent's memory: {error}"));
+    }
+    groups
+}
+
+/// How much output may be kept in memory: a thirty-second of what there is, and 4 to 32 MiB.
+fn kept_bytes_max(meminfo: &str) -> usize {
+    let bytes = usize::try_from(metrics::kibibytes(meminfo, "MemTotal:")).unwrap_or(usize::MAX).saturating_mul(1024);
+    (bytes / 32).clamp(4 << 20, 32 << 20)
 }

@@ -12,8 +12,8 @@ use tokio::{
     net::TcpStream,
 };
 use wrenn_envd::proto::process::{
-    CloseStdinRequest, ConnectRequest, ConnectResponse, ListRequest, PTY, ProcessInput, ProcessSelector,
-    SendInputRequest, SendSignalRequest, Signal, StartResponse, process_input::Input, process_selector::Selector,
+    CloseStdinRequest, ConnectRequest, ConnectResponse, ListRequest, ProcessInput, ProcessSelector, SendInputRequest,
+    SendSignalRequest, Signal, StartResponse, process_input::Input, process_selector::Selector,
 };
 
 fn by_pid(pid: u32) -> ProcessSelector {
@@ -138,10 +138,6 @@ async fn what_is_missing_is_named() {
     let error = agent.run(start("true", &[]), options).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidArgument);
     assert!(error.message.unwrap().contains("ghost"));
-
-    let mut request = start("true", &[]);
-    request.pty = PTY::default().into();
-    assert_eq!(agent.run(request, CallOptions::default()).await.unwrap_err().code, ErrorCode::Unimplemented);
 }
 
 #[tokio::test]

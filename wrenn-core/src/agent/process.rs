@@ -128,7 +128,8 @@ fn read(event: Event) -> Option<ProcessEvent> {
             let end = *end;
             Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: end.status })
         }
-        Event::Keepalive(_) => None,
+        // Nobody asks for offsets yet, without which nothing is reported lost.
+        Event::Keepalive(_) | Event::Lost(_) => None,
     }
 }
 

@@ -1,13 +1,9 @@
-//! The control group of everything that users run, so that all of it can be stopped at once.
+//! Stops everything that users run at once, so that none of it runs in a copy before the copy is somebody of its own.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    fs, io,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -16,15 +12,8 @@ use tokio::time::{Instant, sleep};
 /// Stops and continues the guest's processes.
 #[derive(Debug)]
 pub(super) struct Freezer {
-    group: Option<Group>,
+    group: Option<PathBuf>,
     is_frozen: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Group {
-    directory: PathBuf,
-    /// `cgroup.procs`, which a process writes itself into.
-    members: Arc<File>,
 }
 
 /// Why the processes were not stopped, or not continued.
@@ -39,32 +28,9 @@ pub(super) enum FreezeError {
 }
 
 impl Freezer {
-    /// One that can freeze nothing.
-    pub(super) fn none() -> Self {
-        Self { group: None, is_frozen: AtomicBool::new(false) }
-    }
-
-    /// Makes the group below `hierarchy`, a mounted cgroup2.
-    pub(super) fn create(hierarchy: &Path) -> io::Result<Self> {
-        let directory = hierarchy.join("user");
-        match fs::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let members = OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?;
-        // Limits are a kindness to the agent, which some kernels cannot do.
-        let _ = fs::write(hierarchy.join("cgroup.subtree_control"), "+cpu +memory");
-        let _ = fs::write(directory.join("cpu.weight"), "50");
-        if let Some(bytes_max) = memory_max(&fs::read_to_string("/proc/meminfo").unwrap_or_default()) {
-            let _ = fs::write(directory.join("memory.max"), bytes_max.to_string());
-        }
-        let group = Some(Group { directory, members: Arc::new(members) });
-        Ok(Self { group, is_frozen: AtomicBool::new(false) })
-    }
-
-    /// Where a new process writes itself into the group.
-    pub(super) fn members(&self) -> Option<Arc<File>> {
-        self.group.as_ref().map(|group| group.members.clone())
+    /// Of the processes in `group`, a directory of a cgroup2; with none nothing can be frozen.
+    pub(super) fn new(group: Option<PathBuf>) -> Self {
+        Self { group, is_frozen: AtomicBool::new(false) }
     }
 
     /// Whether a new process would never run, and whoever waits for its exec neither.
@@ -78,7 +44,7 @@ impl Freezer {
     ///
     /// Cancelling may leave the group frozen.
     pub(super) async fn freeze(&self) -> Result<(), FreezeError> {
-        let Group { directory, .. } = self.group.as_ref().ok_or(FreezeError::NoGroup)?;
+        let directory = self.group.as_ref().ok_or(FreezeError::NoGroup)?;
         self.is_frozen.store(true, Ordering::Release);
         let deadline = Instant::now() + FREEZE_MAX;
         fs::write(directory.join("cgroup.freeze"), "1")
@@ -95,7 +61,7 @@ impl Freezer {
 
     /// Lets the group run on. One that runs is left alone.
     pub(super) fn thaw(&self) -> Result<(), FreezeError> {
-        let Some(Group { directory, .. }) = &self.group else { return Ok(()) };
+        let Some(directory) = &self.group else { return Ok(()) };
         if self.is_frozen() {
             fs::write(directory.join("cgroup.freeze"), "0")?;
             self.is_frozen.store(false, Ordering::Release);
@@ -109,14 +75,6 @@ fn is_all_frozen(events: &str) -> bool {
     events.lines().any(|line| line == "frozen 1")
 }
 
-/// What processes may use, in bytes: all but an eighth, and at most 128 MiB less than there is.
-fn memory_max(meminfo: &str) -> Option<u64> {
-    let kibibytes: u64 =
-        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
-    let total = kibibytes.checked_mul(1024)?;
-    Some(total - (total / 8).min(128 << 20))
-}
-
 /// A process in the midst of a slow system call stops when that is done.
 const FREEZE_MAX: Duration = Duration::from_secs(5);
 
@@ -124,18 +82,11 @@ const FREEZE_MAX: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
-    #[test]
-    fn keeps_memory_for_the_agent() {
-        assert_eq!(memory_max("MemTotal:  262144 kB\n"), Some((256 << 20) - (32 << 20)));
-        assert_eq!(memory_max("MemTotal:  8388608 kB\n"), Some((8 << 30) - (128 << 20)));
-        assert_eq!(memory_max(""), None);
-    }
-
     #[tokio::test]
     async fn reads_the_kernels_word() {
         assert!(is_all_frozen("populated 1\nfrozen 1\n"));
         assert!(!is_all_frozen("populated 1\nfrozen 0\n"));
-        assert!(matches!(Freezer::none().freeze().await, Err(FreezeError::NoGroup)));
-        assert!(Freezer::none().thaw().is_ok());
+        assert!(matches!(Freezer::new(None).freeze().await, Err(FreezeError::NoGroup)));
+        assert!(Freezer::new(None).thaw().is_ok());
     }
 }

@@ -30,6 +30,7 @@ use tower::ServiceExt as _;
 use super::{
     Mode,
     api_error::ApiError,
+    cgroups::Groups,
     files, filesystem,
     freezer::{FreezeError, Freezer},
     metrics::Metrics,
@@ -55,9 +56,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mode: Mode, table: Arc<process::Table>, freezer: Arc<Freezer>) -> Arc<Self> {
+    pub(super) fn new(mode: Mode, table: Arc<process::Table>, groups: Arc<Groups>) -> Arc<Self> {
         let settings = Arc::<Mutex<Settings>>::default();
-        let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone() };
+        let freezer = Arc::new(Freezer::new(groups.sandbox()));
+        let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone(), groups };
         let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
         let service = filesystem::Service { settings: settings.clone() };

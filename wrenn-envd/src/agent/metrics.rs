@@ -68,7 +68,8 @@ fn cpu_times(stat: &str) -> CpuTimes {
     CpuTimes { busy: total - idle, total }
 }
 
-fn kibibytes(meminfo: &str, key: &str) -> u64 {
+/// A number of `/proc/meminfo`; 0 where it is not there.
+pub(super) fn kibibytes(meminfo: &str, key: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(key));
     line.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

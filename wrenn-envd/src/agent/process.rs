@@ -1,79 +1,75 @@
 //! Processes in the guest.
 //!
 //! ```text
-//!  Service::start -> Launch::spawn -> Table::spawn -> Process::run --> Fanout::deliver --> a reader's stream
+//!  Service::start -> Launch::spawn -> Table::spawn -> Process::run --> Journal::push --> Reader::next --> a stream
 //!                                        ^                |  ^
 //!                                        |        timeout v  | exit status
 //!                                        +---- reap <- SIGCHLD
 //! ```
 //!
 //! A process belongs to the table, not to the client that started it: its readers come and go. While there are readers
-//! the slowest one sets the pace; while there are none, output is kept up to [`fanout::BACKLOG_BYTES_MAX`] and the
-//! oldest is lost.
+//! the slowest one sets the pace. The newest output is kept, up to [`journal::KEPT_BYTES_MAX`], and for a while after the
+//! end; so a client whose connection was lost goes on where it was.
 
+mod descendants;
 mod events;
-mod fanout;
+mod input;
+mod journal;
 mod launch;
+mod output;
+mod ring;
 mod service;
 mod table;
+mod terminal;
+mod utf8;
 
 use std::{
-    os::{fd::AsFd as _, unix::process::ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     pin::pin,
     process::ExitStatus,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use fanout::{Fanout, Finish, Output};
+use input::Input;
+use journal::{Finish, Journal};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use output::{Output, Outputs};
 pub(super) use service::Service;
 pub(super) use table::Table;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::unix::pipe,
-    sync::{Mutex, oneshot},
+    sync::oneshot,
     time::{Instant, sleep_until},
 };
 
-use super::sys;
+use super::cgroups::Leaf;
 use crate::proto::process::ProcessConfig;
 
-/// A process that was started here and has not ended.
+/// A process that was started here.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: u32,
     config: ProcessConfig,
     tag: Option<String>,
-    stdin: Mutex<Option<pipe::Sender>>,
-    fanout: Fanout,
+    input: Input,
+    journal: Arc<Journal>,
+    leaf: Option<Leaf>,
     timed_out: AtomicBool,
     ended: AtomicBool,
 }
 
-/// The agent's ends of a process's output.
-#[derive(Debug)]
-struct Pipes {
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
-}
-
-/// Why input could not be given to a process.
-#[derive(Debug, thiserror::Error)]
-enum InputError {
-    #[error("its standard input is closed")]
-    Closed,
-    #[error("its standard input cannot be written to")]
-    Broken(#[source] std::io::Error),
-}
-
 impl Process {
-    /// Signals the process and everything in its group.
-    fn signal_group(&self, signal: Signal) {
+    /// Signals the process and everything in its group. `SIGKILL` goes to everything that it has started, wherever that is.
+    fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGKILL {
+            return self.kill_all();
+        }
         // Once reaped the number may be another process's.
         if self.ended.load(Ordering::Acquire) {
             return;
@@ -84,66 +80,37 @@ impl Process {
         }
     }
 
-    /// Kills the process and its group, and remembers that its time was up.
+    fn kill_all(&self) {
+        // A kernel older than 5.14 has groups that cannot be killed.
+        if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) || self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        if let Ok(pid) = i32::try_from(self.pid) {
+            descendants::kill_tree(self.pid);
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Kills the process and all it has started, and remembers that its time was up.
     fn time_out(&self) {
         self.timed_out.store(true, Ordering::Release);
-        self.signal_group(Signal::SIGKILL);
+        self.kill_all();
     }
 
-    /// Writes all of `bytes` to the process, at the process's own pace.
-    ///
-    /// # Cancel-Safety
-    ///
-    /// Not cancel-safe: a part of `bytes` may have been written.
-    async fn send_stdin(&self, bytes: &[u8]) -> Result<(), InputError> {
-        let mut stdin = self.stdin.lock().await;
-        let writing = stdin.as_mut().ok_or(InputError::Closed)?.write_all(bytes).await;
-        if writing.is_err() {
-            *stdin = None;
-        }
-        writing.map_err(InputError::Broken)
-    }
-
-    async fn close_stdin(&self) {
-        *self.stdin.lock().await = None;
-    }
-
-    /// Carries output to the readers until the process has ended and its output is delivered.
-    async fn run(&self, pipes: Pipes, exit: oneshot::Receiver<ExitStatus>) -> Finish {
-        let Pipes { mut stdout, mut stderr } = pipes;
-        let (mut out, mut err) = (Some(&mut stdout), Some(&mut stderr));
-        let (mut out_buffer, mut err_buffer) = (BytesMut::new(), BytesMut::new());
+    /// Carries output to the journal until the process has ended and its output is all there.
+    async fn run(&self, mut outputs: Outputs, exit: oneshot::Receiver<ExitStatus>) -> Finish {
         let mut exit = pin!(exit);
         let mut ended: Option<Ended> = None;
-
-        while ended.as_ref().is_none_or(|ended| !ended.is_drained(out.is_some(), err.is_some())) {
+        while ended.as_ref().is_none_or(|ended| !outputs.are_drained(ended.grace_is_over)) {
+            let has_room = self.journal.has_room();
             tokio::select! {
                 status = &mut exit, if ended.is_none() => {
                     self.ended.store(true, Ordering::Release);
-                    let status = status.unwrap_or_else(|_| ExitStatus::from_raw(0));
-                    let left = |pipe: Option<&&mut pipe::Receiver>| {
-                        pipe.map_or(0, |pipe| sys::readable_bytes(pipe.as_fd()).unwrap_or(0))
-                    };
-                    ended = Some(Ended::new(status, left(out.as_ref()), left(err.as_ref())));
+                    ended = Some(Ended::new(status.unwrap_or_else(|_| ExitStatus::from_raw(0))));
+                    outputs.note_what_is_left();
                 }
-                bytes = read(out.as_deref_mut(), &mut out_buffer), if out.is_some() => match bytes {
-                    Some(bytes) => {
-                        if let Some(ended) = &mut ended {
-                            ended.out_left = ended.out_left.saturating_sub(bytes.len());
-                        }
-                        self.fanout.deliver(Output::Stdout(bytes)).await;
-                    }
-                    None => out = None,
-                },
-                bytes = read(err.as_deref_mut(), &mut err_buffer), if err.is_some() => match bytes {
-                    Some(bytes) => {
-                        if let Some(ended) = &mut ended {
-                            ended.err_left = ended.err_left.saturating_sub(bytes.len());
-                        }
-                        self.fanout.deliver(Output::Stderr(bytes)).await;
-                    }
-                    None => err = None,
-                },
+                output = outputs.readable(), if has_room => Output::carry(output, &self.journal),
+                () = self.journal.room(), if !has_room => {}
                 () = Ended::grace(ended.as_ref()) => {
                     if let Some(ended) = &mut ended {
                         ended.grace_is_over = true;
@@ -156,22 +123,20 @@ impl Process {
     }
 }
 
-/// What is left to do for a process that has ended.
+/// A process that has ended, and whose output may still come.
 ///
 /// Its own output is all in the pipes by now, and is delivered in full. Somebody else who holds the pipes open, such as a
 /// background process, gets [`GRACE`] to finish.
 #[derive(Debug)]
 struct Ended {
     status: ExitStatus,
-    out_left: usize,
-    err_left: usize,
     grace_end: Instant,
     grace_is_over: bool,
 }
 
 impl Ended {
-    fn new(status: ExitStatus, out_left: usize, err_left: usize) -> Self {
-        Self { status, out_left, err_left, grace_end: Instant::now() + GRACE, grace_is_over: false }
+    fn new(status: ExitStatus) -> Self {
+        Self { status, grace_end: Instant::now() + GRACE, grace_is_over: false }
     }
 
     /// Waits for the end of the grace, which is never for a process that runs.
@@ -181,25 +146,7 @@ impl Ended {
             _ => std::future::pending().await,
         }
     }
-
-    fn is_drained(&self, out_is_open: bool, err_is_open: bool) -> bool {
-        let done = |left: usize, is_open: bool| !is_open || (self.grace_is_over && left == 0);
-        done(self.out_left, out_is_open) && done(self.err_left, err_is_open)
-    }
-}
-
-/// The next bytes of a pipe; `None` at its end.
-async fn read(pipe: Option<&mut pipe::Receiver>, buffer: &mut BytesMut) -> Option<Bytes> {
-    let pipe = pipe?;
-    buffer.reserve(CHUNK_BYTES);
-    match pipe.read_buf(buffer).await {
-        Ok(0) | Err(_) => None,
-        Ok(_) => Some(buffer.split().freeze()),
-    }
 }
 
 /// How long others may hold a process's output open after its end.
 const GRACE: Duration = Duration::from_millis(200);
-
-/// Half a pipe: large enough to be cheap, small enough that a reader's queue stays small.
-const CHUNK_BYTES: usize = 32 << 10;

@@ -1,6 +1,8 @@
 //! The system calls that neither `std` nor `nix` has a safe face for.
 #![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
 
+pub(super) mod terminal;
+
 use std::{
     ffi::CString,
     fs::File,
@@ -38,7 +40,7 @@ pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
     }
 }
 
-/// How many bytes can be read from a pipe without waiting.
+/// How many bytes can be read from a pipe or a terminal without waiting.
 pub(super) fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
     let mut bytes: c_int = 0;
     // SAFETY: FIONREAD writes one `c_int` to `bytes`, which is live.
@@ -56,6 +58,8 @@ pub(super) struct Becoming {
     pub(super) gid: Gid,
     /// The control group's list of members, which it writes itself into; `None` where there is no group.
     pub(super) members: Option<Arc<File>>,
+    /// Whether its standard input is the terminal that controls it.
+    pub(super) at_terminal: bool,
     /// Supplementary groups; `None` where the agent has no right to change them.
     pub(super) groups: Option<Vec<Gid>>,
 }
@@ -64,6 +68,9 @@ pub(super) struct Becoming {
 pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
     let enter = move || -> io::Result<()> {
         unistd::setsid()?;
+        if becoming.at_terminal {
+            terminal::take_control()?;
+        }
         if let Some(members) = &becoming.members {
             unistd::write(members.as_ref(), b"0")?;
         }

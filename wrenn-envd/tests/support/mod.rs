@@ -1,6 +1,9 @@
 //! An agent of one's own, as a program on this machine, and the ways to talk to it.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod cgroup;
+pub(crate) mod session;
+
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
@@ -29,8 +32,13 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With options of its own.
+    pub(crate) fn start_with(options: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-envd"));
-        command.args(["--no-init", "--address", "127.0.0.1", "--port", "0"]);
+        command.args(["--no-init", "--address", "127.0.0.1", "--port", "0"]).args(options);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the agent starts");
         let mut line = String::new();
         let stderr = child.stderr.take().expect("its stderr is piped");
@@ -96,6 +104,9 @@ pub(crate) struct Collected {
     pub(crate) pid: u32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    pub(crate) pty: Vec<u8>,
+    /// Where output that is no longer held began, and how long it was.
+    pub(crate) lost: Vec<(u64, u64)>,
     pub(crate) end: Option<EndEvent>,
 }
 
@@ -107,8 +118,9 @@ impl Collected {
             Event::Data(data) => match data.output.expect("output") {
                 Output::Stdout(bytes) => self.stdout.extend(bytes),
                 Output::Stderr(bytes) => self.stderr.extend(bytes),
-                Output::Pty(_) => panic!("no terminal was asked for"),
+                Output::Pty(bytes) => self.pty.extend(bytes),
             },
+            Event::Lost(lost) => self.lost.push((lost.offset, lost.bytes)),
             Event::End(end) => self.end = Some(*end),
             Event::Keepalive(_) => {}
         }

@@ -1,61 +1,77 @@
 //! A reader's events as the wire has them.
 
-use std::{collections::VecDeque, os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
 use connectrpc::ConnectError;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use nix::sys::signal::Signal;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use tokio::time::timeout;
 
-use super::fanout::{Event, Finish, Output};
+use super::{
+    journal::{Entry, Finish, Reader},
+    ring::{Channel, Chunk},
+};
 use crate::proto::process::{
     ProcessEvent,
-    process_event::{self, DataEvent, EndEvent, KeepAlive, StartEvent},
+    process_event::{self, DataEvent, EndEvent, KeepAlive, LostEvent, StartEvent, data_event},
 };
 
-/// The stream that a reader gets: the start, what was kept, what comes, the end; and a sign of life in between.
+/// Whether a client is told where in the output it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offsets {
+    /// It did not ask, and sees E2B's events alone.
+    Hidden,
+    Shown,
+}
+
+/// The stream that a reader gets: the start, the output, the end; and a sign of life in between.
 pub(super) fn events(
     pid: u32,
-    backlog: Vec<Output>,
-    receiver: mpsc::Receiver<Event>,
+    reader: Reader,
+    offsets: Offsets,
     keepalive: Duration,
 ) -> impl Stream<Item = Result<ProcessEvent, ConnectError>> + Send + 'static {
     let start = event(StartEvent { pid, ..Default::default() });
-    let mut queued: VecDeque<_> = [Ok(start)].into();
-    queued.extend(backlog.into_iter().map(|output| Ok(data(output))));
-    stream::unfold((queued, receiver), move |(mut queued, mut receiver)| async move {
-        if let Some(item) = queued.pop_front() {
-            return Some((item, (queued, receiver)));
+    let rest = stream::unfold(reader, move |mut reader| async move {
+        loop {
+            let item = match timeout(keepalive, reader.next()).await {
+                Ok(Some(Entry::Lost { .. })) if offsets == Offsets::Hidden => continue,
+                Ok(entry) => on_the_wire(entry?, offsets),
+                Err(_) => Ok(event(KeepAlive::default())),
+            };
+            return Some((item, reader));
         }
-        tokio::select! {
-            received = receiver.recv() => match received? {
-                Event::Output(output) => Some((Ok(data(output)), (queued, receiver))),
-                Event::Finish(finish) => Some((end(finish), (queued, receiver))),
-            },
-            () = sleep_until(Instant::now() + keepalive) => Some((Ok(event(KeepAlive::default())), (queued, receiver))),
-        }
-    })
+    });
+    stream::once(async { Ok(start) }).chain(rest)
 }
 
-fn data(output: Output) -> ProcessEvent {
-    let output = match output {
-        Output::Stdout(bytes) => process_event::data_event::Output::Stdout(bytes.into()),
-        Output::Stderr(bytes) => process_event::data_event::Output::Stderr(bytes.into()),
+fn on_the_wire(entry: Entry, offsets: Offsets) -> Result<ProcessEvent, ConnectError> {
+    let shown = |offset| (offsets == Offsets::Shown).then_some(offset);
+    match entry {
+        Entry::Output(chunk) => Ok(data(chunk, shown)),
+        Entry::Lost { offset, bytes } => Ok(event(LostEvent { offset, bytes, ..Default::default() })),
+        Entry::Finish { finish, offset } => end(finish, shown(offset)),
+    }
+}
+
+fn data(chunk: Chunk, shown: impl Fn(u64) -> Option<u64>) -> ProcessEvent {
+    let bytes = chunk.bytes.into();
+    let output = match chunk.channel {
+        Channel::Stdout => data_event::Output::Stdout(bytes),
+        Channel::Stderr => data_event::Output::Stderr(bytes),
+        Channel::Pty => data_event::Output::Pty(bytes),
     };
-    event(DataEvent { output: Some(output), ..Default::default() })
+    event(DataEvent { output: Some(output), offset: shown(chunk.offset), ..Default::default() })
 }
 
 /// The end of a process; one whose time was up ends its readers' streams with an error, as clients expect.
-fn end(finish: Finish) -> Result<ProcessEvent, ConnectError> {
+fn end(finish: Finish, offset: Option<u64>) -> Result<ProcessEvent, ConnectError> {
     if finish.timed_out {
         return Err(ConnectError::deadline_exceeded("the process was killed: its time was up"));
     }
     let (exit_code, exited, status) = describe(finish.status);
     let error = (!finish.status.success()).then(|| status.clone());
-    Ok(event(EndEvent { exit_code, exited, status, error, ..Default::default() }))
+    Ok(event(EndEvent { exit_code, exited, status, error, offset, ..Default::default() }))
 }
 
 fn event(event: impl Into<process_event::Event>) -> ProcessEvent {

@@ -1,10 +1,14 @@
+//! A process from the request to its first instruction.
+
 use std::{
     ffi::CString,
-    fs::{self, File},
-    io,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -14,9 +18,18 @@ use tokio::{
     sync::{Mutex, oneshot},
 };
 
-use super::{Fanout, Pipes, Process, Table};
+use super::{
+    Input, Journal, Outputs, Process, Table,
+    terminal::{Size, Terminal},
+};
 use crate::{
-    agent::{freezer::Freezer, settings::Settings, sys, users::User},
+    agent::{
+        cgroups::{Groups, Kind, Leaf},
+        freezer::Freezer,
+        settings::Settings,
+        sys,
+        users::User,
+    },
     proto::process::ProcessConfig,
 };
 
@@ -29,15 +42,25 @@ pub(super) struct Launch {
     envs: Vec<(String, String)>,
     cwd: PathBuf,
     user: User,
-    stdin: Stdin,
-    members: Option<Arc<File>>,
+    streams: Streams,
 }
 
-/// Whether a process has something to read from.
+/// What a process's standard streams are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stdin {
-    Pipe,
-    Null,
+pub(super) enum Streams {
+    /// Three pipes.
+    Pipes,
+    /// Two, and nothing to read from.
+    OutputPipes,
+    /// One terminal, which controls the process.
+    Terminal(Size),
+}
+
+/// A process that runs, and what its task needs.
+pub(super) struct Launched {
+    pub(super) process: Arc<Process>,
+    pub(super) outputs: Outputs,
+    pub(super) exit: oneshot::Receiver<ExitStatus>,
 }
 
 /// Why a process could not be started.
@@ -51,10 +74,16 @@ pub(super) enum LaunchError {
     NotInPath { command: String, path: String },
     #[error("the command {0:?} is missing, or cannot be executed")]
     NoProgram(PathBuf),
-    #[error("the command {0:?}, its arguments and its environment may not be empty or hold a NUL")]
+    #[error(
+        "the command {0:?}, its arguments and its environment may not hold a NUL, and names may not be empty or hold a `=`"
+    )]
     Malformed(String),
     #[error("the command {0:?} cannot be executed")]
     Spawn(PathBuf, #[source] io::Error),
+    #[error("no terminal can be opened")]
+    Terminal(#[source] io::Error),
+    #[error("no control group can be made")]
+    Group(#[source] io::Error),
 }
 
 impl Launch {
@@ -62,60 +91,126 @@ impl Launch {
     pub(super) fn prepare(
         config: ProcessConfig,
         tag: Option<String>,
-        stdin: Stdin,
+        streams: Streams,
         user: User,
         settings: &Settings,
-        freezer: &Freezer,
     ) -> Result<Self, LaunchError> {
-        if freezer.is_frozen() {
-            return Err(LaunchError::Frozen);
-        }
         let texts = [&config.cmd].into_iter().chain(&config.args).chain(config.envs.keys()).chain(config.envs.values());
-        if config.cmd.is_empty() || texts.into_iter().any(|text| text.contains('\0')) || config.envs.contains_key("") {
+        let is_name = |name: &String| !name.is_empty() && !name.contains('=');
+        if config.cmd.is_empty()
+            || texts.into_iter().any(|text| text.contains('\0'))
+            || !config.envs.keys().all(is_name)
+        {
             return Err(LaunchError::Malformed(config.cmd.clone()));
         }
-        let envs = environment(&user, settings, &config);
+        let envs = environment(&user, settings, &config, streams);
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
         let path = envs.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
         let program = find_program(&config.cmd, &cwd, path)?;
-        Ok(Self { program, config, tag, envs, cwd, user, stdin, members: freezer.members() })
+        Ok(Self { program, config, tag, envs, cwd, user, streams })
     }
 
     /// Starts it. It runs until it ends; nobody need read from it.
-    pub(super) fn spawn(
-        self,
-        table: &Table,
-    ) -> Result<(Arc<Process>, Pipes, oneshot::Receiver<std::process::ExitStatus>), LaunchError> {
+    pub(super) fn spawn(self, table: &Table, groups: &Groups, freezer: &Freezer) -> Result<Launched, LaunchError> {
+        if freezer.is_frozen() {
+            return Err(LaunchError::Frozen);
+        }
+        let kind = if matches!(self.streams, Streams::Terminal(_)) { Kind::Pty } else { Kind::User };
+        let leaf = groups.leaf(kind).map_err(LaunchError::Group)?;
+        let started = self.spawn_in(leaf.as_ref(), table);
+        match (started, leaf) {
+            (Ok(started), leaf) => Ok(started.launched(self, leaf, table)),
+            (Err(error), leaf) => {
+                if let Some(leaf) = leaf {
+                    groups.retire(&leaf);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn spawn_in(&self, leaf: Option<&Leaf>, table: &Table) -> Result<Started, LaunchError> {
         let failed = |error| LaunchError::Spawn(self.program.clone(), error);
         let mut command = Command::new(&self.program);
         command.arg0(&self.config.cmd).args(&self.config.args).env_clear();
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
-        command.stdin(if self.stdin == Stdin::Pipe { Stdio::piped() } else { Stdio::null() });
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        sys::become_user(&mut command, becoming(&self.user, &self.cwd, self.members.clone()).map_err(failed)?);
+        sys::become_user(&mut command, self.becoming(leaf).map_err(failed)?);
 
-        let (mut child, exit) = table.spawn(&mut command).map_err(failed)?;
-        let missing = || failed(io::ErrorKind::BrokenPipe.into());
-        let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into()).map_err(failed)?;
-        let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into()).map_err(failed)?;
-        let stdin =
-            child.stdin.take().map(|stdin| pipe::Sender::from_owned_fd(stdin.into())).transpose().map_err(failed)?;
+        let Streams::Terminal(size) = self.streams else {
+            command.stdin(if self.streams == Streams::Pipes { Stdio::piped() } else { Stdio::null() });
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let (child, exit) = table.spawn(&mut command).map_err(failed)?;
+            return Started::with_pipes(child, exit).map_err(failed);
+        };
+        let (terminal, slave) = Terminal::open(size).map_err(LaunchError::Terminal)?;
+        self.take_terminal(&mut command, slave).map_err(LaunchError::Terminal)?;
+        let (child, exit) = table.spawn(&mut command).map_err(failed)?;
+        let terminal = Arc::new(terminal);
+        let input = Input::Terminal(terminal.clone(), Mutex::default());
+        Ok(Started { pid: child.id(), input, outputs: Outputs::terminal(terminal), exit })
+    }
+
+    fn take_terminal(&self, command: &mut Command, slave: OwnedFd) -> io::Result<()> {
+        if nix::unistd::geteuid().is_root() {
+            sys::terminal::give_to(&slave, Uid::from_raw(self.user.uid))?;
+        }
+        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        Ok(())
+    }
+
+    fn becoming(&self, leaf: Option<&Leaf>) -> io::Result<sys::Becoming> {
+        let User { uid, gid, groups, .. } = &self.user;
+        // An agent that is not root, as in a test, stays who it is.
+        let groups = nix::unistd::geteuid().is_root().then(|| groups.iter().copied().map(Gid::from_raw).collect());
+        Ok(sys::Becoming {
+            cwd: CString::new(self.cwd.as_os_str().as_bytes())?,
+            members: leaf.map(Leaf::members),
+            at_terminal: matches!(self.streams, Streams::Terminal(_)),
+            uid: Uid::from_raw(*uid),
+            gid: Gid::from_raw(*gid),
+            groups,
+        })
+    }
+}
+
+/// A process that runs already, and that nobody knows yet.
+struct Started {
+    pid: u32,
+    input: Input,
+    outputs: Outputs,
+    exit: oneshot::Receiver<ExitStatus>,
+}
+
+impl Started {
+    fn with_pipes(mut child: Child, exit: oneshot::Receiver<ExitStatus>) -> io::Result<Self> {
+        let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into())?;
+        let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into())?;
+        let input = match child.stdin.take() {
+            Some(stdin) => Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(stdin.into())?))),
+            None => Input::Null,
+        };
+        Ok(Self { pid: child.id(), input, outputs: Outputs::pipes(stdout, stderr), exit })
+    }
+
+    fn launched(self, launch: Launch, leaf: Option<Leaf>, table: &Table) -> Launched {
         let process = Arc::new(Process {
-            pid: child.id(),
-            config: self.config,
-            tag: self.tag,
-            stdin: Mutex::new(stdin),
-            fanout: Fanout::new(),
+            pid: self.pid,
+            config: launch.config,
+            tag: launch.tag,
+            input: self.input,
+            journal: Journal::new(table.budget()),
+            leaf,
             timed_out: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         table.insert(process.clone());
-        Ok((process, Pipes { stdout, stderr }, exit))
+        Launched { process, outputs: self.outputs, exit: self.exit }
     }
 }
 
-/// PATH, HOME, USER and LOGNAME, then the sandbox's, then the request's.
-fn environment(user: &User, settings: &Settings, config: &ProcessConfig) -> Vec<(String, String)> {
+/// PATH, HOME, USER and LOGNAME, and TERM at a terminal; then the sandbox's, then the request's.
+fn environment(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Vec<(String, String)> {
     let own = [
         ("PATH", DEFAULT_PATH.to_owned()),
         ("HOME", user.home.to_string_lossy().into_owned()),
@@ -125,7 +220,8 @@ fn environment(user: &User, settings: &Settings, config: &ProcessConfig) -> Vec<
     let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
     let sandbox = settings.envs.iter().map(|(name, value)| (name.clone(), value.clone()));
     let request = config.envs.iter().map(|(name, value)| (name.clone(), value.clone()));
-    own.chain(sandbox).chain(request).collect()
+    let term = matches!(streams, Streams::Terminal(_)).then(|| ("TERM".to_owned(), "xterm-256color".to_owned()));
+    own.chain(term).chain(sandbox).chain(request).collect()
 }
 
 fn working_directory(user: &User, settings: &Settings, asked: Option<&str>) -> Result<PathBuf, LaunchError> {
@@ -154,13 +250,6 @@ fn find_program(command: &str, cwd: &Path, path: &str) -> Result<PathBuf, Launch
         .ok_or_else(|| LaunchError::NotInPath { command: command.to_owned(), path: path.to_owned() })
 }
 
-fn becoming(user: &User, cwd: &Path, members: Option<Arc<File>>) -> io::Result<sys::Becoming> {
-    // An agent that is not root, as in a test, stays who it is.
-    let groups = nix::unistd::geteuid().is_root().then(|| user.groups.iter().copied().map(Gid::from_raw).collect());
-    let cwd = CString::new(cwd.as_os_str().as_bytes())?;
-    Ok(sys::Becoming { cwd, members, uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups })
-}
-
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[cfg(test)]
@@ -182,7 +271,7 @@ mod tests {
         let settings = settings(r#"{"envVars":{"A":"sandbox","B":"sandbox","HOME":"/h"}}"#);
         let config =
             ProcessConfig { envs: [("B".into(), "request".into())].into_iter().collect(), ..Default::default() };
-        let envs = environment(&user(), &settings, &config);
+        let envs = environment(&user(), &settings, &config, Streams::Pipes);
         let value = |name: &str| envs.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
         assert_eq!((value("A"), value("B")), (Some("sandbox"), Some("request")));
         assert_eq!((value("HOME"), value("USER"), value("LOGNAME")), (Some("/h"), Some("user"), Some("user")));

@@ -11,12 +11,15 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    InputError, Process, Table,
-    events::events,
-    launch::{Launch, LaunchError, Stdin},
+    Process, Table,
+    events::{Offsets, events},
+    input::InputError,
+    journal::From,
+    launch::{Launch, LaunchError, Launched, Streams},
+    terminal,
 };
 use crate::{
-    agent::{freezer::Freezer, settings::Settings},
+    agent::{cgroups::Groups, freezer::Freezer, settings::Settings},
     proto::process::{self as wire, process_input::Input, stream_input_request},
 };
 
@@ -26,6 +29,7 @@ pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) settings: Arc<Mutex<Settings>>,
     pub(crate) freezer: Arc<Freezer>,
+    pub(crate) groups: Arc<Groups>,
 }
 
 impl wire::Process for Service {
@@ -49,9 +53,18 @@ impl wire::Process for Service {
         context: RequestContext,
         request: ServiceRequest<'_, wire::ConnectRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<wire::ConnectResponse> + Send + use<>>> {
-        let process = self.find(request.to_owned_message().process.into_option())?;
-        let (backlog, receiver) = process.fanout.attach().ok_or_else(ended)?;
-        let events = events(process.pid, backlog, receiver, keepalive(&context));
+        let request = request.to_owned_message();
+        let selector = request.process.into_option();
+        let (pid, journal) = match (self.find(selector.clone()), request.offset, &selector) {
+            (Err(refusal), Some(_), Some(selector)) => self.table.find_ended(selector).ok_or(refusal)?,
+            (process, ..) => process.map(|process| (process.pid, process.journal.clone()))?,
+        };
+        let (from, offsets) = match request.offset {
+            None => (From::Unread, Offsets::Hidden),
+            Some(offset) => (From::Offset(offset), Offsets::Shown),
+        };
+        let reader = journal.attach(from).map_err(|error| ConnectError::out_of_range(error.to_string()))?;
+        let events = events(pid, reader, offsets, keepalive(&context));
         Response::stream_ok(
             events.map(|event| event.map(|event| wire::ConnectResponse { event: event.into(), ..Default::default() })),
         )
@@ -63,23 +76,23 @@ impl wire::Process for Service {
         request: ServiceRequest<'_, wire::StartRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<wire::StartResponse> + Send + use<>>> {
         let request = request.to_owned_message();
-        if request.pty.is_set() {
-            return Err(ConnectError::unimplemented("a terminal for a process (pty)"));
-        }
+        let streams = streams(&request)?;
+        let offsets = if request.offsets.unwrap_or(false) { Offsets::Shown } else { Offsets::Hidden };
         let config =
             request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("no process is named"))?;
-        let stdin = if request.stdin.unwrap_or(true) { Stdin::Pipe } else { Stdin::Null };
         let launch = {
             let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
             let user = settings
                 .user_of(context.headers())
                 .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
-            Launch::prepare(config, request.tag, stdin, user, &settings, &self.freezer).map_err(refuse_launch)?
+            Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
-        let (process, pipes, exit) = launch.spawn(&self.table).map_err(refuse_launch)?;
-        let (backlog, receiver) = process.fanout.attach().ok_or_else(ended)?;
-        let events = events(process.pid, backlog, receiver, keepalive(&context));
-        tokio::spawn(live(self.table.clone(), process, pipes, exit, context.deadline().map(Instant::from_std)));
+        let launched = launch.spawn(&self.table, &self.groups, &self.freezer).map_err(refuse_launch)?;
+        let reader = launched.process.journal.attach(From::Offset(0));
+        let reader = reader.map_err(|error| ConnectError::internal(error.to_string()))?;
+        let events = events(launched.process.pid, reader, offsets, keepalive(&context));
+        let deadline = context.deadline().map(Instant::from_std);
+        tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline));
         Response::stream_ok(
             events.map(|event| event.map(|event| wire::StartResponse { event: event.into(), ..Default::default() })),
         )
@@ -90,8 +103,13 @@ impl wire::Process for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, wire::UpdateRequest>,
     ) -> ServiceResult<impl Encodable<wire::UpdateResponse> + Send + use<'a>> {
-        self.find(request.to_owned_message().process.into_option())?;
-        Err::<Response<wire::UpdateResponse>, _>(ConnectError::unimplemented("resizing a terminal (pty)"))
+        let request = request.to_owned_message();
+        let process = self.find(request.process.into_option())?;
+        if let Some(pty) = request.pty.into_option() {
+            let size = terminal::size(&pty).map_err(ConnectError::invalid_argument)?;
+            process.resize(size).map_err(refuse_input)?;
+        }
+        Response::ok(wire::UpdateResponse::default())
     }
 
     async fn stream_input<'a>(
@@ -137,7 +155,7 @@ impl wire::Process for Service {
         // The two that are named in the protocol, and any other by its number.
         let signal = Signal::try_from(request.signal.to_i32())
             .map_err(|_| ConnectError::invalid_argument(format!("no signal {}", request.signal.to_i32())))?;
-        process.signal_group(signal);
+        process.signal(signal);
         Response::ok(wire::SendSignalResponse::default())
     }
 
@@ -146,7 +164,8 @@ impl wire::Process for Service {
         _context: RequestContext,
         request: ServiceRequest<'_, wire::CloseStdinRequest>,
     ) -> ServiceResult<impl Encodable<wire::CloseStdinResponse> + Send + use<'a>> {
-        self.find(request.to_owned_message().process.into_option())?.close_stdin().await;
+        let process = self.find(request.to_owned_message().process.into_option())?;
+        process.close_stdin().await.map_err(refuse_input)?;
         Response::ok(wire::CloseStdinResponse::default())
     }
 }
@@ -154,26 +173,33 @@ impl wire::Process for Service {
 impl Service {
     fn find(&self, selector: Option<wire::ProcessSelector>) -> Result<Arc<Process>, ConnectError> {
         let selector = selector.ok_or_else(|| ConnectError::invalid_argument("no process is named"))?;
-        self.table.find(&selector).ok_or_else(|| {
-            ConnectError::not_found(match selector.selector {
-                Some(wire::process_selector::Selector::Pid(pid)) => format!("no process with pid {pid}"),
-                Some(wire::process_selector::Selector::Tag(tag)) => format!("no process with tag {tag:?}"),
-                None => "no process is named".to_owned(),
-            })
-        })
+        self.table.find(&selector).ok_or_else(|| unknown(selector))
+    }
+}
+
+fn unknown(selector: wire::ProcessSelector) -> ConnectError {
+    use wire::process_selector::Selector;
+    match selector.selector {
+        Some(Selector::Pid(pid)) => ConnectError::not_found(format!("no process with pid {pid}")),
+        Some(Selector::Tag(tag)) => ConnectError::not_found(format!("no process with tag {tag:?}")),
+        None => ConnectError::invalid_argument("no process is named"),
+    }
+}
+
+/// What the request wants of the process's standard streams.
+fn streams(request: &wire::StartRequest) -> Result<Streams, ConnectError> {
+    match request.pty.as_option() {
+        Some(pty) => terminal::size(pty).map(Streams::Terminal).map_err(ConnectError::invalid_argument),
+        None if request.stdin.unwrap_or(true) => Ok(Streams::Pipes),
+        None => Ok(Streams::OutputPipes),
     }
 }
 
 /// Runs a process to its end, or to its deadline. Nobody's connection owns this.
-async fn live(
-    table: Arc<Table>,
-    process: Arc<Process>,
-    pipes: super::Pipes,
-    exit: tokio::sync::oneshot::Receiver<std::process::ExitStatus>,
-    deadline: Option<Instant>,
-) {
+async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadline: Option<Instant>) {
+    let Launched { process, outputs, exit } = launched;
     let finish = {
-        let running = process.run(pipes, exit);
+        let running = process.run(outputs, exit);
         tokio::pin!(running);
         tokio::select! {
             finish = &mut running => finish,
@@ -184,8 +210,11 @@ async fn live(
         }
     };
     // First, so that whoever hears of the end finds it gone.
-    table.remove(&process);
-    process.fanout.finish(finish).await;
+    table.retire(&process);
+    if let Some(leaf) = &process.leaf {
+        groups.retire(leaf);
+    }
+    process.journal.finish(finish);
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -196,23 +225,28 @@ async fn until(deadline: Option<Instant>) {
 }
 
 async fn give(process: &Process, input: Option<wire::ProcessInput>) -> Result<(), ConnectError> {
-    match input.and_then(|input| input.input) {
-        Some(Input::Stdin(bytes)) => process.send_stdin(&bytes).await.map_err(|error| match error {
-            InputError::Closed => ConnectError::failed_precondition(error.to_string()),
-            InputError::Broken(_) => ConnectError::failed_precondition(error.to_string()).with_source(error),
-        }),
-        Some(Input::Pty(_)) => Err(ConnectError::unimplemented("input to a terminal (pty)")),
-        None => Err(ConnectError::invalid_argument("no input is given")),
-    }
+    let given = match input.and_then(|input| input.input) {
+        Some(Input::Stdin(bytes)) => process.send_stdin(&bytes).await,
+        Some(Input::Pty(bytes)) => process.send_pty(&bytes).await,
+        None => return Err(ConnectError::invalid_argument("no input is given")),
+    };
+    given.map_err(refuse_input)
+}
+
+fn refuse_input(error: InputError) -> ConnectError {
+    ConnectError::failed_precondition(error.to_string()).with_source(error)
 }
 
 fn refuse_launch(error: LaunchError) -> ConnectError {
     let message = match &error {
-        LaunchError::Spawn(_, source) => format!("{error}: {source}"),
+        LaunchError::Spawn(_, source) | LaunchError::Terminal(source) | LaunchError::Group(source) => {
+            format!("{error}: {source}")
+        }
         _ => error.to_string(),
     };
     match &error {
         LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) => ConnectError::not_found(message),
+        LaunchError::Terminal(_) | LaunchError::Group(_) => ConnectError::resource_exhausted(message),
         LaunchError::Frozen => ConnectError::failed_precondition(message),
         LaunchError::NoDirectory(_) | LaunchError::Malformed(_) => ConnectError::invalid_argument(message),
         LaunchError::Spawn(_, source) => match source.kind() {
@@ -223,10 +257,6 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
             _ => ConnectError::invalid_argument(message),
         },
     }
-}
-
-fn ended() -> ConnectError {
-    ConnectError::not_found("the process has ended")
 }
 
 /// How often a silent stream shows life: what the client asks for in seconds, or E2B's 90 s.

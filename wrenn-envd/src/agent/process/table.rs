@@ -1,16 +1,21 @@
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     process::{Child, Command, ExitStatus},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
+    time::Instant,
 };
 
-use super::Process;
+use super::{
+    Process,
+    journal::{Budget, Journal},
+};
 use crate::{
     agent::sys,
     proto::process::{ProcessSelector, process_selector::Selector},
@@ -20,18 +25,49 @@ use crate::{
 ///
 /// PID 1 inherits every orphan of the guest. There is one call that waits, [`Table::reap`], and it knows which children
 /// somebody waits for; so no status is stolen, and no orphan stays.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table {
     state: Mutex<State>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     processes: BTreeMap<u32, Arc<Process>>,
     awaited: HashMap<u32, oneshot::Sender<ExitStatus>>,
+    /// The last ones that have ended, the newest last, for clients who come back.
+    ended: VecDeque<Ended>,
+}
+
+/// What is kept of a process that has ended: nothing that holds a descriptor.
+#[derive(Debug)]
+struct Ended {
+    since: Instant,
+    pid: u32,
+    tag: Option<String>,
+    journal: Arc<Journal>,
+}
+
+impl Ended {
+    fn is_meant(&self, selector: &Selector) -> bool {
+        self.since.elapsed() <= ENDED_FOR
+            && match selector {
+                Selector::Pid(pid) => self.pid == *pid,
+                Selector::Tag(tag) => self.tag.as_deref() == Some(tag.as_str()),
+            }
+    }
 }
 
 impl Table {
+    /// An empty one, whose processes' output may take `kept_bytes_max` of memory.
+    pub(crate) fn new(kept_bytes_max: usize) -> Self {
+        Self { state: Mutex::default(), budget: Arc::new(Budget::new(kept_bytes_max)) }
+    }
+
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        self.budget.clone()
+    }
+
     /// Starts `command`; the receiver gets its exit status.
     ///
     /// The lock is held meanwhile, so that a child cannot be reaped before it is awaited. `spawn` also waits for a child
@@ -48,11 +84,19 @@ impl Table {
         self.lock().processes.insert(process.pid, process);
     }
 
-    pub(super) fn remove(&self, process: &Arc<Process>) {
+    /// Moves a process to those that have ended.
+    pub(super) fn retire(&self, process: &Arc<Process>) {
         let mut state = self.lock();
         // The number may be another process's by now.
         if state.processes.get(&process.pid).is_some_and(|found| Arc::ptr_eq(found, process)) {
             state.processes.remove(&process.pid);
+        }
+        let (pid, tag, journal) = (process.pid, process.tag.clone(), process.journal.clone());
+        state.ended.push_back(Ended { since: Instant::now(), pid, tag, journal });
+        while state.ended.front().is_some_and(|oldest| {
+            state.ended.len() > ENDED_MAX || oldest.since.elapsed() > ENDED_FOR || self.budget.is_spent()
+        }) {
+            state.ended.pop_front();
         }
     }
 
@@ -71,11 +115,21 @@ impl Table {
         }
     }
 
-    /// Reaps for as long as the agent lives.
-    pub(crate) async fn reap_for_ever(&self) -> io::Result<()> {
+    /// The number and the output of the last one that `selector` named, of those that have ended in the last
+    /// [`ENDED_FOR`].
+    pub(super) fn find_ended(&self, selector: &ProcessSelector) -> Option<(u32, Arc<Journal>)> {
+        let selector = selector.selector.as_ref()?;
+        let state = self.lock();
+        let found = state.ended.iter().rev().find(|ended| ended.is_meant(selector))?;
+        Some((found.pid, found.journal.clone()))
+    }
+
+    /// Reaps for as long as the agent lives, and calls `reaped` when somebody has ended.
+    pub(crate) async fn reap_for_ever(&self, reaped: impl Fn()) -> io::Result<()> {
         let mut child_signals = signal(SignalKind::child())?;
         loop {
             self.reap()?;
+            reaped();
             if child_signals.recv().await.is_none() {
                 return Ok(());
             }
@@ -100,3 +154,7 @@ impl Table {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How many processes that have ended are kept, and for how long. Their output counts as that of others does.
+const ENDED_MAX: usize = 64;
+const ENDED_FOR: Duration = Duration::from_secs(600);

@@ -1,0 +1,64 @@
+//! Pseudo-terminals.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+};
+
+use nix::{
+    fcntl::OFlag,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+    unistd::{Gid, Uid, fchown},
+};
+
+use tokio::io::unix::AsyncFd;
+
+use super::check;
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent) struct Size {
+    pub(in crate::agent) columns: u16,
+    pub(in crate::agent) rows: u16,
+}
+
+/// Both ends of a new terminal: the agent's, which does not block, and the process's.
+pub(in crate::agent) fn open(size: Size) -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname_r(&master)?;
+    // Like all that `std` opens, it is closed on exec.
+    let slave = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name)?;
+    let master = OwnedFd::from(master);
+    resize(&master, size)?;
+    Ok((master, slave.into()))
+}
+
+/// Lets the runtime watch the agent's end, which must not block.
+pub(in crate::agent) fn watch(master: OwnedFd) -> io::Result<AsyncFd<File>> {
+    // SAFETY: a `File` owns its descriptor, and is that same descriptor until it is dropped.
+    Ok(unsafe { AsyncFd::register(File::from(master)) }?)
+}
+
+/// Gives a terminal to the user who will work at it, as a login does.
+pub(in crate::agent) fn give_to(slave: impl AsFd, uid: Uid) -> io::Result<()> {
+    Ok(fchown(slave, Some(uid), None::<Gid>)?)
+}
+
+/// Changes a terminal's size; the processes in its foreground hear of it by `SIGWINCH`.
+pub(in crate::agent) fn resize(master: impl AsFd, size: Size) -> io::Result<()> {
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a `winsize`, which is live.
+    check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
+}
+
+/// Makes the terminal at standard input the one that controls this session. Safe between fork and exec.
+pub(super) fn take_control() -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes a number; 0 says that no terminal is taken from another session.
+    check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })
+}
