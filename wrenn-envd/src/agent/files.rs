@@ -2,7 +2,9 @@
 
 mod download;
 mod target;
+mod temporary;
 mod upload;
 
 pub(super) use download::download;
+pub(super) use temporary::{Upload, upload_of};
 pub(super) use upload::upload;

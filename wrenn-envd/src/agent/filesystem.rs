@@ -3,6 +3,7 @@
 //! ```text
 //!  Service -> as_user --+-> entry    (one entry, described)
 //!                       +-> tree     (list, make, move, remove)
+//!          -> watch             (changes, as they happen)
 //! ```
 
 mod entry;
@@ -11,5 +12,6 @@ mod metadata;
 mod names;
 mod service;
 mod tree;
+mod watch;
 
 pub(super) use service::Service;

@@ -62,7 +62,7 @@ impl Server {
         let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone(), groups };
         let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
-        let service = filesystem::Service { settings: settings.clone() };
+        let service = filesystem::Service::new(settings.clone());
         let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
         Arc::new(Self {
             mode,

@@ -41,7 +41,7 @@ use nix::{
     unistd::Pid,
 };
 use output::{Output, Outputs};
-pub(super) use service::Service;
+pub(super) use service::{Service, keepalive};
 pub(super) use table::Table;
 use tokio::{
     sync::oneshot,

@@ -2,11 +2,8 @@ use std::{
     error::Error,
     io,
     os::unix::fs::{MetadataExt as _, chown},
-    path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    path::Path,
+    sync::Mutex,
 };
 
 use bytes::Bytes;
@@ -22,7 +19,10 @@ use tokio::{
     io::AsyncWriteExt as _,
 };
 
-use super::target::Target;
+use super::{
+    target::Target,
+    temporary::{Temporary, Upload},
+};
 use crate::agent::{
     api_error::ApiError,
     http::{Body, json},
@@ -102,7 +102,8 @@ where
     };
     create_parents(parent, user).map_err(failed)?;
 
-    let temporary = Temporary::beside(parent);
+    let upload = if replaced.is_some() { Upload::Replacement } else { Upload::New };
+    let temporary = Temporary::beside(parent, upload);
     let mode = replaced.map_or(0o644, |found| found.mode() & 0o7777);
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary.path).await.map_err(failed)?;
@@ -135,31 +136,4 @@ fn create_parents(directory: &Path, user: &User) -> io::Result<()> {
 fn give_to(path: &Path, user: &User) -> io::Result<()> {
     // An agent that is not root, as in a test, owns what it writes.
     if nix::unistd::geteuid().is_root() { chown(path, Some(user.uid), Some(user.gid)) } else { Ok(()) }
-}
-
-/// A file that goes unless it is kept: an upload that breaks off, or whose client leaves, leaves nothing.
-#[derive(Debug)]
-struct Temporary {
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Temporary {
-    fn beside(parent: &Path) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { path: parent.join(format!(".wrenn-upload-{}-{number}", std::process::id())), is_kept: false }
-    }
-
-    fn keep(mut self) {
-        self.is_kept = true;
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }

@@ -1,26 +1,36 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use connectrpc::{ConnectError, Encodable, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
-use futures::stream;
+use futures::{Stream, StreamExt as _, stream};
+use tokio::time::timeout;
 
-use super::tree;
+use super::{
+    tree,
+    watch::{Events, WatchOptions, Watchers, watch},
+};
 use crate::{
     agent::{
         guest_path,
         identity::as_user,
+        process::keepalive,
         settings::Settings,
         users::{User, UserError},
     },
-    proto::filesystem as wire,
+    proto::filesystem::{
+        self as wire,
+        watch_dir_response::{Event, KeepAlive, StartEvent},
+    },
 };
 
 /// `filesystem.Filesystem`.
 #[derive(Debug)]
 pub(crate) struct Service {
-    pub(crate) settings: Arc<Mutex<Settings>>,
+    settings: Arc<Mutex<Settings>>,
+    watchers: Watchers,
 }
 
 impl wire::Filesystem for Service {
@@ -78,40 +88,61 @@ impl wire::Filesystem for Service {
 
     async fn watch_dir(
         &self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::WatchDirRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<wire::WatchDirResponse> + Send + use<>>> {
-        Response::stream_ok(stream::once(async {
-            Err::<wire::WatchDirResponse, _>(ConnectError::unimplemented("watching a directory"))
-        }))
+        let request = request.to_owned_message();
+        let (user, [path]) = self.resolve(&context, [&request.path])?;
+        let options = WatchOptions {
+            path,
+            recursive: request.recursive,
+            include_entry: request.include_entry,
+            allow_network_mounts: request.allow_network_mounts,
+        };
+        Response::stream_ok(responses(watch(user, options).await?, keepalive(&context)))
     }
 
     async fn create_watcher<'a>(
         &'a self,
-        _context: RequestContext,
-        _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
+        context: RequestContext,
+        request: ServiceRequest<'_, wire::CreateWatcherRequest>,
     ) -> ServiceResult<impl Encodable<wire::CreateWatcherResponse> + Send + use<'a>> {
-        Err::<Response<wire::CreateWatcherResponse>, _>(ConnectError::unimplemented("watching a directory"))
+        let request = request.to_owned_message();
+        let (user, [path]) = self.resolve(&context, [&request.path])?;
+        let options = WatchOptions {
+            path,
+            recursive: request.recursive,
+            include_entry: request.include_entry,
+            allow_network_mounts: request.allow_network_mounts,
+        };
+        let watcher_id = self.watchers.insert(watch(user, options).await?);
+        Response::ok(wire::CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 
     async fn get_watcher_events<'a>(
         &'a self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
     ) -> ServiceResult<impl Encodable<wire::GetWatcherEventsResponse> + Send + use<'a>> {
-        Err::<Response<wire::GetWatcherEventsResponse>, _>(ConnectError::unimplemented("watching a directory"))
+        let events = self.watchers.take(&request.to_owned_message().watcher_id)?;
+        Response::ok(wire::GetWatcherEventsResponse { events, ..Default::default() })
     }
 
     async fn remove_watcher<'a>(
         &'a self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
+        request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
     ) -> ServiceResult<impl Encodable<wire::RemoveWatcherResponse> + Send + use<'a>> {
-        Err::<Response<wire::RemoveWatcherResponse>, _>(ConnectError::unimplemented("watching a directory"))
+        self.watchers.remove(&request.to_owned_message().watcher_id)?;
+        Response::ok(wire::RemoveWatcherResponse::default())
     }
 }
 
 impl Service {
+    pub(crate) fn new(settings: Arc<Mutex<Settings>>) -> Self {
+        Self { settings, watchers: Watchers::default() }
+    }
+
     /// The caller's user, and the paths as that user means them.
     fn resolve<const N: usize>(
         &self,
@@ -130,4 +161,26 @@ impl Service {
         }
         Ok((user, paths))
     }
+}
+
+/// The start, what happens, and signs of life in between; the end when the directory is gone.
+fn responses(
+    events: Events,
+    keepalive: Duration,
+) -> impl Stream<Item = Result<wire::WatchDirResponse, ConnectError>> + Send {
+    let start = stream::iter([Ok(response(StartEvent::default()))]);
+    let rest = stream::unfold(events, move |mut events| async move {
+        let item = match timeout(keepalive, events.recv()).await {
+            Ok(Some(Ok(event))) => Ok(response(event)),
+            Ok(Some(Err(error))) => Err(error.into()),
+            Ok(None) => return None,
+            Err(_elapsed) => Ok(response(KeepAlive::default())),
+        };
+        Some((item, events))
+    });
+    start.chain(rest)
+}
+
+fn response(event: impl Into<Event>) -> wire::WatchDirResponse {
+    wire::WatchDirResponse { event: Some(event.into()), ..Default::default() }
 }
