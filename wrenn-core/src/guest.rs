@@ -9,9 +9,9 @@
 //! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
 //! a name), so a step that fails, or a future that is dropped, leaves nothing.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,7 +105,7 @@ impl Guest {
         let parts = Parts {
             base: open(&image.base())?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
-            tap: network.tap,
+            plug: network.plug,
             identity: Identity::ephemeral(shape.acceleration),
         };
         let state = GuestState {
@@ -160,7 +160,7 @@ impl Guest {
         let parts = Parts {
             base: File::open(&base).map_err(Error::io("open", &base))?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
-            tap: network.tap,
+            plug: network.plug,
             identity: Identity::ephemeral(state.shape.acceleration),
         };
         step(Step::Machine)?;
@@ -396,7 +396,19 @@ fn check_restorable(host: &Host, state: &GuestState) -> Result<()> {
 
 /// A drive without a name: it goes with its last descriptor.
 fn new_drive(host: &Host) -> Result<File> {
-    tempfile::tempfile_in(host.data_dir()).map_err(Error::io("make a drive in", host.data_dir()))
+    unnamed_file(host.data_dir()).map_err(Error::io("make a drive in", host.data_dir()))
+}
+
+/// A file that a driver may give a name for a moment, which `tempfile` excludes.
+pub(crate) fn unnamed_file(directory: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+    match options.open(directory) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
+            tempfile::tempfile_in(directory)
+        }
+        opened => opened,
+    }
 }
 
 async fn fill_drive(host: &Host, from: Generation, drive: &File) -> Result<()> {

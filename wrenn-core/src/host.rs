@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wrenn_snapshot::{GenerationId, LocalStore};
 
 use crate::data_dir::{self, DataDir};
-use crate::probe::{self, Probe};
+use crate::driver::Choice;
+use crate::probe::Probe;
 use crate::sandbox::{PausedRecord, PausedSandbox, Sandbox, SandboxInfo, SandboxState, WeakSandbox};
 use crate::step::{Observer, Step};
 use crate::template::{Template, TemplateRecord};
 use crate::vmm::Vmm;
-use crate::vmm::qemu::Qemu;
-use crate::{Error, Paging, Result, SandboxId, TemplateName, record};
+use crate::{Confinement, Driver, Error, Paging, Result, SandboxId, TemplateName, record};
 
 /// The door to everything: opens a data directory and finds a VMM. Clones are the same host.
 ///
@@ -47,7 +47,7 @@ pub(crate) struct Inner {
 #[derive(Default)]
 pub struct HostBuilder {
     data_dir: Option<PathBuf>,
-    qemu: Option<PathBuf>,
+    choice: Choice,
     paging: Option<Paging>,
     observer: Observer,
 }
@@ -56,7 +56,7 @@ impl fmt::Debug for HostBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostBuilder")
             .field("data_dir", &self.data_dir)
-            .field("qemu", &self.qemu)
+            .field("choice", &self.choice)
             .finish_non_exhaustive()
     }
 }
@@ -73,7 +73,30 @@ impl HostBuilder {
     /// The QEMU binary. Default: `WRENN_QEMU`, else `qemu-system-x86_64` on the `PATH`.
     #[must_use]
     pub fn qemu(mut self, path: impl Into<PathBuf>) -> Self {
-        self.qemu = Some(path.into());
+        self.choice.qemu = Some(path.into());
+        self
+    }
+
+    /// The Firecracker binary. Default: `WRENN_FIRECRACKER`, else `firecracker` on the `PATH`.
+    #[must_use]
+    pub fn firecracker(mut self, path: impl Into<PathBuf>) -> Self {
+        self.choice.firecracker = Some(path.into());
+        self
+    }
+
+    /// The VMM. Default: `WRENN_VMM`, which is `firecracker` or `qemu`; else Firecracker where it is installed and KVM
+    /// serves it, and QEMU elsewhere.
+    #[must_use]
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.choice.driver = Some(driver);
+        self
+    }
+
+    /// How Firecracker is kept from the host. Default: `WRENN_CONFINEMENT`, which is `user` or `jailer`; else
+    /// [`Confinement::User`].
+    #[must_use]
+    pub fn confinement(mut self, confinement: Confinement) -> Self {
+        self.choice.confinement = Some(confinement);
         self
     }
 
@@ -95,15 +118,14 @@ impl HostBuilder {
     /// Opens the host.
     ///
     /// # Errors
-    /// [`Error::Host`] where the directory cannot be written or QEMU is missing, each with its remedy.
+    /// [`Error::Host`] where the directory cannot be written or the VMM is missing, each with its remedy.
     pub async fn open(self) -> Result<Host> {
         let path = self.data_dir.unwrap_or_else(data_dir::default_path);
         let data = DataDir::create(&path)?;
-        let qemu = Qemu::find(self.qemu).await?;
-        let probe = probe::probe(qemu.program()).await;
-        tracing::debug!(?probe, vmm = qemu.version(), "opened {}", data.path().display());
+        let (vmm, probe) = self.choice.make(data.path()).await?;
+        tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
         let paging = self.paging.unwrap_or_else(Paging::choose);
-        Host::assemble(data, Arc::new(qemu), probe, paging, self.observer)
+        Host::assemble(data, vmm, probe, paging, self.observer)
     }
 }
 

@@ -23,6 +23,7 @@
 mod agent;
 mod command;
 mod data_dir;
+mod driver;
 mod error;
 mod guest;
 mod host;
@@ -40,6 +41,7 @@ mod vmm;
 pub use agent::AgentError;
 pub use command::{Child, Command, Event, ExitStatus, Output, Signal};
 pub use data_dir::default_path as default_data_dir;
+pub use driver::{Confinement, Driver};
 pub use error::{BoxError, Error};
 pub use guest::SaveReport;
 pub use host::{Host, HostBuilder};

@@ -10,19 +10,22 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::Driver;
 use crate::vmm::Acceleration;
 
 /// What was found, and what follows.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Probe {
+    /// The VMM that runs them.
+    pub driver: Driver,
     /// What the guests will run on.
     pub acceleration: Acceleration,
     /// Why, in a sentence.
     pub reason: String,
 }
 
-/// Chooses the acceleration. `WRENN_ACCELERATION=kvm|tcg` decides without a probe.
+/// Chooses QEMU's acceleration. `WRENN_ACCELERATION=kvm|tcg` decides without a probe.
 pub(crate) async fn probe(qemu: &Path) -> Probe {
     match std::env::var("WRENN_ACCELERATION").as_deref() {
         Ok("kvm") => return choose(Acceleration::Kvm, "WRENN_ACCELERATION says so"),
@@ -48,7 +51,7 @@ pub(crate) async fn probe(qemu: &Path) -> Probe {
 }
 
 fn choose(acceleration: Acceleration, reason: impl Into<String>) -> Probe {
-    Probe { acceleration, reason: reason.into() }
+    Probe { driver: Driver::Qemu, acceleration, reason: reason.into() }
 }
 
 fn has_virtualization(cpuinfo: &str) -> bool {

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   wrenn ──Slot::connect──▶ socket made inside the namespace ──▶ tap ──▶ guest eth0
-//!   VMM   ──inherits───────▶ Slot::tap (a descriptor)         ──▶ tap
+//!   VMM   ──inherits───────▶ Tap::into_queue (a descriptor)   ──▶ tap
+//!   or it runs inside and opens Tap::NAME, after Tap::leave_to ──▶ tap
 //! ```
 //!
 //! The kernel frees the namespace, the tap and the addresses with the last descriptor, so neither a failed step nor a
@@ -20,4 +21,4 @@ mod slot;
 mod sys;
 
 pub use error::NetError;
-pub use slot::{GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, PREFIX_LEN, Slot};
+pub use slot::{GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, PREFIX_LEN, Slot, Tap};

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -23,6 +23,10 @@ impl NetNs {
             let fd = File::open("/proc/thread-self/ns/net").map_err(NetError::at("open the network namespace"))?;
             Ok((Self(fd.into()), set_up()?))
         })
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Runs `work` on a thread that is inside the namespace.

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
@@ -28,19 +28,43 @@ const TAP_NAME: &str = "tap0";
 
 /// A network namespace with a tap, for one VM.
 ///
-/// Dropping it and ending the VMM that inherited the tap frees both.
+/// Dropping it and ending the VMM that has the tap frees both.
 ///
 /// ```no_run
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// let slot = wrenn_net::Slot::create()?;
-/// // … start a VMM with `slot.tap()` …
+/// let (slot, tap) = wrenn_net::Slot::create()?;
+/// let inherited = tap.into_queue();
+/// // … start a VMM with it …
 /// let agent = slot.connect(49983).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct Slot {
     netns: Arc<NetNs>,
-    tap: OwnedFd,
+}
+
+/// A slot's tap, before a VMM has it.
+#[derive(Debug)]
+pub struct Tap(OwnedFd);
+
+impl Tap {
+    /// Its name, inside the namespace.
+    pub const NAME: &'static str = TAP_NAME;
+
+    /// Its one queue, for a VMM to inherit.
+    #[must_use]
+    pub fn into_queue(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Leaves it to a VMM that runs as the user `uid` in the namespace, and opens the tap by its [name](Self::NAME). It
+    /// then lives as long as the namespace.
+    ///
+    /// # Errors
+    /// [`NetError::Permission`] without the rights.
+    pub fn leave_to(self, uid: u32) -> Result<(), NetError> {
+        sys::leave_tap(&self.0, uid).map_err(NetError::at("give the tap to the VMM's user"))
+    }
 }
 
 impl Slot {
@@ -49,14 +73,15 @@ impl Slot {
     /// # Errors
     /// [`NetError::Permission`] without the rights, [`NetError::NoTunDevice`] without the driver. Nothing is left
     /// behind by a failure.
-    pub fn create() -> Result<Self, NetError> {
+    pub fn create() -> Result<(Self, Tap), NetError> {
         let (netns, tap) = NetNs::create(set_up)?;
-        Ok(Self { netns: Arc::new(netns), tap })
+        Ok((Self { netns: Arc::new(netns) }, Tap(tap)))
     }
 
-    /// The tap's queue, for the VMM to inherit.
-    pub fn tap(&self) -> BorrowedFd<'_> {
-        self.tap.as_fd()
+    /// The network namespace, for a VMM to be started in.
+    #[must_use]
+    pub fn namespace(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
     }
 
     /// Connects to a port of the guest.

@@ -1,14 +1,15 @@
 //! Slots on the real kernel: real namespaces and taps. Skipped by name where the process may not make them.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use wrenn_net::{NetError, Slot};
+use nix::sched::{CloneFlags, setns};
+use wrenn_net::{NetError, Slot, Tap};
 
-fn slot_or_skip(test: &str) -> Option<Slot> {
+fn slot_or_skip(test: &str) -> Option<(Slot, Tap)> {
     match Slot::create() {
-        Ok(slot) => Some(slot),
+        Ok(made) => Some(made),
         Err(error @ (NetError::Permission { .. } | NetError::NoTunDevice(_))) => {
             println!("skipped: {test}: {error}");
             None
@@ -17,21 +18,45 @@ fn slot_or_skip(test: &str) -> Option<Slot> {
     }
 }
 
-fn tap_flags(slot: &Slot) -> String {
-    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", slot.tap().as_raw_fd())).unwrap()
+fn tap_flags(tap: Tap) -> String {
+    let queue = tap.into_queue();
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{}", queue.as_raw_fd())).unwrap()
+}
+
+/// The devices of a namespace.
+fn devices(namespace: BorrowedFd<'_>) -> String {
+    std::thread::scope(|scope| {
+        let look = scope.spawn(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()
+        });
+        look.join().unwrap()
+    })
 }
 
 #[test]
 fn slots_have_the_same_names_and_do_not_collide() {
-    let Some(first) = slot_or_skip("slots_have_the_same_names_and_do_not_collide") else { return };
-    let second = Slot::create().unwrap();
-    assert!(tap_flags(&first).contains("iff:\ttap0"));
-    assert!(tap_flags(&second).contains("iff:\ttap0"));
+    let Some((_first, first_tap)) = slot_or_skip("slots_have_the_same_names_and_do_not_collide") else { return };
+    let (_second, second_tap) = Slot::create().unwrap();
+    assert!(tap_flags(first_tap).contains("iff:\ttap0"));
+    assert!(tap_flags(second_tap).contains("iff:\ttap0"));
+}
+
+#[test]
+fn a_tap_that_is_left_to_a_vmm_outlives_its_queue_and_others_do_not() {
+    let test = "a_tap_that_is_left_to_a_vmm_outlives_its_queue_and_others_do_not";
+    let Some((slot, tap)) = slot_or_skip(test) else { return };
+    tap.leave_to(65_534).unwrap();
+    assert!(devices(slot.namespace()).contains(Tap::NAME));
+    let (slot, tap) = Slot::create().unwrap();
+    assert!(devices(slot.namespace()).contains(Tap::NAME));
+    drop(tap.into_queue());
+    assert!(!devices(slot.namespace()).contains(Tap::NAME));
 }
 
 #[tokio::test]
 async fn a_guest_that_is_not_there_does_not_answer() {
-    let Some(slot) = slot_or_skip("a_guest_that_is_not_there_does_not_answer") else { return };
+    let Some((slot, _tap)) = slot_or_skip("a_guest_that_is_not_there_does_not_answer") else { return };
     let answer = tokio::time::timeout(Duration::from_millis(200), slot.connect(49983)).await;
     match answer {
         Err(_elapsed) => {}

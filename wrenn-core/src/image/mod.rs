@@ -29,6 +29,7 @@ mod rootfs;
 mod step;
 mod store;
 mod tools;
+pub(crate) mod vmlinux;
 
 use std::path::{Path, PathBuf};
 

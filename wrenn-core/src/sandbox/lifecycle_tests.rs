@@ -29,7 +29,7 @@ async fn fake_host() -> (TempDir, Host, Script) {
         token: None,
     };
     let script = Script::default();
-    let probe = Probe { acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
+    let probe = Probe { driver: crate::Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
     let data = DataDir::create(dir.path()).unwrap();
     let vmm = Arc::new(FakeVmm::start(script.clone()).await);
     let host = Host::assemble(data, vmm, probe, Paging::Lazy, Observer::default()).unwrap();

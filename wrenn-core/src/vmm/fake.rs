@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::fs::File;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -16,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
-use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Restore, Vmm};
+use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Plug, Restore, Vmm};
 use crate::agent::Connector;
 use crate::{Error, RestoreReport, Result};
 
@@ -120,8 +118,7 @@ impl Vmm for FakeVmm {
     }
 
     async fn network(&self) -> Result<Network> {
-        let tap: OwnedFd = File::open("/dev/null").unwrap().into();
-        Ok(Network { tap, connector: Arc::new(Loopback(self.agent)) })
+        Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)) })
     }
 
     async fn boot(&self, _: &MachineShape, _: Parts, _: BootMedia) -> Result<Box<dyn Machine>> {

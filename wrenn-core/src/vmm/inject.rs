@@ -11,6 +11,9 @@
 //!
 //! `USERFAULTFD_IOC_NEW` on an inherited `/dev/userfaultfd` also makes one for the caller's address space, and checks the
 //! rights of whoever opened the device: so QEMU itself can be unprivileged and faults of kernel mode are still served.
+//!
+//! Another call is injected for Firecracker's jailer: a change of user clears the wish to be killed with one's parent, so
+//! it is made again when the jailer executes Firecracker.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -23,7 +26,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 /// How the traced process is to make its userfaultfd.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Via {
+pub(super) enum Via {
     /// Through `/dev/userfaultfd`, which the process has inherited under this number.
     Device(RawFd),
     /// By the system call, which needs `CAP_SYS_PTRACE` in the process or `vm.unprivileged_userfaultfd=1`.
@@ -31,7 +34,7 @@ pub(crate) enum Via {
 }
 
 /// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it.
-pub(crate) fn wait_for_exec(pid: Pid) -> io::Result<()> {
+pub(super) fn wait_for_exec(pid: Pid) -> io::Result<()> {
     match waitpid(pid, None)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {
             ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
@@ -42,7 +45,7 @@ pub(crate) fn wait_for_exec(pid: Pid) -> io::Result<()> {
 }
 
 /// Makes a userfaultfd in the stopped process, and brings it here. The process is left stopped, as it was.
-pub(crate) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::Result<OwnedFd> {
+pub(super) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::Result<OwnedFd> {
     let flags = i64::from(libc::O_CLOEXEC | libc::O_NONBLOCK);
     let theirs = match via {
         Via::Device(fd) => system_call(pid, libc::SYS_ioctl, [i64::from(fd), USERFAULTFD_IOC_NEW, flags])?,
@@ -52,8 +55,28 @@ pub(crate) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::R
     Ok(duplicate(pidfd, theirs)?)
 }
 
+/// Lets the stopped process run until it executes another program, and stops it there.
+pub(super) fn next_exec(pid: Pid) -> io::Result<()> {
+    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL | ptrace::Options::PTRACE_O_TRACEEXEC)?;
+    let mut signal = None;
+    loop {
+        ptrace::cont(pid, signal.take())?;
+        match waitpid(pid, None)? {
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => return Ok(()),
+            WaitStatus::Stopped(_, other) => signal = Some(other),
+            status => return Err(io::Error::other(format!("it ended before it executed the VMM: {status:?}"))),
+        }
+    }
+}
+
+/// Makes the stopped process die with the thread that started it.
+pub(super) fn die_with_parent(pid: Pid) -> io::Result<()> {
+    let set = [i64::from(libc::PR_SET_PDEATHSIG), i64::from(libc::SIGKILL), 0];
+    system_call(pid, libc::SYS_prctl, set).map(drop)
+}
+
 /// Lets the process go on its own.
-pub(crate) fn detach(pid: Pid) -> io::Result<()> {
+pub(super) fn detach(pid: Pid) -> io::Result<()> {
     Ok(ptrace::detach(pid, None)?)
 }
 

@@ -11,6 +11,7 @@
 pub(crate) mod console;
 #[cfg(test)]
 pub(crate) mod fake;
+pub(crate) mod firecracker;
 mod inject;
 pub(crate) mod memory;
 mod process;
@@ -52,6 +53,9 @@ pub(crate) struct MachineShape {
     pub(crate) tsc_khz: Option<u32>,
 }
 
+/// What is touched first is what the next restore wants first; 48 MiB hold what a command or two need.
+const RECORD_PAGES_MAX: u32 = 12 * 1024;
+
 /// The name of the device state among a generation's blobs.
 pub(crate) const STATE_BLOB: &str = "state";
 
@@ -67,7 +71,7 @@ pub(crate) struct Identity {
 pub(crate) struct Parts {
     pub(crate) base: File,
     pub(crate) drive: File,
-    pub(crate) tap: OwnedFd,
+    pub(crate) plug: Plug,
     pub(crate) identity: Option<Identity>,
 }
 
@@ -107,8 +111,21 @@ impl std::fmt::Display for Exit {
 
 /// How a machine is plugged in, and how its agent is reached.
 pub(crate) struct Network {
-    pub(crate) tap: OwnedFd,
+    pub(crate) plug: Plug,
     pub(crate) connector: Arc<dyn Connector>,
+}
+
+/// The machine's end of its network.
+#[derive(Debug)]
+pub(crate) enum Plug {
+    Tap {
+        tap: wrenn_net::Tap,
+        /// Where the tap is, for a VMM that opens it by name.
+        namespace: OwnedFd,
+    },
+    /// What the fake needs.
+    #[cfg(test)]
+    Nothing,
 }
 
 /// A driver.
@@ -119,9 +136,10 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
 
     /// A network of a machine's own: a slot.
     async fn network(&self) -> Result<Network> {
-        let slot = crate::guest::blocking("make the network slot", wrenn_net::Slot::create).await??;
-        let tap = slot.tap().try_clone_to_owned().map_err(|e| crate::Error::failed("hand over the tap")(e.into()))?;
-        Ok(Network { tap, connector: Arc::new(SlotConnector(slot)) })
+        const WHAT: &str = "make the network slot";
+        let (slot, tap) = crate::guest::blocking(WHAT, wrenn_net::Slot::create).await??;
+        let namespace = slot.namespace().try_clone_to_owned().map_err(|e| crate::Error::failed(WHAT)(e.into()))?;
+        Ok(Network { plug: Plug::Tap { tap, namespace }, connector: Arc::new(SlotConnector(slot)) })
     }
 
     /// Starts a machine from its kernel. It runs at once.

@@ -1,7 +1,7 @@
 //! A VMM process and the one OS thread that spawns, traces, serves and reaps it.
 //!
 //! ```text
-//!  spawn ─▶ [exec stop: userfaultfd_in] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ [kill] ─▶ wait ─▶ exited
+//!  enter ─▶ spawn ─▶ [exec stop: Tracing] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ [kill] ─▶ wait ─▶ exited
 //! ```
 //!
 //! It has to be one thread: only the thread that spawned may trace, and the kernel kills the VMM when the thread that
@@ -13,7 +13,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -40,7 +40,27 @@ pub(crate) struct Process {
 }
 
 /// What the VM's thread does from then on: serve memory. Unless all of it is in place, the VM's end comes next.
-pub(crate) type Attendance = Box<dyn FnOnce() -> ServeEnd + Send>;
+pub(crate) type Attendance = Box<dyn FnOnce() -> Attended + Send>;
+
+/// How a VM's memory was no longer served.
+pub(crate) struct Attended {
+    reason: EndReason,
+    /// Kept open until the VM is gone.
+    _uffd: Option<OwnedFd>,
+}
+
+impl Attended {
+    /// It never was: the VMM's userfaultfd did not come.
+    pub(crate) fn without_memory(reason: EndReason) -> Self {
+        Self { reason, _uffd: None }
+    }
+}
+
+impl From<ServeEnd> for Attended {
+    fn from(ServeEnd { reason, uffd, .. }: ServeEnd) -> Self {
+        Self { reason, _uffd: Some(uffd) }
+    }
+}
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,16 +69,34 @@ impl fmt::Debug for Process {
 }
 
 /// How to start it.
-#[derive(Debug)]
 pub(crate) struct Launch {
-    pub(crate) program: std::path::PathBuf,
+    /// What the VM's thread does first: namespaces that it enters are the VMM's too.
+    pub(crate) enter: Option<Enter>,
+    pub(crate) directory: PathBuf,
+    pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     /// Descriptors, and the numbers that the arguments know them by.
     pub(crate) inherited: Vec<(OwnedFd, RawFd)>,
     /// Whom to run as; the program's own user where it is `None`.
     pub(crate) identity: Option<Identity>,
-    /// Whether the VMM gets a userfaultfd.
-    pub(crate) lazily: bool,
+    pub(crate) tracing: Tracing,
+    /// Whether [`Process::attend`] will give the thread work.
+    pub(crate) is_served: bool,
+    /// What the VMM's exit codes mean.
+    pub(crate) exit_code: fn(i32) -> Option<&'static str>,
+}
+
+pub(crate) type Enter = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
+/// Why the VMM is stopped at its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracing {
+    /// It is not.
+    None,
+    /// To give it a userfaultfd.
+    Userfaultfd,
+    /// It changes its user and executes another program, which has to die with this thread too.
+    NextExec,
 }
 
 impl Process {
@@ -69,7 +107,7 @@ impl Process {
         tokio::spawn(console.clone().drain(receiver));
         let output = output.into_blocking_fd()?;
         let (attend, attendance) = mpsc::channel();
-        let attend = launch.lazily.then_some(attend);
+        let attend = launch.is_served.then_some(attend);
         let (spawned, ready) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
         std::thread::Builder::new()
@@ -130,13 +168,15 @@ struct Spawned {
 }
 
 fn run(
-    launch: Launch,
+    mut launch: Launch,
     output: OwnedFd,
     spawned: oneshot::Sender<io::Result<Spawned>>,
     attendance: &mpsc::Receiver<Attendance>,
     exit: &watch::Sender<Option<Exit>>,
 ) {
-    let mut child = match start(launch, output) {
+    let exit_code = launch.exit_code;
+    let entered = launch.enter.take().map_or(Ok(()), |enter| enter());
+    let mut child = match entered.and_then(|()| start(launch, output)) {
         Ok((child, ready)) => {
             if spawned.send(Ok(ready)).is_err() {
                 drop(Reaped(Some(child)));
@@ -157,11 +197,11 @@ fn run(
     }
     let status = child.wait();
     exit.send_replace(Some(match end {
-        Some(ServeEnd { reason: EndReason::Failed(error), .. }) => {
+        Some(Attended { reason: EndReason::Failed(error), .. }) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the page server failed; its VM was killed");
             Exit::PageServer(Arc::new(error))
         }
-        _ => Exit::Process(describe(&status)),
+        _ => Exit::Process(describe(&status, exit_code)),
     }));
 }
 
@@ -177,9 +217,12 @@ fn await_work(child: &mut std::process::Child, attendance: &mpsc::Receiver<Atten
     }
 }
 
-fn describe(status: &io::Result<ExitStatus>) -> String {
+fn describe(status: &io::Result<ExitStatus>, meaning: fn(i32) -> Option<&'static str>) -> String {
     match status {
-        Ok(status) => status.to_string(),
+        Ok(status) => match status.code().and_then(meaning) {
+            Some(meaning) => format!("{status}: {meaning}"),
+            None => status.to_string(),
+        },
         Err(error) => format!("its status is unknown: {error}"),
     }
 }
@@ -197,35 +240,38 @@ impl Drop for Reaped {
 }
 
 fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Spawned)> {
-    let via = launch.lazily.then(|| Device::open().map(|device| (device.via(), device))).transpose()?;
+    let lazily = launch.tracing == Tracing::Userfaultfd;
+    let via = lazily.then(|| Device::open().map(|device| (device.via(), device))).transpose()?;
     let mut mappings: Vec<FdMapping> =
         launch.inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
     if let Some((_, Device(Some(device)))) = &via {
         mappings.push(FdMapping { parent_fd: device.try_clone()?, child_fd: UFFD_DEVICE_FD });
     }
     let mut command = Command::new(&launch.program);
-    command.args(&launch.arguments).env_clear().current_dir("/").process_group(0);
+    command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     if let Some(Identity { uid, gid }) = launch.identity {
         command.uid(uid).gid(gid);
     }
     command.fd_mappings(mappings).map_err(io::Error::other)?;
-    restrict(&mut command, ChildLimits { open_files_max: OPEN_FILES_MAX, traced: launch.lazily });
+    restrict(&mut command, ChildLimits { open_files_max: OPEN_FILES_MAX, traced: launch.tracing != Tracing::None });
     let mut child = Reaped(Some(command.spawn()?));
     let Some(running) = &child.0 else { return Err(io::Error::other("the child is here until it is taken")) };
     let id = i32::try_from(running.id()).map_err(io::Error::other)?;
     let pid = rustix::process::Pid::from_raw(id).ok_or_else(|| io::Error::other("a process id is never 0"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let pid = Pid::from_raw(id);
-    let uffd = match via {
-        Some((via, _)) => {
-            inject::wait_for_exec(pid)?;
-            let uffd = inject::userfaultfd_in(pid, pidfd.as_fd(), via)?;
-            inject::detach(pid)?;
-            Some(uffd)
-        }
-        None => None,
-    };
+    if launch.tracing != Tracing::None {
+        inject::wait_for_exec(pid)?;
+    }
+    let uffd = via.map(|(via, _)| inject::userfaultfd_in(pid, pidfd.as_fd(), via)).transpose()?;
+    if launch.tracing == Tracing::NextExec {
+        inject::next_exec(pid)?;
+        inject::die_with_parent(pid)?;
+    }
+    if launch.tracing != Tracing::None {
+        inject::detach(pid)?;
+    }
     let child = child.0.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
     Ok((child, Spawned { pid, pidfd, uffd }))
 }

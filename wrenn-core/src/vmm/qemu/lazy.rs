@@ -12,9 +12,9 @@ use wrenn_snapshot::{
 };
 
 use crate::guest::blocking;
-use crate::vmm::Restore;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::process::{Attendance, Process};
+use crate::vmm::{RECORD_PAGES_MAX, Restore};
 use crate::{Error, Paging, Result};
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl LazyMemory {
             let server = PageServer::new(uffd, vec![region], Box::new(reader), options)?;
             let (counters, touched) = (server.counters(), server.touched_pages());
             let stop = StopHandle::new()?;
-            let work: Attendance = Box::new(move || server.serve(&stop));
+            let work: Attendance = Box::new(move || server.serve(&stop).into());
             Ok((Self { tracker, counters, touched, paging }, work))
         })
         .await?
@@ -149,8 +149,6 @@ pub(super) fn write_memory(into: &mut SpaceWriter, memory: &GuestMemory, written
 }
 
 const READ: &str = "read the guest's memory";
-/// What is touched first is what the next restore wants first; 48 MiB hold what a command or two need.
-const RECORD_PAGES_MAX: u32 = 12 * 1024;
 const WHAT: &str = "serve the guest's memory";
 
 /// Where a VMM has mapped the guest's memory.

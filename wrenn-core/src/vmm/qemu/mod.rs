@@ -18,8 +18,8 @@ use self::args::Start;
 use self::machine::QemuMachine;
 use self::qmp::Qmp;
 use super::memory::GuestMemory;
-use super::process::{Launch, Process};
-use super::{BootMedia, Machine, MachineShape, Parts, Restore, Vmm};
+use super::process::{Launch, Process, Tracing};
+use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, Vmm};
 use crate::guest::blocking;
 use crate::{Error, Paging, Result};
 
@@ -59,9 +59,13 @@ impl Qemu {
             (memory.fd().try_clone_to_owned().map_err(at_start)?, args::MEMORY_FD),
             (parts.base.into(), args::BASE_FD),
             (parts.drive.into(), args::DRIVE_FD),
-            (parts.tap, args::TAP_FD),
             (theirs.into(), args::QMP_FD),
         ];
+        match parts.plug {
+            Plug::Tap { tap, .. } => inherited.push((tap.into_queue(), args::TAP_FD)),
+            #[cfg(test)]
+            Plug::Nothing => {}
+        }
         let (mode, lazily) = match start {
             Launching::Boot(media) => {
                 inherited.push((media.kernel.into(), args::KERNEL_FD));
@@ -71,11 +75,15 @@ impl Qemu {
             Launching::Restore(paging) => (Start::Incoming, paging != Paging::Eager),
         };
         let launch = Launch {
+            enter: None,
+            directory: "/".into(),
             program: self.program.clone(),
             arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
             inherited,
             identity: parts.identity,
-            lazily,
+            tracing: if lazily { Tracing::Userfaultfd } else { Tracing::None },
+            is_served: lazily,
+            exit_code: |_| None,
         };
         let (process, uffd) = Process::spawn(launch).await.map_err(at_start)?;
         ours.set_nonblocking(true).map_err(at_start)?;

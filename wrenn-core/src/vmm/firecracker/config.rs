@@ -1,0 +1,113 @@
+//! What Firecracker is told: its API's own words. It refuses fields that it does not know.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::room::{BASE, DRIVE};
+use crate::vmm::MachineShape;
+
+/// Names of the files in a VMM's room.
+pub(super) const API_SOCKET: &str = "api.sock";
+pub(super) const KERNEL: &str = "kernel";
+pub(super) const INITRAMFS: &str = "initramfs";
+pub(super) const MEMORY: &str = "memory";
+pub(super) const MEMORY_SOCKET: &str = "memory.sock";
+pub(super) const STATE: &str = "state";
+
+/// The requests that describe a machine, in order, and the one that starts it.
+pub(super) fn boot(shape: &MachineShape) -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "/machine-config",
+            // Without tracking a Diff snapshot finds what is resident by `mincore`, which is wrong once the host swaps.
+            json!({ "vcpu_count": shape.vcpus, "mem_size_mib": shape.memory_mib, "track_dirty_pages": true }),
+        ),
+        (
+            "/boot-source",
+            json!({ "kernel_image_path": KERNEL, "initrd_path": INITRAMFS, "boot_args": KERNEL_COMMAND_LINE }),
+        ),
+        ("/drives/base", drive(BASE, true)),
+        ("/drives/drive", drive(DRIVE, false)),
+        (
+            "/network-interfaces/eth0",
+            json!({
+                "iface_id": "eth0",
+                "host_dev_name": wrenn_net::Tap::NAME,
+                "guest_mac": wrenn_net::GUEST_MAC,
+            }),
+        ),
+        ("/actions", json!({ "action_type": "InstanceStart" })),
+    ]
+}
+
+/// `Async` I/O can freeze a resume, so it is `Sync`. Flushes are left out: a pause stores the drive durably, and a host
+/// that crashes falls back to the last pause whatever the guest had flushed.
+fn drive(name: &str, is_read_only: bool) -> Value {
+    json!({
+        "drive_id": name,
+        "path_on_host": name,
+        "is_root_device": false,
+        "is_read_only": is_read_only,
+        "cache_type": "Unsafe",
+        "io_engine": "Sync",
+    })
+}
+
+/// `PUT /snapshot/load`. The machine stays stopped.
+pub(super) fn load(backend: Backend) -> Value {
+    let (backend_type, backend_path) = match backend {
+        Backend::Uffd => ("Uffd", MEMORY_SOCKET),
+        Backend::File => ("File", MEMORY),
+    };
+    json!({
+        "snapshot_path": STATE,
+        "mem_backend": { "backend_type": backend_type, "backend_path": backend_path },
+        // Not part of a snapshot: without it every later diff would be a full copy.
+        "track_dirty_pages": true,
+        "resume_vm": false,
+    })
+}
+
+/// Where a restored machine's memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backend {
+    Uffd,
+    File,
+}
+
+/// `PUT /snapshot/create`. Onto a file that is there already, a diff adds.
+pub(super) fn create() -> Value {
+    json!({ "snapshot_type": "Diff", "snapshot_path": STATE, "mem_file_path": MEMORY })
+}
+
+/// `PATCH /vm`.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "state")]
+pub(super) enum VmState {
+    Paused,
+    Resumed,
+}
+
+/// Firecracker's default has `nomodule`, with which no driver would load. The tail is what its documentation advises for
+/// a quick start without devices that it does not have.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on \
+    net.ifnames=0 ipv6.disable=1 \
+    wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 \
+    i8042.noaux i8042.nomux i8042.dumbkbd";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmm::Acceleration;
+
+    #[test]
+    fn a_machine_is_described_by_names_that_every_room_has() {
+        let shape = MachineShape { vcpus: 2, memory_mib: 256, acceleration: Acceleration::Kvm, tsc_khz: None };
+        for (path, body) in boot(&shape) {
+            let text = body.to_string();
+            assert!(!text.contains("\"/"), "{path} names a path of the host: {text}");
+        }
+        assert_eq!(serde_json::to_string(&VmState::Paused).unwrap(), r#"{"state":"Paused"}"#);
+        assert_eq!(load(Backend::Uffd)["track_dirty_pages"], true);
+    }
+}

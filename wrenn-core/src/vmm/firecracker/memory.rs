@@ -1,0 +1,92 @@
+//! A restored machine's memory, which Firecracker hands over by its own protocol.
+//!
+//! ```text
+//!  the VM's thread:  HandOver::receive ─▶ adopt ─▶ PageServer::new ─▶ Served ─▶ serve
+//!  Firecracker:      PUT /snapshot/load ─▶ connects ─▶ touches memory ─▶ answers
+//! ```
+//!
+//! It registers its memory for missing pages alone, and finds what the guest writes by itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use wrenn_snapshot::{
+    EndReason, HandOver, PageServer, ServeCounters, ServeOptions, Space, StopHandle, TouchedPages, Tracking, adopt,
+};
+
+use crate::vmm::process::{Attendance, Attended};
+use crate::vmm::{RECORD_PAGES_MAX, Restore};
+use crate::{Error, Paging, Result};
+
+/// A machine's memory while it is served.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) counters: Arc<ServeCounters>,
+    pub(super) touched: Arc<TouchedPages>,
+    pub(super) paging: Paging,
+}
+
+/// Tells the VM's thread to leave off. Dropping it does, so that the thread never waits for a VMM that is gone.
+#[derive(Debug)]
+pub(super) struct Leave(StopHandle);
+
+impl Leave {
+    pub(super) fn now(&self) {
+        self.0.stop();
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.now();
+    }
+}
+
+/// The work of the VM's thread, and what it says when it has the memory.
+pub(super) fn attendance(
+    listener: UnixListener,
+    watch: OwnedFd,
+    from: Restore,
+) -> Result<(Attendance, Leave, oneshot::Receiver<Served>)> {
+    let stop = StopHandle::new()?;
+    let leave = Leave(stop.clone());
+    let (tell, told) = oneshot::channel();
+    let work = move || match HandOver::receive(&listener, &stop) {
+        Ok(Some(handed)) => match server(handed, watch, from) {
+            Ok((server, served)) => {
+                // Nobody listens when the machine was given up meanwhile, and then the stop is already told.
+                let _ = tell.send(served);
+                server.serve(&stop).into()
+            }
+            Err(error) => Attended::without_memory(EndReason::Failed(error)),
+        },
+        Ok(None) => Attended::without_memory(EndReason::Stopped),
+        Err(error) => Attended::without_memory(EndReason::Failed(error)),
+    };
+    Ok((Box::new(work), leave, told))
+}
+
+fn server(handed: HandOver, watch: OwnedFd, from: Restore) -> wrenn_snapshot::Result<(PageServer, Served)> {
+    let HandOver { uffd, regions, .. } = handed;
+    adopt(uffd.as_fd(), &regions, Tracking::Untracked)?;
+    let record_pages_max = if from.working_set.is_none() { RECORD_PAGES_MAX } else { 0 };
+    let options = ServeOptions {
+        watch: Some(watch),
+        tracking: Tracking::Untracked,
+        prefetch: from.working_set,
+        record_pages_max,
+        ..ServeOptions::default()
+    };
+    let reader = from.generation.reader(Space::Memory)?;
+    let server = PageServer::new(uffd, regions, Box::new(reader), options)?;
+    let served = Served { counters: server.counters(), touched: server.touched_pages(), paging: from.paging };
+    Ok((server, served))
+}
+
+/// Waits for what the thread says.
+pub(super) async fn served(told: oneshot::Receiver<Served>) -> Result<Served> {
+    let gone = |_| Error::failed("serve the guest's memory")("Firecracker did not hand its memory over".into());
+    told.await.map_err(gone)
+}

@@ -1,0 +1,323 @@
+//! The Firecracker driver: stock, 1.16 and later.
+//!
+//! ```text
+//!  start:    Room::enter (on the VM's thread) ─▶ [jailer ─▶] firecracker ─▶ Api::connect
+//!  boot:     config::boot ─▶ InstanceStart
+//!  restore:  listen ─▶ PUT /snapshot/load ─▶ hand-over ─▶ page server (on the VM's thread) ─▶ answered
+//!  save:     PATCH /vm Paused ─▶ PUT /snapshot/create Diff ─▶ SpaceWriter::add_sparse
+//! ```
+
+mod api;
+mod config;
+mod jail;
+mod machine;
+mod memory;
+mod probe;
+mod room;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use wrenn_snapshot::Space;
+
+use self::config::{API_SOCKET, Backend, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
+use self::jail::{Jail, Limits};
+use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin, SNAPSHOT_TIMEOUT};
+use self::room::{Content, Door, Room, UserfaultfdDevice};
+use super::process::{Launch, Process, Tracing};
+use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
+use crate::guest::blocking;
+use crate::image::vmlinux;
+use crate::vmm::qemu::on_path;
+use crate::{Confinement, Error, Paging, Result};
+
+/// The driver, bound to one binary.
+#[derive(Debug)]
+pub(crate) struct Firecracker {
+    program: PathBuf,
+    jailer: Option<PathBuf>,
+    version: String,
+    /// Where rooms are mounted.
+    rooms: PathBuf,
+}
+
+impl Firecracker {
+    /// The binary: as `named`, else by `WRENN_FIRECRACKER`, else on the `PATH`. `None` where there is none.
+    pub(crate) fn program(named: Option<PathBuf>) -> Option<PathBuf> {
+        named.or_else(|| from_variable("WRENN_FIRECRACKER")).or_else(|| on_path(PROGRAM))
+    }
+
+    /// Asks a binary for its version, and finds the jailer where one is wanted.
+    pub(crate) async fn open(program: PathBuf, confinement: Confinement, data_dir: &Path) -> Result<Self> {
+        let program = std::path::absolute(&program).map_err(Error::io("find", &program))?;
+        let version = version_of(&program).await?;
+        let jailer = match confinement {
+            Confinement::Jailer => Some(find_jailer(&program)?),
+            Confinement::User => None,
+        };
+        jail::sweep();
+        let rooms = Room::prepare(data_dir).map_err(Error::io("prepare", data_dir))?;
+        Ok(Self { program, jailer, version: format!("firecracker {version}"), rooms })
+    }
+
+    /// Whether a short guest runs to its end.
+    pub(crate) async fn finishes_a_guest(&self) -> io::Result<bool> {
+        probe::finishes_a_guest(&self.program).await
+    }
+
+    /// Starts Firecracker in a room of its own.
+    async fn start(&self, shape: &MachineShape, parts: Parts, starting: Starting) -> Result<FirecrackerMachine> {
+        let owner = parts.identity.ok_or_else(need_root)?;
+        let namespace = match parts.plug {
+            Plug::Tap { tap, namespace } => {
+                tap.leave_to(owner.uid)?;
+                namespace
+            }
+            #[cfg(test)]
+            Plug::Nothing => return Err(Error::failed(START)("the fake's network has no namespace".into())),
+        };
+        let id = jail::fresh_id();
+        let place = Room::mount_point(&self.rooms);
+        let inside = self.jailer.as_ref().map_or_else(|| "root".into(), |_| Jail::root(&self.program, &id));
+        let room = Room {
+            parent: self.rooms.clone(),
+            inside: inside.clone(),
+            bytes_max: (2 * u64::from(shape.memory_mib) + ROOM_FILES_MIB) << 20,
+            owner,
+            namespace,
+            base: parts.base,
+            drive: parts.drive,
+            contents: starting.contents,
+            device: match (&self.jailer, starting.is_served) {
+                (Some(_), _) => UserfaultfdDevice::Jailer,
+                (None, true) => UserfaultfdDevice::Room,
+                (None, false) => UserfaultfdDevice::Nobody,
+            },
+        };
+        let limits = self.jailer.as_ref().and_then(|_| Limits::of(shape));
+        let arguments = ["--api-sock", API_SOCKET, "--id", &id].map(str::to_owned).to_vec();
+        let (program, arguments) = match &self.jailer {
+            Some(jailer) => {
+                let firecracker = &self.program;
+                let jail = Jail { firecracker, id: &id, chroot_base: &place, identity: owner, cgroup: limits.as_ref() };
+                // The jailer passes the name on by itself.
+                (jailer.clone(), jail.arguments(&arguments[..2]))
+            }
+            None => (self.program.clone(), arguments),
+        };
+        let (entered, door) = tokio::sync::oneshot::channel();
+        let launch = Launch {
+            enter: Some(Box::new(move || {
+                // A failed send means that the start was given up; the end of the thread closes the room.
+                let _ = entered.send(room.enter()?);
+                Ok(())
+            })),
+            directory: place.join(inside),
+            program,
+            arguments,
+            inherited: Vec::new(),
+            identity: self.jailer.is_none().then_some(owner),
+            tracing: if self.jailer.is_some() { Tracing::NextExec } else { Tracing::None },
+            is_served: starting.is_served,
+            exit_code,
+        };
+        let (process, _) = Process::spawn(launch).await.map_err(at_start)?;
+        let door: Door = door.await.map_err(|_| Error::failed(START)("its thread has ended".into()))?;
+        let _cgroup = limits.map(|limits| limits.cgroup(&id));
+        let mut machine = FirecrackerMachine { process, api: None, door, origin: Origin::Booted, leave: None, _cgroup };
+        machine.connect().await?;
+        Ok(machine)
+    }
+
+    async fn restore_served(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
+        let owner = parts.identity.ok_or_else(need_root)?;
+        let starting = Starting { contents: vec![state_of(&from).await?], is_served: true };
+        let mut machine = self.start(shape, parts, starting).await?;
+        let listener = machine.door.listen(MEMORY_SOCKET, owner).map_err(|e| Error::failed(LOAD)(e.into()))?;
+        let watch = machine.process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(LOAD)(e.into()))?;
+        let (work, leave, told) = memory::attendance(listener, watch, from)?;
+        machine.process.attend(work);
+        machine.leave = Some(leave);
+        // Loading touches memory before it is answered.
+        machine.put(LOAD, "/snapshot/load", &config::load(Backend::Uffd), SNAPSHOT_TIMEOUT).await?;
+        machine.origin = Origin::Served(memory::served(told).await?);
+        Ok(machine)
+    }
+
+    async fn restore_copied(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
+        let starting = Starting { contents: vec![state_of(&from).await?], is_served: false };
+        let mut machine = self.start(shape, parts, starting).await?;
+        let began = Instant::now();
+        let path = machine.door.path(MEMORY);
+        let copy = move || {
+            let file = std::fs::File::create_new(&path).map_err(Error::io("write", &path))?;
+            from.generation.reader(Space::Memory)?.copy_into(&file, Path::new("the guest's memory"))?;
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+                .map_err(Error::io("write", &path))
+        };
+        blocking("copy the guest's memory", copy).await??;
+        let populated_in = began.elapsed();
+        machine.put(LOAD, "/snapshot/load", &config::load(Backend::File), SNAPSHOT_TIMEOUT).await?;
+        // It is mapped; a diff must not find it.
+        let path = machine.door.path(MEMORY);
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        machine.origin = Origin::Copied(populated_in);
+        Ok(machine)
+    }
+}
+
+/// What a Firecracker is started for.
+struct Starting {
+    contents: Vec<Content>,
+    is_served: bool,
+}
+
+async fn state_of(from: &Restore) -> Result<Content> {
+    let generation = from.generation.clone();
+    let state = blocking(LOAD, move || generation.blob(STATE_BLOB)).await??;
+    Ok(Content::File(STATE, state))
+}
+
+#[async_trait]
+impl Vmm for Firecracker {
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
+        let BootMedia { mut kernel, initramfs } = media;
+        let unpack = move || {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(&mut kernel, &mut bytes)?;
+            vmlinux::unpack(bytes)
+        };
+        let kernel = blocking(START, unpack).await?.map_err(|e| Error::failed("unpack the kernel")(e.into()))?;
+        let contents = vec![Content::File(KERNEL, kernel), Content::Copy(INITRAMFS, initramfs)];
+        let mut machine = self.start(shape, parts, Starting { contents, is_served: false }).await?;
+        for (path, body) in config::boot(shape) {
+            machine.put("boot the guest", path, &body, ANSWER_TIMEOUT).await?;
+        }
+        Ok(Box::new(machine))
+    }
+
+    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
+        Ok(Box::new(match from.paging {
+            Paging::Lazy | Paging::OnDemand => self.restore_served(shape, parts, from).await?,
+            Paging::Eager => self.restore_copied(shape, parts, from).await?,
+        }))
+    }
+}
+
+/// What Firecracker's exit codes mean, where they are its own (`FcExitCode` in src/vmm/src/lib.rs).
+fn exit_code(code: i32) -> Option<&'static str> {
+    Some(match code {
+        0 => "the guest ended itself",
+        1 => "Firecracker met an error; the console has its words",
+        2 => "Firecracker met an error that it thought impossible",
+        148 => "Firecracker made a system call that its filter forbids",
+        149 => "SIGBUS in Firecracker",
+        150 => "SIGSEGV in Firecracker",
+        151 => "Firecracker wrote a file beyond its size limit",
+        152 => "Firecracker was given a bad configuration",
+        153 => "Firecracker was given bad arguments",
+        154 => "Firecracker ran past its limit of processor time",
+        155 => "SIGPIPE in Firecracker",
+        156 => "SIGHUP in Firecracker",
+        157 => "SIGILL in Firecracker",
+        _ => return None,
+    })
+}
+
+async fn version_of(program: &Path) -> Result<String> {
+    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
+    let output =
+        tokio::time::timeout(VERSION_TIMEOUT, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let output = output.map_err(|e| not_firecracker(program, Some(e)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = parse_version(&text).ok_or_else(|| not_firecracker(program, None))?;
+    let [major, minor, _] = version;
+    if (major, minor) < OLDEST {
+        return Err(Error::Host {
+            problem: format!("{} is Firecracker {major}.{minor}", program.display()),
+            remedy: format!("install {}.{} or later", OLDEST.0, OLDEST.1),
+            source: None,
+        });
+    }
+    Ok(version.map(|part| part.to_string()).join("."))
+}
+
+/// `Firecracker v1.16.1`, with more lines after it.
+fn parse_version(text: &str) -> Option<[u32; 3]> {
+    let version = text.lines().next()?.strip_prefix("Firecracker v")?;
+    let version = version.split(['-', ' ', '+']).next()?;
+    let parts: Vec<u32> = version.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+    parts.try_into().ok()
+}
+
+fn find_jailer(firecracker: &Path) -> Result<PathBuf> {
+    let beside = firecracker.with_file_name(JAILER);
+    let found =
+        from_variable("WRENN_JAILER").or_else(|| beside.is_file().then_some(beside)).or_else(|| on_path(JAILER));
+    found.ok_or_else(|| Error::Host {
+        problem: "Firecracker's jailer is not here".to_owned(),
+        remedy: "install it from the same release, or name it in WRENN_JAILER; or choose `Confinement::User`"
+            .to_owned(),
+        source: None,
+    })
+}
+
+fn from_variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn not_firecracker(program: &Path, source: Option<io::Error>) -> Error {
+    Error::Host {
+        problem: format!("{} is not here, or is not Firecracker", program.display()),
+        remedy: "name a released binary in WRENN_FIRECRACKER, or put it on the PATH".to_owned(),
+        source: source.map(Into::into),
+    }
+}
+
+fn need_root() -> Error {
+    Error::Host {
+        problem: "Firecracker is started in a mount namespace of its own, as a user of its own".to_owned(),
+        remedy: "run as root".to_owned(),
+        source: None,
+    }
+}
+
+fn at_start(source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::Host {
+            problem: "Firecracker could not be started with the rights that it needs".to_owned(),
+            remedy: "run as root".to_owned(),
+            source: Some(source.into()),
+        },
+        _ => Error::failed(START)(source.into()),
+    }
+}
+
+pub(crate) const PROGRAM: &str = "firecracker";
+const JAILER: &str = "jailer";
+const OLDEST: (u32, u32) = (1, 16);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+const START: &str = "start Firecracker";
+const LOAD: &str = "restore the machine";
+/// The kernel, the initramfs, the device state, and the jailer's copy of the binary.
+const ROOM_FILES_MIB: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_rubbish_is_not() {
+        assert_eq!(parse_version("Firecracker v1.16.1\n\nSupported…"), Some([1, 16, 1]));
+        assert_eq!(parse_version("Firecracker v1.17.0-dev"), Some([1, 17, 0]));
+        for rubbish in ["", "Firecracker", "QEMU emulator version 7.2", "Firecracker v1", "Firecracker vx.y.z"] {
+            assert_eq!(parse_version(rubbish), None, "{rubbish}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The directory of one Firecracker: a file system of its own, in a mount namespace of its own.
+//!
+//! Firecracker knows drives, sockets and files by path, and a snapshot keeps the drives' paths for good. So each VMM gets
+//! a directory in which they are always called the same. It is a tmpfs that is mounted in the mount namespace of the VM's
+//! thread alone: no other process can name what is in it, clones of one snapshot do not meet, and the kernel frees all of
+//! it with the VMM and the thread, however they end.
+//!
+//! ```text
+//!  data directory/vmm/room      a mount point, empty for everybody else
+//!    └─ inside                  the VMM's working directory, or the root of its jail
+//!         base, drive           mounts of the files that the sandbox has
+//!         kernel, initramfs     for a boot
+//!         api.sock, memory.sock
+//!         state, memory         what a snapshot reads and writes; memory, so that its fsync costs nothing
+//! ```
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, fchown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change, move_mount,
+    open_tree,
+};
+
+use crate::vmm::Identity;
+
+/// A room to be made by the thread whose child the VMM will be.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Where rooms are, and nothing else.
+    pub(super) parent: PathBuf,
+    /// The VMM's directory, under the mount point. A jailer makes a root of it.
+    pub(super) inside: PathBuf,
+    pub(super) bytes_max: u64,
+    pub(super) owner: Identity,
+    /// The network namespace to be in.
+    pub(super) namespace: OwnedFd,
+    pub(super) base: File,
+    pub(super) drive: File,
+    pub(super) contents: Vec<Content>,
+    pub(super) device: UserfaultfdDevice,
+}
+
+/// A file that is there before the VMM is.
+#[derive(Debug)]
+pub(super) enum Content {
+    File(&'static str, Vec<u8>),
+    Copy(&'static str, File),
+}
+
+/// Who gives the VMM `/dev/userfaultfd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum UserfaultfdDevice {
+    /// The jailer, which makes its own.
+    Jailer,
+    Room,
+    Nobody,
+}
+
+/// A room, from inside and outside of its namespace.
+#[derive(Debug)]
+pub(super) struct Door(OwnedFd);
+
+impl Room {
+    /// Makes rooms possible under `data_dir`, and sweeps what a program left that was killed while it made one.
+    pub(super) fn prepare(data_dir: &Path) -> io::Result<PathBuf> {
+        let parent = data_dir.join("vmm");
+        DirBuilder::new().recursive(true).mode(0o711).create(parent.join(MOUNT_POINT))?;
+        for entry in fs::read_dir(&parent)? {
+            let entry = entry?;
+            let age = SystemTime::now().duration_since(entry.metadata()?.modified()?).unwrap_or_default();
+            if entry.file_type()?.is_file() && age > LINK_AGE_MAX {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(parent)
+    }
+
+    /// The mount point of the rooms under `parent`.
+    pub(super) fn mount_point(parent: &Path) -> PathBuf {
+        parent.join(MOUNT_POINT)
+    }
+
+    /// Moves the calling thread into the network namespace, and into a new mount namespace with the room in it.
+    pub(super) fn enter(self) -> io::Result<Door> {
+        setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(at("enter the network namespace"))?;
+        let base = tree_of(&self.base, "").map_err(at("clone the base's mount"))?;
+        // A file without a name cannot be mounted, not even by its descriptor; it has one for as long as this takes.
+        let name = Named::link(&self.drive, &self.parent).map_err(at("name the drive"))?;
+        let drive = tree_of(&self.drive, &name.0).map_err(at("clone the drive's mount"))?;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(at("make a mount namespace"))?;
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).map_err(at("keep mounts private"))?;
+        let place = Self::mount_point(&self.parent);
+        let options = std::ffi::CString::new(format!("size={},mode=0711", self.bytes_max))?;
+        mount("tmpfs", &place, "tmpfs", MountFlags::NOSUID, options.as_c_str()).map_err(at("mount a tmpfs"))?;
+        let inside = place.join(&self.inside);
+        fs::create_dir_all(&inside)?;
+        self.give(&inside, 0o700)?;
+        for (name, tree) in [(BASE, &base), (DRIVE, &drive)] {
+            let file = File::create_new(inside.join(name))?;
+            move_mount(tree, "", CWD, inside.join(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(at("mount a drive"))?;
+            drop(file);
+        }
+        fchown(&self.drive, Some(self.owner.uid), Some(self.owner.gid))?;
+        drop(name);
+        for content in &self.contents {
+            let (name, bytes) = content.read()?;
+            fs::write(inside.join(name), bytes)?;
+            self.give(&inside.join(name), 0o400)?;
+        }
+        if self.device == UserfaultfdDevice::Room {
+            self.offer_userfaultfd(&place).map_err(at("give the VMM a userfaultfd"))?;
+        }
+        Ok(Door(File::open(&inside)?.into()))
+    }
+
+    fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
+        chown(path, Some(self.owner.uid), Some(self.owner.gid))?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    /// Puts a device node that the VMM's user may open over the host's, which root alone may.
+    fn offer_userfaultfd(&self, place: &Path) -> io::Result<()> {
+        let number = match fs::metadata(USERFAULTFD) {
+            Ok(metadata) => metadata.rdev(),
+            // Older kernels have the system call alone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let node = place.join("userfaultfd");
+        mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number)?;
+        self.give(&node, 0o600)?;
+        Ok(mount_bind(&node, USERFAULTFD)?)
+    }
+}
+
+impl Content {
+    fn read(&self) -> io::Result<(&'static str, Vec<u8>)> {
+        match self {
+            Self::File(name, bytes) => Ok((name, bytes.clone())),
+            Self::Copy(name, file) => {
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut &*file, &mut bytes)?;
+                Ok((name, bytes))
+            }
+        }
+    }
+}
+
+impl Door {
+    /// A path by which this program reaches a file of the room.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+    }
+
+    /// Listens on a socket that the room's owner may connect to.
+    pub(super) fn listen(&self, name: &str, owner: Identity) -> io::Result<UnixListener> {
+        let path = self.path(name);
+        let listener = UnixListener::bind(&path)?;
+        chown(&path, Some(owner.uid), Some(owner.gid))?;
+        Ok(listener)
+    }
+}
+
+/// A name of a file that had none, until this is dropped.
+struct Named(PathBuf);
+
+impl Named {
+    fn link(file: &File, directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("drive-{:016x}", rand::random::<u64>()));
+        linkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), CWD, &path, AtFlags::SYMLINK_FOLLOW)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // What stays is swept by the next `prepare`.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A mount of `path`, or of `file` itself where that is empty.
+fn tree_of(file: &File, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(file, path, flags)
+}
+
+/// Names the step that failed, and keeps the kind of its error.
+fn at<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> io::Error {
+    move |error| {
+        let error = error.into();
+        io::Error::new(error.kind(), format!("could not {what}: {error}"))
+    }
+}
+
+pub(super) const BASE: &str = "base";
+pub(super) const DRIVE: &str = "drive";
+const MOUNT_POINT: &str = "room";
+const USERFAULTFD: &str = "/dev/userfaultfd";
+/// It takes a millisecond.
+const LINK_AGE_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn room(data_dir: &Path, drive: File) -> Room {
+        Room {
+            parent: Room::prepare(data_dir).unwrap(),
+            inside: "firecracker/x/root".into(),
+            bytes_max: 1 << 20,
+            owner: Identity { uid: 1_900_000_000, gid: 1_900_000_000 },
+            namespace: File::open("/proc/thread-self/ns/net").unwrap().into(),
+            base: File::open("/etc/passwd").unwrap(),
+            drive,
+            contents: vec![Content::File("state", b"state".to_vec())],
+            device: UserfaultfdDevice::Room,
+        }
+    }
+
+    #[test]
+    fn a_room_has_its_files_and_nobody_else_sees_them() {
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("skipped: a_room_has_its_files_and_nobody_else_sees_them: mount namespaces need root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let drive = crate::guest::unnamed_file(dir.path()).unwrap();
+        let room = room(dir.path(), drive.try_clone().unwrap());
+        let (opened, door) = std::sync::mpsc::channel();
+        let (leave, left) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            opened.send(room.enter().unwrap()).unwrap();
+            left.recv().unwrap_err();
+        });
+        let door = door.recv().unwrap();
+        assert_eq!(fs::read(door.path("state")).unwrap(), b"state");
+        assert_eq!(fs::read(door.path(BASE)).unwrap(), fs::read("/etc/passwd").unwrap());
+        fs::write(door.path(DRIVE), b"written through the mount").unwrap();
+        let mut start = [0; 7];
+        drive.read_exact_at(&mut start, 0).unwrap();
+        assert_eq!(&start, b"written");
+        let listener = door.listen("memory.sock", Identity { uid: 0, gid: 0 }).unwrap();
+        std::os::unix::net::UnixStream::connect(door.path("memory.sock")).unwrap();
+        drop(listener);
+        assert!(fs::metadata(door.path(DRIVE)).unwrap().len() > 0);
+        let outside: Vec<_> = fs::read_dir(dir.path().join("vmm")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(outside, ["room"], "the drive's name is gone");
+        assert_eq!(fs::read_dir(dir.path().join("vmm/room")).unwrap().count(), 0);
+        drop(leave);
+        thread.join().unwrap();
+        assert_eq!(fs::metadata(door.path(DRIVE)).unwrap().len(), 0, "the mounts go with the thread");
+    }
+
+    #[test]
+    fn a_name_that_a_killed_program_left_is_swept_and_a_fresh_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = Room::prepare(dir.path()).unwrap();
+        let (old, fresh) = (parent.join("drive-old"), parent.join("drive-fresh"));
+        let file = File::create_new(&old).unwrap();
+        file.set_modified(SystemTime::now() - 2 * LINK_AGE_MAX).unwrap();
+        File::create_new(&fresh).unwrap();
+        Room::prepare(dir.path()).unwrap();
+        assert!(!old.exists() && fresh.exists());
+    }
+}
