@@ -16,6 +16,7 @@ mod http;
 mod identity;
 mod init;
 mod metrics;
+mod ports;
 mod process;
 mod settings;
 mod setup;
@@ -24,14 +25,13 @@ mod users;
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use cgroups::Groups;
-
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 /// Whether the agent is the guest's own, or only runs on somebody's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Options {
     pub address: SocketAddr,
     /// For [`Mode::Hosted`]: the directory of a mounted cgroup2 below which it makes its groups. `None`: it makes none.
     pub cgroup: Option<PathBuf>,
+    /// For [`Mode::Hosted`]: where it publishes what listens on the loopback. `None`: it publishes nothing.
+    pub publish: Option<IpAddr>,
 }
 
 /// Boots the guest when the mode says so, then serves for ever.
@@ -58,13 +60,16 @@ pub struct Options {
 /// # Errors
 ///
 /// Only where the agent cannot start to serve. As [`Mode::Guest`], a failed boot switches the machine off instead.
-pub fn run(options: Options) -> io::Result<()> {
-    if options.mode == Mode::Guest
-        && let Err(error) = init::boot()
-    {
-        init::give_up(&error);
-        // The kernel panics when PID 1 ends, which is the next best way to tell the host.
-        return Err(io::Error::other(error));
+pub fn run(mut options: Options) -> io::Result<()> {
+    if options.mode == Mode::Guest {
+        match init::boot() {
+            Ok(booted) => options.publish = booted.address.map(IpAddr::from),
+            Err(error) => {
+                init::give_up(&error);
+                // The kernel panics when PID 1 ends, which is the next best way to tell the host.
+                return Err(io::Error::other(error));
+            }
+        }
     }
     // One thread is enough for what an agent does, and what it does not touch need not be in a snapshot.
     tokio::runtime::Builder::new_current_thread()
@@ -75,7 +80,7 @@ pub fn run(options: Options) -> io::Result<()> {
 }
 
 async fn serve(options: Options) -> io::Result<()> {
-    let Options { mode, address, cgroup } = options;
+    let Options { mode, address, cgroup, publish } = options;
     let listener = TcpListener::bind(address).await?;
     if mode == Mode::Hosted {
         // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
@@ -89,7 +94,11 @@ async fn serve(options: Options) -> io::Result<()> {
             init::complain(&format!("reap children: {error}"));
         }
     });
-    let server = http::Server::new(mode, table, groups);
+    let restores = watch::Sender::new(0);
+    if let Some(address) = publish {
+        tokio::spawn(ports::publish(address, restores.subscribe()));
+    }
+    let server = http::Server::new(mode, table, groups, restores);
     init::complain(&format!("serving on {}", listener.local_addr()?));
     server.serve(listener).await;
     Ok(())

@@ -15,15 +15,15 @@ fn main() -> anyhow::Result<()> {
     Ok(agent::run(parse(env::args().skip(1))?)?)
 }
 
-/// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--cgroup DIRECTORY]`
+/// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--cgroup DIRECTORY] [--publish ADDRESS]`
 fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let words: Vec<String> = words.collect();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     // Init is handed the words of the kernel's command line that nobody else knows: it takes none of them.
     if process::id() == 1 && !words.iter().any(|word| word == "--no-init") {
-        return Ok(Options { mode: Mode::Guest, address: (any, AGENT_PORT).into(), cgroup: None });
+        return Ok(Options { mode: Mode::Guest, address: (any, AGENT_PORT).into(), cgroup: None, publish: None });
     }
-    let mut options = Options { mode: Mode::Hosted, address: (any, AGENT_PORT).into(), cgroup: None };
+    let mut options = Options { mode: Mode::Hosted, address: (any, AGENT_PORT).into(), cgroup: None, publish: None };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| anyhow::anyhow!("{word} needs a value"));
@@ -31,6 +31,7 @@ fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--no-init" => {}
             "--address" => options.address.set_ip(value()?.parse()?),
             "--port" => options.address.set_port(value()?.parse()?),
+            "--publish" => options.publish = Some(value()?.parse()?),
             "--cgroup" => options.cgroup = Some(value()?.into()),
             _ => anyhow::bail!("unknown option {word}"),
         }

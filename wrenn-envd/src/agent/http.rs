@@ -56,7 +56,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mode: Mode, table: Arc<process::Table>, groups: Arc<Groups>) -> Arc<Self> {
+    pub(super) fn new(
+        mode: Mode,
+        table: Arc<process::Table>,
+        groups: Arc<Groups>,
+        restores: watch::Sender<u64>,
+    ) -> Arc<Self> {
         let settings = Arc::<Mutex<Settings>>::default();
         let freezer = Arc::new(Freezer::new(groups.sandbox()));
         let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone(), groups };
@@ -64,15 +69,7 @@ impl Server {
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
         let service = filesystem::Service::new(settings.clone());
         let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
-        Arc::new(Self {
-            mode,
-            settings,
-            freezer,
-            processes,
-            filesystem,
-            metrics: Metrics::default(),
-            restores: watch::Sender::new(0),
-        })
+        Arc::new(Self { mode, settings, freezer, processes, filesystem, metrics: Metrics::default(), restores })
     }
 
     /// Accepts connections for ever.

@@ -20,6 +20,7 @@ mod network;
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
+    net::Ipv4Addr,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -37,6 +38,13 @@ pub(super) struct BootError {
     source: io::Error,
 }
 
+/// What the agent has to know of a guest that has booted.
+#[derive(Debug)]
+pub(super) struct Booted {
+    /// The guest's own address.
+    pub(super) address: Option<Ipv4Addr>,
+}
+
 /// Names the step that an error belongs to.
 trait Step<T> {
     fn step(self, step: impl Into<String>) -> Result<T, BootError>;
@@ -49,7 +57,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 }
 
 /// Makes a guest of a machine that the kernel has just started.
-pub(super) fn boot() -> Result<(), BootError> {
+pub(super) fn boot() -> Result<Booted, BootError> {
     mounts::mount_kernel_files()?;
     open_console();
     modules::load(Path::new("/modules"))?;
@@ -59,7 +67,8 @@ pub(super) fn boot() -> Result<(), BootError> {
     mounts::mount_rest()?;
     protect_agent();
     network::configure(&cmdline)?;
-    identity::name_guest()
+    identity::name_guest()?;
+    Ok(Booted { address: cmdline.network.map(|network| network.address) })
 }
 
 /// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.
