@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
+use wrenn_snapshot::{Generation, Populate, ServeOptions, SpaceWriter, WorkingSet};
 
 use crate::agent::Connector;
 use crate::{Paging, RestoreReport, Result};
@@ -55,6 +55,8 @@ pub(crate) struct MachineShape {
 
 /// What is touched first is what the next restore wants first; 48 MiB hold what a command or two need.
 const RECORD_PAGES_MAX: u32 = 12 * 1024;
+/// A quarter of a processor, and two seconds for 1 GiB.
+const POPULATE_BYTES_PER_SECOND: u64 = 512 << 20;
 
 /// The name of the device state among a generation's blobs.
 pub(crate) const STATE_BLOB: &str = "state";
@@ -82,6 +84,22 @@ pub(crate) struct Restore {
     pub(crate) paging: Paging,
     /// What an earlier restore of the generation touched, to have ready before it is asked for.
     pub(crate) working_set: Option<WorkingSet>,
+}
+
+impl Restore {
+    /// How a page server is to serve it. `watch` tells the end of the VMM.
+    fn serve_options(&self, watch: OwnedFd) -> ServeOptions {
+        ServeOptions {
+            watch: Some(watch),
+            prefetch: self.working_set.clone(),
+            record_pages_max: if self.working_set.is_none() { RECORD_PAGES_MAX } else { 0 },
+            populate: match self.paging {
+                Paging::Populate => Populate::InBackground { bytes_per_second: POPULATE_BYTES_PER_SECOND },
+                Paging::Lazy | Paging::OnDemand | Paging::Eager => Populate::OnDemand,
+            },
+            ..ServeOptions::default()
+        }
+    }
 }
 
 /// What a machine boots.

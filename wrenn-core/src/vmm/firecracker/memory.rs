@@ -16,8 +16,8 @@ use wrenn_snapshot::{
     EndReason, HandOver, PageServer, ServeCounters, ServeOptions, Space, StopHandle, TouchedPages, Tracking, adopt,
 };
 
+use crate::vmm::Restore;
 use crate::vmm::process::{Attendance, Attended};
-use crate::vmm::{RECORD_PAGES_MAX, Restore};
 use crate::{Error, Paging, Result};
 
 /// A machine's memory while it is served.
@@ -71,14 +71,7 @@ pub(super) fn attendance(
 fn server(handed: HandOver, watch: OwnedFd, from: Restore) -> wrenn_snapshot::Result<(PageServer, Served)> {
     let HandOver { uffd, regions, .. } = handed;
     adopt(uffd.as_fd(), &regions, Tracking::Untracked)?;
-    let record_pages_max = if from.working_set.is_none() { RECORD_PAGES_MAX } else { 0 };
-    let options = ServeOptions {
-        watch: Some(watch),
-        tracking: Tracking::Untracked,
-        prefetch: from.working_set,
-        record_pages_max,
-        ..ServeOptions::default()
-    };
+    let options = ServeOptions { tracking: Tracking::Untracked, ..from.serve_options(watch) };
     let reader = from.generation.reader(Space::Memory)?;
     let server = PageServer::new(uffd, regions, Box::new(reader), options)?;
     let served = Served { counters: server.counters(), touched: server.touched_pages(), paging: from.paging };

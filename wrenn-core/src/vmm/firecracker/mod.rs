@@ -204,7 +204,7 @@ impl Vmm for Firecracker {
 
     async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
         Ok(Box::new(match from.paging {
-            Paging::Lazy | Paging::OnDemand => self.restore_served(shape, parts, from).await?,
+            Paging::Lazy | Paging::Populate | Paging::OnDemand => self.restore_served(shape, parts, from).await?,
             Paging::Eager => self.restore_copied(shape, parts, from).await?,
         }))
     }

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, OnceResident, PageServer, Populate, Region, RestoreReport, ServeCounters, ServeOptions,
-    Space, SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
+    DirtyTracker, Features, OnceResident, PageServer, Region, RestoreReport, ServeCounters, ServeOptions, Space,
+    SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
 use crate::guest::blocking;
+use crate::vmm::Restore;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::process::{Attendance, Process};
-use crate::vmm::{RECORD_PAGES_MAX, Restore};
 use crate::{Error, Paging, Result};
 
 #[derive(Debug)]
@@ -24,9 +24,6 @@ pub(super) struct LazyMemory {
     touched: Arc<TouchedPages>,
     paging: Paging,
 }
-
-/// A quarter of a processor, and two seconds for 1 GiB.
-const POPULATE_BYTES_PER_SECOND: u64 = 512 << 20;
 
 pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
 
@@ -51,18 +48,10 @@ impl LazyMemory {
             let file = memory.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?.into();
             let tracker = Arc::new(Mutex::new(DirtyTracker::of_file(pagemap, vec![region], file)?));
             let paging = from.paging;
-            let record_pages_max = if from.working_set.is_none() { RECORD_PAGES_MAX } else { 0 };
             let options = ServeOptions {
-                watch: Some(watch),
-                prefetch: from.working_set,
-                record_pages_max,
-                populate: match paging {
-                    Paging::Populate => Populate::InBackground { bytes_per_second: POPULATE_BYTES_PER_SECOND },
-                    Paging::Lazy | Paging::OnDemand | Paging::Eager => Populate::OnDemand,
-                },
                 // A microvm without a balloon discards nothing.
                 once_resident: OnceResident::End,
-                ..ServeOptions::default()
+                ..from.serve_options(watch)
             };
             let reader = from.generation.reader(Space::Memory)?;
             let server = PageServer::new(uffd, vec![region], Box::new(reader), options)?;
