@@ -25,7 +25,7 @@ use wrenn_snapshot::Space;
 use self::config::{API_SOCKET, Backend, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
 use self::jail::{Jail, Limits};
 use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin, SNAPSHOT_TIMEOUT};
-use self::room::{Content, Door, Room, UserfaultfdDevice};
+use self::room::{Content, Devices, Door, Room};
 use super::process::{Launch, Process, Tracing};
 use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
 use crate::guest::blocking;
@@ -90,11 +90,7 @@ impl Firecracker {
             base: parts.base,
             drive: parts.drive,
             contents: starting.contents,
-            device: match (&self.jailer, starting.is_served) {
-                (Some(_), _) => UserfaultfdDevice::Jailer,
-                (None, true) => UserfaultfdDevice::Room,
-                (None, false) => UserfaultfdDevice::Nobody,
-            },
+            devices: if self.jailer.is_some() { Devices::Jailer } else { Devices::Room },
         };
         let limits = self.jailer.as_ref().and_then(|_| Limits::of(shape));
         let arguments = ["--api-sock", API_SOCKET, "--id", &id].map(str::to_owned).to_vec();

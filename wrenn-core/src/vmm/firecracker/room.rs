@@ -46,7 +46,7 @@ pub(super) struct Room {
     pub(super) base: File,
     pub(super) drive: File,
     pub(super) contents: Vec<Content>,
-    pub(super) device: UserfaultfdDevice,
+    pub(super) devices: Devices,
 }
 
 /// A file that is there before the VMM is.
@@ -56,13 +56,13 @@ pub(super) enum Content {
     Copy(&'static str, File),
 }
 
-/// Who gives the VMM `/dev/userfaultfd`.
+/// Who makes the device nodes that the VMM opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UserfaultfdDevice {
-    /// The jailer, which makes its own.
+pub(super) enum Devices {
+    /// The jailer, in its root.
     Jailer,
+    /// The room, over the host's: those belong to root, or to a group, and these to the VMM's user.
     Room,
-    Nobody,
 }
 
 /// A room, from inside and outside of its namespace.
@@ -118,8 +118,10 @@ impl Room {
             fs::write(inside.join(name), bytes)?;
             self.give(&inside.join(name), 0o400)?;
         }
-        if self.device == UserfaultfdDevice::Room {
-            self.offer_userfaultfd(&place).map_err(at("give the VMM a userfaultfd"))?;
+        if self.devices == Devices::Room {
+            for device in DEVICES {
+                self.offer(device, &place).map_err(at("give the VMM its devices"))?;
+            }
         }
         Ok(Door(File::open(&inside)?.into()))
     }
@@ -129,18 +131,17 @@ impl Room {
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
-    /// Puts a device node that the VMM's user may open over the host's, which root alone may.
-    fn offer_userfaultfd(&self, place: &Path) -> io::Result<()> {
-        let number = match fs::metadata(USERFAULTFD) {
+    fn offer(&self, device: &str, place: &Path) -> io::Result<()> {
+        let number = match fs::metadata(device) {
             Ok(metadata) => metadata.rdev(),
-            // Older kernels have the system call alone.
+            // Kernels before 6.1 have no device for userfaultfd. Without one of the others Firecracker says so.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let node = place.join("userfaultfd");
+        let node = place.join(device.rsplit('/').next().unwrap_or(device));
         mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number)?;
         self.give(&node, 0o600)?;
-        Ok(mount_bind(&node, USERFAULTFD)?)
+        Ok(mount_bind(&node, device)?)
     }
 }
 
@@ -207,7 +208,7 @@ fn at<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> io::Error {
 pub(super) const BASE: &str = "base";
 pub(super) const DRIVE: &str = "drive";
 const MOUNT_POINT: &str = "room";
-const USERFAULTFD: &str = "/dev/userfaultfd";
+const DEVICES: [&str; 3] = ["/dev/kvm", "/dev/net/tun", "/dev/userfaultfd"];
 /// It takes a millisecond.
 const LINK_AGE_MAX: Duration = Duration::from_secs(60);
 
@@ -227,7 +228,7 @@ mod tests {
             base: File::open("/etc/passwd").unwrap(),
             drive,
             contents: vec![Content::File("state", b"state".to_vec())],
-            device: UserfaultfdDevice::Room,
+            devices: Devices::Room,
         }
     }
 
