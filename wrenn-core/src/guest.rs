@@ -24,6 +24,7 @@ use wrenn_snapshot::{Generation, GenerationId, Space, WorkingSet};
 
 use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
+use crate::lineage::Lineage;
 use crate::step::Step;
 use crate::vmm::tsc::tsc_khz;
 use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB};
@@ -37,8 +38,8 @@ pub(crate) struct Guest {
     _connector: Arc<dyn Connector>,
     /// The generation that it was restored from.
     restored_from: Option<GenerationId>,
-    /// What the guest's memory and drive were last equal to.
-    parent: Option<Generation>,
+    /// What the guest's memory and drive were last equal to; `None` for one that was booted and not captured yet.
+    lineage: Option<Lineage>,
     pub(crate) state: GuestState,
     halted: bool,
     save_report: Option<SaveReport>,
@@ -124,7 +125,7 @@ impl Guest {
             drive,
             _connector,
             restored_from: None,
-            parent: None,
+            lineage: None,
             state,
             halted: false,
             save_report: None,
@@ -180,12 +181,15 @@ impl Guest {
         state.token = Some(fresh_token());
         let (drive, _connector) = (Arc::new(drive), network.connector);
         let restored_from = Some(from.id());
-        let (parent, halted, save_report) = (Some(from), false, None);
-        let mut guest = Self { machine, agent, drive, _connector, restored_from, parent, state, halted, save_report };
+        let (lineage, halted, save_report) = (None, false, None);
+        let mut guest = Self { machine, agent, drive, _connector, restored_from, lineage, state, halted, save_report };
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;
         guest.alive("restore the guest", guest.renew(renewal)).await?;
+        // Last, since it may begin to compact, which the restore shall not wait for.
+        let lineage = guest.lineage.insert(Lineage::new(from, Some(renewal.id.clone())));
+        lineage.shorten(host);
         Ok(guest)
     }
 
@@ -213,7 +217,11 @@ impl Guest {
     /// Publishes a generation of the guest as it is at one instant. Afterwards, and after a failure, the guest is
     /// stopped if [`is_halted`](Self::is_halted) says so: [`go_on`](Self::go_on) or [`kill`](Self::kill) comes next.
     pub(crate) async fn capture(&mut self, host: &Host, then: Then) -> Result<Generation> {
-        let (store, parent) = (host.0.store.clone(), self.parent.clone());
+        let parent = match &mut self.lineage {
+            Some(lineage) => Some(lineage.parent().await),
+            None => None,
+        };
+        let store = host.0.store.clone();
         let begin = move || {
             let pending = store.begin(parent.as_ref())?;
             let [memory, drive] = [pending.space_writer(Space::Memory)?, pending.space_writer(Space::Drive)?];
@@ -246,7 +254,13 @@ impl Guest {
         let generation = blocking("publish the snapshot", publish).await??;
         self.machine.saved();
         self.hand_on_working_set(host, generation.id());
-        self.parent = Some(generation.clone());
+        match &mut self.lineage {
+            Some(lineage) => lineage.go_on_from(generation.clone()),
+            None => self.lineage = Some(Lineage::new(generation.clone(), None)),
+        }
+        if let (Some(lineage), Then::GoOn) = (&mut self.lineage, then) {
+            lineage.shorten(host);
+        }
         Ok(generation)
     }
 
@@ -261,6 +275,11 @@ impl Guest {
     /// Whether the guest stands still, or may.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted
+    }
+
+    /// Whether it leaves generations to collect, once what it was captured in is recorded.
+    pub(crate) fn leaves_garbage(&self) -> bool {
+        self.lineage.as_ref().is_some_and(Lineage::leaves_garbage)
     }
 
     /// How long the last capture took of the guest's time.
@@ -302,7 +321,7 @@ impl Guest {
     pub(crate) async fn kill(&mut self) {
         self.agent.close();
         self.machine.kill().await;
-        self.parent = None;
+        self.lineage = None;
     }
 
     /// Does `work`, or fails at once when the VM ends meanwhile.

@@ -253,7 +253,7 @@ impl Host {
     pub fn collect_garbage(&self) -> Result<()> {
         // One collector at a time, and no record is written between the listing and the deleting: see `keep`.
         let _collecting = self.0.data.lock(COLLECT_LOCK)?;
-        let removed = self.0.store.collect(&self.roots()?)?;
+        let removed = self.0.store.collect(&self.roots_of_others(None)?)?;
         if !removed.is_empty() {
             tracing::debug!(count = removed.len(), "collected generations");
         }
@@ -274,11 +274,16 @@ impl Host {
         }
     }
 
-    fn roots(&self) -> Result<Vec<GenerationId>> {
+    /// The generations that records name, but for the record of one sandbox.
+    pub(crate) fn roots_of_others(&self, own: Option<&SandboxId>) -> Result<Vec<GenerationId>> {
         let data = &self.0.data;
         let mut roots = Vec::new();
         for stem in record::stems(&data.sandboxes())? {
-            if let Some(record) = record::read::<PausedRecord>(&data.sandbox(&stem.parse()?))? {
+            let id: SandboxId = stem.parse()?;
+            if Some(&id) == own {
+                continue;
+            }
+            if let Some(record) = record::read::<PausedRecord>(&data.sandbox(&id))? {
                 roots.push(record.generation);
             }
         }

@@ -29,6 +29,7 @@ mod guest;
 mod host;
 mod id;
 pub mod image;
+mod lineage;
 mod paging;
 mod probe;
 mod record;

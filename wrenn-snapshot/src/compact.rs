@@ -4,6 +4,12 @@
 //! pages that nobody needs any more, copying the live ones frees the rest: the copy is a generation with the same
 //! content, and once it is kept in the place of the original, a collection removes what was folded. The original and
 //! its readers go on meanwhile; nothing of them changes.
+//!
+//! # When it is due
+//! Each generation makes its lineage one longer, so somebody has to see to it that it is compacted now and then
+//! ([`LocalStore::compact_if_due`](crate::LocalStore::compact_if_due)). A lineage that has become too long is folded to
+//! half of what is allowed, so that it is due again only as many generations later, and folds those with the fewest
+//! live pages: a page is copied a few times in a lineage's life, not at each pause.
 
 use std::collections::HashSet;
 
@@ -50,6 +56,9 @@ pub struct Compaction {
     pub released_bytes: u64,
 }
 
+/// 64 MiB: less is not worth a generation.
+const DEAD_PAGES_MIN: u64 = 16 << 10;
+
 /// What a generation holds for the one that is compacted.
 struct Holding {
     id: GenerationId,
@@ -63,7 +72,47 @@ pub(crate) fn compact(
     policy: CompactPolicy,
     begin: impl FnOnce() -> Result<PendingGeneration>,
 ) -> Result<Compaction> {
-    let folded = choose(holdings(root, generation)?, policy);
+    fold(choose(holdings(root, generation)?, policy, &HashSet::new()), generation, begin)
+}
+
+/// Compacts a generation whose lineage has become long or wasteful. `spared` finds out what others keep in any case.
+pub(crate) fn compact_if_due(
+    root: &Root,
+    generation: &Generation,
+    spared: impl FnOnce() -> Result<HashSet<GenerationId>>,
+    begin: impl FnOnce() -> Result<PendingGeneration>,
+) -> Result<Option<Compaction>> {
+    let holdings = holdings(root, generation)?;
+    if due(&holdings, &HashSet::new()).is_none() {
+        return Ok(None);
+    }
+    let spared = spared()?;
+    let Some(policy) = due(&holdings, &spared) else { return Ok(None) };
+    fold(choose(holdings, policy, &spared), generation, begin).map(Some)
+}
+
+/// Whether it is due if nobody else keeps anything: what others keep makes less of it worth while.
+pub(crate) fn may_be_due(root: &Root, generation: &Generation) -> Result<bool> {
+    Ok(due(&holdings(root, generation)?, &HashSet::new()).is_some())
+}
+
+/// How to compact, if it is time to.
+fn due(holdings: &[Holding], spared: &HashSet<GenerationId>) -> Option<CompactPolicy> {
+    let policy = CompactPolicy::default();
+    if holdings.len() > policy.generations_max {
+        return Some(CompactPolicy { generations_max: policy.generations_max / 2, ..policy });
+    }
+    let own = || holdings.iter().filter(|holding| !spared.contains(&holding.id));
+    let live: u64 = own().map(|holding| holding.live_pages).sum();
+    let dead = own().map(|holding| holding.stored_pages).sum::<u64>().saturating_sub(live);
+    (dead >= DEAD_PAGES_MIN && dead > live).then_some(policy)
+}
+
+fn fold(
+    folded: Vec<Holding>,
+    generation: &Generation,
+    begin: impl FnOnce() -> Result<PendingGeneration>,
+) -> Result<Compaction> {
     let released_bytes = folded.iter().map(|holding| holding.stored_pages * PAGE_BYTES_U64).sum();
     let folded: HashSet<_> = folded.into_iter().map(|holding| holding.id).collect();
     if folded.is_empty() {
@@ -85,10 +134,12 @@ pub(crate) fn compact(
 }
 
 /// The holdings to fold.
-fn choose(mut holdings: Vec<Holding>, policy: CompactPolicy) -> Vec<Holding> {
+fn choose(mut holdings: Vec<Holding>, policy: CompactPolicy, spared: &HashSet<GenerationId>) -> Vec<Holding> {
     holdings.sort_unstable_by_key(|holding| holding.live_pages);
-    let sparse =
-        |holding: &Holding| holding.live_pages * 100 < holding.stored_pages * u64::from(policy.live_percent_min);
+    let sparse = |holding: &Holding| {
+        let live_percent_min = u64::from(policy.live_percent_min);
+        !spared.contains(&holding.id) && holding.live_pages * 100 < holding.stored_pages * live_percent_min
+    };
     let (mut folded, mut kept): (Vec<_>, Vec<_>) = holdings.into_iter().partition(sparse);
     // What is folded becomes one more.
     let over =

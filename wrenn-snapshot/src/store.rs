@@ -173,6 +173,40 @@ impl LocalStore {
         compact::compact(&self.0.root, generation, policy, || self.begin(Some(generation)))
     }
 
+    /// Whether [`compact_if_due`](Self::compact_if_due) may have something to do, whatever the others are. It takes a few
+    /// hundred microseconds at most.
+    ///
+    /// # Errors
+    /// The size of a file cannot be found out.
+    pub fn may_be_due(&self, generation: &Generation) -> Result<bool> {
+        compact::may_be_due(&self.0.root, generation)
+    }
+
+    /// [Compacts](Self::compact) a generation whose lineage has become too long or too wasteful; `None` where it has
+    /// not. Call it for what the next generation will be a child of, off its critical path,
+    /// and give [`begin`](Self::begin) what it made instead: the content is the same.
+    ///
+    /// It is due where more than 64 generations hold pages, of which 32 are left then; or where those of them that store
+    /// nothing for `others`, which are kept in any case, store more that is overwritten than is live, and 64 MiB at
+    /// least. One of `others` that is gone is passed over.
+    ///
+    /// # Errors
+    /// As [`compact`](Self::compact).
+    pub fn compact_if_due(&self, generation: &Generation, others: &[GenerationId]) -> Result<Option<Compaction>> {
+        let spared = || {
+            let mut spared = HashSet::new();
+            for id in others {
+                match self.load(*id) {
+                    Ok(other) => spared.extend(other.reach()),
+                    Err(Error::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(spared)
+        };
+        compact::compact_if_due(&self.0.root, generation, spared, || self.begin(Some(generation)))
+    }
+
     /// What nothing reaches. The caller has closed the gate.
     fn unreached(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
         let root = &self.0.root;

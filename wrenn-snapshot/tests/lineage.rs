@@ -207,3 +207,67 @@ fn compaction_and_collection_free_what_is_overwritten() {
     let again = store.compact(&last.generation, CompactPolicy::default()).expect("compacted");
     assert!(again.folded.is_empty(), "once is enough: {again:?}");
 }
+
+/// A page of each pause, and every so often a rollback: what a sandbox does that is paused again and again.
+#[test]
+fn a_lineage_of_many_pauses_keeps_a_bounded_number_of_files() {
+    const PAGES: u32 = 512;
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = LocalStore::open(dir.path()).expect("a store");
+    let mut memory = vec![1; PAGES as usize * PAGE_BYTES];
+    let mut last = pause(&store, None, &memory, PageRange::new(0, PAGES));
+    let template = last.id();
+    let (mut compactions, mut copied_bytes) = (0, 0);
+    for number in 0..400u32 {
+        let page = number * 37 % PAGES;
+        memory[page as usize * PAGE_BYTES..][..PAGE_BYTES].fill(u8::try_from(number % 250).expect("small") + 2);
+        last = pause(&store, Some(&last), &memory, PageRange::new(page, 1));
+        if let Some(done) = store.compact_if_due(&last, &[template]).expect("compacted") {
+            last = done.generation;
+            compactions += 1;
+            copied_bytes += done.copied_bytes;
+            assert!(!done.folded.contains(&template), "it has the most live pages, and others keep it");
+            assert!(last.space(Space::Memory).expect("a space").generations <= 32);
+        }
+        store.collect(&[template, last.id()]).expect("collected");
+        let reader = last.reader(Space::Memory).expect("a reader");
+        let mut read = vec![0; memory.len()];
+        reader.read_at(PageIndex(0), &mut read).expect("read");
+        assert!(read == memory, "after pause {number}");
+        assert!(store.list().expect("listed").len() <= 67, "64, the template, the last, and what was compacted");
+        assert!(descriptors_below(dir.path()) <= 70, "{} descriptors", descriptors_below(dir.path()));
+    }
+    assert!((10..20).contains(&compactions), "{compactions} compactions");
+    assert!(copied_bytes < 8 * 400 * PAGE_BYTES as u64, "each page some times: {copied_bytes} bytes");
+}
+
+#[test]
+fn what_is_overwritten_is_folded_once_it_is_most_of_what_is_stored_unless_others_keep_it() {
+    const PAGES: u32 = 40 << 8;
+    let store = LocalStore::in_memory().expect("a store");
+    let memory = vec![1; PAGES as usize * PAGE_BYTES];
+    let template = pause(&store, None, &memory, PageRange::new(0, PAGES));
+    let first = pause(&store, Some(&template), &memory, PageRange::new(0, PAGES));
+    let others = [template.id()];
+    assert!(store.compact_if_due(&first, &others).expect("read").is_none(), "nothing of its own is dead");
+    let second = pause(&store, Some(&first), &memory, PageRange::new(0, PAGES - 9));
+    assert!(store.compact_if_due(&second, &others).expect("read").is_none(), "40 MiB are not worth it");
+    let third = pause(&store, Some(&second), &memory, PageRange::new(0, PAGES - 19));
+    assert!(store.compact_if_due(&third, &others).expect("read").is_some_and(|done| done.folded.len() == 2));
+    let kept = [template.id(), first.id(), second.id()];
+    assert!(store.compact_if_due(&third, &kept).expect("read").is_none(), "it would free nothing");
+    let gone = [wrenn_snapshot::GenerationId::random()];
+    assert!(store.compact_if_due(&third, &gone).expect("read").is_some());
+}
+
+/// How many files and directories below a directory are open.
+fn descriptors_below(dir: &std::path::Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").expect("listed").flatten();
+    open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).filter(|path| path.starts_with(dir)).count()
+}
+
+fn pause(store: &LocalStore, parent: Option<&Generation>, memory: &[u8], dirty: PageRange) -> Generation {
+    let mut pending = store.begin(parent).expect("begun");
+    pending.write_dirty(Space::Memory, memory, &[dirty]).expect("written");
+    pending.publish(b"").expect("published")
+}

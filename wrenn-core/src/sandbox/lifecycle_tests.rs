@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageRange, Space};
+use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
 use super::{OnExpiry, Sandbox, SandboxState};
 use crate::data_dir::DataDir;
@@ -12,11 +12,11 @@ use crate::guest::GuestState;
 use crate::probe::Probe;
 use crate::step::Observer;
 use crate::template::Template;
-use crate::vmm::fake::{FakeVmm, Op, Script};
+use crate::vmm::fake::{self, FakeVmm, Op, Script};
 use crate::vmm::{Acceleration, MachineShape};
 use crate::{Error, Host, Paging, Result};
 
-/// A host with one snapshot, `fake`, of a machine with a page of memory.
+/// A host with one snapshot, `fake`, of a machine that has written a page.
 async fn fake_host() -> (TempDir, Host, Script) {
     let dir = tempfile::tempdir().unwrap();
     write_image(&dir);
@@ -214,4 +214,49 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
 async fn state_of_template(host: &Host, name: &str) -> GuestState {
     let generation = Template::generation(host, &name.parse().unwrap(), crate::template::Wanted::default()).await;
     GuestState::of(&generation.unwrap()).unwrap()
+}
+
+/// The generations in a host's store, and the content of the newest record's memory.
+fn stored(host: &Host, sandbox: &super::PausedSandbox) -> (usize, Vec<u8>) {
+    let store = &host.0.store;
+    let generation = store.load(sandbox.generation()).unwrap();
+    let mut memory = vec![0; fake::PAGES * PAGE_BYTES];
+    generation.reader(Space::Memory).unwrap().read_at(PageIndex(0), &mut memory).unwrap();
+    (store.list().unwrap().len(), memory)
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_paused_again_and_again_keeps_few_generations_and_every_byte() {
+    let (_dir, host, _script) = fake_host().await;
+    let mut sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    let mut model = vec![0; fake::PAGES * PAGE_BYTES];
+    for number in 0..250_u8 {
+        let page = usize::from(number) * PAGE_BYTES;
+        model[page..page + PAGE_BYTES].fill(number);
+        let paused = sandbox.pause().await.unwrap();
+        let (generations, memory) = stored(&host, &paused);
+        assert!(memory == model, "after pause {number}");
+        // Half as many again as are due to be folded, and what came in vain of that, since these pauses are quick.
+        assert!(generations <= 64 + 2 * 32 + 4, "{generations} after pause {number}");
+        sandbox = paused.resume().await.unwrap();
+    }
+    let paused = sandbox.pause().await.unwrap();
+    host.collect_garbage().unwrap();
+    let (generations, _) = stored(&host, &paused);
+    assert!(generations <= 64 + 32 + 4, "{generations}");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_forks_again_and_again_keeps_few_generations() {
+    let (_dir, host, _script) = fake_host().await;
+    let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    for _ in 0..150 {
+        let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
+        child.kill().await.unwrap();
+    }
+    let paused = sandbox.pause().await.unwrap();
+    host.collect_garbage().unwrap();
+    let (generations, memory) = stored(&host, &paused);
+    assert!(generations <= 64 + 32 + 4, "{generations}");
+    assert!((1..=150_u8).all(|number| memory[usize::from(number) * PAGE_BYTES] == number));
 }

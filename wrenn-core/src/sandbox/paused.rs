@@ -56,6 +56,11 @@ impl PausedSandbox {
         self.record.info(SandboxState::Paused)
     }
 
+    #[cfg(test)]
+    pub(super) fn generation(&self) -> GenerationId {
+        self.record.generation
+    }
+
     /// What this pause stored of memory, drive and devices, in bytes; earlier pauses keep the rest.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {

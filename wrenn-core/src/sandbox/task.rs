@@ -162,11 +162,15 @@ impl Task {
         let dead = self.guest.machine.exited().borrow().is_some();
         let next = match end.or_else(|| dead.then_some(SandboxState::Ended)) {
             Some(state) => {
+                let leaves_garbage = self.guest.leaves_garbage();
                 let over = self.end(state).await;
+                let host = self.host.clone();
                 if state == SandboxState::Ended {
-                    let host = self.host.clone();
                     // A failed join is a panic, which was printed.
                     let _ = blocking("collect garbage", move || host.tidy()).await;
+                } else if leaves_garbage {
+                    // Nobody waits for it.
+                    tokio::task::spawn_blocking(move || host.tidy());
                 }
                 over
             }

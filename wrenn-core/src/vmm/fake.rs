@@ -38,6 +38,7 @@ pub(crate) struct Script(Arc<Mutex<State>>);
 struct State {
     failures: HashMap<Op, usize>,
     log: Vec<Op>,
+    saves: u8,
     exits: Vec<watch::Sender<Option<Exit>>>,
 }
 
@@ -59,6 +60,14 @@ impl Script {
         }
     }
 
+    /// The number of a save, from 0 on, at which it starts anew after 255.
+    fn next_save(&self) -> u8 {
+        let mut state = self.lock();
+        let number = state.saves;
+        state.saves = number.wrapping_add(1);
+        number
+    }
+
     fn perform(&self, op: Op) -> Result<()> {
         let mut state = self.lock();
         state.log.push(op);
@@ -75,6 +84,9 @@ impl Script {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Of a machine's memory. Each save finds one page written, the next one, and fills it with its number.
+pub(crate) const PAGES: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct FakeVmm {
@@ -158,7 +170,11 @@ impl Machine for FakeMachine {
 
     async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
         self.script.perform(Op::Save)?;
-        memory.add_dirty(&[7; PAGE_BYTES], &[PageRange::new(0, 1)])?;
+        let number = self.script.next_save();
+        let page = usize::from(number) * PAGE_BYTES;
+        let mut view = vec![0; PAGES * PAGE_BYTES];
+        view[page..page + PAGE_BYTES].fill(number);
+        memory.add_dirty(&view, &[PageRange::new(number.into(), 1)])?;
         Ok((memory, Vec::new()))
     }
 
