@@ -8,13 +8,16 @@
 mod api_error;
 mod cgroups;
 mod clock;
+mod events;
 mod files;
 mod filesystem;
 mod freezer;
 mod guest_path;
+mod hooks;
 mod http;
 mod identity;
 mod init;
+mod lifecycle;
 mod metrics;
 mod ports;
 mod process;
@@ -24,13 +27,19 @@ mod sys;
 mod users;
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use cgroups::Groups;
+use events::Events;
+use freezer::Freezer;
+use hooks::Hooks;
+use lifecycle::{Drive, Lifecycle};
 use tokio::{net::TcpListener, sync::watch};
 
 /// Whether the agent is the guest's own, or only runs on somebody's machine.
@@ -53,6 +62,18 @@ pub struct Options {
     pub cgroup: Option<PathBuf>,
     /// For [`Mode::Hosted`]: where it publishes what listens on the loopback. `None`: it publishes nothing.
     pub publish: Option<IpAddr>,
+    /// For [`Mode::Hosted`]: where the hooks are. `None`: there are none.
+    pub hooks: Option<PathBuf>,
+    /// For [`Mode::Hosted`]: a directory of the file system that `/fsfreeze` freezes. `None`: it freezes none.
+    pub drive: Option<PathBuf>,
+}
+
+impl Options {
+    /// An agent that does nothing but serve; what a guest needs is added when it has booted.
+    #[must_use]
+    pub fn new(mode: Mode, address: SocketAddr) -> Self {
+        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None }
+    }
 }
 
 /// Boots the guest when the mode says so, then serves for ever.
@@ -61,9 +82,14 @@ pub struct Options {
 ///
 /// Only where the agent cannot start to serve. As [`Mode::Guest`], a failed boot switches the machine off instead.
 pub fn run(mut options: Options) -> io::Result<()> {
+    let mut drive = options.drive.as_ref().map(File::open).transpose()?.map(OwnedFd::from);
     if options.mode == Mode::Guest {
         match init::boot() {
-            Ok(booted) => options.publish = booted.address.map(IpAddr::from),
+            Ok(booted) => {
+                options.publish = booted.address.map(IpAddr::from);
+                options.hooks = Some(PathBuf::from("/etc/wrenn/hooks"));
+                drive = Some(booted.drive);
+            }
             Err(error) => {
                 init::give_up(&error);
                 // The kernel panics when PID 1 ends, which is the next best way to tell the host.
@@ -76,11 +102,11 @@ pub fn run(mut options: Options) -> io::Result<()> {
         .enable_all()
         .max_blocking_threads(16)
         .build()?
-        .block_on(serve(options))
+        .block_on(serve(options, drive))
 }
 
-async fn serve(options: Options) -> io::Result<()> {
-    let Options { mode, address, cgroup, publish } = options;
+async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
+    let Options { mode, address, cgroup, publish, hooks, .. } = options;
     let listener = TcpListener::bind(address).await?;
     if mode == Mode::Hosted {
         // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
@@ -98,7 +124,14 @@ async fn serve(options: Options) -> io::Result<()> {
     if let Some(address) = publish {
         tokio::spawn(ports::publish(address, restores.subscribe()));
     }
-    let server = http::Server::new(mode, table, groups, restores);
+    let lifecycle = Lifecycle {
+        freezer: Arc::new(Freezer::new(groups.sandbox())),
+        hooks: Hooks { directory: hooks, table },
+        drive: Drive::new(drive),
+        events: Events::new(),
+        restores,
+    };
+    let server = http::Server::new(mode, groups, lifecycle);
     init::complain(&format!("serving on {}", listener.local_addr()?));
     server.serve(listener).await;
     Ok(())

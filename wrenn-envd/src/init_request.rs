@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{GuestEventKind, Timestamp};
 
 /// The body of `POST /init`: what a guest must be told after it was booted or restored, before user code runs.
 ///
@@ -29,6 +29,10 @@ pub struct InitRequest {
     /// the guest was restored: connections older than this request are closed.
     #[serde(skip_serializing_if = "Option::is_none", with = "base64_bytes")]
     pub entropy: Option<Vec<u8>>,
+    /// How the guest came to be where it is; together with `entropy`. Clients and hooks are told. Absent:
+    /// [`GuestEventKind::Resumed`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<GuestEventKind>,
     /// The guest's host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -47,6 +51,7 @@ impl fmt::Debug for InitRequest {
             .field("default_user", &self.default_user)
             .field("default_workdir", &self.default_workdir)
             .field("entropy", &self.entropy.as_ref().map(Vec::len))
+            .field("event", &self.event)
             .field("hostname", &self.hostname)
             .field("machine_id", &self.machine_id)
             .finish()

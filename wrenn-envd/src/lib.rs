@@ -7,12 +7,14 @@
 
 #[cfg(feature = "agent")]
 pub mod agent;
+mod guest_event;
 mod init_request;
 pub mod proto;
 mod timestamp;
 
 use std::net::Ipv4Addr;
 
+pub use guest_event::{EventsResponse, GuestEvent, GuestEventKind};
 pub use init_request::{InitRequest, MetricsResponse};
 pub use timestamp::{Timestamp, TimestampError};
 

@@ -15,15 +15,16 @@ fn main() -> anyhow::Result<()> {
     Ok(agent::run(parse(env::args().skip(1))?)?)
 }
 
-/// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--cgroup DIRECTORY] [--publish ADDRESS]`
+/// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--publish ADDRESS] [--cgroup DIRECTORY]
+/// [--hooks DIRECTORY] [--drive DIRECTORY]`
 fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let words: Vec<String> = words.collect();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     // Init is handed the words of the kernel's command line that nobody else knows: it takes none of them.
     if process::id() == 1 && !words.iter().any(|word| word == "--no-init") {
-        return Ok(Options { mode: Mode::Guest, address: (any, AGENT_PORT).into(), cgroup: None, publish: None });
+        return Ok(Options::new(Mode::Guest, (any, AGENT_PORT).into()));
     }
-    let mut options = Options { mode: Mode::Hosted, address: (any, AGENT_PORT).into(), cgroup: None, publish: None };
+    let mut options = Options::new(Mode::Hosted, (any, AGENT_PORT).into());
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| anyhow::anyhow!("{word} needs a value"));
@@ -32,6 +33,8 @@ fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--address" => options.address.set_ip(value()?.parse()?),
             "--port" => options.address.set_port(value()?.parse()?),
             "--publish" => options.publish = Some(value()?.parse()?),
+            "--hooks" => options.hooks = Some(value()?.into()),
+            "--drive" => options.drive = Some(value()?.into()),
             "--cgroup" => options.cgroup = Some(value()?.into()),
             _ => anyhow::bail!("unknown option {word}"),
         }

@@ -21,9 +21,11 @@ pub(super) struct Freezer {
 pub(super) enum FreezeError {
     #[error("there is no control group to freeze")]
     NoGroup,
+    #[error("there is no drive of the guest's own to freeze")]
+    NoDrive,
     #[error("a process cannot be frozen")]
     TimedOut,
-    #[error("the control group cannot be used: {0}")]
+    #[error("the kernel refuses: {0}")]
     Io(#[from] io::Error),
 }
 

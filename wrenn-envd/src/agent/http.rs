@@ -21,22 +21,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::{
-    Mode,
-    api_error::ApiError,
-    cgroups::Groups,
-    files, filesystem,
-    freezer::{FreezeError, Freezer},
-    metrics::Metrics,
-    process,
-    settings::Settings,
-    setup,
+    Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, lifecycle::Lifecycle,
+    metrics::Metrics, process, settings::Settings, setup,
 };
 use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 
@@ -47,29 +37,22 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 pub(super) struct Server {
     mode: Mode,
     settings: Arc<Mutex<Settings>>,
-    freezer: Arc<Freezer>,
+    lifecycle: Lifecycle,
     processes: ConnectRpcService<ProcessServer<process::Service>>,
     filesystem: ConnectRpcService<FilesystemServer<filesystem::Service>>,
     metrics: Metrics,
-    /// Counts restores; a connection from before the last one leads nowhere.
-    restores: watch::Sender<u64>,
 }
 
 impl Server {
-    pub(super) fn new(
-        mode: Mode,
-        table: Arc<process::Table>,
-        groups: Arc<Groups>,
-        restores: watch::Sender<u64>,
-    ) -> Arc<Self> {
+    pub(super) fn new(mode: Mode, groups: Arc<Groups>, lifecycle: Lifecycle) -> Arc<Self> {
         let settings = Arc::<Mutex<Settings>>::default();
-        let freezer = Arc::new(Freezer::new(groups.sandbox()));
-        let service = process::Service { table, settings: settings.clone(), freezer: freezer.clone(), groups };
+        let (table, freezer) = (lifecycle.hooks.table.clone(), lifecycle.freezer.clone());
+        let service = process::Service { table, settings: settings.clone(), freezer, groups };
         let limits = Limits::default().with_max_request_body_size(RPC_BYTES_MAX).with_max_message_size(RPC_BYTES_MAX);
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
         let service = filesystem::Service::new(settings.clone());
         let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
-        Arc::new(Self { mode, settings, freezer, processes, filesystem, metrics: Metrics::default(), restores })
+        Arc::new(Self { mode, settings, lifecycle, processes, filesystem, metrics: Metrics::default() })
     }
 
     /// Accepts connections for ever.
@@ -86,7 +69,7 @@ impl Server {
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
         // Answers are small and awaited; one that waits for more to send only waits.
         let _ = stream.set_nodelay(true);
-        let mut restores = self.restores.subscribe();
+        let mut restores = self.lifecycle.restores.subscribe();
         let announced = Arc::new(Mutex::new(*restores.borrow_and_update()));
         let known = announced.clone();
         let service = service_fn(move |request| {
@@ -140,22 +123,20 @@ impl Server {
     ) -> Result<Response<Body>, ApiError> {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/init") => {
-                let restored = setup::init(self.mode, &self.settings, request).await?;
-                if restored {
-                    self.freezer.thaw().map_err(|error| refuse_freeze(&error))?;
-                    self.restores.send_modify(|restore| *restore += 1);
-                    *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = *self.restores.borrow();
+                self.lifecycle.drive.thaw_if_any().await.map_err(|error| refuse_freeze(&error))?;
+                if let Some(event) = setup::init(self.mode, &self.settings, request).await? {
+                    let restore = self.lifecycle.restored(event).await.map_err(|error| refuse_freeze(&error))?;
+                    *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = restore;
                 }
                 Ok(setup::initialized())
             }
-            (&Method::POST, "/freeze") => match self.freezer.freeze().await {
-                Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
-                Err(error) => Err(refuse_freeze(&error)),
-            },
-            (&Method::POST, "/unfreeze") => match self.freezer.thaw() {
-                Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
-                Err(error) => Err(refuse_freeze(&error)),
-            },
+            (&Method::POST, "/freeze") => done(self.lifecycle.freeze().await),
+            (&Method::POST, "/unfreeze") => done(self.lifecycle.unfreeze().await),
+            (&Method::POST, "/fsfreeze") => done(self.lifecycle.drive.freeze().await),
+            (&Method::POST, "/fsthaw") => done(self.lifecycle.drive.thaw().await),
+            (&Method::GET, "/events") => {
+                json(&self.lifecycle.events.after(events::parse_query(request.uri().query())?).await)
+            }
             (&Method::GET, "/envs") => json(&self.settings().envs),
             (&Method::GET, "/metrics") => json(&self.metrics.sample()),
             (&Method::GET, "/files") => files::download(&self.settings, &request).await,
@@ -192,9 +173,13 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<Response<Body>, ApiE
     Ok(response)
 }
 
+fn done(result: Result<(), FreezeError>) -> Result<Response<Body>, ApiError> {
+    result.map(|()| empty(StatusCode::NO_CONTENT)).map_err(|error| refuse_freeze(&error))
+}
+
 fn refuse_freeze(error: &FreezeError) -> ApiError {
     let status = match error {
-        FreezeError::NoGroup => StatusCode::NOT_IMPLEMENTED,
+        FreezeError::NoGroup | FreezeError::NoDrive => StatusCode::NOT_IMPLEMENTED,
         FreezeError::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
         FreezeError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -21,6 +21,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     net::Ipv4Addr,
+    os::fd::OwnedFd,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -43,6 +44,8 @@ pub(super) struct BootError {
 pub(super) struct Booted {
     /// The guest's own address.
     pub(super) address: Option<Ipv4Addr>,
+    /// A directory of the writable drive, which has no name in the guest's own root.
+    pub(super) drive: OwnedFd,
 }
 
 /// Names the step that an error belongs to.
@@ -62,13 +65,13 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     open_console();
     modules::load(Path::new("/modules"))?;
     let cmdline = Cmdline::read()?;
-    mounts::mount_drives(&cmdline)?;
+    let drive = mounts::mount_drives(&cmdline)?;
     mounts::switch_root()?;
     mounts::mount_rest()?;
     protect_agent();
     network::configure(&cmdline)?;
     identity::name_guest()?;
-    Ok(Booted { address: cmdline.network.map(|network| network.address) })
+    Ok(Booted { address: cmdline.network.map(|network| network.address), drive })
 }
 
 /// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.

@@ -18,13 +18,17 @@ use super::{
     settings::Settings,
     sys,
 };
-use crate::{InitRequest, PROTOCOL_VERSION, Timestamp, VERSION_HEADER};
+use crate::{GuestEventKind, InitRequest, PROTOCOL_VERSION, Timestamp, VERSION_HEADER};
 
-/// Does all that the request names, and says whether the guest was restored.
+/// Does all that the request names, and says what the guest came from when it was restored.
 ///
 /// The random generator comes first: what follows may draw from it. The settings come last: a request that fails half-way
 /// leaves the token and the environment as they were.
-pub(super) async fn init(mode: Mode, settings: &Mutex<Settings>, request: Request<Incoming>) -> Result<bool, ApiError> {
+pub(super) async fn init(
+    mode: Mode,
+    settings: &Mutex<Settings>,
+    request: Request<Incoming>,
+) -> Result<Option<GuestEventKind>, ApiError> {
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?.to_bytes();
     let request: InitRequest = match body.as_ref() {
@@ -35,7 +39,7 @@ pub(super) async fn init(mode: Mode, settings: &Mutex<Settings>, request: Reques
     if mode == Mode::Guest {
         change_guest(&mut settings, &request)?;
     }
-    let restored = request.entropy.is_some();
+    let restored = request.entropy.as_ref().map(|_| request.event.unwrap_or(GuestEventKind::Resumed));
     settings.replace(request);
     Ok(restored)
 }

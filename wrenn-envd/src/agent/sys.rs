@@ -115,6 +115,26 @@ pub(super) fn reseed_kernel_rng(device: impl AsFd, bytes: &[u8]) -> io::Result<(
     check(unsafe { libc::ioctl(device, RNDRESEEDCRNG) })
 }
 
+/// Flushes the file system that `directory` is in, and makes its writers wait. One that is frozen stays so.
+pub(super) fn freeze_file_system(directory: impl AsFd) -> io::Result<()> {
+    const FIFREEZE: libc::Ioctl = 0xC004_5877;
+    // SAFETY: FIFREEZE reads no argument.
+    match check(unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), FIFREEZE, 0) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+        done => done,
+    }
+}
+
+/// Lets a frozen file system's writers go on. One that is not frozen is left alone.
+pub(super) fn thaw_file_system(directory: impl AsFd) -> io::Result<()> {
+    const FITHAW: libc::Ioctl = 0xC004_5878;
+    // SAFETY: FITHAW reads no argument.
+    match check(unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), FITHAW, 0) }) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        done => done,
+    }
+}
+
 /// A socket for the interface calls below.
 pub(super) fn interface_socket() -> io::Result<OwnedFd> {
     Ok(std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.into())

@@ -1,8 +1,9 @@
 //! The guest's file systems: two drives with an overlay over them, and what the kernel offers as files.
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     io,
+    os::fd::OwnedFd,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
 };
@@ -19,8 +20,8 @@ pub(super) fn mount_kernel_files() -> Result<(), BootError> {
     mount_new("devtmpfs", "/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755")
 }
 
-/// The base image, the writable drive, and the overlay that the guest sees as its root.
-pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<(), BootError> {
+/// The base image, the writable drive, and the overlay that the guest sees as its root. Answers a directory of the drive.
+pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<OwnedFd, BootError> {
     for device in [&cmdline.base, &cmdline.drive] {
         wait_for(device).step(format!("wait for {}", device.display()))?;
     }
@@ -33,7 +34,8 @@ pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<(), BootError> {
     // The mode of the root itself comes from the upper directory.
     fs::set_permissions(&upper, Permissions::from_mode(0o755)).step(format!("open {upper} to all users"))?;
     let layers = format!("lowerdir={BASE},upperdir={upper},workdir={work}");
-    mount_new("overlay", ROOT, "overlay", MsFlags::MS_NOATIME, &layers)
+    mount_new("overlay", ROOT, "overlay", MsFlags::MS_NOATIME, &layers)?;
+    Ok(File::open(DRIVE).step(format!("open {DRIVE}"))?.into())
 }
 
 /// Makes the overlay the root, and takes the kernel's files along. What the initramfs held is freed, except for the running

@@ -72,7 +72,7 @@ impl Table {
     ///
     /// The lock is held meanwhile, so that a child cannot be reaped before it is awaited. `spawn` also waits for a child
     /// of its own when exec fails, which the lock keeps [`Table::reap`] away from.
-    pub(super) fn spawn(&self, command: &mut Command) -> io::Result<(Child, oneshot::Receiver<ExitStatus>)> {
+    pub(in crate::agent) fn spawn(&self, command: &mut Command) -> io::Result<(Child, oneshot::Receiver<ExitStatus>)> {
         let mut state = self.lock();
         let child = command.spawn()?;
         let (sender, receiver) = oneshot::channel();

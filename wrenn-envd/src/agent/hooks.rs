@@ -1,0 +1,159 @@
+//! Programs of the guest that run when it is frozen and before it is thawed.
+//!
+//! ```text
+//!  /etc/wrenn/hooks/before-freeze.d/*   before the guest's processes are stopped: close what cannot survive
+//!  /etc/wrenn/hooks/before-thaw.d/*     when clock, randomness and identity are the guest's own, and nobody runs yet
+//! ```
+//!
+//! Every executable file of the directory is run as root, in the order of the names, with `WRENN_EVENT` set to `frozen`,
+//! `created`, `resumed`, `forked` or `continued`. Each has [`HOOK_MAX`], all together [`ALL_MAX`]; one that takes longer is
+//! killed. What they print, and how they fail, goes to the console. A hook that fails stops nothing: a guest that cannot be
+//! paused, or not be resumed, is worse. Files whose name begins with a dot or ends with `~` are left out.
+
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::{Gid, Pid, Uid},
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe,
+    time::{Instant, timeout_at},
+};
+
+use super::{init::complain, process::Table, sys};
+
+/// The guest's hooks, and what runs them.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    /// `None`: there are none.
+    pub(super) directory: Option<PathBuf>,
+    pub(super) table: Arc<Table>,
+}
+
+/// When hooks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    BeforeFreeze,
+    BeforeThaw,
+}
+
+impl Hooks {
+    /// Runs every hook of that moment, one after the other.
+    pub(super) async fn run(&self, moment: Moment, event: &str) {
+        let Some(directory) = &self.directory else { return };
+        let all_end = Instant::now() + ALL_MAX;
+        for hook in hooks(&directory.join(moment.directory())) {
+            let end = all_end.min(Instant::now() + HOOK_MAX);
+            match self.run_one(&hook, event, end).await {
+                Ok((status, output)) if status.success() && output.is_empty() => {}
+                Ok((status, output)) => report(&hook, status, &output),
+                Err(error) => complain(&format!("hook {}: {error}", hook.display())),
+            }
+        }
+    }
+
+    async fn run_one(&self, hook: &Path, event: &str, end: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
+        let (reader, writer) = io::pipe()?;
+        let mut command = Command::new(hook);
+        command.env_clear().env("PATH", PATH).env("HOME", "/root").env("WRENN_EVENT", event);
+        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+        let groups = nix::unistd::geteuid().is_root().then(|| vec![Gid::from_raw(0)]);
+        let root = (Uid::from_raw(0), Gid::from_raw(0));
+        let becoming = sys::Becoming {
+            cwd: c"/".to_owned(),
+            uid: root.0,
+            gid: root.1,
+            // Not in the group that is frozen.
+            members: None,
+            at_terminal: false,
+            groups,
+        };
+        sys::become_user(&mut command, becoming);
+        let (child, mut exit) = self.table.spawn(&mut command)?;
+        // The pipe's other end closes with the hook's.
+        drop(command);
+        let mut output = Vec::new();
+        let mut reading = pipe::Receiver::from_owned_fd(reader.into())?;
+        let status = timeout_at(end, async {
+            // What the hook leaves running may hold the pipe for ever: its own end is what counts.
+            tokio::select! {
+                () = collect(&mut reading, &mut output) => (&mut exit).await,
+                status = &mut exit => status,
+            }
+        })
+        .await;
+        let _ = reading.try_read_buf(&mut output);
+        let Ok(status) = status else {
+            kill(child.id());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long, and was killed"));
+        };
+        Ok((status.unwrap_or_else(|_| ExitStatus::from_raw(0)), output))
+    }
+}
+
+impl Moment {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::BeforeFreeze => "before-freeze.d",
+            Self::BeforeThaw => "before-thaw.d",
+        }
+    }
+}
+
+/// The hooks of a directory in their order.
+fn hooks(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let is_hook = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_program = fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+        is_program && !name.starts_with('.') && !name.ends_with('~')
+    };
+    let mut hooks: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_hook).collect();
+    hooks.sort();
+    hooks
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn collect(pipe: &mut pipe::Receiver, output: &mut Vec<u8>) {
+    let mut buffer = [0; 1024];
+    while let Ok(length) = pipe.read(&mut buffer).await {
+        if length == 0 {
+            return;
+        }
+        let kept = length.min(OUTPUT_BYTES_MAX.saturating_sub(output.len()));
+        output.extend_from_slice(&buffer[..kept]);
+    }
+}
+
+fn report(hook: &Path, status: ExitStatus, output: &[u8]) {
+    for line in String::from_utf8_lossy(&output[..output.len().min(OUTPUT_BYTES_MAX)]).lines() {
+        complain(&format!("hook {}: {}", hook.display(), line.escape_debug()));
+    }
+    if !status.success() {
+        complain(&format!("hook {}: {status}", hook.display()));
+    }
+}
+
+fn kill(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // It can only have ended in the meantime.
+        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// The time of one hook.
+const HOOK_MAX: Duration = Duration::from_secs(5);
+/// The time of all hooks of a moment: less than what a host waits for the answer.
+const ALL_MAX: Duration = Duration::from_secs(10);
+/// What is kept of what a hook prints.
+const OUTPUT_BYTES_MAX: usize = 4 << 10;
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
