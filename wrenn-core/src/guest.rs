@@ -18,15 +18,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use serde::{Deserialize, Serialize};
 use wrenn_envd::{InitRequest, Timestamp};
 use wrenn_snapshot::{Generation, GenerationId, Space, WorkingSet};
 
 use crate::agent::{AgentClient, Connector};
 use crate::image::Image;
 use crate::lineage::Lineage;
+use crate::manifest::{Manifest, Surroundings};
 use crate::step::Step;
-use crate::vmm::tsc::tsc_khz;
 use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB};
 use crate::{Error, Host, Paging, Result, SandboxId};
 
@@ -40,7 +39,7 @@ pub(crate) struct Guest {
     restored_from: Option<GenerationId>,
     /// What the guest's memory and drive were last equal to; `None` for one that was booted and not captured yet.
     lineage: Option<Lineage>,
-    pub(crate) state: GuestState,
+    pub(crate) manifest: Manifest,
     halted: bool,
     save_report: Option<SaveReport>,
 }
@@ -62,26 +61,6 @@ pub struct SaveReport {
     pub stopped_for: Duration,
     /// How long its processes did: the same, and telling the guest before and after.
     pub frozen_for: Duration,
-}
-
-/// What a generation says of its guest, beside memory and device state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct GuestState {
-    pub(crate) vmm: String,
-    pub(crate) shape: MachineShape,
-    /// The image whose base disk is under the drive, and that disk's digest.
-    pub(crate) image: String,
-    pub(crate) base_digest: String,
-    /// The token that the agent in the saved memory asks for; a restore replaces it.
-    pub(crate) token: Option<String>,
-}
-
-impl GuestState {
-    /// What a generation says.
-    pub(crate) fn of(generation: &Generation) -> Result<Self> {
-        serde_json::from_slice(generation.metadata())
-            .map_err(|e| Error::failed("understand what the snapshot says of its guest")(e.into()))
-    }
 }
 
 /// What a restored guest becomes.
@@ -109,14 +88,16 @@ impl Guest {
             plug: network.plug,
             identity: Identity::ephemeral(shape.acceleration),
         };
-        let state = GuestState {
+        let manifest = Manifest {
             vmm: host.0.vmm.version().to_owned(),
             shape,
+            made_on: Surroundings::here().clone(),
             image: image.name().to_owned(),
             base_digest: image.base_digest().to_owned(),
+            guest_kernel: image.kernel_release().to_owned(),
             token: None,
         };
-        let machine = host.0.vmm.boot(&state.shape, parts, media).await?;
+        let machine = host.0.vmm.boot(&manifest.shape, parts, media).await?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
         let (drive, _connector) = (Arc::new(drive), network.connector);
         let guest = Self {
@@ -126,7 +107,7 @@ impl Guest {
             _connector,
             restored_from: None,
             lineage: None,
-            state,
+            manifest,
             halted: false,
             save_report: None,
         };
@@ -152,17 +133,17 @@ impl Guest {
     /// Makes a guest of a generation: lazily, and as somebody new.
     pub(crate) async fn restore(host: &Host, from: Generation, renewal: &Renewal) -> Result<Self> {
         let step = |step| host.0.observer.at(step);
-        let mut state = GuestState::of(&from)?;
-        check_restorable(host, &state)?;
+        let mut manifest = Manifest::of(&from)?;
+        manifest.check_restorable(host)?;
         step(Step::Slot)?;
         let network = host.0.vmm.network().await?;
-        let base = Image::base_of_digest(host.data_dir(), &state.image, &state.base_digest)?;
+        let base = Image::base_of_digest(host.data_dir(), &manifest.image, &manifest.base_digest)?;
         let drive = new_drive(host)?;
         let parts = Parts {
             base: File::open(&base).map_err(Error::io("open", &base))?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
             plug: network.plug,
-            identity: Identity::ephemeral(state.shape.acceleration),
+            identity: Identity::ephemeral(manifest.shape.acceleration),
         };
         step(Step::Machine)?;
         let fill = fill_drive(host, from.clone(), &drive);
@@ -174,15 +155,16 @@ impl Guest {
                 Paging::OnDemand | Paging::Eager => None,
             },
         };
-        let started = host.0.vmm.restore(&state.shape, parts, restore);
+        let started = host.0.vmm.restore(&manifest.shape, parts, restore);
         // The drive is filled while the VMM starts.
         let (machine, ()) = tokio::try_join!(started, fill)?;
-        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), state.token.clone()));
-        state.token = Some(fresh_token());
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), manifest.token.clone()));
+        manifest.token = Some(fresh_token());
         let (drive, _connector) = (Arc::new(drive), network.connector);
         let restored_from = Some(from.id());
         let (lineage, halted, save_report) = (None, false, None);
-        let mut guest = Self { machine, agent, drive, _connector, restored_from, lineage, state, halted, save_report };
+        let mut guest =
+            Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report };
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;
@@ -196,7 +178,7 @@ impl Guest {
     /// Everything that must differ between two guests of one generation, before any of their processes runs: the
     /// agent thaws them when it has done this.
     async fn renew(&self, renewal: &Renewal) -> Result<()> {
-        let token = self.state.token.clone();
+        let token = self.manifest.token.clone();
         let init = InitRequest {
             access_token: token.clone(),
             env_vars: renewal.envs.clone(),
@@ -244,7 +226,7 @@ impl Guest {
             self.go_on().await?;
         }
         self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed() });
-        let metadata = serde_json::to_vec(&self.state).map_err(|e| Error::failed("describe the guest")(e.into()))?;
+        let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;
             pending.seal(memory)?;
@@ -380,37 +362,6 @@ fn working_set(host: &Host, generation: GenerationId) -> Option<WorkingSet> {
         tracing::warn!(error = &error as &dyn std::error::Error, "the working set is not used");
         None
     })
-}
-
-fn check_restorable(host: &Host, state: &GuestState) -> Result<()> {
-    let here = host.0.vmm.version();
-    if state.vmm != here {
-        return Err(Error::Host {
-            problem: format!("the snapshot is of {}, and this host has {here}", state.vmm),
-            remedy: "install that version, or create the sandbox anew".to_owned(),
-            source: None,
-        });
-    }
-    if let (Some(theirs), Some(ours)) = (state.shape.tsc_khz, tsc_khz())
-        && theirs.abs_diff(ours) > theirs / 200
-    {
-        return Err(Error::Host {
-            problem: format!("the snapshot's clock runs at {theirs} kHz, and this processor's at {ours} kHz"),
-            remedy: "resume it on a machine like the one that made it".to_owned(),
-            source: None,
-        });
-    }
-    if state.shape.acceleration != host.0.probe.acceleration {
-        return Err(Error::Host {
-            problem: format!(
-                "the snapshot ran on {:?}, and this host uses {:?}",
-                state.shape.acceleration, host.0.probe.acceleration
-            ),
-            remedy: "set WRENN_ACCELERATION, or create the sandbox anew".to_owned(),
-            source: None,
-        });
-    }
-    Ok(())
 }
 
 /// A drive without a name: it goes with its last descriptor.

@@ -30,6 +30,7 @@ mod host;
 mod id;
 pub mod image;
 mod lineage;
+mod manifest;
 mod paging;
 mod probe;
 mod record;

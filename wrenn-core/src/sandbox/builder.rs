@@ -93,7 +93,7 @@ impl SandboxBuilder {
         let host = self.host;
         host.0.observer.at(Step::Load)?;
         let generation = Template::generation(&host, &template, self.wanted).await?;
-        let shape = crate::guest::GuestState::of(&generation)?.shape;
+        let shape = crate::manifest::Manifest::of(&generation)?.shape;
         let fixed = Fixed {
             id: SandboxId::random(),
             template,

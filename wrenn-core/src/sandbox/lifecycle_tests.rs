@@ -8,7 +8,7 @@ use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
 use super::{OnExpiry, Sandbox, SandboxState};
 use crate::data_dir::DataDir;
-use crate::guest::GuestState;
+use crate::manifest::{Manifest, Surroundings};
 use crate::probe::Probe;
 use crate::step::Observer;
 use crate::template::Template;
@@ -21,11 +21,13 @@ async fn fake_host() -> (TempDir, Host, Script) {
     let dir = tempfile::tempdir().unwrap();
     write_image(&dir);
     let shape = MachineShape { vcpus: 1, memory_mib: 128, acceleration: Acceleration::Tcg, tsc_khz: None };
-    let state = GuestState {
+    let state = Manifest {
         vmm: "fake 1".to_owned(),
         shape: shape.clone(),
+        made_on: Surroundings::here().clone(),
         image: "base".to_owned(),
         base_digest: "00".to_owned(),
+        guest_kernel: String::new(),
         token: None,
     };
     let script = Script::default();
@@ -199,7 +201,7 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
     script.take_log();
     let generation = sandbox.snapshot("warm").await.unwrap();
     assert!(generation.is_snapshot());
-    let state = GuestState { vmm: "fake 2".to_owned(), ..state_of_template(&host, "warm").await };
+    let state = Manifest { vmm: "fake 2".to_owned(), ..state_of_template(&host, "warm").await };
     let mut pending = host.0.store.begin(None).unwrap();
     pending.write_dirty(Space::Drive, &[1; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
     let other = pending.publish(&serde_json::to_vec(&state).unwrap()).unwrap();
@@ -211,9 +213,9 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
     assert!(script.take_log().is_empty());
 }
 
-async fn state_of_template(host: &Host, name: &str) -> GuestState {
+async fn state_of_template(host: &Host, name: &str) -> Manifest {
     let generation = Template::generation(host, &name.parse().unwrap(), crate::template::Wanted::default()).await;
-    GuestState::of(&generation.unwrap()).unwrap()
+    Manifest::of(&generation.unwrap()).unwrap()
 }
 
 /// The generations in a host's store, and the content of the newest record's memory.

@@ -249,7 +249,7 @@ impl Task {
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
         Template::check_free(&self.host, name)?;
         let generation = self.capture_and_go_on().await?;
-        let (host, name, shape) = (self.host.clone(), name.clone(), self.guest.state.shape.clone());
+        let (host, name, shape) = (self.host.clone(), name.clone(), self.guest.manifest.shape.clone());
         let keep = move || Template::name_snapshot(&host, &name, &generation, &shape);
         blocking("record the snapshot", keep).await?
     }
