@@ -19,6 +19,7 @@ mod identity;
 mod init;
 mod lifecycle;
 mod metrics;
+mod mmds;
 mod ports;
 mod process;
 mod settings;
@@ -29,7 +30,7 @@ mod users;
 use std::{
     fs::{self, File},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -40,6 +41,7 @@ use events::Events;
 use freezer::Freezer;
 use hooks::Hooks;
 use lifecycle::{Drive, Lifecycle};
+use mmds::Mmds;
 use tokio::{net::TcpListener, sync::watch};
 
 /// Whether the agent is the guest's own, or only runs on somebody's machine.
@@ -66,13 +68,15 @@ pub struct Options {
     pub hooks: Option<PathBuf>,
     /// For [`Mode::Hosted`]: a directory of the file system that `/fsfreeze` freezes. `None`: it freezes none.
     pub drive: Option<PathBuf>,
+    /// For [`Mode::Hosted`]: the metadata service. `None`: there is none.
+    pub mmds: Option<SocketAddr>,
 }
 
 impl Options {
     /// An agent that does nothing but serve; what a guest needs is added when it has booted.
     #[must_use]
     pub fn new(mode: Mode, address: SocketAddr) -> Self {
-        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None }
+        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None, mmds: None }
     }
 }
 
@@ -88,6 +92,7 @@ pub fn run(mut options: Options) -> io::Result<()> {
             Ok(booted) => {
                 options.publish = booted.address.map(IpAddr::from);
                 options.hooks = Some(PathBuf::from("/etc/wrenn/hooks"));
+                options.mmds = booted.has_mmds.then_some((MMDS_ADDRESS, 80).into());
                 drive = Some(booted.drive);
             }
             Err(error) => {
@@ -106,7 +111,7 @@ pub fn run(mut options: Options) -> io::Result<()> {
 }
 
 async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
-    let Options { mode, address, cgroup, publish, hooks, .. } = options;
+    let Options { mode, address, cgroup, publish, hooks, mmds, .. } = options;
     let listener = TcpListener::bind(address).await?;
     if mode == Mode::Hosted {
         // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
@@ -131,7 +136,7 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
         events: Events::new(),
         restores,
     };
-    let server = http::Server::new(mode, groups, lifecycle);
+    let server = http::Server::new(mode, mmds.map(|address| Mmds { address }), groups, lifecycle);
     init::complain(&format!("serving on {}", listener.local_addr()?));
     server.serve(listener).await;
     Ok(())
@@ -161,3 +166,6 @@ fn kept_bytes_max(meminfo: &str) -> usize {
     let bytes = usize::try_from(metrics::kibibytes(meminfo, "MemTotal:")).unwrap_or(usize::MAX).saturating_mul(1024);
     (bytes / 32).clamp(4 << 20, 32 << 20)
 }
+
+/// Where Firecracker has its metadata service unless it is told otherwise.
+const MMDS_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);

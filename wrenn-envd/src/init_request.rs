@@ -25,6 +25,12 @@ pub struct InitRequest {
     /// The working directory of processes that name none; the user's home until it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
+    /// The sandbox's id, for its processes' `E2B_SANDBOX_ID`. A metadata service's word comes first.
+    #[serde(rename = "instanceID", skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// The template's id, for `E2B_TEMPLATE_ID`.
+    #[serde(rename = "envID", skip_serializing_if = "Option::is_none")]
+    pub env_id: Option<String>,
     /// Random bytes from the host, 32 to 64 of them, that the guest's kernel reseeds its generator from. Also says that
     /// the guest was restored: connections older than this request are closed.
     #[serde(skip_serializing_if = "Option::is_none", with = "base64_bytes")]
@@ -50,6 +56,8 @@ impl fmt::Debug for InitRequest {
             .field("timestamp", &self.timestamp)
             .field("default_user", &self.default_user)
             .field("default_workdir", &self.default_workdir)
+            .field("instance_id", &self.instance_id)
+            .field("env_id", &self.env_id)
             .field("entropy", &self.entropy.as_ref().map(Vec::len))
             .field("event", &self.event)
             .field("hostname", &self.hostname)

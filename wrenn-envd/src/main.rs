@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--publish ADDRESS] [--cgroup DIRECTORY]
-/// [--hooks DIRECTORY] [--drive DIRECTORY]`
+/// [--hooks DIRECTORY] [--drive DIRECTORY] [--mmds ADDRESS:PORT]`
 fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let words: Vec<String> = words.collect();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -35,6 +35,7 @@ fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--publish" => options.publish = Some(value()?.parse()?),
             "--hooks" => options.hooks = Some(value()?.into()),
             "--drive" => options.drive = Some(value()?.into()),
+            "--mmds" => options.mmds = Some(value()?.parse()?),
             "--cgroup" => options.cgroup = Some(value()?.into()),
             _ => anyhow::bail!("unknown option {word}"),
         }

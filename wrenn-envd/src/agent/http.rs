@@ -26,7 +26,7 @@ use tower::ServiceExt as _;
 
 use super::{
     Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, lifecycle::Lifecycle,
-    metrics::Metrics, process, settings::Settings, setup,
+    metrics::Metrics, mmds::Mmds, process, settings::Settings, setup,
 };
 use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 
@@ -36,6 +36,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 /// The agent's server.
 pub(super) struct Server {
     mode: Mode,
+    mmds: Option<Mmds>,
     settings: Arc<Mutex<Settings>>,
     lifecycle: Lifecycle,
     processes: ConnectRpcService<ProcessServer<process::Service>>,
@@ -44,7 +45,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mode: Mode, groups: Arc<Groups>, lifecycle: Lifecycle) -> Arc<Self> {
+    pub(super) fn new(mode: Mode, mmds: Option<Mmds>, groups: Arc<Groups>, lifecycle: Lifecycle) -> Arc<Self> {
         let settings = Arc::<Mutex<Settings>>::default();
         let (table, freezer) = (lifecycle.hooks.table.clone(), lifecycle.freezer.clone());
         let service = process::Service { table, settings: settings.clone(), freezer, groups };
@@ -52,7 +53,7 @@ impl Server {
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
         let service = filesystem::Service::new(settings.clone());
         let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
-        Arc::new(Self { mode, settings, lifecycle, processes, filesystem, metrics: Metrics::default() })
+        Arc::new(Self { mode, mmds, settings, lifecycle, processes, filesystem, metrics: Metrics::default() })
     }
 
     /// Accepts connections for ever.
@@ -102,7 +103,11 @@ impl Server {
         if (request.method(), request.uri().path()) == (&Method::GET, "/health") {
             return empty(StatusCode::NO_CONTENT);
         }
-        let authorized = self.settings().authorize(request.headers());
+        let authorized = match (request.method(), request.uri().path()) {
+            // It may come with another proof, which is in its body.
+            (&Method::POST, "/init") => Ok(()),
+            _ => self.settings().authorize(request.headers()),
+        };
         let answered = match authorized {
             Err(refusal) => Err(refusal),
             Ok(()) if request.uri().path().starts_with(PROCESS_PREFIX) => {
@@ -123,8 +128,9 @@ impl Server {
     ) -> Result<Response<Body>, ApiError> {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/init") => {
+                let order = setup::Order::receive(self.mmds, &self.settings, request).await?;
                 self.lifecycle.drive.thaw_if_any().await.map_err(|error| refuse_freeze(&error))?;
-                if let Some(event) = setup::init(self.mode, &self.settings, request).await? {
+                if let Some(event) = order.carry_out(self.mode, &self.settings)? {
                     let restore = self.lifecycle.restored(event).await.map_err(|error| refuse_freeze(&error))?;
                     *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = restore;
                 }
@@ -137,7 +143,7 @@ impl Server {
             (&Method::GET, "/events") => {
                 json(&self.lifecycle.events.after(events::parse_query(request.uri().query())?).await)
             }
-            (&Method::GET, "/envs") => json(&self.settings().envs),
+            (&Method::GET, "/envs") => json(&self.settings().environment()),
             (&Method::GET, "/metrics") => json(&self.metrics.sample()),
             (&Method::GET, "/files") => files::download(&self.settings, &request).await,
             (&Method::POST, "/files") => files::upload(&self.settings, request).await,

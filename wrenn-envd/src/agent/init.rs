@@ -46,6 +46,8 @@ pub(super) struct Booted {
     pub(super) address: Option<Ipv4Addr>,
     /// A directory of the writable drive, which has no name in the guest's own root.
     pub(super) drive: OwnedFd,
+    /// Whether the VMM has a metadata service.
+    pub(super) has_mmds: bool,
 }
 
 /// Names the step that an error belongs to.
@@ -71,7 +73,7 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     protect_agent();
     network::configure(&cmdline)?;
     identity::name_guest()?;
-    Ok(Booted { address: cmdline.network.map(|network| network.address), drive })
+    Ok(Booted { address: cmdline.network.map(|network| network.address), drive, has_mmds: cmdline.has_mmds })
 }
 
 /// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::{HeaderMap, StatusCode, header};
+use sha2::{Digest as _, Sha512};
 
 use super::{
     api_error::ApiError,
@@ -16,6 +17,9 @@ use crate::{ACCESS_TOKEN_HEADER, InitRequest, Timestamp};
 pub(super) struct Settings {
     token: Option<String>,
     pub(super) envs: BTreeMap<String, String>,
+    /// The sandbox and the template that the guest is, in the host's words.
+    instance_id: Option<String>,
+    env_id: Option<String>,
     pub(super) default_user: Option<String>,
     pub(super) default_workdir: Option<String>,
     /// The last time that was accepted from the host.
@@ -31,6 +35,8 @@ impl Settings {
         if let Some(envs) = request.env_vars {
             self.envs = envs;
         }
+        self.instance_id = request.instance_id.or_else(|| self.instance_id.take());
+        self.env_id = request.env_id.or_else(|| self.env_id.take());
         if let Some(user) = request.default_user {
             self.default_user = Some(user).filter(|user| !user.is_empty());
         }
@@ -47,6 +53,37 @@ impl Settings {
             Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is wrong")),
             None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is missing")),
         }
+    }
+
+    /// Refuses a request for `/init`, which may come with the current token, or with a new one that the host vouches for by
+    /// its hash. Without hash and token it is the first, and welcome.
+    pub(super) fn authorize_init(
+        &self,
+        headers: &HeaderMap,
+        new_token: Option<&str>,
+        vouched_hash: Option<&str>,
+    ) -> Result<(), ApiError> {
+        let Some(hash) = vouched_hash.filter(|hash| !hash.is_empty()) else { return self.authorize(headers) };
+        let is_vouched_for = equal_in_constant_time(
+            sha512_hex(new_token.unwrap_or("")).as_bytes(),
+            hash.to_ascii_lowercase().as_bytes(),
+        );
+        if is_vouched_for || (self.token.is_some() && self.authorize(headers).is_ok()) {
+            return Ok(());
+        }
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, "the new access token is not the one that the host vouches for"))
+    }
+
+    /// What every process of the sandbox has in its environment.
+    pub(super) fn environment(&self) -> BTreeMap<String, String> {
+        let ids = [("E2B_SANDBOX_ID", &self.instance_id), ("E2B_TEMPLATE_ID", &self.env_id)];
+        let mut envs: BTreeMap<_, _> =
+            ids.into_iter().filter_map(|(name, id)| Some((name.to_owned(), id.clone()?))).collect();
+        if self.instance_id.is_some() {
+            envs.insert("E2B_SANDBOX".to_owned(), "true".to_owned());
+        }
+        envs.extend(self.envs.clone());
+        envs
     }
 
     /// The user of a call: who HTTP Basic names, else the default one.
@@ -71,6 +108,10 @@ fn basic_user(headers: &HeaderMap) -> Option<String> {
     let decoded = String::from_utf8(STANDARD.decode(credentials.trim()).ok()?).ok()?;
     let (user, _password) = decoded.split_once(':')?;
     Some(user.to_owned())
+}
+
+fn sha512_hex(text: &str) -> String {
+    Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Takes as long for the first byte that differs as for the last. The length may show.
@@ -103,6 +144,37 @@ mod tests {
         assert!(settings.authorize(&headers(name(), "abc")).is_ok());
         settings.replace(InitRequest::default());
         assert!(settings.authorize(&HeaderMap::new()).is_err(), "an absent field keeps the token");
+    }
+
+    #[test]
+    fn the_hosts_word_beats_who_comes_first() {
+        let mut settings = Settings::default();
+        let none = HeaderMap::new();
+        let hash = sha512_hex("new");
+        assert!(settings.authorize_init(&none, None, None).is_ok(), "the first");
+        assert!(settings.authorize_init(&none, Some("guess"), Some(&hash)).is_err());
+        assert!(settings.authorize_init(&none, None, Some(&hash)).is_err());
+        assert!(settings.authorize_init(&none, Some("new"), Some(&hash)).is_ok());
+        assert!(settings.authorize_init(&none, Some("new"), Some(&hash.to_uppercase())).is_ok());
+        settings.replace(serde_json::from_str(r#"{"accessToken":"old"}"#).unwrap());
+        let with_old = headers(header::HeaderName::from_static(ACCESS_TOKEN_HEADER), "old");
+        assert!(settings.authorize_init(&with_old, Some("other"), Some(&hash)).is_ok(), "the current token");
+        assert!(settings.authorize_init(&none, Some("new"), Some(&hash)).is_ok());
+        assert!(settings.authorize_init(&none, Some("new"), None).is_err());
+        assert!(settings.authorize_init(&none, None, Some(&sha512_hex(""))).is_ok(), "the host wants no token");
+    }
+
+    #[test]
+    fn processes_know_their_sandbox() {
+        let mut settings = Settings::default();
+        assert!(settings.environment().is_empty());
+        let text = r#"{"instanceID":"i1","envID":"t1","envVars":{"E2B_TEMPLATE_ID":"mine"}}"#;
+        settings.replace(serde_json::from_str(text).unwrap());
+        settings.replace(InitRequest::default());
+        let envs = settings.environment();
+        let value = |name: &str| envs.get(name).map(String::as_str);
+        assert_eq!((value("E2B_SANDBOX"), value("E2B_SANDBOX_ID")), (Some("true"), Some("i1")));
+        assert_eq!(value("E2B_TEMPLATE_ID"), Some("mine"), "what the request sets wins");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::{
     fs::OpenOptions,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use http_body_util::{BodyExt as _, Limited};
-use hyper::{Request, Response, StatusCode, body::Incoming, header::HeaderValue};
+use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::HeaderValue};
 
 use super::{
     Mode,
@@ -15,33 +15,74 @@ use super::{
     clock::{self, Decision},
     http::{Body, empty},
     init,
+    mmds::{Metadata, Mmds},
     settings::Settings,
     sys,
 };
 use crate::{GuestEventKind, InitRequest, PROTOCOL_VERSION, Timestamp, VERSION_HEADER};
 
-/// Does all that the request names, and says what the guest came from when it was restored.
-///
-/// The random generator comes first: what follows may draw from it. The settings come last: a request that fails half-way
-/// leaves the token and the environment as they were.
-pub(super) async fn init(
-    mode: Mode,
-    settings: &Mutex<Settings>,
-    request: Request<Incoming>,
-) -> Result<Option<GuestEventKind>, ApiError> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?.to_bytes();
-    let request: InitRequest = match body.as_ref() {
-        [] => InitRequest::default(),
-        text => serde_json::from_slice(text).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?,
-    };
-    let mut settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
-    if mode == Mode::Guest {
-        change_guest(&mut settings, &request)?;
+/// A request whose sender may give it.
+#[derive(Debug)]
+pub(super) struct Order {
+    request: InitRequest,
+    headers: HeaderMap,
+    vouched_hash: Option<String>,
+}
+
+impl Order {
+    /// Reads a request, and refuses it when its sender may not call.
+    pub(super) async fn receive(
+        mmds: Option<Mmds>,
+        settings: &Mutex<Settings>,
+        request: Request<Incoming>,
+    ) -> Result<Self, ApiError> {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?.to_bytes();
+        let parsed = match body.as_ref() {
+            [] => Ok(InitRequest::default()),
+            text => serde_json::from_slice(text).map_err(|error| ApiError::bad_request(format!("the body: {error}"))),
+        };
+        let metadata = metadata(mmds).await?;
+        let new_token = parsed.as_ref().ok().and_then(|request: &InitRequest| request.access_token.as_deref());
+        let hash = metadata.access_token_hash;
+        lock(settings).authorize_init(&head.headers, new_token, hash.as_deref())?;
+        // What is wrong with the body is nobody's business who may not call.
+        let mut request = parsed?;
+        request.instance_id = metadata.instance_id.or(request.instance_id);
+        request.env_id = metadata.env_id.or(request.env_id);
+        Ok(Self { request, headers: head.headers, vouched_hash: hash })
     }
-    let restored = request.entropy.as_ref().map(|_| request.event.unwrap_or(GuestEventKind::Resumed));
-    settings.replace(request);
-    Ok(restored)
+
+    /// Does all that the request names, and says what the guest came from when it was restored.
+    ///
+    /// The random generator comes first: what follows may draw from it. The settings come last: a request that fails
+    /// half-way leaves the token and the environment as they were.
+    pub(super) fn carry_out(self, mode: Mode, settings: &Mutex<Settings>) -> Result<Option<GuestEventKind>, ApiError> {
+        let Self { request, headers, vouched_hash } = self;
+        let mut settings = lock(settings);
+        // Another may have set a token meanwhile.
+        settings.authorize_init(&headers, request.access_token.as_deref(), vouched_hash.as_deref())?;
+        if mode == Mode::Guest {
+            change_guest(&mut settings, &request)?;
+        }
+        let restored = request.entropy.as_ref().map(|_| request.event.unwrap_or(GuestEventKind::Resumed));
+        settings.replace(request);
+        Ok(restored)
+    }
+}
+
+fn lock(settings: &Mutex<Settings>) -> MutexGuard<'_, Settings> {
+    settings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the metadata service says. Where there should be one and is none nobody is let in: anybody could be first.
+async fn metadata(mmds: Option<Mmds>) -> Result<Metadata, ApiError> {
+    let Some(mmds) = mmds else { return Ok(Metadata::default()) };
+    mmds.read().await.map_err(|error| {
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("{error}{source}"))
+    })
 }
 
 /// The answer to a request that was carried out.

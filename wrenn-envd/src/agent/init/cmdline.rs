@@ -14,6 +14,8 @@ pub(super) struct Cmdline {
     /// The block device of the writable drive, ext4.
     pub(super) drive: PathBuf,
     pub(super) network: Option<Network>,
+    /// Whether the VMM has a metadata service: `wrenn.mmds=1`.
+    pub(super) has_mmds: bool,
 }
 
 /// How `eth0` is configured.
@@ -42,7 +44,12 @@ impl Cmdline {
         let gateway =
             value("gw").map(|gw| gw.parse().map_err(|_| format!("wrenn.gw={gw} is no address"))).transpose()?;
         let network = value("addr").map(|addr| parse_network(addr, gateway)).transpose()?;
-        Ok(Self { base: device("base")?, drive: device("drive")?, network })
+        let has_mmds = match value("mmds") {
+            None | Some("0") => false,
+            Some("1") => true,
+            Some(other) => return Err(format!("wrenn.mmds={other} is neither 0 nor 1")),
+        };
+        Ok(Self { base: device("base")?, drive: device("drive")?, network, has_mmds })
     }
 }
 
@@ -68,6 +75,7 @@ mod tests {
         assert_eq!(network.address, crate::GUEST_ADDRESS);
         assert_eq!(network.netmask, Ipv4Addr::new(255, 255, 255, 252));
         assert_eq!(network.gateway, Some(crate::TAP_ADDRESS));
+        assert!(!cmdline.has_mmds && Cmdline::parse("wrenn.mmds=1 wrenn.base=a wrenn.drive=b").unwrap().has_mmds);
     }
 
     #[test]

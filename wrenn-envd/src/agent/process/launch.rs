@@ -218,7 +218,7 @@ fn environment(user: &User, settings: &Settings, config: &ProcessConfig, streams
         ("LOGNAME", user.name.clone()),
     ];
     let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-    let sandbox = settings.envs.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let sandbox = settings.environment();
     let request = config.envs.iter().map(|(name, value)| (name.clone(), value.clone()));
     let term = matches!(streams, Streams::Terminal(_)).then(|| ("TERM".to_owned(), "xterm-256color".to_owned()));
     own.chain(term).chain(sandbox).chain(request).collect()
