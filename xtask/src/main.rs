@@ -1,12 +1,18 @@
 //! Every command that a developer of wrenn, or a newcomer to it, runs: `cargo xtask COMMAND`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
+mod lab;
 mod quickstart;
+mod report;
 mod setup;
 mod shell;
 mod test;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+
+use lab::Job;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "wrenn's developer commands", arg_required_else_help = true)]
@@ -30,6 +36,19 @@ enum Command {
         #[arg(trailing_var_arg = true)]
         filter: Vec<String>,
     },
+    /// Run the tests that need Firecracker (`WRENN_FIRECRACKER`, or the `PATH`). Where KVM does not serve they run in the
+    /// lab: a virtual machine that emulates a processor with virtualization. Skipped, by name, without Firecracker.
+    Lab {
+        /// A test target of `wrenn-core`, beside those called `firecracker*`.
+        #[arg(long = "test", value_name = "TARGET")]
+        targets: Vec<String>,
+        /// Instead of tests: a shell line to run in the lab, where `WRENN_FIRECRACKER` and `WRENN_DATA_DIR` are set.
+        #[arg(long, value_name = "LINE", conflicts_with_all = ["targets", "arguments"])]
+        command: Option<String>,
+        /// Passed on to the test binaries: a part of a test's name, or their options.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Set up, then run the benches; `target/bench/summary.json` has their figures.
     Bench,
     /// Formatting, lints and documentation.
@@ -39,7 +58,7 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Setup => setup::run().await,
         Command::Quickstart => {
@@ -47,6 +66,10 @@ async fn main() -> anyhow::Result<()> {
             quickstart::run().await
         }
         Command::Test { quick, filter } => test::run(quick, &filter).await,
+        Command::Lab { targets, command, arguments } => {
+            let status = lab::run(command.map_or(Job::Tests { targets, arguments }, Job::Command)).await?;
+            return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
+        }
         Command::Bench => {
             setup::run().await?;
             shell::cargo(&["bench", "--package", "wrenn-benches"])
@@ -56,7 +79,8 @@ async fn main() -> anyhow::Result<()> {
             lint()?;
             test::run(false, &[]).await
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn lint() -> anyhow::Result<()> {

@@ -57,9 +57,7 @@ fn build_agent() -> anyhow::Result<PathBuf> {
     println!("setup: building the agent");
     let arguments = ["build", "--quiet", "--package", "wrenn-envd", "--features", "agent", "--profile", "agent"];
     let mut arguments = arguments.to_vec();
-    arguments.extend(["--target", TARGET]);
-    shell::cargo_with(&arguments, &[("RUSTFLAGS", "-C target-feature=+crt-static")])?;
-    Ok(shell::target().join(TARGET).join("agent/wrenn-envd"))
+    arguments.extend(["--target", shell::TARGET]);
+    shell::cargo_with(&arguments, &[("RUSTFLAGS", shell::STATIC)])?;
+    Ok(shell::target().join(shell::TARGET).join("agent/wrenn-envd"))
 }
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";

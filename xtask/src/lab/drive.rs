@@ -1,0 +1,79 @@
+//! The lab's writable drive: programs, images and what is to be run; the rest of it is room.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context;
+use tempfile::TempDir;
+use wrenn_core::image::Image;
+
+use super::test_binaries::TestBinary;
+use super::tools::Tools;
+use crate::shell;
+
+/// A drive in a directory of its own, which goes with it.
+#[derive(Debug)]
+pub(super) struct Drive(TempDir);
+
+impl Drive {
+    /// Writes an ext4 with everything that the lab takes from the host; `script` is what it will run.
+    pub(super) fn write(image: &Image, tools: &Tools, binaries: &[TestBinary], script: &str) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix(".lab-").tempdir_in(shell::target())?;
+        let tree = directory.path().join("tree");
+        let images = tree.join("lab/data/images");
+        let programs = tree.join("lab/bin");
+        for directory in [&images, &programs, &tree.join("upper"), &tree.join("work")] {
+            fs::create_dir_all(directory)?;
+        }
+        let base = image.base();
+        let base = base.parent().context("the image has no directory")?;
+        copy_tree(base, &images.join(image.name()))?;
+        let tools = tools.each().map(|(name, _, path)| (name, path));
+        let binaries = binaries.iter().map(|binary| (binary.name.as_str(), &binary.path));
+        for (name, path) in tools.chain(binaries) {
+            fs::copy(path, programs.join(name)).with_context(|| format!("{} cannot be copied", path.display()))?;
+        }
+        fs::write(tree.join("lab/start"), START)?;
+        fs::write(tree.join("lab/run"), script)?;
+        let drive = Self(directory);
+        format(&tree, &drive.path())?;
+        fs::remove_dir_all(&tree)?;
+        Ok(drive)
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.0.path().join("drive.ext4")
+    }
+
+    /// Where QEMU writes the status that the lab hands back.
+    pub(super) fn status(&self) -> PathBuf {
+        self.0.path().join("status")
+    }
+}
+
+/// A tree of links where the file system allows it, else of copies; either keeps the holes of sparse files.
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let copy = |how: &[&str]| {
+        let mut command = Command::new("cp");
+        command.arg("--archive").args(how).arg("--no-target-directory").arg(from).arg(to);
+        command
+    };
+    if copy(&["--link"]).stderr(std::process::Stdio::null()).status()?.success() {
+        return Ok(());
+    }
+    shell::run(&mut copy(&["--sparse=always", "--force"]))
+}
+
+fn format(tree: &Path, drive: &Path) -> anyhow::Result<()> {
+    fs::File::create_new(drive)?.set_len(DRIVE_BYTES)?;
+    let mut command = Command::new("mke2fs");
+    command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-i", "65536"]);
+    // Nobody reads the drive after the machine has ended, so it needs no journal.
+    command.args(["-O", "^has_journal,^metadata_csum", "-E", "root_owner=0:0,lazy_itable_init=1", "-d"]);
+    shell::run(command.arg(tree).arg(drive))
+}
+
+const START: &str = include_str!("start.sh");
+/// Sparse: it takes what is in it.
+const DRIVE_BYTES: u64 = 16 << 30;

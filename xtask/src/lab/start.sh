@@ -1,0 +1,25 @@
+# The lab's first process on its real root: mounts the rest, runs /lab/run, hands back its status, and ends the machine.
+exec > /dev/console 2>&1
+export PATH=/lab/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+for place in /dev/shm /run /tmp; do
+    mount -t tmpfs -o mode=1777 tmpfs $place
+done
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+ln -s /proc/self/fd /dev/fd
+ip link set lo up
+hostname lab
+
+# The device of a virtio port.
+port() {
+    for device in /sys/class/virtio-ports/*; do
+        [ "$(cat "$device/name")" = "$1" ] && echo "/dev/${device##*/}"
+    done
+}
+
+cd /lab
+sh /lab/run > "$(port output)" 2>&1 < /dev/null
+echo $? > "$(port status)"
+# QEMU takes a restart for the end.
+echo b > /proc/sysrq-trigger
