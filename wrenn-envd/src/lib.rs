@@ -38,5 +38,6 @@ pub const VERSION_HEADER: &str = "x-envd-version";
 
 /// The version of E2B's agent protocol that is implemented here; clients switch features on by it.
 ///
-/// 0.5.7 is the last one before file metadata (0.6.2), which the agent does not keep.
-pub const PROTOCOL_VERSION: &str = "0.5.7";
+/// 0.5.7 brought uploads as `application/octet-stream`, 0.6.2 the metadata of files, 0.6.3 entries in a watch's events, and
+/// 0.6.4 watches of network file systems. What came after it is not here.
+pub const PROTOCOL_VERSION: &str = "0.6.4";

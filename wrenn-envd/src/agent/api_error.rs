@@ -27,10 +27,18 @@ impl ApiError {
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::InvalidFilename
             | io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+            // `std` has no stable name for it: links that lead in a circle.
+            _ if error.raw_os_error() == Some(libc::ELOOP) => StatusCode::BAD_REQUEST,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StatusCode::FORBIDDEN,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, format!("{what}: {error}"))
+    }
+}
+
+impl From<io::Error> for ApiError {
+    fn from(error: io::Error) -> Self {
+        Self::from_io("the call as the user", &error)
     }
 }

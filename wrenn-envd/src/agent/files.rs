@@ -1,10 +1,71 @@
 //! `/files`: whole files in and out of the guest.
+//!
+//! ```text
+//!  GET  -> authorize -> download -> chunks (read ahead) [-> gzip]
+//!  POST -> authorize -> upload [-> gzip] [-> parts] -> spool -> place
+//!  POST /files/compose           -> compose -> copy   -> place
+//! ```
 
+mod chunks;
+mod compose;
+mod copy;
 mod download;
+mod encoding;
+mod headers;
+mod parts;
+mod place;
+mod query;
+mod range;
+mod signature;
+mod spool;
 mod target;
 mod temporary;
 mod upload;
 
-pub(super) use download::download;
-pub(super) use temporary::{Upload, upload_of};
-pub(super) use upload::upload;
+use std::sync::{Mutex, PoisonError};
+
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
+
+pub(super) use self::{
+    compose::compose,
+    temporary::{Upload, upload_of},
+};
+use self::{
+    query::Query,
+    signature::{Operation, sign},
+};
+use super::{api_error::ApiError, http::Body, settings::Settings};
+use crate::Timestamp;
+
+/// `GET` and `POST /files`, for who has the token, or a signature by who has it.
+pub(super) async fn answer(settings: &Mutex<Settings>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let query = Query::parse(request.uri().query().unwrap_or(""))?;
+    let operation = match *request.method() {
+        Method::GET => Operation::Read,
+        Method::POST => Operation::Write,
+        _ => return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "GET and POST are what /files knows")),
+    };
+    authorize(settings, request.headers(), &query, operation)?;
+    match operation {
+        Operation::Read => download::download(settings, query, &request).await,
+        Operation::Write => upload::upload(settings, query, request).await,
+    }
+}
+
+fn authorize(
+    settings: &Mutex<Settings>,
+    headers: &HeaderMap,
+    query: &Query,
+    operation: Operation,
+) -> Result<(), ApiError> {
+    let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
+    settings.authorize_signed(headers, query.signature.as_deref(), |token| {
+        let now = Timestamp::now().unix_nanos() / 1_000_000_000;
+        match query.expiration {
+            Some(expiration) if expiration < now => {
+                Err(ApiError::new(StatusCode::UNAUTHORIZED, "the signature has expired"))
+            }
+            _ => Ok(sign(query, operation, token)),
+        }
+    })
+}

@@ -14,4 +14,5 @@ mod service;
 mod tree;
 mod watch;
 
+pub(super) use metadata::write as write_metadata;
 pub(super) use service::Service;

@@ -103,6 +103,9 @@ impl Server {
         if (request.method(), request.uri().path()) == (&Method::GET, "/health") {
             return empty(StatusCode::NO_CONTENT);
         }
+        if request.uri().path() == "/files" {
+            return files::answer(&self.settings, request).await.unwrap_or_else(|refusal| refused(&refusal));
+        }
         let authorized = match (request.method(), request.uri().path()) {
             // It may come with another proof, which is in its body.
             (&Method::POST, "/init") => Ok(()),
@@ -145,8 +148,7 @@ impl Server {
             }
             (&Method::GET, "/envs") => json(&self.settings().environment()),
             (&Method::GET, "/metrics") => json(&self.metrics.sample()),
-            (&Method::GET, "/files") => files::download(&self.settings, &request).await,
-            (&Method::POST, "/files") => files::upload(&self.settings, request).await,
+            (&Method::POST, "/files/compose") => files::compose(&self.settings, request).await,
             (method, path) => Err(ApiError::new(StatusCode::NOT_FOUND, format!("no route {method} {path}"))),
         }
     }

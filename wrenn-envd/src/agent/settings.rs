@@ -86,6 +86,23 @@ impl Settings {
         envs
     }
 
+    /// Refuses a request that carries neither the token nor, in its place, what `sign` makes of the token.
+    pub(super) fn authorize_signed(
+        &self,
+        headers: &HeaderMap,
+        signature: Option<&str>,
+        sign: impl FnOnce(&str) -> Result<String, ApiError>,
+    ) -> Result<(), ApiError> {
+        let (Some(token), None, Some(signature)) = (&self.token, headers.get(ACCESS_TOKEN_HEADER), signature) else {
+            return self.authorize(headers);
+        };
+        if equal_in_constant_time(signature.as_bytes(), sign(token)?.as_bytes()) {
+            Ok(())
+        } else {
+            Err(ApiError::new(StatusCode::UNAUTHORIZED, "the signature is wrong"))
+        }
+    }
+
     /// The user of a call: who HTTP Basic names, else the default one.
     pub(super) fn user_of(&self, headers: &HeaderMap) -> Result<User, UserError> {
         self.user(basic_user(headers).as_deref())

@@ -1,55 +1,106 @@
-use std::{io, path::Path, sync::Mutex};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Mutex,
+};
 
-use futures::TryStreamExt as _;
+use async_compression::{Level, tokio::bufread::GzipEncoder};
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     body::{Frame, Incoming},
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE, VARY},
 };
-use tokio::{
-    fs::{self, File, OpenOptions},
-    io::AsyncReadExt as _,
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::{
+    chunks,
+    encoding::Encoding,
+    query::Query,
+    range::{self, Asked},
+    target::Target,
 };
-use tokio_util::io::ReaderStream;
+use crate::agent::{
+    api_error::ApiError,
+    http::{Body, empty},
+    identity::as_user,
+    settings::Settings,
+};
 
-use super::target::Target;
-use crate::agent::{api_error::ApiError, http::Body, settings::Settings};
-
-/// `GET /files`: a regular file, as it is.
-pub(in crate::agent) async fn download(
+/// `GET /files`: a regular file, or a part of it, as the user may read it.
+pub(super) async fn download(
     settings: &Mutex<Settings>,
+    query: Query,
     request: &Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let path = Target::parse(settings, request.uri())?.path()?;
-    let (file, length) = open_regular(&path).await?;
-    // A file of the kernel's says that it is empty, and ends where it ends.
-    let limit = if length == 0 { u64::MAX } else { length };
-    let frames = ReaderStream::with_capacity(file.take(limit), CHUNK_BYTES).map_ok(Frame::data).map_err(Into::into);
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if length > 0 {
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
+    let target = Target::find(settings, query)?;
+    let path = target.path()?;
+    let (file, length) = as_user(target.user, move || open_regular(&path)).await?;
+    let encoding = Encoding::wanted(request.headers())?;
+    let header = request.headers().get(RANGE).and_then(|value| value.to_str().ok());
+    let mut response = match header.map_or(Asked::Whole, |header| range::parse(header, length)) {
+        // It may hold more than it says: one of the kernel's does.
+        _ if length == 0 && encoding == Encoding::Identity => Response::new(body(chunks::whole(file))),
+        _ if length == 0 => compressed(chunks::whole(file)),
+        Asked::Whole if encoding == Encoding::Gzip => compressed(chunks::part(file, 0..length)),
+        Asked::Whole => sized(Response::new(body(chunks::part(file, 0..length))), length),
+        Asked::Part(part) => {
+            let (bytes, content_range) =
+                (part.end - part.start, format!("bytes {}-{}/{length}", part.start, part.end - 1));
+            let mut response = sized(Response::new(body(chunks::part(file, part))), bytes);
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            ranged(response, &content_range)
+        }
+        Asked::Outside => return Ok(ranged(empty(StatusCode::RANGE_NOT_SATISFIABLE), &format!("bytes */{length}"))),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     Ok(response)
 }
 
 /// Opens `path`, and its length in bytes; anything but a regular file is refused, since it may never end.
-async fn open_regular(path: &Path) -> Result<(File, u64), ApiError> {
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64), ApiError> {
     let name = path.display().to_string();
     let failed = |error: io::Error| ApiError::from_io(&name, &error);
+    let refused = || ApiError::bad_request(format!("{name} is no regular file"));
     // Before it is opened: opening a pipe waits, and opening a device may do anything.
-    let found = fs::metadata(path).await.map_err(failed)?;
-    if !found.is_file() {
-        return Err(ApiError::bad_request(format!("{name} is no regular file")));
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(refused());
     }
     let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).await.map_err(failed)?;
-    let opened = file.metadata().await.map_err(failed)?;
-    if !opened.is_file() {
-        return Err(ApiError::bad_request(format!("{name} is no regular file")));
-    }
-    Ok((file, opened.len()))
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let opened = file.metadata().map_err(failed)?;
+    if opened.is_file() { Ok((file, opened.len())) } else { Err(refused()) }
 }
 
-const CHUNK_BYTES: usize = 64 << 10;
+fn body(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+    StreamBody::new(chunks.map_ok(Frame::data).map_err(Into::into)).boxed_unsync()
+}
+
+fn compressed(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response<Body> {
+    // The quickest level: it is the network that is to be relieved, and this is one thread.
+    let encoder = GzipEncoder::with_quality(StreamReader::new(Box::pin(chunks)), Level::Fastest);
+    let mut response = Response::new(body(ReaderStream::with_capacity(encoder, COMPRESSED_BYTES)));
+    response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response
+}
+
+fn sized(mut response: Response<Body>, bytes: u64) -> Response<Body> {
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+    response
+}
+
+fn ranged(mut response: Response<Body>, content_range: &str) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(content_range) {
+        response.headers_mut().insert(CONTENT_RANGE, value);
+    }
+    response
+}
+
+const COMPRESSED_BYTES: usize = 64 << 10;

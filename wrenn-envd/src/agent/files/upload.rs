@@ -1,27 +1,28 @@
 use std::{
-    error::Error,
+    collections::{BTreeMap, HashSet},
     io,
-    os::unix::fs::{MetadataExt as _, chown},
-    path::Path,
+    path::{Path, PathBuf},
+    pin::Pin,
     sync::Mutex,
+    time::Duration,
 };
 
+use async_compression::tokio::bufread::GzipDecoder;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
-use hyper::{
-    HeaderMap, Request, Response, StatusCode,
-    body::Incoming,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
-use tokio::{
-    fs::{self, OpenOptions},
-    io::AsyncWriteExt as _,
-};
+use hyper::{HeaderMap, Request, Response, body::Incoming, header::CONTENT_TYPE};
+use tokio::{task::spawn_blocking, time::timeout};
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{
+    encoding::Encoding,
+    headers,
+    parts::{Part, Parts},
+    place::Spooled,
+    query::Query,
+    spool::Spool,
     target::Target,
-    temporary::{Temporary, Upload},
 };
 use crate::agent::{
     api_error::ApiError,
@@ -32,108 +33,159 @@ use crate::agent::{
 
 /// One written file, in the answer.
 #[derive(Debug, serde::Serialize)]
-struct Written {
+pub(super) struct Written {
     path: String,
     name: String,
     #[serde(rename = "type")]
     kind: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
 }
 
-/// `POST /files`: one file as the body, or several as multipart. Each appears whole or not at all.
-pub(in crate::agent) async fn upload(
+impl Written {
+    pub(super) fn file(path: &Path, metadata: BTreeMap<String, String>) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { path: path.to_string_lossy().into_owned(), name, kind: "file", metadata }
+    }
+}
+
+/// A request's body, decoded.
+type Contents = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// `POST /files`: one file as the body, or several as multipart. Nothing is in its place before all have arrived, and each
+/// file gets there whole, with the metadata of this upload and no other.
+pub(super) async fn upload(
     settings: &Mutex<Settings>,
+    query: Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let target = Target::parse(settings, request.uri())?;
+    let target = Target::find(settings, query)?;
     let (head, body) = request.into_parts();
-    if let Some(encoding) = head.headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        let message = format!("the content encoding {encoding:?} is not supported");
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
-    let written = match boundary(&head.headers) {
-        Some(boundary) => write_parts(&target, boundary, body.into_data_stream()).await?,
-        None => vec![write_file(&target.path()?, &target.user, body.into_data_stream()).await?],
+    let metadata = headers::metadata(&head.headers)?;
+    let contents = decoded(Encoding::of_body(&head.headers)?, body);
+    let files = match boundary(&head.headers)? {
+        Some(boundary) => read_parts(&target, Parts::new(contents, boundary)).await?,
+        None => vec![(target.path()?, read_file(&target, contents).await?)],
     };
-    json(&written)
+    json(&put_all(target.user, files, metadata).await?)
 }
 
-fn boundary(headers: &HeaderMap) -> Option<String> {
-    multer::parse_boundary(headers.get(CONTENT_TYPE)?.to_str().ok()?).ok()
-}
-
-/// Parts named `file`; a part's file name is its path, unless the query has one.
-async fn write_parts<S, E>(target: &Target, boundary: String, body: S) -> Result<Vec<Written>, ApiError>
-where
-    S: Stream<Item = Result<Bytes, E>> + Send + 'static,
-    E: Error + Send + Sync + 'static,
-{
-    let malformed = |error: multer::Error| ApiError::bad_request(format!("the multipart body: {error}"));
-    let mut parts = multer::Multipart::new(body, boundary);
-    let mut written = Vec::new();
-    while let Some(part) = parts.next_field().await.map_err(malformed)? {
-        if part.name() != Some("file") {
-            continue;
-        }
-        let path = target.path_or(part.file_name().unwrap_or(""))?;
-        written.push(write_file(&path, &target.user, part.into_stream()).await?);
+/// The boundary of a multipart body; every other type is a file's own.
+fn boundary(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let is_multipart = kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+    if !is_multipart {
+        return Ok(None);
     }
-    if written.is_empty() {
+    multer::parse_boundary(kind).map(Some).map_err(|error| ApiError::bad_request(format!("{kind:?}: {error}")))
+}
+
+fn decoded(encoding: Encoding, body: Incoming) -> Contents {
+    let pieces = body.into_data_stream().map_err(io::Error::other);
+    match encoding {
+        Encoding::Identity => Box::pin(pieces),
+        Encoding::Gzip => {
+            let mut decoder = GzipDecoder::new(StreamReader::new(pieces));
+            decoder.multiple_members(true);
+            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+        }
+    }
+}
+
+async fn read_file(target: &Target, mut contents: Contents) -> Result<Spooled, ApiError> {
+    let path = target.path()?;
+    let read = async {
+        let mut spool = Spool::create(target.user.clone(), path.clone()).await?;
+        while let Some(piece) = contents.next().await {
+            let piece = piece.map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
+            spool.push(piece).await.map_err(|error| ApiError::from_io(&path.display().to_string(), &error))?;
+        }
+        spool.finish().await.map_err(|error| ApiError::from_io(&path.display().to_string(), &error))
+    };
+    let read = read.await;
+    if read.is_err() {
+        // A client that is still sending would not hear the answer.
+        let _ = timeout(LINGER, contents.for_each(|_| async {})).await;
+    }
+    read
+}
+
+/// Parts named `file`. A file's path is the query's, or else the text of a part named `path`, wherever that comes, or else
+/// the part's own file name.
+async fn read_parts(target: &Target, mut parts: Parts) -> Result<Vec<(PathBuf, Spooled)>, ApiError> {
+    let read = collect_parts(target, &mut parts).await;
+    if read.is_err() {
+        let _ = timeout(LINGER, parts.skip()).await;
+    }
+    let (path, files) = read?;
+    if files.is_empty() {
         return Err(ApiError::bad_request("the multipart body has no part named file"));
     }
-    Ok(written)
+    let mut taken = HashSet::new();
+    let mut placed = Vec::new();
+    for (name, spooled) in files {
+        let path = target.path_or(path.as_deref().or(name.as_deref()))?;
+        if !taken.insert(path.clone()) {
+            return Err(ApiError::bad_request(format!("{} is the path of two files", path.display())));
+        }
+        placed.push((path, spooled));
+    }
+    Ok(placed)
 }
 
-/// Writes `body` beside `path`, and puts it in place once it is all there.
-async fn write_file<S, E>(path: &Path, user: &User, body: S) -> Result<Written, ApiError>
-where
-    S: Stream<Item = Result<Bytes, E>>,
-    E: Error,
-{
-    let name = path.display().to_string();
+type Unplaced = (Option<String>, Spooled);
+
+async fn collect_parts(target: &Target, parts: &mut Parts) -> Result<(Option<String>, Vec<Unplaced>), ApiError> {
+    let (mut path, mut files) = (None, Vec::new());
+    while let Some(part) = parts.next().await? {
+        match part.name() {
+            Some("path") => path = Some(part.text(PATH_BYTES_MAX).await?),
+            Some("file") if files.len() < FILES_MAX => {
+                let name = part.file_name().map(str::to_owned);
+                // Where no path is known yet the file waits in the user's home.
+                let near =
+                    target.path_or(path.as_deref().or(name.as_deref())).or_else(|_| target.resolve("~/upload"))?;
+                files.push((name, read_part(target.user.clone(), near, part).await?));
+            }
+            Some("file") => return Err(ApiError::bad_request(format!("there are more than {FILES_MAX} files"))),
+            _ => {}
+        }
+    }
+    Ok((path, files))
+}
+
+async fn read_part(user: User, near: PathBuf, mut part: Part) -> Result<Spooled, ApiError> {
+    let name = near.display().to_string();
     let failed = |error: io::Error| ApiError::from_io(&name, &error);
-    // What a link leads to is replaced, not the link.
-    let place = fs::canonicalize(path).await.unwrap_or_else(|_| path.to_owned());
-    let replaced = fs::metadata(&place).await.ok();
-    if replaced.as_ref().is_some_and(|found| !found.is_file()) {
-        return Err(ApiError::bad_request(format!("{name} is no regular file")));
+    let mut spool = Spool::create(user, near).await?;
+    while let Some(piece) = part.chunk().await? {
+        spool.push(piece).await.map_err(failed)?;
     }
-    let (Some(parent), Some(file_name)) = (place.parent(), place.file_name()) else {
-        return Err(ApiError::bad_request(format!("{name} names no file")));
-    };
-    create_parents(parent, user).map_err(failed)?;
-
-    let upload = if replaced.is_some() { Upload::Replacement } else { Upload::New };
-    let temporary = Temporary::beside(parent, upload);
-    let mode = replaced.map_or(0o644, |found| found.mode() & 0o7777);
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary.path).await.map_err(failed)?;
-    let mut body = std::pin::pin!(body);
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| ApiError::bad_request(format!("{name}: the body is cut short: {error}")))?;
-        file.write_all(&chunk).await.map_err(failed)?;
-    }
-    file.flush().await.map_err(failed)?;
-    give_to(&temporary.path, user).map_err(failed)?;
-    fs::rename(&temporary.path, &place).await.map_err(failed)?;
-    temporary.keep();
-    Ok(Written { path: name, name: file_name.to_string_lossy().into_owned(), kind: "file" })
+    spool.finish().await.map_err(failed)
 }
 
-/// Creates what is missing of `directory`; what is created is the user's.
-fn create_parents(directory: &Path, user: &User) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = directory.parent() {
-        create_parents(parent, user)?;
-    }
-    match std::fs::create_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
-        created => created.and_then(|()| give_to(directory, user)),
-    }
+async fn put_all(
+    user: User,
+    files: Vec<(PathBuf, Spooled)>,
+    metadata: BTreeMap<String, String>,
+) -> Result<Vec<Written>, ApiError> {
+    let put = spawn_blocking(move || {
+        files
+            .into_iter()
+            .map(|(path, spooled)| {
+                spooled.put(&path, &user, &metadata)?;
+                Ok(Written::file(&path, metadata.clone()))
+            })
+            .collect()
+    });
+    put.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
-fn give_to(path: &Path, user: &User) -> io::Result<()> {
-    // An agent that is not root, as in a test, owns what it writes.
-    if nix::unistd::geteuid().is_root() { chown(path, Some(user.uid), Some(user.gid)) } else { Ok(()) }
-}
+const DECODED_BYTES: usize = 64 << 10;
+const PATH_BYTES_MAX: usize = 4096;
+
+/// What one call may hold open on the disk.
+const FILES_MAX: usize = 10_000;
+
+/// How long what a refused client still sends is taken in.
+const LINGER: Duration = Duration::from_secs(10);

@@ -1,9 +1,9 @@
 //! What clients keep with a file: extended attributes called `user.e2b.KEY`.
 
-use std::{collections::BTreeMap, ffi::CStr, path::Path};
+use std::{collections::BTreeMap, ffi::CStr, os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{getxattr, listxattr},
+    fs::{XattrFlags, fsetxattr, getxattr, getxattr_query, listxattr, listxattr_query},
     io::{Errno, Result},
 };
 
@@ -14,8 +14,15 @@ pub(super) fn read(path: &Path) -> BTreeMap<String, String> {
     keys.filter_map(|key| Some((key.to_owned(), get(path, key).ok()?))).collect()
 }
 
+/// Keeps `metadata` with an open file.
+pub(in crate::agent) fn write(file: impl AsFd, metadata: &BTreeMap<String, String>) -> Result<()> {
+    metadata.iter().try_for_each(|(key, value)| {
+        fsetxattr(file.as_fd(), format!("{PREFIX}{key}"), value.as_bytes(), XattrFlags::empty())
+    })
+}
+
 fn list(path: &Path) -> Result<Vec<String>> {
-    let mut buffer = vec![0; listxattr(path, &mut [0_u8; 0])?];
+    let mut buffer = vec![0; listxattr_query(path)?];
     let length = listxattr(path, &mut buffer)?;
     let names = buffer[..length].split_inclusive(|byte| *byte == 0);
     Ok(names.filter_map(|name| Some(CStr::from_bytes_with_nul(name).ok()?.to_str().ok()?.to_owned())).collect())
@@ -23,7 +30,7 @@ fn list(path: &Path) -> Result<Vec<String>> {
 
 fn get(path: &Path, key: &str) -> Result<String> {
     let name = format!("{PREFIX}{key}");
-    let mut buffer = vec![0; getxattr(path, &name, &mut [0_u8; 0])?];
+    let mut buffer = vec![0; getxattr_query(path, &name)?];
     let length = getxattr(path, &name, &mut buffer)?;
     buffer.truncate(length);
     String::from_utf8(buffer).map_err(|_| Errno::ILSEQ)

@@ -1,0 +1,86 @@
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use http_body_util::{BodyExt as _, Limited};
+use hyper::{Request, Response, body::Incoming};
+use tokio::task::spawn_blocking;
+
+use super::{
+    copy::copy_contents,
+    download::open_regular,
+    place::{Place, Spooled},
+    query::Query,
+    target::Target,
+    upload::Written,
+};
+use crate::agent::{
+    api_error::ApiError,
+    http::{Body, json},
+    identity::Identity,
+    settings::Settings,
+    users::User,
+};
+
+/// The body of `POST /files/compose`.
+#[derive(Debug, serde::Deserialize)]
+struct ComposeRequest {
+    source_paths: Vec<String>,
+    destination: String,
+    #[serde(default)]
+    username: Option<String>,
+}
+
+/// `POST /files/compose`: makes one file of several, which then go. One that fails leaves all as it was.
+pub(in crate::agent) async fn compose(
+    settings: &Mutex<Settings>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?.to_bytes();
+    let request: ComposeRequest =
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
+    if request.source_paths.is_empty() {
+        return Err(ApiError::bad_request("source_paths is empty"));
+    }
+    let query = Query { path: Some(request.destination), username: request.username, ..Query::default() };
+    let target = Target::find(settings, query)?;
+    let destination = target.path()?;
+    let sources: Vec<PathBuf> =
+        request.source_paths.iter().map(|path| target.resolve(path)).collect::<Result<_, _>>()?;
+    if sources.contains(&destination) {
+        return Err(ApiError::bad_request(format!("{} is a source and the destination", destination.display())));
+    }
+    let composed = spawn_blocking(move || compose_files(&sources, &destination, &target.user));
+    json(&composed.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))?)
+}
+
+fn compose_files(sources: &[PathBuf], destination: &Path, user: &User) -> Result<Written, ApiError> {
+    let failed = |error: io::Error| ApiError::from_io(&destination.display().to_string(), &error);
+    let identity = Identity::assume(user).map_err(failed)?;
+    let opened: Vec<_> = sources.iter().map(|path| open_regular(path)).collect::<Result<_, _>>()?;
+    let (file, temporary) = Place::find(destination)?.spool()?;
+    let mut end = 0;
+    for (source, _) in &opened {
+        end = copy_contents(source, &file, end).map_err(failed)?;
+    }
+    let spooled = Spooled::new(&file, temporary).map_err(failed)?;
+    drop(identity);
+    spooled.put(destination, user, &BTreeMap::new())?;
+    let _identity = Identity::assume(user).map_err(failed)?;
+    for source in sources {
+        match fs::remove_file(source) {
+            // One that is named twice.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(|error| {
+                ApiError::from_io(&format!("{} is made, but {} stays", destination.display(), source.display()), &error)
+            })?,
+        }
+    }
+    Ok(Written::file(destination, BTreeMap::new()))
+}
+
+const BODY_BYTES_MAX: usize = 1 << 20;
