@@ -138,8 +138,19 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
     };
     let server = http::Server::new(mode, mmds.map(|address| Mmds { address }), groups, lifecycle);
     init::complain(&format!("serving on {}", listener.local_addr()?));
-    server.serve(listener).await;
-    Ok(())
+    if mode == Mode::Hosted {
+        server.serve(listener).await;
+        return Ok(());
+    }
+    tokio::select! {
+        () = server.clone().serve(listener) => {}
+        requested = init::requested() => match requested {
+            Ok(()) => server.shut_down().await,
+            Err(error) => init::complain(&format!("wait for a power button: {error}")),
+        }
+    }
+    // Whatever has happened, PID 1 does not end.
+    std::future::pending().await
 }
 
 /// The control groups: a guest's own, or those that the agent was given. The machine's others are somebody else's.

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,9 @@ pub struct InitRequest {
     /// The guest's host name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
+    /// Whom the guest asks for names, for its `/etc/resolv.conf`. Empty: nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nameservers: Option<Vec<IpAddr>>,
     /// 32 lower-case hexadecimal digits for `/etc/machine-id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
@@ -61,6 +64,7 @@ impl fmt::Debug for InitRequest {
             .field("entropy", &self.entropy.as_ref().map(Vec::len))
             .field("event", &self.event)
             .field("hostname", &self.hostname)
+            .field("nameservers", &self.nameservers)
             .field("machine_id", &self.machine_id)
             .finish()
     }

@@ -56,9 +56,12 @@ async fn control_characters_are_signals_to_the_foreground() {
     let agent = Agent::start();
     let mut session = Session::start(&agent, shell_at(80, 24, &["-i"])).await.unwrap();
     session.type_in("sleep 60; echo st=$?\n").await;
+    // A child that is not yet `sleep` may not be in the foreground yet.
     eventually("a sleeping child", || {
         let children = format!("/proc/{0}/task/{0}/children", session.seen.pid);
-        std::fs::read_to_string(children).is_ok_and(|children| !children.trim().is_empty())
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let comm = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        children.split_whitespace().any(|pid| comm(pid).is_ok_and(|comm| comm == "sleep\n"))
     })
     .await;
     session.type_in("\u{3}").await;

@@ -25,8 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::{
-    Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, lifecycle::Lifecycle,
-    metrics::Metrics, mmds::Mmds, process, settings::Settings, setup,
+    Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, init,
+    lifecycle::Lifecycle, metrics::Metrics, mmds::Mmds, process, settings::Settings, setup,
 };
 use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 
@@ -65,6 +65,18 @@ impl Server {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+    }
+
+    /// Ends every process and switches the guest off. Returns only if the kernel refuses.
+    pub(super) async fn shut_down(&self) {
+        // Who is frozen cannot end, and what is frozen cannot be flushed.
+        if let Err(error) = self.lifecycle.freezer.thaw() {
+            init::complain(&format!("thaw the guest: {error}"));
+        }
+        if let Err(error) = self.lifecycle.drive.thaw_if_any().await {
+            init::complain(&format!("thaw the drive: {error}"));
+        }
+        init::shut_down().await;
     }
 
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) {

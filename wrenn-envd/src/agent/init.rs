@@ -16,6 +16,8 @@ mod identity;
 mod modules;
 mod mounts;
 mod network;
+mod resolver;
+mod shutdown;
 
 use std::{
     fs::{self, OpenOptions},
@@ -29,7 +31,9 @@ use std::{
 
 use cmdline::Cmdline;
 pub(super) use identity::{set_hostname, set_machine_id};
-use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::resource::{Resource, setrlimit};
+pub(super) use resolver::set_nameservers;
+pub(super) use shutdown::{requested, shut_down};
 
 /// A step of the boot that failed.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +75,11 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     mounts::switch_root()?;
     mounts::mount_rest()?;
     protect_agent();
+    raise_limits();
     network::configure(&cmdline)?;
+    if !cmdline.nameservers.is_empty() {
+        set_nameservers(&cmdline.nameservers).step("write /etc/resolv.conf")?;
+    }
     identity::name_guest()?;
     Ok(Booted { address: cmdline.network.map(|network| network.address), drive, has_mmds: cmdline.has_mmds })
 }
@@ -79,13 +87,7 @@ pub(super) fn boot() -> Result<Booted, BootError> {
 /// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.
 pub(super) fn give_up(error: &BootError) {
     complain(&format!("{error}: {}", error.source));
-    nix::unistd::sync();
-    // A machine that is told how to restart is one whose VMM takes a restart for its end; others have a power button.
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let restart = cmdline.split_ascii_whitespace().any(|word| word.starts_with("reboot="));
-    let mode = if restart { RebootMode::RB_AUTOBOOT } else { RebootMode::RB_POWER_OFF };
-    let Err(error) = reboot(mode);
-    complain(&format!("switch off: {error}"));
+    shutdown::switch_off();
 }
 
 /// A line on the console; there is nowhere else to say it.
@@ -109,6 +111,13 @@ fn protect_agent() {
     }
 }
 
+/// The kernel's 1,024 open files for PID 1 are few for an agent with many processes, and all of them inherit it.
+fn raise_limits() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES_MAX) {
+        complain(&format!("allow more open files: {error}"));
+    }
+}
+
 /// Waits until `path` is there: drivers find their devices in their own time.
 fn wait_for(path: &Path) -> io::Result<()> {
     let deadline = Instant::now() + DEVICE_WAIT_MAX;
@@ -120,5 +129,9 @@ fn wait_for(path: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// How many files a process may have open, and how many it may allow itself; the latter is the kernel's own limit.
+const OPEN_FILES: u64 = 65_536;
+const OPEN_FILES_MAX: u64 = 1_048_576;
 
 const DEVICE_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -109,6 +109,9 @@ fn change_guest(settings: &mut Settings, request: &InitRequest) -> Result<(), Ap
     if let Some(hostname) = &request.hostname {
         init::set_hostname(hostname).map_err(|error| failed("set the host name", &error))?;
     }
+    if let Some(nameservers) = &request.nameservers {
+        init::set_nameservers(nameservers).map_err(|error| failed("set the name servers", &error))?;
+    }
     if let Some(machine_id) = &request.machine_id {
         init::set_machine_id(machine_id).map_err(|error| failed("set the machine id", &error))?;
     }

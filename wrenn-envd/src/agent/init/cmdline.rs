@@ -1,4 +1,8 @@
-use std::{fs, io, net::Ipv4Addr, path::PathBuf};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use super::{BootError, Step as _};
 
@@ -14,6 +18,8 @@ pub(super) struct Cmdline {
     /// The block device of the writable drive, ext4.
     pub(super) drive: PathBuf,
     pub(super) network: Option<Network>,
+    /// Whom to ask for names: `wrenn.dns=9.9.9.9,1.1.1.1`. Empty: what the image has in `/etc/resolv.conf`.
+    pub(super) nameservers: Vec<IpAddr>,
     /// Whether the VMM has a metadata service: `wrenn.mmds=1`.
     pub(super) has_mmds: bool,
 }
@@ -44,12 +50,16 @@ impl Cmdline {
         let gateway =
             value("gw").map(|gw| gw.parse().map_err(|_| format!("wrenn.gw={gw} is no address"))).transpose()?;
         let network = value("addr").map(|addr| parse_network(addr, gateway)).transpose()?;
+        let nameservers = value("dns").map_or(Ok(Vec::new()), |dns| {
+            let servers = dns.split(',').map(str::parse).collect::<Result<_, _>>();
+            servers.map_err(|_| format!("wrenn.dns={dns} is no list of addresses"))
+        })?;
         let has_mmds = match value("mmds") {
             None | Some("0") => false,
             Some("1") => true,
             Some(other) => return Err(format!("wrenn.mmds={other} is neither 0 nor 1")),
         };
-        Ok(Self { base: device("base")?, drive: device("drive")?, network, has_mmds })
+        Ok(Self { base: device("base")?, drive: device("drive")?, network, nameservers, has_mmds })
     }
 }
 
@@ -75,6 +85,8 @@ mod tests {
         assert_eq!(network.address, crate::GUEST_ADDRESS);
         assert_eq!(network.netmask, Ipv4Addr::new(255, 255, 255, 252));
         assert_eq!(network.gateway, Some(crate::TAP_ADDRESS));
+        let named = Cmdline::parse("wrenn.dns=9.9.9.9,2620:fe::fe wrenn.base=a wrenn.drive=b").unwrap();
+        assert_eq!((named.nameservers.len(), cmdline.nameservers.len()), (2, 0));
         assert!(!cmdline.has_mmds && Cmdline::parse("wrenn.mmds=1 wrenn.base=a wrenn.drive=b").unwrap().has_mmds);
     }
 
@@ -85,6 +97,10 @@ mod tests {
         assert_eq!(
             refusal("wrenn.addr=1.2.3.4/33 wrenn.base=a wrenn.drive=b"),
             "wrenn.addr=1.2.3.4/33 is no address/prefix"
+        );
+        assert_eq!(
+            refusal("wrenn.dns=1.1.1.1,x wrenn.base=a wrenn.drive=b"),
+            "wrenn.dns=1.1.1.1,x is no list of addresses"
         );
         assert_eq!(refusal("wrenn.gw=x wrenn.base=a wrenn.drive=b"), "wrenn.gw=x is no address");
         assert_eq!(Cmdline::parse("wrenn.base=a wrenn.drive=b").unwrap().network, None);
