@@ -68,6 +68,20 @@ impl Choice {
     }
 }
 
+impl Choice {
+    /// The version of the Firecracker that is installed, if any is.
+    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
+        let Some(program) = Firecracker::program(self.firecracker.clone()) else { return Ok(None) };
+        let version = Firecracker::version_of(&program).await?;
+        Ok(Some(format!("{version}, at {}", program.display())))
+    }
+
+    pub(crate) async fn qemu_version(&self) -> Result<String> {
+        let qemu = Qemu::find(self.qemu.clone()).await?;
+        Ok(format!("{}, at {}", qemu.version(), qemu.program().display()))
+    }
+}
+
 fn served() -> Probe {
     Probe {
         driver: Driver::Firecracker,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wrenn_snapshot::{GenerationId, LocalStore};
 
 use crate::data_dir::{self, DataDir};
+use crate::doctor::Diagnosis;
 use crate::driver::Choice;
 use crate::probe::Probe;
 use crate::sandbox::{PausedRecord, PausedSandbox, Sandbox, SandboxInfo, SandboxState, WeakSandbox};
@@ -115,13 +116,40 @@ impl HostBuilder {
         self
     }
 
+    /// Looks at this machine: what it has of what wrenn needs, which VMM would be used and why, and a remedy for each
+    /// thing that is not there. Takes up to some seconds, starts nothing that stays, and never fails.
+    ///
+    /// ```no_run
+    /// # async fn demo() {
+    /// println!("{}", wrenn_core::Host::builder().doctor().await);
+    /// # }
+    /// ```
+    pub async fn doctor(self) -> Diagnosis {
+        Diagnosis::make(self).await
+    }
+
+    pub(crate) fn data_dir_or_default(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(data_dir::default_path)
+    }
+
+    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
+        self.choice.firecracker_version().await
+    }
+
+    pub(crate) async fn qemu_version(&self) -> Result<String> {
+        self.choice.qemu_version().await
+    }
+
+    pub(crate) async fn choose(self, data_dir: &Path) -> Result<Probe> {
+        self.choice.make(data_dir).await.map(|(_, probe)| probe)
+    }
+
     /// Opens the host.
     ///
     /// # Errors
     /// [`Error::Host`] where the directory cannot be written or the VMM is missing, each with its remedy.
     pub async fn open(self) -> Result<Host> {
-        let path = self.data_dir.unwrap_or_else(data_dir::default_path);
-        let data = DataDir::create(&path)?;
+        let data = DataDir::create(&self.data_dir_or_default())?;
         let (vmm, probe) = self.choice.make(data.path()).await?;
         tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
         let paging = self.paging.unwrap_or_else(Paging::choose);
@@ -143,6 +171,11 @@ impl Host {
     #[must_use]
     pub fn builder() -> HostBuilder {
         HostBuilder::default()
+    }
+
+    /// Looks at this machine with the default options: [`HostBuilder::doctor`].
+    pub async fn doctor() -> Diagnosis {
+        Self::builder().doctor().await
     }
 
     pub(crate) fn assemble(

@@ -23,6 +23,7 @@
 mod agent;
 mod command;
 mod data_dir;
+mod doctor;
 mod driver;
 mod error;
 mod guest;
@@ -43,6 +44,7 @@ mod vmm;
 pub use agent::AgentError;
 pub use command::{Child, Command, Event, ExitStatus, Output, Signal};
 pub use data_dir::default_path as default_data_dir;
+pub use doctor::{Diagnosis, Finding, Verdict};
 pub use driver::{Confinement, Driver};
 pub use error::{BoxError, Error};
 pub use guest::SaveReport;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
 use super::api::{Api, ApiError};
-use super::config::{self, MEMORY, STATE, VmState};
+use super::config::{self, Backend, MEMORY, STATE, VmState};
 use super::jail::Cgroup;
 use super::memory::{Leave, Served};
 use super::room::Door;
@@ -56,6 +56,13 @@ impl FirecrackerMachine {
             None => return Err(self.ended(WHAT)),
         }
         Ok(())
+    }
+
+    /// Loads the device state that is in the room, and makes place for the next.
+    pub(super) async fn load(&mut self, memory: Backend) -> Result<()> {
+        const WHAT: &str = "restore the machine";
+        self.put(WHAT, "/snapshot/load", &config::load(memory), SNAPSHOT_TIMEOUT).await?;
+        self.door.remove(STATE).map_err(|e| Error::failed(WHAT)(e.into()))
     }
 
     pub(super) async fn put(&mut self, what: &'static str, path: &str, body: &Value, within: Duration) -> Result<()> {
@@ -135,7 +142,7 @@ impl Machine for FirecrackerMachine {
     /// Until then the file stays, and the next diff adds to it what is written meanwhile: Firecracker forgets what it has
     /// told once.
     fn saved(&mut self) {
-        if let Err(error) = fs::remove_file(self.door.path(MEMORY)) {
+        if let Err(error) = self.door.remove(MEMORY) {
             tracing::warn!(%error, "the next snapshot will store some memory again");
         }
     }
@@ -181,4 +188,4 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Stopping and going on take milliseconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// For memory that is written to, or read from, a file in memory: some seconds for the largest guests.
-pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(180);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(180);

@@ -24,7 +24,7 @@ use wrenn_snapshot::Space;
 
 use self::config::{API_SOCKET, Backend, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
 use self::jail::{Jail, Limits};
-use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin, SNAPSHOT_TIMEOUT};
+use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
 use self::room::{Content, Devices, Door, Room};
 use super::process::{Launch, Process, Tracing};
 use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
@@ -52,7 +52,7 @@ impl Firecracker {
     /// Asks a binary for its version, and finds the jailer where one is wanted.
     pub(crate) async fn open(program: PathBuf, confinement: Confinement, data_dir: &Path) -> Result<Self> {
         let program = std::path::absolute(&program).map_err(Error::io("find", &program))?;
-        let version = version_of(&program).await?;
+        let version = Self::version_of(&program).await?;
         let jailer = match confinement {
             Confinement::Jailer => Some(find_jailer(&program)?),
             Confinement::User => None,
@@ -60,6 +60,25 @@ impl Firecracker {
         jail::sweep();
         let rooms = Room::prepare(data_dir).map_err(Error::io("prepare", data_dir))?;
         Ok(Self { program, jailer, version: format!("firecracker {version}"), rooms })
+    }
+
+    /// What a binary says of itself, if wrenn can drive it.
+    pub(crate) async fn version_of(program: &Path) -> Result<String> {
+        let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
+        let output =
+            tokio::time::timeout(VERSION_TIMEOUT, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let output = output.map_err(|e| not_firecracker(program, Some(e)))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = parse_version(&text).ok_or_else(|| not_firecracker(program, None))?;
+        let [major, minor, _] = version;
+        if (major, minor) < OLDEST {
+            return Err(Error::Host {
+                problem: format!("{} is Firecracker {major}.{minor}", program.display()),
+                remedy: format!("install {}.{} or later", OLDEST.0, OLDEST.1),
+                source: None,
+            });
+        }
+        Ok(version.map(|part| part.to_string()).join("."))
     }
 
     /// Whether a short guest runs to its end.
@@ -137,7 +156,7 @@ impl Firecracker {
         machine.process.attend(work);
         machine.leave = Some(leave);
         // Loading touches memory before it is answered.
-        machine.put(LOAD, "/snapshot/load", &config::load(Backend::Uffd), SNAPSHOT_TIMEOUT).await?;
+        machine.load(Backend::Uffd).await?;
         machine.origin = Origin::Served(memory::served(told).await?);
         Ok(machine)
     }
@@ -155,10 +174,9 @@ impl Firecracker {
         };
         blocking("copy the guest's memory", copy).await??;
         let populated_in = began.elapsed();
-        machine.put(LOAD, "/snapshot/load", &config::load(Backend::File), SNAPSHOT_TIMEOUT).await?;
+        machine.load(Backend::File).await?;
         // It is mapped; a diff must not find it.
-        let path = machine.door.path(MEMORY);
-        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        machine.door.remove(MEMORY).map_err(|e| Error::failed(LOAD)(e.into()))?;
         machine.origin = Origin::Copied(populated_in);
         Ok(machine)
     }
@@ -224,24 +242,6 @@ fn exit_code(code: i32) -> Option<&'static str> {
         157 => "SIGILL in Firecracker",
         _ => return None,
     })
-}
-
-async fn version_of(program: &Path) -> Result<String> {
-    let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
-    let output =
-        tokio::time::timeout(VERSION_TIMEOUT, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let output = output.map_err(|e| not_firecracker(program, Some(e)))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = parse_version(&text).ok_or_else(|| not_firecracker(program, None))?;
-    let [major, minor, _] = version;
-    if (major, minor) < OLDEST {
-        return Err(Error::Host {
-            problem: format!("{} is Firecracker {major}.{minor}", program.display()),
-            remedy: format!("install {}.{} or later", OLDEST.0, OLDEST.1),
-            source: None,
-        });
-    }
-    Ok(version.map(|part| part.to_string()).join("."))
 }
 
 /// `Firecracker v1.16.1`, with more lines after it.

@@ -164,6 +164,10 @@ impl Door {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
     }
 
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
     /// Listens on a socket that the room's owner may connect to.
     pub(super) fn listen(&self, name: &str, owner: Identity) -> io::Result<UnixListener> {
         let path = self.path(name);
