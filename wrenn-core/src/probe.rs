@@ -33,8 +33,7 @@ pub(crate) async fn probe(qemu: &Path) -> Probe {
         Ok("") | Err(_) => {}
         Ok(other) => tracing::warn!(other, "WRENN_ACCELERATION is neither kvm nor tcg and is ignored"),
     }
-    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if !has_virtualization(&flags) {
+    if !has_virtualization() {
         return choose(Acceleration::Tcg, "the processor offers no virtualization (no vmx or svm flag)");
     }
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
@@ -54,7 +53,12 @@ fn choose(acceleration: Acceleration, reason: impl Into<String>) -> Probe {
     Probe { driver: Driver::Qemu, acceleration, reason: reason.into() }
 }
 
-fn has_virtualization(cpuinfo: &str) -> bool {
+/// Whether the processor has what KVM takes.
+pub(crate) fn has_virtualization() -> bool {
+    shows_virtualization(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+fn shows_virtualization(cpuinfo: &str) -> bool {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
@@ -96,10 +100,10 @@ mod tests {
 
     #[test]
     fn the_flags_decide_and_not_words_that_contain_them() {
-        assert!(has_virtualization("model name: x\nflags : fpu svm de\n"));
-        assert!(has_virtualization("flags\t\t: fpu vmx\n"));
-        assert!(!has_virtualization("flags : fpu svm_lock novmx\nbugs : svm\n"));
-        assert!(!has_virtualization(""));
+        assert!(shows_virtualization("model name: x\nflags : fpu svm de\n"));
+        assert!(shows_virtualization("flags\t\t: fpu vmx\n"));
+        assert!(!shows_virtualization("flags : fpu svm_lock novmx\nbugs : svm\n"));
+        assert!(!shows_virtualization(""));
     }
 
     #[tokio::test]

@@ -1,5 +1,4 @@
 //! The doctor says what is wrong with a machine, and of a good one that it is good.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::run;
-use wrenn_core::{Error, Event, Host, OnExpiry, Sandbox, SandboxState, Signal, Step};
+use wrenn_core::{Driver, Error, Event, Host, OnExpiry, Sandbox, SandboxState, Signal, Step};
 
 /// The whole chain of causes, as a program prints it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -27,7 +27,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[tokio::test]
 async fn a_missing_qemu_names_the_package() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Host::builder().data_dir(dir.path()).qemu("/nonexistent/qemu").open().await.unwrap_err();
+    let host = Host::builder().data_dir(dir.path()).driver(Driver::Qemu).qemu("/nonexistent/qemu");
+    let error = host.open().await.unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error:?}");
     assert!(error.to_string().contains("apt-get install qemu-system-x86"), "{error}");
 }
@@ -35,7 +36,8 @@ async fn a_missing_qemu_names_the_package() {
 #[tokio::test]
 async fn a_program_that_is_not_qemu_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let error = Host::builder().data_dir(dir.path()).qemu("/bin/true").open().await.unwrap_err();
+    let host = Host::builder().data_dir(dir.path()).driver(Driver::Qemu).qemu("/bin/true");
+    let error = host.open().await.unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error:?}");
 }
 

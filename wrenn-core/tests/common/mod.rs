@@ -79,7 +79,7 @@ pub(crate) fn own_vmms() -> Vec<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let Some((head, tail)) = stat.rsplit_once(')') else { continue };
         let parent = tail.split_whitespace().nth(1).and_then(|field| field.parse::<u32>().ok());
-        if parent == Some(std::process::id()) && head.contains("(qemu") {
+        if parent == Some(std::process::id()) && (head.contains("(qemu") || head.contains("(firecracker")) {
             found.push(pid);
         }
     }

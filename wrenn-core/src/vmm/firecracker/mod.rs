@@ -30,6 +30,7 @@ use super::process::{Launch, Process, Tracing};
 use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
 use crate::guest::blocking;
 use crate::image::vmlinux;
+use crate::probe::has_virtualization;
 use crate::vmm::qemu::on_path;
 use crate::{Confinement, Error, Paging, Result};
 
@@ -83,7 +84,7 @@ impl Firecracker {
 
     /// Whether a short guest runs to its end.
     pub(crate) async fn finishes_a_guest(&self) -> io::Result<bool> {
-        probe::finishes_a_guest(&self.program).await
+        Ok(has_virtualization() && probe::finishes_a_guest(&self.program).await?)
     }
 
     /// Starts Firecracker in a room of its own.
