@@ -1,0 +1,201 @@
+//! The bytes on the wire are E2B's, to the last one: frames of both codecs, written out.
+
+mod support;
+
+use std::fmt::Write as _;
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use support::Agent;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+/// One frame of a Connect stream: flags, the length in network order, the message.
+fn frame(flags: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("a short message");
+    let mut frame = vec![flags];
+    frame.extend((0..4).map(|at| u8::try_from(length >> (24 - 8 * at) & 0xff).expect("a byte")));
+    frame.extend(message);
+    frame
+}
+
+/// The frames of an answer; panics where they are torn.
+fn frames(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [flags, l0, l1, l2, l3, rest @ ..] = body {
+        let length = [l0, l1, l2, l3].iter().fold(0_usize, |length, byte| length << 8 | usize::from(**byte));
+        let (message, next) = rest.split_at(length);
+        frames.push((*flags, message.to_vec()));
+        body = next;
+    }
+    assert!(body.is_empty(), "{body:?}");
+    frames
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<char> = text.chars().collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16).expect("hex")).collect()
+}
+
+/// `printf 'a\377'; exit 3`, with stdin, in each codec.
+const START_JSON: &str = r#"{"process":{"cmd":"/bin/sh","args":["-c","printf 'a\\377'; exit 3"]},"stdin":false}"#;
+const START_BINARY: &str = "0a250a072f62696e2f736812022d6312167072696e74662027615c333737273b206578697420332000";
+
+async fn start(agent: &Agent, codec: &str, message: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let kind = format!("application/connect+{codec}");
+    let headers = [("content-type", kind.as_str()), ("connect-protocol-version", "1")];
+    let answer = agent.call("POST", "/process.Process/Start", &headers, frame(0, message)).await;
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers()["content-type"].to_str().expect("text")),
+        (200, kind.as_str())
+    );
+    frames(answer.body())
+}
+
+#[tokio::test]
+async fn a_stream_in_json_reads_as_e2bs() {
+    let agent = Agent::start();
+    let texts: Vec<_> = start(&agent, "json", START_JSON.as_bytes())
+        .await
+        .into_iter()
+        .map(|(flags, message)| (flags, String::from_utf8(message).unwrap()))
+        .collect();
+    assert_eq!(texts.len(), 4, "{texts:?}");
+    assert!(texts[0].1.starts_with(r#"{"event":{"start":{"pid":"#), "{texts:?}");
+    // Base64 of the two bytes; and no field that E2B's clients do not know.
+    assert_eq!(texts[1], (0, r#"{"event":{"data":{"stdout":"Yf8="}}}"#.to_owned()));
+    let end: serde_json::Value = serde_json::from_str(&texts[2].1).unwrap();
+    let expected = serde_json::json!({"event": {"end":
+        {"exitCode": 3, "exited": true, "status": "exit status 3", "error": "exit status 3"}}});
+    assert_eq!(end, expected);
+    assert_eq!(texts[3], (2, "{}".to_owned()));
+}
+
+#[tokio::test]
+async fn a_stream_in_binary_is_e2bs_byte_for_byte() {
+    let agent = Agent::start();
+    let seen = start(&agent, "proto", &unhex(START_BINARY)).await;
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    // event { start { pid } }
+    assert!(seen[0].1.len() > 6 && seen[0].1[0] == 0x0a && seen[0].1[2] == 0x0a && seen[0].1[4] == 0x08, "{seen:?}");
+    // event { data { stdout: "a\xff" } }
+    assert_eq!(hex(&seen[1].1), "0a0612040a0261ff");
+    // event { end { exit_code: 3 (zigzag 6), exited: true, status, error } }
+    let status = hex(b"exit status 3");
+    assert_eq!(hex(&seen[2].1), format!("0a241a22080610011a0d{status}220d{status}"));
+    assert_eq!((seen[3].0, seen[3].1.as_slice()), (2, &b"{}"[..]));
+}
+
+#[tokio::test]
+async fn unary_calls_and_refusals_read_as_e2bs() {
+    let agent = Agent::start();
+    let json = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let list = agent.call("POST", "/process.Process/List", &json, "{}").await;
+    assert_eq!((list.status().as_u16(), list.body().as_ref()), (200, &b"{}"[..]));
+    let body = r#"{"process":{"pid":1073741824},"signal":"SIGNAL_SIGKILL"}"#;
+    let refused = agent.call("POST", "/process.Process/SendSignal", &json, body).await;
+    assert_eq!(refused.status().as_u16(), 404);
+    let refusal: serde_json::Value = serde_json::from_slice(refused.body()).unwrap();
+    assert_eq!(refusal, serde_json::json!({"code": "not_found", "message": "no process with pid 1073741824"}));
+    let refused = start(&agent, "json", br#"{"process":{"cmd":"no-such-command"}}"#).await;
+    assert_eq!((refused.len(), refused[0].0), (1, 2), "{refused:?}");
+    let trailer: serde_json::Value = serde_json::from_slice(&refused[0].1).unwrap();
+    assert_eq!(trailer["error"]["code"], "not_found");
+}
+
+async fn send(agent: &Agent, pieces: impl IntoIterator<Item = &[u8]>) -> Vec<u8> {
+    let mut stream = TcpStream::connect(agent.address).await.expect("the agent listens");
+    stream.set_nodelay(true).expect("the agent listens");
+    for piece in pieces {
+        // A request that is refused half-way closes the connection.
+        if stream.write_all(piece).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer
+}
+
+fn request(route: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {route} HTTP/1.1\r\nhost: guest\r\nconnect-protocol-version: 1\r\ncontent-type: {kind}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// The same inputs every time, so that a failure is one everywhere.
+fn runner(cases: u32) -> TestRunner {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+}
+
+#[test]
+fn a_request_may_be_cut_anywhere() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let whole = request("/process.Process/Start", "application/connect+json", &frame(0, START_JSON.as_bytes()));
+    let cuts = prop::collection::vec(0..whole.len(), 0..12);
+    let checked = runner(40).run(&cuts, |mut cuts| {
+        cuts.extend([0, whole.len()]);
+        cuts.sort_unstable();
+        let pieces = cuts.windows(2).map(|pair| &whole[pair[0]..pair[1]]).filter(|piece| !piece.is_empty());
+        let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, pieces))).into_owned();
+        prop_assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""exitCode":3"#), "{}", answer);
+        Ok(())
+    });
+    checked.unwrap();
+}
+
+#[test]
+fn no_frame_takes_the_agent_down() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let routes =
+        prop::sample::select(vec!["Start", "Connect", "StreamInput", "SendInput", "List", "Update", "Nothing"]);
+    let kinds = prop::sample::select(vec![
+        "application/connect+json",
+        "application/connect+proto",
+        "application/json",
+        "application/proto",
+        "application/grpc",
+        "text/plain",
+    ]);
+    let good = frame(0, START_JSON.as_bytes());
+    let mangled =
+        (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()).prop_map(move |(at, byte, end)| {
+            let mut body = good.clone();
+            // The length, the flags, the syntax or a name; and then it is cut off.
+            let at = at.index(40);
+            body[at] = byte;
+            body.truncate(end.index(body.len()));
+            body
+        });
+    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..60), mangled];
+    let checked = runner(300).run(&(routes, kinds, bodies), |(route, kind, body)| {
+        let request = request(&format!("/process.Process/{route}"), kind, &body);
+        let answer = runtime.block_on(send(&agent, [request.as_slice()]));
+        prop_assert!(answer.starts_with(b"HTTP/1.1 "), "{:?}", String::from_utf8_lossy(&answer));
+        Ok(())
+    });
+    checked.unwrap();
+    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], &[b'{'; 100]].concat();
+    let huge = request("/process.Process/Start", "application/connect+json", &huge);
+    let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, [huge.as_slice()]))).into_owned();
+    assert!(answer.contains("resource_exhausted") || answer.contains("invalid_argument"), "{answer}");
+    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
+}
