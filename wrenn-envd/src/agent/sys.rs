@@ -19,7 +19,10 @@ use std::{
 use libc::{c_int, c_short};
 use nix::{
     fcntl::OFlag,
-    sys::stat::Mode,
+    sys::{
+        signal::{SigHandler, Signal},
+        stat::Mode,
+    },
     unistd::{self, Gid, Uid},
 };
 
@@ -68,6 +71,7 @@ pub(super) struct Becoming {
 pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
     let enter = move || -> io::Result<()> {
         unistd::setsid()?;
+        forget_signals();
         if becoming.at_terminal {
             terminal::take_control()?;
         }
@@ -89,6 +93,15 @@ pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
     // SAFETY: `enter` makes system calls alone: it allocates nothing, takes no lock, and cannot panic, so it may run in
     // the child of a process with threads.
     unsafe { command.pre_exec(enter) };
+}
+
+/// Takes back what whoever started the agent wanted ignored, which exec would keep: else a shell's `&` before the agent
+/// would make every program in it deaf to Ctrl-C.
+fn forget_signals() {
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default is no handler, so that nothing of this process's is called.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
 }
 
 /// Credits `bytes` (at most 64 are used) to the kernel's random generator, and makes it reseed at once.
