@@ -14,7 +14,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    diff,
+    data, diff,
     error::{Error, Result},
     extents::Storage,
     files::Root,
@@ -64,6 +64,7 @@ struct Holding {
     id: GenerationId,
     live_pages: u64,
     stored_pages: u64,
+    stored_bytes: u64,
 }
 
 pub(crate) fn compact(
@@ -113,7 +114,7 @@ fn fold(
     generation: &Generation,
     begin: impl FnOnce() -> Result<PendingGeneration>,
 ) -> Result<Compaction> {
-    let released_bytes = folded.iter().map(|holding| holding.stored_pages * PAGE_BYTES_U64).sum();
+    let released_bytes = folded.iter().map(|holding| holding.stored_bytes).sum();
     let folded: HashSet<_> = folded.into_iter().map(|holding| holding.id).collect();
     if folded.is_empty() {
         let (generation, folded) = (generation.clone(), Vec::new());
@@ -163,23 +164,27 @@ fn holdings(root: &Root, generation: &Generation) -> Result<Vec<Holding>> {
         for (id, live_pages) in index.generations().iter().zip(live_pages) {
             match holdings.iter_mut().find(|holding| holding.id == *id) {
                 Some(holding) => holding.live_pages += live_pages,
-                None => holdings.push(Holding { id: *id, live_pages, stored_pages: stored_pages(root, *id)? }),
+                None => {
+                    let (stored_pages, stored_bytes) = stored(root, *id)?;
+                    holdings.push(Holding { id: *id, live_pages, stored_pages, stored_bytes });
+                }
             }
         }
     }
     Ok(holdings)
 }
 
-/// The pages in all data files of a generation.
-fn stored_pages(root: &Root, id: GenerationId) -> Result<u64> {
-    let mut bytes = 0;
+/// The pages in all data files of a generation, and their bytes there.
+fn stored(root: &Root, id: GenerationId) -> Result<(u64, u64)> {
+    let (mut pages, mut bytes) = (0, 0);
     for space in Space::ALL {
         let path = root.dir(id).join(space.data_file());
         match root.len(&path) {
             Ok(len) => bytes += len,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(source) => return Err(Error::io("inspect", &path, source)),
         }
+        pages += u64::from(data::read_fixed_part(root, id, space)?.1.data_pages());
     }
-    Ok(bytes / PAGE_BYTES_U64)
+    Ok((pages, bytes))
 }

@@ -8,9 +8,9 @@ use std::{collections::HashSet, fs::File, io::IoSlice, os::unix::fs::FileExt};
 use nix::{errno::Errno, unistd::Whence};
 
 use crate::{
+    data::DataWriter,
     error::{Error, Result},
     extents::{Extent, ExtentIndex, Storage, push_joined},
-    files::NewFile,
     id::GenerationId,
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, is_zero, whole_pages},
     source::GenerationReader,
@@ -137,14 +137,14 @@ fn written(_at: usize, page: &[u8]) -> PageState {
 /// Appends pages to a data file, and keeps the extents and checksums that describe them.
 pub(crate) struct Packer<'a> {
     generation: GenerationId,
-    file: &'a mut NewFile,
+    file: &'a mut DataWriter,
     extents: Vec<Extent>,
     page_crcs: Vec<u32>,
 }
 
 impl<'a> Packer<'a> {
     /// Appends to a file that holds the pages of `page_crcs` already.
-    pub(crate) fn new(generation: GenerationId, file: &'a mut NewFile, page_crcs: Vec<u32>) -> Self {
+    pub(crate) fn new(generation: GenerationId, file: &'a mut DataWriter, page_crcs: Vec<u32>) -> Self {
         Self { generation, file, extents: Vec::new(), page_crcs }
     }
 

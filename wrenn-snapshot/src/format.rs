@@ -9,9 +9,10 @@ use bincode::{Decode, Encode};
 use self::header::HEADER_BYTES_MAX;
 pub(crate) use self::header::{FixedPart, Header};
 use crate::{
+    compression::Codec,
     extents::BadExtent,
     id::GenerationId,
-    page::{PAGE_BYTES_U64, PageSize},
+    page::{PageSize, whole_pages},
 };
 
 mod header;
@@ -37,6 +38,12 @@ pub enum Damage {
         /// The length that it has.
         actual: u64,
     },
+    /// It is compressed in a way that this build leaves out.
+    #[error("it is compressed with {0}: build wrenn-snapshot with its feature `{0}` to read it")]
+    Codec(&'static str),
+    /// A part of a data file does not decompress, or not to what was written.
+    #[error("compressed chunk {0} is damaged")]
+    Chunk(u32),
     /// Part of the file is not what was written.
     #[error("checksum mismatch in the {0}")]
     Checksum(&'static str),
@@ -115,7 +122,11 @@ pub(crate) struct SpaceRecord {
     pub(crate) page_count: u32,
     pub(crate) header_len: u64,
     pub(crate) header_crc: u32,
+    /// The length of the data file in bytes.
     pub(crate) data_len: u64,
+    /// How many pages are in it.
+    pub(crate) data_pages: u32,
+    pub(crate) codec: Option<Codec>,
 }
 
 /// What a manifest says of a blob.
@@ -126,17 +137,18 @@ pub(crate) struct BlobRecord {
     pub(crate) crc: u32,
 }
 
-/// [`Manifest`] as `bincode` has it: numbers and bytes alone.
+/// [`Manifest`] as `bincode` has it: numbers and bytes alone. `S` is a space as the version has it.
 #[derive(Encode, Decode)]
-struct ManifestRecord {
+struct ManifestRecord<S> {
     id: [u8; ID_LEN],
     parent: Option<[u8; ID_LEN]>,
     created_unix_ms: u64,
-    spaces: Vec<RawSpaceRecord>,
+    spaces: Vec<S>,
     blobs: Vec<BlobRecord>,
     metadata: Vec<u8>,
 }
 
+/// A space in version 1.
 #[derive(Encode, Decode)]
 struct RawSpaceRecord {
     kind: u32,
@@ -147,24 +159,30 @@ struct RawSpaceRecord {
     data_len: u64,
 }
 
+/// A space in version 2.
+#[derive(Encode, Decode)]
+struct RawPackedRecord {
+    space: RawSpaceRecord,
+    data_pages: u32,
+    /// 0 if the data file is not compressed.
+    codec: u32,
+}
+
 impl Manifest {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Damage> {
         self.check()?;
-        let record = ManifestRecord {
-            id: *self.id.as_bytes(),
-            parent: self.parent.map(|parent| *parent.as_bytes()),
-            created_unix_ms: self.created_unix_ms,
-            spaces: self.spaces.iter().map(RawSpaceRecord::from).collect(),
-            blobs: self.blobs.clone(),
-            metadata: self.metadata.clone(),
+        let version = self.version();
+        let record = match version {
+            PLAIN => bincode::encode_to_vec(self.record::<RawSpaceRecord>(), bincode_config()),
+            _ => bincode::encode_to_vec(self.record::<RawPackedRecord>(), bincode_config()),
         };
-        let record = bincode::encode_to_vec(record, bincode_config()).map_err(|_| Damage::Cap("manifest length"))?;
+        let record = record.map_err(|_| Damage::Cap("manifest length"))?;
         if record.len() > RECORD_BYTES_MAX {
             return Err(Damage::Cap("manifest length"));
         }
         let mut bytes = Vec::with_capacity(MANIFEST_FIXED + record.len());
         bytes.extend_from_slice(MANIFEST_MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&0u32.to_le_bytes());
         bytes.extend_from_slice(&(record.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&record).to_le_bytes());
@@ -174,7 +192,8 @@ impl Manifest {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
-        let mut fixed = Fields::checked(bytes, MANIFEST_FIXED, MANIFEST_MAGIC, "fixed part")?;
+        let lens = [(PLAIN, MANIFEST_FIXED), (COMPRESSED, MANIFEST_FIXED)];
+        let (mut fixed, version) = Fields::checked(bytes, lens, MANIFEST_MAGIC, "fixed part")?;
         if fixed.u32() != 0 {
             return Err(Damage::Contents("a reserved field is not 0"));
         }
@@ -188,21 +207,50 @@ impl Manifest {
         if crc32c::crc32c(record) != record_crc {
             return Err(Damage::Checksum("record"));
         }
-        let (raw, used): (ManifestRecord, usize) = bincode::decode_from_slice(record, bincode_config())
+        let manifest = match version {
+            PLAIN => Self::of_record::<RawSpaceRecord>(record)?,
+            _ => Self::of_record::<RawPackedRecord>(record)?,
+        };
+        manifest.check()?;
+        if manifest.version() != version {
+            return Err(Damage::Contents("a version that it has no need of"));
+        }
+        Ok(manifest)
+    }
+
+    /// What it is written in: an older program can read what has no need of a newer version.
+    fn version(&self) -> u32 {
+        if self.spaces.iter().any(|space| space.codec.is_some()) { COMPRESSED } else { PLAIN }
+    }
+
+    fn record<'a, S: From<&'a SpaceRecord>>(&'a self) -> ManifestRecord<S> {
+        ManifestRecord {
+            id: *self.id.as_bytes(),
+            parent: self.parent.map(|parent| *parent.as_bytes()),
+            created_unix_ms: self.created_unix_ms,
+            spaces: self.spaces.iter().map(S::from).collect(),
+            blobs: self.blobs.clone(),
+            metadata: self.metadata.clone(),
+        }
+    }
+
+    fn of_record<S: Decode<()>>(record: &[u8]) -> Result<Self, Damage>
+    where
+        SpaceRecord: TryFrom<S, Error = Damage>,
+    {
+        let (raw, used): (ManifestRecord<S>, usize) = bincode::decode_from_slice(record, bincode_config())
             .map_err(|_| Damage::Contents("the record does not decode"))?;
         if used != record.len() {
             return Err(Damage::Contents("bytes follow the record"));
         }
-        let manifest = Self {
+        Ok(Self {
             id: GenerationId::from_bytes(raw.id),
             parent: raw.parent.map(GenerationId::from_bytes),
             created_unix_ms: raw.created_unix_ms,
-            spaces: raw.spaces.iter().map(SpaceRecord::try_from).collect::<Result<_, _>>()?,
+            spaces: raw.spaces.into_iter().map(SpaceRecord::try_from).collect::<Result<_, _>>()?,
             blobs: raw.blobs,
             metadata: raw.metadata,
-        };
-        manifest.check()?;
-        Ok(manifest)
+        })
     }
 
     fn check(&self) -> Result<(), Damage> {
@@ -243,15 +291,42 @@ impl From<&SpaceRecord> for RawSpaceRecord {
     }
 }
 
-impl TryFrom<&RawSpaceRecord> for SpaceRecord {
+impl From<&SpaceRecord> for RawPackedRecord {
+    fn from(record: &SpaceRecord) -> Self {
+        let codec = record.codec.map_or(0, Codec::code);
+        Self { space: RawSpaceRecord::from(record), data_pages: record.data_pages, codec }
+    }
+}
+
+impl TryFrom<RawSpaceRecord> for SpaceRecord {
     type Error = Damage;
 
-    fn try_from(raw: &RawSpaceRecord) -> Result<Self, Damage> {
+    fn try_from(raw: RawSpaceRecord) -> Result<Self, Damage> {
+        let data_pages = whole_pages(raw.data_len).ok_or(Damage::Contents("a data file is not whole pages"))?;
+        Self::new(&raw, data_pages, None)
+    }
+}
+
+impl TryFrom<RawPackedRecord> for SpaceRecord {
+    type Error = Damage;
+
+    fn try_from(raw: RawPackedRecord) -> Result<Self, Damage> {
+        if raw.codec != 0 {
+            let codec = Codec::from_code(raw.codec).ok_or(Damage::Contents("unknown kind of compression"))?;
+            return Self::new(&raw.space, raw.data_pages, Some(codec));
+        }
+        let plain = Self::try_from(raw.space)?;
+        if plain.data_pages != raw.data_pages {
+            return Err(Damage::Contents("a data file has not as many pages as it says"));
+        }
+        Ok(plain)
+    }
+}
+
+impl SpaceRecord {
+    fn new(raw: &RawSpaceRecord, data_pages: u32, codec: Option<Codec>) -> Result<Self, Damage> {
         if PageSize::from_bytes(raw.page_bytes).is_none() {
             return Err(Damage::Contents("unsupported page size"));
-        }
-        if !raw.data_len.is_multiple_of(PAGE_BYTES_U64) {
-            return Err(Damage::Contents("a data file is not whole pages"));
         }
         Ok(Self {
             space: Space::from_code(raw.kind).ok_or(Damage::Contents("unknown kind of space"))?,
@@ -259,6 +334,8 @@ impl TryFrom<&RawSpaceRecord> for SpaceRecord {
             header_len: raw.header_len,
             header_crc: raw.header_crc,
             data_len: raw.data_len,
+            data_pages,
+            codec,
         })
     }
 }
@@ -277,23 +354,28 @@ fn check_len(expected: u64, actual: u64) -> Result<(), Damage> {
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
-    /// The fields after the magic and the version of a fixed part whose last four bytes are its own checksum.
-    fn checked(bytes: &'a [u8], len: usize, magic: &[u8; 8], what: &'static str) -> Result<Self, Damage> {
-        let short = Damage::Length { expected: len as u64, actual: bytes.len() as u64 };
-        let fixed = bytes.get(..len).ok_or(short)?;
-        let mut fields = Self(fixed);
+    /// The fields after the magic and the version of a fixed part whose last four bytes are its own checksum, and the
+    /// version. `lens` are the lengths that it has in each version, ascending.
+    fn checked(
+        bytes: &'a [u8],
+        lens: [(u32, usize); 2],
+        magic: &[u8; 8],
+        what: &'static str,
+    ) -> Result<(Self, u32), Damage> {
+        let short = |len: usize| Damage::Length { expected: len as u64, actual: bytes.len() as u64 };
+        let mut fields = Self(bytes.get(..lens[0].1).ok_or_else(|| short(lens[0].1))?);
         if fields.array::<8>() != *magic {
             return Err(Damage::Magic);
         }
         let version = fields.u32();
-        if version != VERSION {
-            return Err(Damage::Version(version));
-        }
+        let len = lens.into_iter().find(|(known, _)| *known == version).ok_or(Damage::Version(version))?.1;
+        let fixed = bytes.get(..len).ok_or_else(|| short(len))?;
+        fields.0 = &fixed[MAGIC_AND_VERSION..];
         let (covered, crc) = fixed.split_at(len - CRC_LEN);
         if crc32c::crc32c(covered) != Fields(crc).u32() {
             return Err(Damage::Checksum(what));
         }
-        Ok(fields)
+        Ok((fields, version))
     }
 
     fn array<const N: usize>(&mut self) -> [u8; N] {
@@ -318,7 +400,11 @@ fn bincode_config() -> impl bincode::config::Config {
     bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<RECORD_BYTES_MAX>()
 }
 
-const VERSION: u32 = 1;
+/// The version of files in which nothing is compressed.
+const PLAIN: u32 = 1;
+/// The version of the others.
+const COMPRESSED: u32 = 2;
+const MAGIC_AND_VERSION: usize = 12;
 const MANIFEST_MAGIC: &[u8; 8] = b"WRENNGEN";
 const MANIFEST_FIXED: usize = 32;
 const ID_LEN: usize = 16;

@@ -3,13 +3,13 @@
 use std::{collections::HashSet, fs::File, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
 
 use crate::{
+    chunks::ChunkTable,
     data::{self, DataFiles, HeaderSeal},
     error::{Error, Result},
     extents::{ExtentIndex, Storage},
     files::{DirLock, Root},
     format::{self, Damage, Manifest, Space, SpaceRecord},
     id::GenerationId,
-    page::PAGE_BYTES_U64,
     source::GenerationReader,
 };
 
@@ -141,7 +141,7 @@ impl Generation {
         Some(SpaceStats {
             pages: index.page_count(),
             data_pages: index.extents().filter(holds).map(|extent| u64::from(extent.count)).sum(),
-            own_data_pages: self.0.manifest.spaces[position].data_len / PAGE_BYTES_U64,
+            own_data_pages: self.0.manifest.spaces[position].data_pages.into(),
             extents: index.extents().len(),
             generations: index.generations().len(),
         })
@@ -265,8 +265,9 @@ fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
 fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<ExtentIndex> {
     let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
     let header = data::read_header(root, id, record.space, seal)?;
-    let sizes = (record.page_count, record.data_len);
-    if sizes != (header.index.page_count(), header.page_crcs.len() as u64 * PAGE_BYTES_U64) {
+    let codec = header.chunks.as_ref().map(ChunkTable::codec);
+    let said = (record.page_count, record.data_pages as usize, record.data_len, record.codec);
+    if said != (header.index.page_count(), header.page_crcs.len(), header.data_len(), codec) {
         let damage = Damage::Contents("its sizes are not those of the manifest");
         return Err(Error::corrupt(record.space.header_file(), id, damage));
     }

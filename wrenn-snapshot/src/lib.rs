@@ -42,7 +42,9 @@
 
 mod arm;
 mod background;
+mod chunks;
 mod compact;
+mod compression;
 mod counters;
 mod data;
 mod diff;
@@ -71,6 +73,7 @@ mod working_set;
 
 pub use arm::{adopt, arm, arm_file, protect_again};
 pub use compact::{CompactPolicy, Compaction};
+pub use compression::Compression;
 pub use counters::{RestoreReport, ServeCounters};
 pub use dirty::DirtyTracker;
 pub use error::{Error, Result};

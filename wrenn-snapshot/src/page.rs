@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes in a page. The only page size that format version 1 knows.
+/// Bytes in a page. The only page size that the format knows.
 pub const PAGE_BYTES: usize = 4096;
 
 pub(crate) const PAGE_BYTES_U64: u64 = 4096;
@@ -78,7 +78,7 @@ pub(crate) fn whole_pages(bytes: u64) -> Option<u32> {
 }
 
 /// The bytes that `pages` pages take, as a length in memory.
-pub(crate) fn bytes_of(pages: u32) -> usize {
+pub(crate) const fn bytes_of(pages: u32) -> usize {
     pages as usize * PAGE_BYTES
 }
 

@@ -19,6 +19,9 @@ use std::{
 };
 
 use crate::{
+    chunks::ChunkTable,
+    compression::Compression,
+    data::DataWriter,
     diff::{self, Diff, Packer},
     error::{Error, Result},
     extents::{ExtentIndex, Storage},
@@ -26,7 +29,7 @@ use crate::{
     format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
     generation::{Generation, MANIFEST_FILE, blob_file},
     id::GenerationId,
-    page::{PAGE_BYTES_U64, PageRange},
+    page::PageRange,
     store::Shared,
 };
 
@@ -39,6 +42,7 @@ pub struct PendingGeneration {
     store: Arc<Shared>,
     dir: TempDir,
     created_unix_ms: u64,
+    compression: Compression,
     spaces: Vec<(SpaceRecord, Arc<ExtentIndex>)>,
     blobs: Vec<BlobRecord>,
 }
@@ -55,10 +59,15 @@ pub struct WriteReport {
 }
 
 impl PendingGeneration {
-    pub(crate) fn new(store: Arc<Shared>, id: GenerationId, parent: Option<&Generation>) -> Result<Self> {
+    pub(crate) fn new(
+        store: Arc<Shared>,
+        id: GenerationId,
+        parent: Option<&Generation>,
+        compression: Compression,
+    ) -> Result<Self> {
         let dir = TempDir::create(store.root.clone(), id)?;
         let (parent, spaces, blobs) = (parent.cloned(), Vec::new(), Vec::new());
-        Ok(Self { id, parent, store, dir, created_unix_ms: unix_ms(), spaces, blobs })
+        Ok(Self { id, parent, store, dir, created_unix_ms: unix_ms(), compression, spaces, blobs })
     }
 
     /// The name that the generation is going to have.
@@ -77,6 +86,7 @@ impl PendingGeneration {
             return Err(Error::invalid(format!("the {} was written already", space.name())));
         }
         let file = self.store.root.create_file(self.dir.path.join(space.data_file()))?;
+        let file = DataWriter::new(file, self.compression)?;
         let parent = self.parent.clone();
         Ok(SpaceWriter { space, generation: self.id, parent, file, diff: None, failed: false, sealed: false })
     }
@@ -88,9 +98,9 @@ impl PendingGeneration {
     pub fn seal(&mut self, mut writer: SpaceWriter) -> Result<WriteReport> {
         let diff = writer.diff.take().filter(|_| writer.generation == self.id && !self.has(writer.space));
         let diff = diff.ok_or_else(|| Error::invalid("this is not an unwritten space of this generation"))?;
-        writer.file.sync()?;
+        let chunks = writer.file.finish()?;
         let report = diff.report();
-        let written = self.write_header(writer.space, diff)?;
+        let written = self.write_header(writer.space, diff, chunks)?;
         writer.sealed = true;
         self.spaces.push(written);
         Ok(report)
@@ -203,19 +213,25 @@ impl PendingGeneration {
         self.seal(writer)
     }
 
-    fn write_header(&self, space: Space, diff: Diff) -> Result<(SpaceRecord, Arc<ExtentIndex>)> {
-        let data_len = diff.page_crcs.len() as u64 * PAGE_BYTES_U64;
+    fn write_header(
+        &self,
+        space: Space,
+        diff: Diff,
+        chunks: Option<ChunkTable>,
+    ) -> Result<(SpaceRecord, Arc<ExtentIndex>)> {
         let index = match self.parent.as_ref().and_then(|parent| parent.index(space)) {
             Some(parent) => ExtentIndex::merge(parent, &diff.index),
             None => ExtentIndex::merge(&ExtentIndex::empty(0), &diff.index),
         };
         let page_count = index.page_count();
-        let header = Header { generation: self.id, space, index, page_crcs: diff.page_crcs };
+        let data_pages = u32::try_from(diff.page_crcs.len()).map_err(|_| Error::invalid("too many pages"))?;
+        let header = Header { generation: self.id, space, index, page_crcs: diff.page_crcs, chunks };
         let bytes = header.encode().map_err(cannot_store)?;
         let mut file = self.store.root.create_file(self.dir.path.join(space.header_file()))?;
         file.append(&bytes).and_then(|()| file.sync()).inspect_err(|_| file.discard())?;
         let (header_len, header_crc) = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        let record = SpaceRecord { space, page_count, header_len, header_crc, data_len };
+        let (data_len, codec) = (header.data_len(), header.chunks.as_ref().map(ChunkTable::codec));
+        let record = SpaceRecord { space, page_count, header_len, header_crc, data_len, data_pages, codec };
         Ok((record, Arc::new(header.index)))
     }
 }
@@ -237,7 +253,7 @@ pub struct SpaceWriter {
     space: Space,
     generation: GenerationId,
     parent: Option<Generation>,
-    file: NewFile,
+    file: DataWriter,
     diff: Option<Diff>,
     /// A part failed, so what is in the file is not known.
     failed: bool,

@@ -1,11 +1,16 @@
 //! Where pages are read from.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use nix::errno::Errno;
 
 use crate::{
-    data::DataFile,
+    data::{DataFile, Decoder},
     error::{Error, Result},
     extents::{ExtentIndex, Run, Storage},
     page::{PAGE_BYTES, PageIndex, bytes_of, whole_pages},
@@ -48,16 +53,24 @@ pub trait PageSource: Send {
 ///
 /// Holds the data files of every generation that the index names open, so it stays readable whatever is collected.
 /// Each page is checked against its checksum each time it is read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct GenerationReader {
     index: Arc<ExtentIndex>,
     /// In the order of `index.generations()`.
     files: Vec<Arc<DataFile>>,
+    /// A reader is one thread's as a rule, so nobody waits for it.
+    decoder: Mutex<Decoder>,
+}
+
+impl Clone for GenerationReader {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.index), self.files.clone())
+    }
 }
 
 impl GenerationReader {
     pub(crate) fn new(index: Arc<ExtentIndex>, files: Vec<Arc<DataFile>>) -> Self {
-        Self { index, files }
+        Self { index, files, decoder: Mutex::default() }
     }
 
     /// Who holds which page.
@@ -78,7 +91,9 @@ impl GenerationReader {
             let (now, later) = rest.split_at_mut(bytes_of(run.pages));
             match run.storage {
                 Storage::Zero => now.fill(0),
-                Storage::Data { generation, offset } => self.files[generation as usize].read(offset, now)?,
+                Storage::Data { generation, offset } => {
+                    self.files[generation as usize].read(offset, now, &mut self.decoder())?;
+                }
             }
             page = PageIndex(page.0 + run.pages);
             rest = later;
@@ -105,12 +120,16 @@ impl GenerationReader {
             while done < extent.count {
                 let pages = pages_in(&buffer).min(extent.count - done);
                 let chunk = &mut buffer[..bytes_of(pages)];
-                data.read(offset + done, chunk)?;
+                data.read(offset + done, chunk, &mut self.decoder())?;
                 copy_chunk(data, offset + done, chunk, file, PageIndex(extent.start.0 + done)).map_err(write_error)?;
                 done += pages;
             }
         }
         Ok(())
+    }
+
+    fn decoder(&self) -> MutexGuard<'_, Decoder> {
+        self.decoder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locate(&self, page: PageIndex, pages_max: u32) -> Result<Run> {
@@ -131,7 +150,7 @@ impl PageSource for GenerationReader {
             Storage::Data { generation, offset } => {
                 let pages = run.pages.min(pages_in(scratch));
                 let bytes = &mut scratch[..bytes_of(pages)];
-                self.files[generation as usize].read(offset, bytes)?;
+                self.files[generation as usize].read(offset, bytes, &mut self.decoder())?;
                 Ok(PageRun::Data(bytes))
             }
         }
@@ -200,11 +219,12 @@ impl PageSource for FlatFile {
 
 /// Copies checked pages from one file to the same pages' place in another, inside the kernel if it can.
 fn copy_chunk(data: &DataFile, offset: u32, chunk: &[u8], to: &File, page: PageIndex) -> std::io::Result<()> {
+    let Some(from) = data.plain() else { return to.write_all_at(chunk, page.byte_offset()) };
     let mut from_offset = i64::try_from(PageIndex(offset).byte_offset()).map_err(std::io::Error::other)?;
     let mut to_offset = i64::try_from(page.byte_offset()).map_err(std::io::Error::other)?;
     let mut left = chunk.len();
     while left > 0 {
-        match nix::fcntl::copy_file_range(data.file(), Some(&mut from_offset), to, Some(&mut to_offset), left) {
+        match nix::fcntl::copy_file_range(from, Some(&mut from_offset), to, Some(&mut to_offset), left) {
             Ok(0) | Err(Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
                 let done = chunk.len() - left;
                 return to.write_all_at(&chunk[done..], page.byte_offset() + done as u64);

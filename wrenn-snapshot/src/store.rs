@@ -21,6 +21,7 @@ use std::{
 
 use crate::{
     compact::{self, CompactPolicy, Compaction},
+    compression::Compression,
     data::DataFiles,
     disk::{Disk, LocalDisk, MemoryDisk},
     error::{Error, Result},
@@ -59,7 +60,7 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LocalStore(Arc<Shared>);
+pub struct LocalStore(Arc<Shared>, Compression);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -93,7 +94,7 @@ impl LocalStore {
     pub(crate) fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
         let root = Root { disk, path };
         sweep(&root, root.close_gate()?)?;
-        Ok(Self(Arc::new(Shared { root, data_files: Arc::default() })))
+        Ok(Self(Arc::new(Shared { root, data_files: Arc::default() }), Compression::default()))
     }
 
     /// The store's directory. That of a store in memory is in no file system.
@@ -102,12 +103,19 @@ impl LocalStore {
         &self.0.root.path
     }
 
+    /// The same store, through which new generations, those of compactions too, are compressed in this way. Default: not
+    /// at all.
+    #[must_use]
+    pub fn with_compression(self, compression: Compression) -> Self {
+        Self(self.0, compression)
+    }
+
     /// Begins a generation. Nothing is visible until it is published.
     ///
     /// # Errors
     /// Its directory cannot be made.
     pub fn begin(&self, parent: Option<&Generation>) -> Result<PendingGeneration> {
-        PendingGeneration::new(Arc::clone(&self.0), GenerationId::random(), parent)
+        PendingGeneration::new(Arc::clone(&self.0), GenerationId::random(), parent, self.1)
     }
 
     /// Loads a generation: its manifest and headers are read and checked, every file of its own is there and as long

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use proptest::prelude::*;
-use wrenn_snapshot::{CompactPolicy, Generation, LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
+use wrenn_snapshot::{CompactPolicy, Compression, Generation, LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
 const PAGES: u32 = 16;
 const BRANCHES_MAX: usize = 4;
@@ -11,14 +11,42 @@ const BRANCHES_MAX: usize = 4;
 /// One step. `branch` picks one of those that are there, and `value` 0 zeroes a page.
 #[derive(Clone, Debug)]
 enum Step {
-    Write { branch: prop::sample::Index, space: Space, pages: Vec<(u32, u8)> },
-    Fork { branch: prop::sample::Index },
-    Rollback { branch: prop::sample::Index, to: prop::sample::Index },
-    Forget { branch: prop::sample::Index },
-    Compact { branch: prop::sample::Index, live_percent_min: u8, generations_max: usize },
+    Write {
+        branch: prop::sample::Index,
+        space: Space,
+        pages: Vec<(u32, u8)>,
+    },
+    Fork {
+        branch: prop::sample::Index,
+    },
+    Rollback {
+        branch: prop::sample::Index,
+        to: prop::sample::Index,
+    },
+    Forget {
+        branch: prop::sample::Index,
+    },
+    Compact {
+        branch: prop::sample::Index,
+        live_percent_min: u8,
+        generations_max: usize,
+    },
     Collect,
     Reopen,
+    /// From now on, new generations are compressed in this way.
+    Compress {
+        how: prop::sample::Index,
+    },
 }
+
+/// Every way that this build has.
+const COMPRESSIONS: &[Compression] = &[
+    Compression::None,
+    #[cfg(feature = "lz4")]
+    Compression::Lz4,
+    #[cfg(feature = "zstd")]
+    Compression::Zstd,
+];
 
 fn step() -> impl Strategy<Value = Step> {
     let branch = any::<prop::sample::Index>;
@@ -35,6 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         2 => Just(Step::Collect),
         1 => Just(Step::Reopen),
+        2 => branch().prop_map(|how| Step::Compress { how }),
     ]
 }
 
@@ -94,7 +123,8 @@ impl Kept {
             assert_eq!((done.generation.id(), done.copied_bytes), (self.generation.id(), 0));
             return;
         }
-        assert!(done.copied_bytes <= done.released_bytes, "{done:?}");
+        // Bytes that are released may have been compressed.
+        assert!(COMPRESSIONS.len() > 1 || done.copied_bytes <= done.released_bytes, "{done:?}");
         self.generation = done.generation;
         let now = self.held();
         assert!(now.iter().all(|id| !done.folded.contains(id)), "what was folded is needed no more");
@@ -117,8 +147,9 @@ fn run(store: &LocalStore, steps: &[Step]) {
     pending.write_blob("state", &[0; 3]).expect("written");
     let generation = pending.publish(&[0]).expect("published");
     let mut branches = vec![vec![Kept { generation, memory, drive: None, mark: 0 }]];
-    let clones = store.clone();
+    let (clones, mut store) = (store.clone(), store.clone());
     for step in steps {
+        let store = &mut store;
         let count = branches.len();
         match step {
             Step::Write { branch, space, pages } => {
@@ -148,10 +179,11 @@ fn run(store: &LocalStore, steps: &[Step]) {
                     kept.generation = clones.load(kept.generation.id()).expect("it is kept, so it loads");
                 }
             }
+            Step::Compress { how } => *store = store.clone().with_compression(*how.get(COMPRESSIONS)),
             Step::Fork { .. } => {}
         }
     }
-    collect(store, &branches);
+    collect(&store, &branches);
     for kept in branches.iter().flatten() {
         kept.check(&store.load(kept.generation.id()).expect("it is kept, so it loads"));
     }

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use super::{CRC_LEN, Damage, Fields, ID_LEN, Space, VERSION, check_len};
+use super::{COMPRESSED, CRC_LEN, Damage, Fields, ID_LEN, PLAIN, Space, check_len};
 use crate::{
+    chunks::{self, ChunkTable},
+    compression::Codec,
     extents::{Extent, ExtentIndex, Storage},
     id::GenerationId,
-    page::{PageIndex, PageSize},
+    page::{PAGE_BYTES_U64, PageIndex, PageSize},
 };
 
 /// The contents of a `<space>.header` file.
@@ -18,24 +20,36 @@ pub(crate) struct Header {
     pub(crate) index: ExtentIndex,
     /// CRC32C of each page of this generation's own data file.
     pub(crate) page_crcs: Vec<u32>,
+    /// If that file is compressed.
+    pub(crate) chunks: Option<ChunkTable>,
 }
 
 impl Header {
+    /// The length of the generation's own data file in bytes.
+    pub(crate) fn data_len(&self) -> u64 {
+        let plain = self.page_crcs.len() as u64 * PAGE_BYTES_U64;
+        self.chunks.as_ref().map_or(plain, ChunkTable::data_len)
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Damage> {
         let counts = Counts {
             pages: self.index.page_count(),
             generations: count(self.index.generations().len(), "generation count")?,
             extents: count(self.index.extents().len(), "extent count")?,
             data_pages: count(self.page_crcs.len(), "data page count")?,
+            chunk_pages: self.chunks.as_ref().map(ChunkTable::chunk_pages),
         };
         counts.check_caps()?;
         let generations: Vec<u8> = self.index.generations().iter().flat_map(|id| *id.as_bytes()).collect();
         let extents: Vec<u8> = self.index.extents().flat_map(encode_extent).collect();
         let crcs: Vec<u8> = self.page_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();
 
-        let mut bytes = Vec::with_capacity(HEADER_FIXED + generations.len() + extents.len() + crcs.len());
+        let entries = self.chunks.iter().flat_map(ChunkTable::entries);
+        let chunks: Vec<u8> = entries.flat_map(|(len, crc)| [len, crc]).flat_map(u32::to_le_bytes).collect();
+
+        let mut bytes = Vec::with_capacity(usize::try_from(counts.file_len()).unwrap_or(0));
         bytes.extend_from_slice(HEADER_MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&if self.chunks.is_some() { COMPRESSED } else { PLAIN }.to_le_bytes());
         bytes.extend_from_slice(&self.space.code().to_le_bytes());
         bytes.extend_from_slice(self.generation.as_bytes());
         bytes.extend_from_slice(&counts.file_len().to_le_bytes());
@@ -48,27 +62,32 @@ impl Header {
             crc32c::crc32c(&generations),
             crc32c::crc32c(&extents),
             crc32c::crc32c(&crcs),
-            0,
         ] {
             bytes.extend_from_slice(&field.to_le_bytes());
         }
+        let packing = match &self.chunks {
+            None => vec![0],
+            Some(table) => vec![table.codec().code(), table.chunk_pages(), crc32c::crc32c(&chunks)],
+        };
+        packing.iter().for_each(|field| bytes.extend_from_slice(&field.to_le_bytes()));
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         bytes.extend_from_slice(&generations);
         bytes.extend_from_slice(&extents);
         bytes.extend_from_slice(&crcs);
+        bytes.extend_from_slice(&chunks);
         Ok(bytes)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
         let fixed = FixedPart::decode(bytes, bytes.len() as u64)?;
         let counts = fixed.counts;
-        let mut rest = &bytes[HEADER_FIXED..];
+        let mut rest = &bytes[counts.fixed_len()..];
         let generations = section(&mut rest, counts.generations, ID_LEN, fixed.crcs[0], "generation table")?;
         let extents = section(&mut rest, counts.extents, EXTENT_LEN, fixed.crcs[1], "extent table")?;
-        let page_crcs = fixed.decode_page_crcs(rest)?;
+        let (page_crcs, chunks) = fixed.decode_data_tables(rest)?;
         let index = decode_index(counts.pages, generations, extents)?;
         check_own_offsets(&index, fixed.generation, counts.data_pages)?;
-        Ok(Self { generation: fixed.generation, space: fixed.space, index, page_crcs })
+        Ok(Self { generation: fixed.generation, space: fixed.space, index, page_crcs, chunks })
     }
 }
 
@@ -78,45 +97,79 @@ pub(crate) struct FixedPart {
     pub(crate) generation: GenerationId,
     pub(crate) space: Space,
     counts: Counts,
-    /// Of the three tables.
+    /// Of the first three tables.
     crcs: [u32; 3],
+    packing: Option<Packing>,
+}
+
+/// How the data file is compressed.
+#[derive(Clone, Copy, Debug)]
+struct Packing {
+    codec: Codec,
+    chunk_pages: u32,
+    /// Of the chunk table.
+    crc: u32,
 }
 
 impl FixedPart {
-    pub(crate) const LEN: usize = HEADER_FIXED;
+    /// As many bytes as a fixed part has at most.
+    pub(crate) const LEN_MAX: usize = HEADER_FIXED_COMPRESSED;
 
     /// Decodes the start of a file that is `file_len` bytes long.
     pub(crate) fn decode(bytes: &[u8], file_len: u64) -> Result<Self, Damage> {
-        let mut fixed = Fields::checked(bytes, HEADER_FIXED, HEADER_MAGIC, "fixed part")?;
+        let lens = [(PLAIN, HEADER_FIXED), (COMPRESSED, HEADER_FIXED_COMPRESSED)];
+        let (mut fixed, version) = Fields::checked(bytes, lens, HEADER_MAGIC, "fixed part")?;
         let space = Space::from_code(fixed.u32()).ok_or(Damage::Contents("unknown kind of space"))?;
         let generation = GenerationId::from_bytes(fixed.array());
         let recorded_len = fixed.u64();
         if PageSize::from_bytes(fixed.u32()).is_none() {
             return Err(Damage::Contents("unsupported page size"));
         }
-        let counts =
-            Counts { pages: fixed.u32(), generations: fixed.u32(), extents: fixed.u32(), data_pages: fixed.u32() };
+        let [pages, generations, extents, data_pages] = [fixed.u32(), fixed.u32(), fixed.u32(), fixed.u32()];
         let crcs = [fixed.u32(), fixed.u32(), fixed.u32()];
-        if fixed.u32() != 0 {
+        let packing = if version == COMPRESSED { Some(Packing::decode(&mut fixed)?) } else { None };
+        if version == PLAIN && fixed.u32() != 0 {
             return Err(Damage::Contents("a reserved field is not 0"));
         }
+        let chunk_pages = packing.map(|packing| packing.chunk_pages);
+        let counts = Counts { pages, generations, extents, data_pages, chunk_pages };
         counts.check_caps()?;
         check_len(counts.file_len(), recorded_len)?;
         check_len(recorded_len, file_len)?;
-        Ok(Self { generation, space, counts, crcs })
+        Ok(Self { generation, space, counts, crcs, packing })
     }
 
-    /// Where the page checksum table is in the file, in bytes. It has been checked that the file has it.
-    pub(crate) fn page_crcs_range(&self) -> Range<u64> {
+    /// How many pages are in the data file.
+    pub(crate) fn data_pages(&self) -> u32 {
+        self.counts.data_pages
+    }
+
+    /// Where the tables are that tell of the data file, in bytes. It has been checked that the file has them.
+    pub(crate) fn data_tables_range(&self) -> Range<u64> {
         let end = self.counts.file_len();
-        end - u64::from(self.counts.data_pages) * CRC_LEN as u64..end
+        end - u64::from(self.counts.data_pages) * CRC_LEN as u64 - self.counts.chunk_table_len()..end
     }
 
-    /// Decodes the page checksum table.
-    pub(crate) fn decode_page_crcs(&self, table: &[u8]) -> Result<Vec<u32>, Damage> {
-        let mut rest = table;
-        let table = section(&mut rest, self.counts.data_pages, CRC_LEN, self.crcs[2], "page checksum table")?;
-        Ok(table.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect())
+    /// Decodes those: the page checksums, and where the chunks are.
+    pub(crate) fn decode_data_tables(&self, mut tables: &[u8]) -> Result<(Vec<u32>, Option<ChunkTable>), Damage> {
+        let data_pages = self.counts.data_pages;
+        let table = section(&mut tables, data_pages, CRC_LEN, self.crcs[2], "page checksum table")?;
+        let page_crcs = table.chunks_exact(CRC_LEN).map(|crc| Fields(crc).u32()).collect();
+        let Some(Packing { codec, chunk_pages, crc }) = self.packing else { return Ok((page_crcs, None)) };
+        let chunks = section(&mut tables, chunks::count(data_pages, chunk_pages), CHUNK_LEN, crc, "chunk table")?;
+        let entries = chunks.chunks_exact(CHUNK_LEN).map(Fields).map(|mut chunk| (chunk.u32(), chunk.u32()));
+        Ok((page_crcs, Some(ChunkTable::new(codec, chunk_pages, data_pages, entries)?)))
+    }
+}
+
+impl Packing {
+    fn decode(fixed: &mut Fields<'_>) -> Result<Self, Damage> {
+        let codec = Codec::from_code(fixed.u32()).ok_or(Damage::Contents("unknown kind of compression"))?;
+        let (chunk_pages, crc) = (fixed.u32(), fixed.u32());
+        if chunk_pages == 0 {
+            return Err(Damage::Contents("the pages of a chunk are no power of two, or too many"));
+        }
+        Ok(Self { codec, chunk_pages, crc })
     }
 }
 
@@ -127,6 +180,8 @@ struct Counts {
     generations: u32,
     extents: u32,
     data_pages: u32,
+    /// If the data file is compressed.
+    chunk_pages: Option<u32>,
 }
 
 impl Counts {
@@ -143,8 +198,18 @@ impl Counts {
         }
     }
 
+    fn fixed_len(self) -> usize {
+        if self.chunk_pages.is_some() { HEADER_FIXED_COMPRESSED } else { HEADER_FIXED }
+    }
+
+    fn chunk_table_len(self) -> u64 {
+        let chunks = self.chunk_pages.map_or(0, |chunk_pages| chunks::count(self.data_pages, chunk_pages));
+        u64::from(chunks) * CHUNK_LEN as u64
+    }
+
     fn file_len(self) -> u64 {
-        HEADER_FIXED as u64
+        self.fixed_len() as u64
+            + self.chunk_table_len()
             + u64::from(self.generations) * ID_LEN as u64
             + u64::from(self.extents) * EXTENT_LEN as u64
             + u64::from(self.data_pages) * CRC_LEN as u64
@@ -214,6 +279,8 @@ fn count(len: usize, what: &'static str) -> Result<u32, Damage> {
 
 const HEADER_MAGIC: &[u8; 8] = b"WRENNHDR";
 pub(super) const HEADER_FIXED: usize = 80;
+pub(super) const HEADER_FIXED_COMPRESSED: usize = 88;
+const CHUNK_LEN: usize = 8;
 const EXTENT_LEN: usize = 16;
 const GENERATIONS_MAX: u32 = 1 << 16;
 const EXTENTS_MAX: u32 = 1 << 24;
@@ -223,5 +290,8 @@ const ZERO: u32 = u32::MAX;
 
 /// 1 TiB.
 pub(crate) const PAGES_MAX: u32 = 1 << 28;
-pub(super) const HEADER_BYTES_MAX: u64 =
-    HEADER_FIXED as u64 + ((GENERATIONS_MAX as u64) << 4) + ((EXTENTS_MAX as u64) << 4) + ((PAGES_MAX as u64) << 2);
+pub(super) const HEADER_BYTES_MAX: u64 = HEADER_FIXED_COMPRESSED as u64
+    + ((GENERATIONS_MAX as u64) << 4)
+    + ((EXTENTS_MAX as u64) << 4)
+    + ((PAGES_MAX as u64) << 2)
+    + ((PAGES_MAX as u64) << 3);

@@ -39,10 +39,11 @@ enum Operation {
 
 impl Scene {
     /// A lineage of three, of which the first is not needed by the last, and a fork of the second.
-    fn new() -> Self {
+    fn new(compression: Compression) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = Arc::new(FaultyDisk::new(dir.path()));
         let store = LocalStore::on(Arc::clone(&disk) as Arc<dyn Disk>, dir.path().to_owned()).expect("a store");
+        let store = store.with_compression(compression);
         let mut scene = Self { dir, disk, store, roots: Vec::new(), others: Vec::new() };
         let mut last = None;
         for (mark, dirty) in [(1, 0..4), (2, 1..3), (3, 0..4), (4, 1..2)] {
@@ -74,6 +75,15 @@ impl Scene {
         self.store.load(self.roots[1].0).expect("the last one loads")
     }
 }
+
+/// Every way that this build has.
+const COMPRESSIONS: &[Compression] = &[
+    Compression::None,
+    #[cfg(feature = "lz4")]
+    Compression::Lz4,
+    #[cfg(feature = "zstd")]
+    Compression::Zstd,
+];
 
 impl Operation {
     const ALL: [Self; 3] = [Self::Pause, Self::Compaction, Self::Collection];
@@ -148,9 +158,10 @@ fn reopen(scene: &Scene, names: Names, bytes: Bytes) -> (tempfile::TempDir, Loca
 
 /// Runs an operation again and again, with the fault one change later each time, until none comes.
 fn at_every_change(fault: Fault, mut check: impl FnMut(&mut Scene, Operation, Result<()>, String)) {
-    for operation in Operation::ALL {
+    let ways = COMPRESSIONS.iter().flat_map(|compression| Operation::ALL.map(|operation| (*compression, operation)));
+    for (compression, operation) in ways {
         for at in 0.. {
-            let mut scene = Scene::new();
+            let mut scene = Scene::new(compression);
             scene.disk.arm(at, fault);
             let result = operation.run(&mut scene);
             if !scene.disk.has_struck() {
@@ -158,7 +169,8 @@ fn at_every_change(fault: Fault, mut check: impl FnMut(&mut Scene, Operation, Re
                 assert!(at > 5, "{operation:?} made only {at} changes");
                 break;
             }
-            check(&mut scene, operation, result, format!("{operation:?}, {fault:?} at change {at}"));
+            let context = format!("{compression:?}, {operation:?}, {fault:?} at change {at}");
+            check(&mut scene, operation, result, context);
         }
     }
 }
@@ -183,7 +195,7 @@ fn power_lost_at_any_change_loses_nothing_that_was_published() {
 
 #[test]
 fn what_was_published_is_there_after_power_is_lost() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::new(Compression::None);
     for operation in Operation::ALL {
         operation.run(&mut scene).expect("no fault");
         for names in [Names::Lost, Names::Kept, Names::LostAtRoot] {
@@ -219,7 +231,7 @@ fn a_disk_that_fails_at_any_change_is_reported_and_leaves_no_trace() {
 /// The tests above mean something: a disk that forgets what was not synced is noticed.
 #[test]
 fn a_torn_generation_is_refused_by_name() {
-    let scene = Scene::new();
+    let scene = Scene::new(Compression::None);
     let id = scene.roots[0].0;
     for name in ["manifest", "memory.header", "memory.data", "state.blob"] {
         let (_dir, store) = reopen(&scene, Names::Lost, Bytes::Lost);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use super::*;
 use crate::{PAGE_BYTES, PageIndex, PageRange, Space};
 
-/// What version 1 is to be: two generations with fixed names and times, in which every table has entries.
+/// What the files are to hold: two generations with fixed names and times, in which every table has entries.
 fn write_all(store: &LocalStore) -> Vec<u8> {
     let mut memory = vec![0x11; 4 * PAGE_BYTES];
     memory[3 * PAGE_BYTES..].fill(0x22);
@@ -26,7 +26,7 @@ fn write_all(store: &LocalStore) -> Vec<u8> {
 
 fn pending(store: &LocalStore, id: u8, parent: Option<&Generation>) -> PendingGeneration {
     let id = GenerationId::from_bytes([id; 16]);
-    let mut pending = PendingGeneration::new(Arc::clone(&store.0), id, parent).expect("begun");
+    let mut pending = PendingGeneration::new(Arc::clone(&store.0), id, parent, store.1).expect("begun");
     pending.set_created(1_700_000_000_000 + u64::from(id.as_bytes()[0]));
     pending
 }
@@ -44,17 +44,44 @@ fn files(root: &Root) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-fn golden() -> LocalStore {
-    LocalStore::open(golden_path()).expect("the golden files are a store")
+fn golden(name: &str) -> LocalStore {
+    LocalStore::open(golden_path(name)).expect("the golden files are a store")
 }
 
-fn golden_path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+fn golden_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 #[test]
 fn the_files_of_version_1_load() {
-    let store = golden();
+    check(&golden("v1"));
+}
+
+#[cfg(feature = "lz4")]
+#[test]
+fn the_files_of_version_2_with_lz4_load() {
+    check(&golden("v2-lz4"));
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn the_files_of_version_2_with_zstd_load() {
+    check(&golden("v2-zstd"));
+}
+
+/// What this build cannot read it refuses by the name of the feature.
+#[cfg(not(any(feature = "lz4", feature = "zstd")))]
+#[test]
+fn what_is_compressed_is_refused_by_name_where_it_cannot_be_read() {
+    for feature in ["lz4", "zstd"] {
+        let store = golden(&format!("v2-{feature}"));
+        let second = store.load(GenerationId::from_bytes([SECOND; 16])).expect("its own files are there");
+        let error = second.reader(Space::Memory).expect_err("nobody can read it").to_string();
+        assert!(error.contains(&format!("build wrenn-snapshot with its feature `{feature}`")), "{error}");
+    }
+}
+
+fn check(store: &LocalStore) {
     let second = store.load(GenerationId::from_bytes([SECOND; 16])).expect("loads");
     let mut memory = vec![9; 4 * PAGE_BYTES];
     second.reader(Space::Memory).expect("a reader").read_at(PageIndex(0), &mut memory).expect("read");
@@ -75,18 +102,29 @@ fn the_files_of_version_1_load() {
 fn what_is_written_today_is_version_1_byte_for_byte() {
     let store = LocalStore::in_memory().expect("a store");
     write_all(&store);
-    let (written, golden) = (files(&store.0.root), files(&golden().0.root));
+    let (written, golden) = (files(&store.0.root), files(&golden("v1").0.root));
     assert!(written.keys().eq(golden.keys()), "{:?}", written.keys());
     for (path, bytes) in &golden {
         assert!(written[path] == *bytes, "{}", path.display());
     }
 }
 
-/// For a new version: into a directory of its own, and these stay.
+/// For a new version: into a directory of its own, and these stay. What is compressed need not come out the same twice,
+/// so it is not compared byte for byte.
 #[test]
 #[ignore = "writes the golden files"]
 fn write_the_golden_files() {
-    write_all(&LocalStore::open(golden_path()).expect("a store"));
+    let write = |name, compression| {
+        if golden_path(name).exists() {
+            return;
+        }
+        write_all(&LocalStore::open(golden_path(name)).expect("a store").with_compression(compression));
+    };
+    write("v1", Compression::None);
+    #[cfg(feature = "lz4")]
+    write("v2-lz4", Compression::Lz4);
+    #[cfg(feature = "zstd")]
+    write("v2-zstd", Compression::Zstd);
 }
 
 const FIRST: u8 = 0x0a;
