@@ -1,0 +1,86 @@
+//! Whatever runs in a guest, its agent goes on: no program takes it down, and each is stopped.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{run, sandbox};
+use wrenn_core::Error;
+
+#[tokio::test]
+async fn a_guest_keeps_memory_processes_and_the_processor_for_its_agent() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+    let groups = run(
+        &sandbox,
+        "cd /sys/fs/cgroup && cat sandbox/ptys/cpu.weight sandbox/user/cpu.weight agent/cgroup.procs agent/memory.min",
+    )
+    .await;
+    assert_eq!(groups, "200\n50\n1\n25165824");
+    let total = run(&sandbox, "awk '/MemTotal/ { print $2 * 1024 }' /proc/meminfo").await.parse::<u64>().unwrap();
+    let most = run(&sandbox, "cat /sys/fs/cgroup/sandbox/memory.max").await.parse::<u64>().unwrap();
+    assert_eq!(most, (total - (total / 8).min(128 << 20)) / 4096 * 4096);
+    assert!(run(&sandbox, "cat /sys/fs/cgroup/sandbox/pids.max").await.parse::<u64>().unwrap() > 100);
+    assert_eq!(run(&sandbox, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj").await, "-1000\n100");
+    let own = run(&sandbox, "grep ^0: /proc/self/cgroup").await;
+    assert!(own.starts_with("0::/sandbox/user/p"), "{own}");
+    assert_eq!(
+        run(&sandbox, "ulimit -n; hostname >/dev/null; ip -o addr show lo | grep -c 127.0.0.1").await,
+        "65536\n1"
+    );
+}
+
+#[tokio::test]
+async fn no_program_takes_the_agent_down() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+
+    let bomb = sandbox.command("bash").args(["-c", "bomb() { bomb | bomb & }; bomb; sleep 100"]);
+    let stopped = bomb.timeout(Duration::from_secs(5)).output().await.unwrap_err();
+    assert!(matches!(stopped, Error::CommandTimedOut { .. }), "a fork bomb: {stopped}");
+    assert_eq!(run(&sandbox, "echo up").await, "up");
+    let left = run(&sandbox, "ls -d /proc/[0-9]*/exe | wc -l").await.parse::<u32>().unwrap();
+    assert!(left < 100, "{left} processes are left of the bomb");
+
+    let hog = sandbox.command("python3").args(["-c", "kept = [bytearray(b'x' * (8 << 20)) for _ in range(10**6)]"]);
+    let status = hog.timeout(Duration::from_secs(60)).output().await.unwrap().status;
+    assert!(!status.success(), "a memory hog: {status}");
+    assert_eq!(run(&sandbox, "echo up").await, "up");
+
+    let flood =
+        sandbox.command("sh").args(["-c", "yes | head -c 30000000 >/dev/stderr & yes | head -c 30000000; wait"]);
+    let mut flood = flood.timeout(Duration::from_secs(60)).spawn().await.unwrap();
+    assert!(flood.wait().await.unwrap().success(), "an output flood");
+    let zeros = sandbox.command("cat").arg("/dev/zero").timeout(Duration::from_secs(2)).output_limit(1 << 20);
+    zeros.output().await.unwrap_err();
+    let rss = run(&sandbox, "awk '/VmHWM/ { print $2 }' /proc/1/status").await.parse::<u64>().unwrap();
+    assert!(rss < 48 << 10, "the agent took {rss} KiB");
+
+    for user in ["nobody", "root"] {
+        // Its own shell is spared, as by any kernel.
+        sandbox.command("sh").args(["-c", "kill -9 -1"]).user(user).output().await.unwrap();
+        assert_eq!(run(&sandbox, "echo up").await, "up");
+    }
+    assert_eq!(
+        run(&sandbox, "kill -9 1; kill -11 1; kill -1 1; sleep 0.5; grep -l ' Z ' /proc/[0-9]*/stat | wc -l").await,
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_switches_itself_off_ends() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+    let vmm = sandbox.vmm_pid().await.unwrap();
+    // As busybox's `poweroff` does; what it prints may be the last that is heard.
+    let line = "kill -USR2 1; sleep 20";
+    let _ = sandbox.command("sh").args(["-c", line]).user("root").output().await;
+    for _ in 0..100 {
+        if !common::is_alive(vmm) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it still runs: {}", sandbox.console().await.unwrap());
+}
