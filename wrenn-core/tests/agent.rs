@@ -1,5 +1,5 @@
 //! The agent in a real guest: what it costs, and what only a guest has, such as a drive of its own and hooks.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
