@@ -88,10 +88,11 @@ pub(crate) async fn run(job: Job) -> anyhow::Result<i32> {
 ///
 /// An interrupt or a termination ends the virtual machine and removes its files.
 pub(crate) async fn in_machine(job: Job, tools: &Tools, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
-    let mut terminated = signal(SignalKind::terminate()).context("signals cannot be watched")?;
+    let watch = |kind| signal(kind).context("signals cannot be watched");
+    let (mut interrupted, mut terminated) = (watch(SignalKind::interrupt())?, watch(SignalKind::terminate())?);
     tokio::select! {
         status = boot_and_do(job, tools, line) => status,
-        _ = tokio::signal::ctrl_c() => anyhow::bail!("the lab was interrupted"),
+        _ = interrupted.recv() => anyhow::bail!("the lab was interrupted"),
         _ = terminated.recv() => anyhow::bail!("the lab was terminated"),
     }
 }

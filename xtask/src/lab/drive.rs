@@ -1,26 +1,26 @@
 //! The lab's writable drive: programs, images and what is to be run; the rest of it is room.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
-use tempfile::TempDir;
 use wrenn_core::image::Image;
 
 use super::test_binaries::TestBinary;
 use super::tools::Tools;
 use crate::shell;
 
-/// A drive in a directory of its own, which goes with it.
+/// A drive without a name, which is gone when its last user has ended.
 #[derive(Debug)]
-pub(super) struct Drive(TempDir);
+pub(super) struct Drive(File);
 
 impl Drive {
     /// Writes an ext4 with everything that the lab takes from the host; `script` is what it will run.
     pub(super) fn write(image: &Image, tools: &Tools, binaries: &[TestBinary], script: &str) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix(".lab-").tempdir_in(shell::target())?;
-        let tree = directory.path().join("tree");
+        let tree = directory.path();
         let images = tree.join("lab/data/images");
         let programs = tree.join("lab/bin");
         for directory in [&images, &programs, &tree.join("upper"), &tree.join("work")] {
@@ -36,20 +36,20 @@ impl Drive {
         }
         fs::write(tree.join("lab/start"), START)?;
         fs::write(tree.join("lab/run"), script)?;
-        let drive = Self(directory);
-        format(&tree, &drive.path())?;
-        fs::remove_dir_all(&tree)?;
-        Ok(drive)
+        let drive = tempfile::tempfile_in(shell::target())?;
+        drive.set_len(DRIVE_BYTES)?;
+        format(tree, &path_of(&drive))?;
+        Ok(Self(drive))
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.0.path().join("drive.ext4")
+        path_of(&self.0)
     }
+}
 
-    /// Where QEMU writes the status that the lab hands back.
-    pub(super) fn status(&self) -> PathBuf {
-        self.0.path().join("status")
-    }
+/// A path to a file without a name, for programs that this process starts.
+pub(super) fn path_of(file: &File) -> PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
 }
 
 /// A tree of links where the file system allows it, else of copies; either keeps the holes of sparse files.
@@ -66,7 +66,6 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 fn format(tree: &Path, drive: &Path) -> anyhow::Result<()> {
-    fs::File::create_new(drive)?.set_len(DRIVE_BYTES)?;
     let mut command = Command::new("mke2fs");
     command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-i", "65536"]);
     // Nobody reads the drive after the machine has ended, so it needs no journal.

@@ -1,7 +1,8 @@
 //! The lab's virtual machine: QEMU, with a processor that has AMD's virtualization.
 
 use std::collections::VecDeque;
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::drive::Drive;
+use super::drive::{Drive, path_of};
 use super::host_kernel::HostKernel;
 
 /// A machine to run once.
@@ -34,10 +35,11 @@ impl Machine<'_> {
     ///
     /// Dropping the future kills QEMU, and so does the end of this process.
     pub(super) async fn run(&self, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
-        let mut qemu = self.spawn()?;
+        let status = tempfile::tempfile()?;
+        let mut qemu = self.spawn(&status)?;
         let mut console = Tail::default();
         match timeout(RUN_MAX, follow(&mut qemu, line, &mut console)).await {
-            Ok(status) => self.status(status?, &console),
+            Ok(qemu) => result(status, qemu?, &console),
             Err(_elapsed) => {
                 qemu.kill().await?;
                 bail!("the lab did not end within {} minutes\n{console}", RUN_MAX.as_secs() / 60)
@@ -45,22 +47,22 @@ impl Machine<'_> {
         }
     }
 
-    fn spawn(&self) -> anyhow::Result<Child> {
+    fn spawn(&self, status: &File) -> anyhow::Result<Child> {
         // QEMU has to end even if this process is killed.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(self.arguments());
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(self.arguments(status));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command.spawn().context("QEMU could not be started")
     }
 
-    fn arguments(&self) -> Vec<String> {
+    fn arguments(&self, status: &File) -> Vec<String> {
         let path = |path: &Path| path.display().to_string().replace(',', ",,");
         let mut arguments: Vec<String> = MACHINE.iter().map(|&argument| argument.to_owned()).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-kernel", self.kernel.vmlinuz.display().to_string());
         add("-initrd", self.kernel.initramfs.display().to_string());
         add("-append", KERNEL_ARGUMENTS.to_owned());
-        add("-chardev", format!("file,id=status,path={}", path(&self.drive.status())));
+        add("-chardev", format!("file,id=status,path={}", path_of(status).display()));
         add("-drive", format!("if=none,id=base,format=raw,readonly=on,file={}", path(self.base)));
         add("-drive", format!("if=none,id=drive,format=raw,cache=unsafe,file={}", path(&self.drive.path())));
         for device in DEVICES {
@@ -68,12 +70,14 @@ impl Machine<'_> {
         }
         arguments
     }
+}
 
-    fn status(&self, qemu: ExitStatus, console: &Tail) -> anyhow::Result<i32> {
-        let status = fs::read_to_string(self.drive.status()).unwrap_or_default();
-        let status = status.trim().parse();
-        status.with_context(|| format!("the lab ended without a result (QEMU: {qemu})\n{console}"))
-    }
+/// The status that the machine has written to `file`.
+fn result(mut file: File, qemu: ExitStatus, console: &Tail) -> anyhow::Result<i32> {
+    let mut status = String::new();
+    file.read_to_string(&mut status)?;
+    let status = status.trim().parse();
+    status.with_context(|| format!("the lab ended without a result (QEMU: {qemu})\n{console}"))
 }
 
 /// Reads both of QEMU's streams to their ends, and waits for it.
