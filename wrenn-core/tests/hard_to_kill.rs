@@ -1,5 +1,4 @@
 //! Whatever runs in a guest, its agent goes on: no program takes it down, and each is stopped.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
