@@ -7,7 +7,7 @@ use crate::probe::{self, Probe};
 use crate::vmm::firecracker::Firecracker;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::{Acceleration, Vmm};
-use crate::{Error, Result};
+use crate::{Error, Paging, Result};
 
 /// A virtual machine monitor that wrenn can drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +112,18 @@ fn confinement_from_environment() -> Option<Confinement> {
             None
         }
     }
+}
+
+/// Refuses a way of paging that the VMM does not have.
+pub(crate) fn check_paging(paging: Paging, probe: &Probe) -> Result<()> {
+    if paging == Paging::Mapped && probe.driver != Driver::Firecracker {
+        return Err(Error::Host {
+            problem: format!("Paging::Mapped needs Firecracker, and this host has {}", probe.reason),
+            remedy: "choose Paging::Lazy".to_owned(),
+            source: None,
+        });
+    }
+    Ok(())
 }
 
 fn no_firecracker() -> Error {

@@ -152,7 +152,11 @@ impl Guest {
             paging: host.0.paging,
             working_set: match host.0.paging {
                 Paging::Lazy | Paging::Populate => working_set(host, from.id()),
-                Paging::OnDemand | Paging::Eager => None,
+                Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
+            },
+            flat: match host.0.paging {
+                Paging::Mapped => Some(crate::flat::memory(host, &from).await?),
+                Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
             },
         };
         let started = host.0.vmm.restore(&manifest.shape, parts, restore);

@@ -9,7 +9,7 @@ use wrenn_snapshot::{GenerationId, LocalStore};
 
 use crate::data_dir::{self, DataDir};
 use crate::doctor::Diagnosis;
-use crate::driver::Choice;
+use crate::driver::{Choice, check_paging};
 use crate::probe::Probe;
 use crate::sandbox::{PausedRecord, PausedSandbox, Sandbox, SandboxInfo, SandboxState, WeakSandbox};
 use crate::step::{Observer, Step};
@@ -153,6 +153,7 @@ impl HostBuilder {
         let (vmm, probe) = self.choice.make(data.path()).await?;
         tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
         let paging = self.paging.unwrap_or_else(Paging::choose);
+        check_paging(paging, &probe)?;
         Host::assemble(data, vmm, probe, paging, self.observer)
     }
 }

@@ -26,6 +26,7 @@ mod data_dir;
 mod doctor;
 mod driver;
 mod error;
+mod flat;
 mod guest;
 mod host;
 mod id;

@@ -21,6 +21,10 @@ pub enum Paging {
     /// All of it is copied before the guest runs, and what the guest wrote is found by comparing all of it. Needs
     /// nothing of the host; costs time and memory in proportion to what the snapshot holds.
     Eager,
+    /// All sandboxes of a snapshot map one file of its memory, privately: what none of them writes is in the host's page
+    /// cache once. For many clones of one template. Needs Firecracker; costs a file of what the snapshot holds, which the
+    /// first of them makes, and which is checked then alone.
+    Mapped,
 }
 
 /// What a restore has done so far.
@@ -36,7 +40,7 @@ pub struct RestoreReport {
 }
 
 impl Paging {
-    /// What the host and the environment allow: `WRENN_PAGING=lazy|populate|on-demand|eager`, else lazy where there is a
+    /// What the host and the environment allow: `WRENN_PAGING=lazy|populate|on-demand|eager|mapped`, else lazy where there is a
     /// way to make a userfaultfd that serves the kernel's own accesses.
     pub(crate) fn choose() -> Self {
         match std::env::var("WRENN_PAGING").as_deref() {
@@ -44,9 +48,13 @@ impl Paging {
             Ok("populate") => return Self::Populate,
             Ok("on-demand") => return Self::OnDemand,
             Ok("eager") => return Self::Eager,
+            Ok("mapped") => return Self::Mapped,
             Ok("") | Err(_) => {}
             Ok(other) => {
-                tracing::warn!(other, "WRENN_PAGING is none of lazy, populate, on-demand and eager, and is ignored")
+                tracing::warn!(
+                    other,
+                    "WRENN_PAGING is none of lazy, populate, on-demand, eager and mapped, and is ignored"
+                )
             }
         }
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/userfaultfd").is_ok();

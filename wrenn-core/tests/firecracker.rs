@@ -122,6 +122,30 @@ async fn memory_that_is_copied_at_once_is_the_same_and_is_tracked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clones_that_map_one_file_share_it_and_are_tracked_apart() {
+    let (_host, _alone) = firecracker_or_return!();
+    let host = with(|host| host.paging(Paging::Mapped)).await;
+    let clones = [Sandbox::create(&host, "base").await.unwrap(), Sandbox::create(&host, "base").await.unwrap()];
+    let mut paused = Vec::new();
+    for (number, clone) in clones.iter().enumerate() {
+        assert_eq!(clone.restore_report().await.unwrap().paging, Paging::Mapped);
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", clone.vmm_pid().await.unwrap())).unwrap();
+        assert!(maps.lines().any(|line| line.contains("rw-p") && line.ends_with("flat-memory")), "{maps}");
+        run(clone, WRITE).await;
+        run(clone, &format!("echo {number} > log")).await;
+        let sum = run(clone, SUM).await;
+        let pause = clone.pause().await.unwrap();
+        assert!(pause.stored_bytes() < 96 << 20, "{} bytes", pause.stored_bytes());
+        paused.push((pause, sum));
+    }
+    for (pause, sum) in paused {
+        let sandbox = pause.resume().await.unwrap();
+        assert_eq!(run(&sandbox, SUM).await, sum);
+        sandbox.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vmm_that_is_killed_at_any_step_fails_that_step_and_leaves_nothing() {
     let (host, _alone) = firecracker_or_return!();
     let sandbox = Sandbox::create(&host, "base").await.unwrap();

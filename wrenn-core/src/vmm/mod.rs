@@ -78,12 +78,14 @@ pub(crate) struct Parts {
 }
 
 /// What a machine is restored from, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Restore {
     pub(crate) generation: Generation,
     pub(crate) paging: Paging,
     /// What an earlier restore of the generation touched, to have ready before it is asked for.
     pub(crate) working_set: Option<WorkingSet>,
+    /// All of its memory, for [`Paging::Mapped`].
+    pub(crate) flat: Option<File>,
 }
 
 impl Restore {
@@ -95,7 +97,7 @@ impl Restore {
             record_pages_max: if self.working_set.is_none() { RECORD_PAGES_MAX } else { 0 },
             populate: match self.paging {
                 Paging::Populate => Populate::InBackground { bytes_per_second: POPULATE_BYTES_PER_SECOND },
-                Paging::Lazy | Paging::OnDemand | Paging::Eager => Populate::OnDemand,
+                Paging::Lazy | Paging::OnDemand | Paging::Eager | Paging::Mapped => Populate::OnDemand,
             },
             ..ServeOptions::default()
         }

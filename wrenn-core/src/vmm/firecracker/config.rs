@@ -13,6 +13,7 @@ pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const MEMORY: &str = "memory";
 pub(super) const MEMORY_SOCKET: &str = "memory.sock";
 pub(super) const STATE: &str = "state";
+pub(super) const FLAT_MEMORY: &str = "flat-memory";
 
 /// The requests that describe a machine, in order, and the one that starts it.
 pub(super) fn boot(shape: &MachineShape) -> Vec<(&'static str, Value)> {
@@ -57,7 +58,7 @@ fn drive(name: &str, is_read_only: bool) -> Value {
 pub(super) fn load(backend: Backend) -> Value {
     let (backend_type, backend_path) = match backend {
         Backend::Uffd => ("Uffd", MEMORY_SOCKET),
-        Backend::File => ("File", MEMORY),
+        Backend::File(name) => ("File", name),
     };
     json!({
         "snapshot_path": STATE,
@@ -72,7 +73,8 @@ pub(super) fn load(backend: Backend) -> Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backend {
     Uffd,
-    File,
+    /// That file of the room, mapped privately.
+    File(&'static str),
 }
 
 /// `PUT /snapshot/create`. Onto a file that is there already, a diff adds.

@@ -39,6 +39,8 @@ pub(super) enum Origin {
     Served(Served),
     /// It was copied, in this time.
     Copied(Duration),
+    /// It is a file that others map too.
+    Mapped,
 }
 
 impl FirecrackerMachine {
@@ -152,6 +154,7 @@ impl Machine for FirecrackerMachine {
             Origin::Booted => return None,
             Origin::Served(served) => (served.paging, Duration::ZERO, served.counters.report()),
             Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
+            Origin::Mapped => (Paging::Mapped, Duration::ZERO, MemoryReport::default()),
         };
         Some(RestoreReport { paging, populated_in, memory })
     }
@@ -159,7 +162,7 @@ impl Machine for FirecrackerMachine {
     fn working_set(&self) -> Option<WorkingSet> {
         match &self.origin {
             Origin::Served(served) => Some(served.touched.working_set()),
-            Origin::Booted | Origin::Copied(_) => None,
+            Origin::Booted | Origin::Copied(_) | Origin::Mapped => None,
         }
     }
 

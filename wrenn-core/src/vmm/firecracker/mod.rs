@@ -15,6 +15,7 @@ mod memory;
 mod probe;
 mod room;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use wrenn_snapshot::Space;
 
-use self::config::{API_SOCKET, Backend, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
+use self::config::{API_SOCKET, Backend, FLAT_MEMORY, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
 use self::jail::{Jail, Limits};
 use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
-use self::room::{Content, Devices, Door, Room};
+use self::room::{BASE, Content, Devices, Door, Room};
 use super::process::{Launch, Process, Tracing};
 use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
 use crate::guest::blocking;
@@ -107,7 +108,7 @@ impl Firecracker {
             bytes_max: (2 * u64::from(shape.memory_mib) + ROOM_FILES_MIB) << 20,
             owner,
             namespace,
-            base: parts.base,
+            mounts: starting.mounts.into_iter().chain([(BASE, parts.base)]).collect(),
             drive: parts.drive,
             contents: starting.contents,
             devices: if self.jailer.is_some() { Devices::Jailer } else { Devices::Room },
@@ -149,7 +150,7 @@ impl Firecracker {
 
     async fn restore_served(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
         let owner = parts.identity.ok_or_else(need_root)?;
-        let starting = Starting { contents: vec![state_of(&from).await?], is_served: true };
+        let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: true };
         let mut machine = self.start(shape, parts, starting).await?;
         let listener = machine.door.listen(MEMORY_SOCKET, owner).map_err(|e| Error::failed(LOAD)(e.into()))?;
         let watch = machine.process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(LOAD)(e.into()))?;
@@ -162,20 +163,35 @@ impl Firecracker {
         Ok(machine)
     }
 
+    async fn restore_mapped(
+        &self,
+        shape: &MachineShape,
+        parts: Parts,
+        mut from: Restore,
+    ) -> Result<FirecrackerMachine> {
+        let flat = from.flat.take().ok_or_else(|| Error::failed(LOAD)("the file of its memory is not there".into()))?;
+        let contents = vec![state_of(&from).await?];
+        let starting = Starting { contents, mounts: vec![(FLAT_MEMORY, flat)], is_served: false };
+        let mut machine = self.start(shape, parts, starting).await?;
+        machine.load(Backend::File(FLAT_MEMORY)).await?;
+        machine.origin = Origin::Mapped;
+        Ok(machine)
+    }
+
     async fn restore_copied(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
-        let starting = Starting { contents: vec![state_of(&from).await?], is_served: false };
+        let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: false };
         let mut machine = self.start(shape, parts, starting).await?;
         let began = Instant::now();
         let path = machine.door.path(MEMORY);
         let copy = move || {
-            let file = std::fs::File::create_new(&path).map_err(Error::io("write", &path))?;
+            let file = File::create_new(&path).map_err(Error::io("write", &path))?;
             from.generation.reader(Space::Memory)?.copy_into(&file, Path::new("the guest's memory"))?;
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o444))
                 .map_err(Error::io("write", &path))
         };
         blocking("copy the guest's memory", copy).await??;
         let populated_in = began.elapsed();
-        machine.load(Backend::File).await?;
+        machine.load(Backend::File(MEMORY)).await?;
         // It is mapped; a diff must not find it.
         machine.door.remove(MEMORY).map_err(|e| Error::failed(LOAD)(e.into()))?;
         machine.origin = Origin::Copied(populated_in);
@@ -186,6 +202,7 @@ impl Firecracker {
 /// What a Firecracker is started for.
 struct Starting {
     contents: Vec<Content>,
+    mounts: Vec<(&'static str, File)>,
     is_served: bool,
 }
 
@@ -210,7 +227,7 @@ impl Vmm for Firecracker {
         };
         let kernel = blocking(START, unpack).await?.map_err(|e| Error::failed("unpack the kernel")(e.into()))?;
         let contents = vec![Content::File(KERNEL, kernel), Content::Copy(INITRAMFS, initramfs)];
-        let mut machine = self.start(shape, parts, Starting { contents, is_served: false }).await?;
+        let mut machine = self.start(shape, parts, Starting { contents, mounts: Vec::new(), is_served: false }).await?;
         for (path, body) in config::boot(shape) {
             machine.put("boot the guest", path, &body, ANSWER_TIMEOUT).await?;
         }
@@ -221,6 +238,7 @@ impl Vmm for Firecracker {
         Ok(Box::new(match from.paging {
             Paging::Lazy | Paging::Populate | Paging::OnDemand => self.restore_served(shape, parts, from).await?,
             Paging::Eager => self.restore_copied(shape, parts, from).await?,
+            Paging::Mapped => self.restore_mapped(shape, parts, from).await?,
         }))
     }
 }

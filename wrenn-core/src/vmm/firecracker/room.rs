@@ -43,7 +43,8 @@ pub(super) struct Room {
     pub(super) owner: Identity,
     /// The network namespace to be in.
     pub(super) namespace: OwnedFd,
-    pub(super) base: File,
+    /// Files to mount, read-only for the room's owner.
+    pub(super) mounts: Vec<(&'static str, File)>,
     pub(super) drive: File,
     pub(super) contents: Vec<Content>,
     pub(super) devices: Devices,
@@ -92,10 +93,13 @@ impl Room {
     /// Moves the calling thread into the network namespace, and into a new mount namespace with the room in it.
     pub(super) fn enter(self) -> io::Result<Door> {
         setns(self.namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(at("enter the network namespace"))?;
-        let base = tree_of(&self.base, "").map_err(at("clone the base's mount"))?;
+        let mut trees = Vec::new();
+        for (name, file) in &self.mounts {
+            trees.push((*name, tree_of(file, "").map_err(at("clone a file's mount"))?));
+        }
         // A file without a name cannot be mounted, not even by its descriptor; it has one for as long as this takes.
         let name = Named::link(&self.drive, &self.parent).map_err(at("name the drive"))?;
-        let drive = tree_of(&self.drive, &name.0).map_err(at("clone the drive's mount"))?;
+        trees.push((DRIVE, tree_of(&self.drive, &name.0).map_err(at("clone the drive's mount"))?));
         unshare(CloneFlags::CLONE_NEWNS).map_err(at("make a mount namespace"))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(at("keep mounts private"))?;
@@ -105,11 +109,10 @@ impl Room {
         let inside = place.join(&self.inside);
         fs::create_dir_all(&inside)?;
         self.give(&inside, 0o700)?;
-        for (name, tree) in [(BASE, &base), (DRIVE, &drive)] {
-            let file = File::create_new(inside.join(name))?;
+        for (name, tree) in &trees {
+            File::create_new(inside.join(name))?;
             move_mount(tree, "", CWD, inside.join(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-                .map_err(at("mount a drive"))?;
-            drop(file);
+                .map_err(at("mount a file"))?;
         }
         fchown(&self.drive, Some(self.owner.uid), Some(self.owner.gid))?;
         drop(name);
@@ -229,7 +232,7 @@ mod tests {
             bytes_max: 1 << 20,
             owner: Identity { uid: 1_900_000_000, gid: 1_900_000_000 },
             namespace: File::open("/proc/thread-self/ns/net").unwrap().into(),
-            base: File::open("/etc/passwd").unwrap(),
+            mounts: vec![(BASE, File::open("/etc/passwd").unwrap())],
             drive,
             contents: vec![Content::File("state", b"state".to_vec())],
             devices: Devices::Room,

@@ -34,11 +34,11 @@ impl LazyMemory {
         process: &Process,
         uffd: OwnedFd,
         memory: &Arc<GuestMemory>,
-        from: &Restore,
+        from: Restore,
     ) -> Result<(Self, Attendance)> {
         let pid = process.pid();
         let watch = process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let (memory, from) = (Arc::clone(memory), from.clone());
+        let memory = Arc::clone(memory);
         blocking(WHAT, move || {
             let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
             // What the VMM wrote while it started is not the guest's.

@@ -54,7 +54,7 @@ impl QemuMachine {
     }
 
     /// Puts a generation's memory behind the machine's.
-    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: &Restore) -> Result<()> {
+    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: Restore) -> Result<()> {
         let (lazy, work) = LazyMemory::arm(&self.process, uffd, &self.memory, from).await?;
         self.process.attend(work);
         self.origin = Origin::Lazy(lazy);

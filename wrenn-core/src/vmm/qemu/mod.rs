@@ -120,19 +120,21 @@ impl Vmm for Qemu {
     }
 
     async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
-        let paging = from.paging;
+        let (paging, generation) = (from.paging, from.generation.clone());
         let began = Instant::now();
         let memory = match paging {
             Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
             Paging::Eager => populate(shape, from.generation.clone()).await?,
+            // `Host::open` has said so before.
+            Paging::Mapped => return Err(Error::failed("restore the guest")("QEMU maps no shared file".into())),
         };
         let populated_in = began.elapsed();
         let (mut machine, uffd) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
         match uffd {
-            Some(uffd) => machine.serve(uffd, &from).await?,
+            Some(uffd) => machine.serve(uffd, from).await?,
             None => machine.is_populated(populated_in),
         }
-        machine.load_devices(&from.generation).await?;
+        machine.load_devices(&generation).await?;
         Ok(Box::new(machine))
     }
 }
