@@ -124,3 +124,29 @@ async fn a_reader_that_does_not_read_holds_the_process_back_until_it_leaves() {
     eventually("the writing", || done.exists()).await;
     Session::connect(&agent, by_tag("job"), None).await.unwrap().signal(Signal::SIGNAL_SIGKILL).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_process_that_ended_in_time_did_even_if_its_reader_is_late() {
+    let agent = Agent::start();
+    let options = CallOptions::default().with_header("connect-timeout-ms", "1000");
+    // More than a reader may be behind, and no more than that and a pipe.
+    let session = Session::start_with(&agent, shell("head -c 350000 /dev/zero; exit 6"), options).await.unwrap();
+    let pid = session.seen.pid;
+    eventually("the end", || !is_alive(&pid.to_string())).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let seen = session.finish().await.unwrap();
+    assert_eq!((seen.stdout.len(), seen.exit_code()), (350_000, 6));
+}
+
+#[tokio::test]
+async fn a_process_that_has_ended_is_not_listed_though_its_output_waits() {
+    let agent = Agent::start();
+    let session = Session::start(&agent, shell("head -c 1000000 /dev/zero; exit 0")).await.unwrap();
+    let pid = session.seen.pid;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It is blocked, or its output waits; which, depends on the reader's own buffers.
+    let listed = agent.client().list(ListRequest::default()).await.unwrap().into_owned().processes;
+    let runs = is_alive(&pid.to_string());
+    assert_eq!(listed.iter().any(|info| info.pid == pid), runs);
+    assert_eq!(session.finish().await.unwrap().stdout.len(), 1_000_000);
+}

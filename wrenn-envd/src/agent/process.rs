@@ -93,6 +93,10 @@ impl Process {
 
     /// Kills the process and all it has started, and remembers that its time was up.
     fn time_out(&self) {
+        // One that has ended in time, and whose output is still on its way, has ended in time.
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
         self.timed_out.store(true, Ordering::Release);
         self.kill_all();
     }

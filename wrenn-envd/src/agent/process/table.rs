@@ -100,8 +100,10 @@ impl Table {
         }
     }
 
+    /// Those that run. One that has ended may still have output for a slow reader.
     pub(super) fn list(&self) -> Vec<Arc<Process>> {
-        self.lock().processes.values().cloned().collect()
+        let state = self.lock();
+        state.processes.values().filter(|process| !process.ended.load(Ordering::Acquire)).cloned().collect()
     }
 
     /// The process that `selector` names, by number or by tag.
