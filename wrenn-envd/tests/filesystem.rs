@@ -160,6 +160,59 @@ async fn each_mistake_has_its_code() {
 }
 
 #[tokio::test]
+async fn a_move_to_another_file_system_takes_all_along_or_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: a_move_to_another_file_system_takes_all_along_or_nothing: no root");
+        return;
+    }
+    let agent = Agent::start();
+    let client = usual_client(&agent);
+    let directory = tempfile::tempdir().unwrap();
+    let (here, there) = (directory.path().join("here"), directory.path().join("there"));
+    fs::create_dir_all(here.join("tree/below")).unwrap();
+    fs::create_dir(&there).unwrap();
+    let _disk = OtherDisk::mount(&there);
+    fs::write(here.join("tree/below/file"), "contents").unwrap();
+    fs::set_permissions(here.join("tree/below/file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    std::os::unix::fs::chown(here.join("tree/below"), Some(12), Some(34)).unwrap();
+    symlink("below/file", here.join("tree/link")).unwrap();
+    let modified = fs::metadata(here.join("tree/below/file")).unwrap().modified().unwrap();
+
+    rename(&client, here.join("tree"), there.join("new/tree")).await.unwrap();
+    assert!(!here.join("tree").exists());
+    let moved = there.join("new/tree");
+    assert_eq!(fs::read(moved.join("link")).unwrap(), b"contents");
+    assert!(moved.join("link").is_symlink());
+    let found = fs::metadata(moved.join("below/file")).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.modified().unwrap()), (0o4751, modified));
+    let below = fs::metadata(moved.join("below")).unwrap();
+    assert_eq!((below.uid(), below.gid()), (12, 34));
+
+    fs::write(here.join("large"), vec![7; 2 << 20]).unwrap();
+    let error = rename(&client, here.join("large"), there.join("large")).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::ResourceExhausted);
+    assert_eq!(fs::metadata(here.join("large")).unwrap().len(), 2 << 20);
+    assert_eq!(fs::read_dir(&there).unwrap().count(), 1, "nothing is left of it");
+}
+
+/// One mebibyte of another disk, which goes with the test.
+struct OtherDisk<'a>(&'a Path);
+
+impl<'a> OtherDisk<'a> {
+    fn mount(place: &'a Path) -> Self {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), place, Some("tmpfs"), flags, Some("size=1m")).expect("root mounts");
+        Self(place)
+    }
+}
+
+impl Drop for OtherDisk<'_> {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_message_is_refused() {
     let agent = Agent::start();
     let json = ("content-type", "application/json");

@@ -28,6 +28,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
 
 pub(super) use self::{
     compose::compose,
+    copy::copy_contents,
     temporary::{Upload, upload_of},
 };
 use self::{

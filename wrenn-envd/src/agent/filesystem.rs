@@ -11,6 +11,7 @@ mod error;
 mod metadata;
 mod names;
 mod service;
+mod transfer;
 mod tree;
 mod watch;
 

@@ -9,7 +9,7 @@ use rustix::{
 };
 
 /// Copies all of `from` to `to` from byte `at` on, holes as holes, and returns the byte after it.
-pub(super) fn copy_contents(mut from: &File, mut to: &File, at: u64) -> io::Result<u64> {
+pub(in crate::agent) fn copy_contents(mut from: &File, mut to: &File, at: u64) -> io::Result<u64> {
     let length = from.metadata()?.len();
     let mut position = 0;
     while position < length {

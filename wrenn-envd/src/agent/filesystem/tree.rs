@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{entry::describe, error::FileError, names::Names};
+use super::{entry::describe, error::FileError, names::Names, transfer::transfer};
 use crate::{agent::guest_path::is_named, proto::filesystem::EntryInfo};
 
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, FileError> {
@@ -39,8 +39,11 @@ pub(super) fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, Fil
     if let Some(parent) = destination.parent() {
         make_all(parent)?;
     }
-    fs::rename(source, destination)
-        .map_err(|error| FileError::Io(format!("{} to {}", source.display(), destination.display()), error))?;
+    let renamed = match fs::rename(source, destination) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => transfer(source, destination),
+        renamed => renamed,
+    };
+    renamed.map_err(|error| FileError::Io(format!("{} to {}", source.display(), destination.display()), error))?;
     stat(destination)
 }
 
