@@ -4,6 +4,11 @@
 //! faults. `…/open` is the loading and opening alone. The look-up costs the same at any depth, and so does a page that
 //! is read again and again; what is left at depth 100 is what the kernel keeps of a hundred files (the open file, its
 //! inode, the tree of its pages), which no longer is in the processor's caches by the time a file's turn comes again.
+//!
+//! Half of the difference is the opening: some 11 us for each ancestor, of which three quarters are in the kernel (two
+//! files opened 26 %, their sizes and that of a third path 14 %, two reads 10 %, one closed 8 %). To read a header by one
+//! read of its first 16 KiB is slower, since what is wanted of it comes after an extent table as long as the lineage.
+//!
 //! Compaction bounds how many files there are, by default to the 64.
 
 use wrenn_snapshot::{Generation, GenerationId, LocalStore, PAGE_BYTES, PageIndex, PageRange, PageSource, Space};

@@ -184,7 +184,7 @@ fn stored(root: &Root, id: GenerationId) -> Result<(u64, u64)> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(source) => return Err(Error::io("inspect", &path, source)),
         }
-        pages += u64::from(data::stored_pages(root, id, space)?);
+        pages += u64::from(data::read_fixed_part(root, id, space)?.1.data_pages());
     }
     Ok((pages, bytes))
 }

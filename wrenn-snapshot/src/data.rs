@@ -148,52 +148,30 @@ pub(crate) fn read_header(root: &Root, generation: GenerationId, space: Space, s
 /// Reads and checks what tells of a generation's data file, and no other table of its header: its own index is of no use
 /// to a descendant, which has a flat one, and opening a hundred ancestors has to be cheap.
 fn read_data_tables(root: &Root, generation: GenerationId, space: Space) -> Result<(Vec<u32>, Option<ChunkTable>)> {
-    let header = HeaderStart::read(root, generation, space)?;
-    let range = header.fixed.data_tables_range();
-    let corrupt = |damage| Error::corrupt(space.header_file(), generation, damage);
-    let at = |offset| usize::try_from(offset).unwrap_or(usize::MAX);
-    // A pause that wrote little has a header that was read as a whole.
-    if let Some(tables) = header.bytes.get(at(range.start)..at(range.end)) {
-        return header.fixed.decode_data_tables(tables).map_err(corrupt);
-    }
-    let mut tables = vec![0; at(range.end - range.start)];
+    let (file, fixed) = read_fixed_part(root, generation, space)?;
+    let range = fixed.data_tables_range();
+    let mut tables = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
     let (name, path) = header_of(root, generation, space);
-    let read = header.file.read_exact_at(&mut tables, range.start);
-    read.map_err(|source| absent_or_io(&path, &name, generation, source))?;
-    header.fixed.decode_data_tables(&tables).map_err(corrupt)
+    file.read_exact_at(&mut tables, range.start).map_err(|source| absent_or_io(&path, &name, generation, source))?;
+    fixed.decode_data_tables(&tables).map_err(|damage| Error::corrupt(name, generation, damage))
 }
 
-/// How many pages a generation's data file has.
-pub(crate) fn stored_pages(root: &Root, generation: GenerationId, space: Space) -> Result<u32> {
-    Ok(HeaderStart::read(root, generation, space)?.fixed.data_pages())
-}
-
-/// The start of a generation's header, and what one read gives of the rest.
-struct HeaderStart {
-    file: File,
-    fixed: FixedPart,
-    bytes: Vec<u8>,
-}
-
-impl HeaderStart {
-    fn read(root: &Root, generation: GenerationId, space: Space) -> Result<Self> {
-        let (name, path) = header_of(root, generation, space);
-        let io = |source| absent_or_io(&path, &name, generation, source);
-        let corrupt = |damage| Error::corrupt(name.clone(), generation, damage);
-        let file = root.disk.open(&path).map_err(io)?;
-        let file_len = file.metadata().map_err(io)?.len();
-        let mut bytes = vec![0; usize::try_from(file_len).unwrap_or(usize::MAX).min(HEADER_START_BYTES)];
-        file.read_exact_at(&mut bytes, 0).map_err(io)?;
-        let fixed = FixedPart::decode(&bytes[..bytes.len().min(FixedPart::LEN_MAX)], file_len).map_err(corrupt)?;
-        if fixed.generation != generation || fixed.space != space {
-            return Err(corrupt(WRONG_OWNER));
-        }
-        Ok(Self { file, fixed, bytes })
+/// Reads and checks the start of a generation's header.
+pub(crate) fn read_fixed_part(root: &Root, generation: GenerationId, space: Space) -> Result<(File, FixedPart)> {
+    let (name, path) = header_of(root, generation, space);
+    let io = |source| absent_or_io(&path, &name, generation, source);
+    let corrupt = |damage| Error::corrupt(name.clone(), generation, damage);
+    let file = root.disk.open(&path).map_err(io)?;
+    let file_len = file.metadata().map_err(io)?.len();
+    let mut fixed = [0; FixedPart::LEN_MAX];
+    let present = usize::try_from(file_len).unwrap_or(usize::MAX).min(fixed.len());
+    file.read_exact_at(&mut fixed[..present], 0).map_err(io)?;
+    let fixed = FixedPart::decode(&fixed[..present], file_len).map_err(corrupt)?;
+    if fixed.generation != generation || fixed.space != space {
+        return Err(corrupt(WRONG_OWNER));
     }
+    Ok((file, fixed))
 }
-
-/// 16 KiB: the header of a pause that wrote a few megabytes.
-const HEADER_START_BYTES: usize = 16 << 10;
 
 fn header_of(root: &Root, generation: GenerationId, space: Space) -> (String, PathBuf) {
     let name = space.header_file();
