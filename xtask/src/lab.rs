@@ -15,8 +15,8 @@ mod tools;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use wrenn_core::Acceleration;
 use wrenn_core::image::Image;
+use wrenn_core::{Driver, Host};
 
 use crate::report::Report;
 use crate::{setup, shell};
@@ -46,16 +46,13 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Looks for Firecracker, and decides on KVM as the library does for sandboxes.
-    pub(crate) async fn find() -> anyhow::Result<Self> {
-        let Some(tools) = Tools::find(|name| std::env::var_os(name)) else {
-            return Ok(Self::Nowhere);
-        };
-        let host = wrenn_core::Host::builder().open().await?;
-        Ok(match host.probe().acceleration {
-            Acceleration::Kvm => Self::Here(tools),
+    /// Looks for Firecracker. Where the library would use it for sandboxes, tests with it run as they are.
+    pub(crate) async fn find() -> Self {
+        let Some(tools) = Tools::find(|name| std::env::var_os(name)) else { return Self::Nowhere };
+        match Host::doctor().await.choice {
+            Ok(choice) if choice.driver == Driver::Firecracker => Self::Here(tools),
             _ => Self::Machine(tools),
-        })
+        }
     }
 }
 
@@ -66,7 +63,7 @@ pub(crate) async fn run(job: Job) -> anyhow::Result<i32> {
         return Ok(0);
     }
     setup::run().await?;
-    match (Place::find().await?, job) {
+    match (Place::find().await, job) {
         (Place::Here(tools), Job::Tests { targets, arguments }) => {
             println!("lab: KVM serves here, so the tests run as they are");
             Selection::new(&targets)?.run(&tools, &arguments)
@@ -103,7 +100,7 @@ async fn boot_and_do(job: Job, tools: &Tools, line: &mut dyn FnMut(&str)) -> any
     let (binaries, script) = match job {
         Job::Tests { targets, arguments } => {
             let binaries = Selection::new(&targets)?.build()?;
-            let script = run_tests(&binaries, &arguments);
+            let script = format!("{CHECK}{}", run_tests(drive::TESTS, &binaries, &arguments));
             (binaries, script)
         }
         Job::Command(command) => (Vec::new(), command),
@@ -114,14 +111,21 @@ async fn boot_and_do(job: Job, tools: &Tools, line: &mut dyn FnMut(&str)) -> any
 }
 
 /// A script that runs every binary, and fails with the status of the last one that failed.
-fn run_tests(binaries: &[TestBinary], arguments: &[String]) -> String {
+fn run_tests(directory: &str, binaries: &[TestBinary], arguments: &[String]) -> String {
     let arguments: Vec<String> = arguments.iter().map(|argument| shell::quote(argument)).collect();
     let arguments = arguments.join(" ");
     let runs = binaries.iter().map(|TestBinary { name, .. }| {
-        format!("echo \"     Running {name} (in the lab)\"\n{name} --show-output {arguments} || status=$?\n")
+        format!(
+            "echo \"     Running {name} (in the lab)\"\n{directory}/{name} --show-output {arguments} || status=$?\n"
+        )
     });
     format!("status=0\n{}exit $status\n", runs.collect::<String>())
 }
+
+/// Without these the tests would skip themselves, and the lab would be for nothing.
+const CHECK: &str = "test -c /dev/kvm || { echo 'lab: there is no /dev/kvm'; exit 1; }
+\"$WRENN_FIRECRACKER\" --version > /dev/null || { echo 'lab: Firecracker does not run here'; exit 1; }
+";
 
 #[cfg(test)]
 mod tests {
@@ -130,7 +134,7 @@ mod tests {
     #[test]
     fn every_binary_runs_and_a_failure_is_kept() {
         let binary = |name: &str| TestBinary { name: name.to_owned(), path: name.into() };
-        let script = run_tests(&[binary("false"), binary("true")], &["it's".to_owned()]);
+        let script = run_tests("/bin", &[binary("false"), binary("true")], &["it's".to_owned()]);
         let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2);

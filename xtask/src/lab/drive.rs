@@ -23,16 +23,18 @@ impl Drive {
         let tree = directory.path();
         let images = tree.join("lab/data/images");
         let programs = tree.join("lab/bin");
-        for directory in [&images, &programs, &tree.join("upper"), &tree.join("work")] {
+        // Apart from the programs: a test may be called like one.
+        let tests = tree.join(TESTS.trim_start_matches('/'));
+        for directory in [&images, &programs, &tests, &tree.join("upper"), &tree.join("work")] {
             fs::create_dir_all(directory)?;
         }
         let base = image.base();
         let base = base.parent().context("the image has no directory")?;
         copy_tree(base, &images.join(image.name()))?;
-        let tools = tools.each().map(|(name, _, path)| (name, path));
-        let binaries = binaries.iter().map(|binary| (binary.name.as_str(), &binary.path));
-        for (name, path) in tools.chain(binaries) {
-            fs::copy(path, programs.join(name)).with_context(|| format!("{} cannot be copied", path.display()))?;
+        let tools = tools.each().map(|(name, _, path)| (programs.join(name), path));
+        let binaries = binaries.iter().map(|binary| (tests.join(&binary.name), &binary.path));
+        for (to, from) in tools.chain(binaries) {
+            fs::copy(from, to).with_context(|| format!("{} cannot be copied", from.display()))?;
         }
         fs::write(tree.join("lab/start"), START)?;
         fs::write(tree.join("lab/run"), script)?;
@@ -73,6 +75,8 @@ fn format(tree: &Path, drive: &Path) -> anyhow::Result<()> {
     shell::run(command.arg(tree).arg(drive))
 }
 
+/// Where the test binaries are in the lab.
+pub(super) const TESTS: &str = "/lab/tests";
 const START: &str = include_str!("start.sh");
 /// Sparse: it takes what is in it.
 const DRIVE_BYTES: u64 = 16 << 30;
