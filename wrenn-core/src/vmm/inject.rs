@@ -57,12 +57,13 @@ pub(super) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::R
 
 /// Lets the stopped process run until it executes another program, and stops it there.
 pub(super) fn next_exec(pid: Pid) -> io::Result<()> {
-    ptrace::setoptions(pid, ptrace::Options::PTRACE_O_EXITKILL | ptrace::Options::PTRACE_O_TRACEEXEC)?;
+    // Without `PTRACE_O_TRACEEXEC`, whose stop is inside of the exec: a step from there ends with the exec, and an
+    // injected call would not be made.
     let mut signal = None;
     loop {
         ptrace::cont(pid, signal.take())?;
         match waitpid(pid, None)? {
-            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => return Ok(()),
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => return Ok(()),
             WaitStatus::Stopped(_, other) => signal = Some(other),
             status => return Err(io::Error::other(format!("it ended before it executed the VMM: {status:?}"))),
         }
@@ -104,14 +105,17 @@ fn system_call(pid: Pid, number: i64, arguments: [i64; 3]) -> io::Result<i64> {
     ptrace::setregs(pid, registers)?;
     ptrace::step(pid, None)?;
     let stepped = waitpid(pid, None)?;
-    let result = ptrace::getregs(pid)?.rax.cast_signed();
+    let after = ptrace::getregs(pid)?;
     ptrace::write(pid, at, word)?;
     ptrace::setregs(pid, saved)?;
     if !matches!(stepped, WaitStatus::Stopped(_, Signal::SIGTRAP)) {
         return Err(io::Error::other(format!("the injected system call was interrupted: {stepped:?}")));
     }
-    match result {
-        -4095..=-1 => Err(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EINVAL))),
+    if after.rip != saved.rip + SYSCALL_INSTRUCTION_BYTES {
+        return Err(io::Error::other("the injected system call was not made"));
+    }
+    match after.rax.cast_signed() {
+        error @ -4095..=-1 => Err(io::Error::from_raw_os_error(i32::try_from(-error).unwrap_or(libc::EINVAL))),
         value => Ok(value),
     }
 }
@@ -119,6 +123,9 @@ fn system_call(pid: Pid, number: i64, arguments: [i64; 3]) -> io::Result<i64> {
 /// `0f 05`, as the low bytes of a little-endian word.
 #[cfg(target_arch = "x86_64")]
 const SYSCALL_INSTRUCTION: libc::c_long = 0x050f;
+
+#[cfg(target_arch = "x86_64")]
+const SYSCALL_INSTRUCTION_BYTES: u64 = 2;
 
 #[cfg(not(target_arch = "x86_64"))]
 fn system_call(_: Pid, _: i64, _: [i64; 3]) -> io::Result<i64> {

@@ -305,3 +305,45 @@ const START_POLL: Duration = Duration::from_millis(10);
 const UFFD_DEVICE_FD: RawFd = 60;
 /// A microvm with two drives and a tap uses some twenty.
 const OPEN_FILES_MAX: u64 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a jailer does: changes its user, and executes another program.
+    const JAILER: &str = "setpriv";
+    const ARGUMENTS: [&str; 5] = ["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"];
+
+    #[tokio::test]
+    async fn a_vmm_that_a_jailer_executes_dies_with_its_thread() {
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: a jailer needs root");
+            return;
+        }
+        let Some(program) = crate::vmm::qemu::on_path(JAILER) else {
+            println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: there is no {JAILER}");
+            return;
+        };
+        let launch = Launch {
+            enter: None,
+            directory: "/".into(),
+            program,
+            arguments: ARGUMENTS.map(str::to_owned).to_vec(),
+            inherited: Vec::new(),
+            identity: None,
+            tracing: Tracing::NextExec,
+            is_served: false,
+            exit_code: |_| None,
+        };
+        let (_output, theirs) = io::pipe().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut child, spawned) = start(launch, theirs.into()).unwrap();
+            assert!(matches!(child.try_wait(), Ok(None)));
+            (child, spawned.pid)
+        });
+        // The thread has ended, and the child has not been killed by anybody else.
+        let (mut child, pid) = thread.join().unwrap();
+        let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL), "{pid}");
+    }
+}
