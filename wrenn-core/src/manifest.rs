@@ -62,8 +62,12 @@ struct Here<'a> {
 impl Manifest {
     /// What a generation says.
     pub(crate) fn of(generation: &Generation) -> Result<Self> {
-        serde_json::from_slice(generation.metadata())
-            .map_err(|e| Error::failed("understand what the snapshot says of its guest")(e.into()))
+        serde_json::from_slice(generation.metadata()).map_err(|e| Error::Host {
+            problem: "what the snapshot says of its guest is not understood: another version of wrenn made it"
+                .to_owned(),
+            remedy: "use that version, or create the sandbox anew".to_owned(),
+            source: Some(e.into()),
+        })
     }
 
     /// Refuses a guest that could not go on here as if nothing had happened.

@@ -35,6 +35,8 @@ pub struct RestoreReport {
     pub paging: Paging,
     /// How long copying all of it took; zero but for [`Paging::Eager`].
     pub populated_in: Duration,
+    /// How long the VMM took to load the device state, with the pages that it touches meanwhile.
+    pub loaded_in: Duration,
     /// Faults, pages, bytes and latencies of a lazy restore, and whether its page server is done; all zero for [`Paging::Eager`].
     pub memory: MemoryReport,
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -26,6 +26,7 @@ pub(super) struct FirecrackerMachine {
     pub(super) api: Option<Api>,
     pub(super) door: Door,
     pub(super) origin: Origin,
+    pub(super) loaded_in: Duration,
     pub(super) leave: Option<Leave>,
     /// After the process, so that it is empty when it is removed.
     pub(super) _cgroup: Option<Cgroup>,
@@ -63,7 +64,9 @@ impl FirecrackerMachine {
     /// Loads the device state that is in the room, and makes place for the next.
     pub(super) async fn load(&mut self, memory: Backend) -> Result<()> {
         const WHAT: &str = "restore the machine";
+        let began = Instant::now();
         self.put(WHAT, "/snapshot/load", &config::load(memory), SNAPSHOT_TIMEOUT).await?;
+        self.loaded_in = began.elapsed();
         self.door.remove(STATE).map_err(|e| Error::failed(WHAT)(e.into()))
     }
 
@@ -156,7 +159,7 @@ impl Machine for FirecrackerMachine {
             Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
             Origin::Mapped => (Paging::Mapped, Duration::ZERO, MemoryReport::default()),
         };
-        Some(RestoreReport { paging, populated_in, memory })
+        Some(RestoreReport { paging, populated_in, loaded_in: self.loaded_in, memory })
     }
 
     fn working_set(&self) -> Option<WorkingSet> {

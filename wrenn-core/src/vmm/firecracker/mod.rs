@@ -143,7 +143,15 @@ impl Firecracker {
         let (process, _) = Process::spawn(launch).await.map_err(at_start)?;
         let door: Door = door.await.map_err(|_| Error::failed(START)("its thread has ended".into()))?;
         let _cgroup = limits.map(|limits| limits.cgroup(&id));
-        let mut machine = FirecrackerMachine { process, api: None, door, origin: Origin::Booted, leave: None, _cgroup };
+        let mut machine = FirecrackerMachine {
+            process,
+            api: None,
+            door,
+            origin: Origin::Booted,
+            loaded_in: Duration::ZERO,
+            leave: None,
+            _cgroup,
+        };
         machine.connect().await?;
         Ok(machine)
     }

@@ -27,6 +27,7 @@ pub(super) struct QemuMachine {
     memory: Arc<GuestMemory>,
     qmp: Option<Qmp>,
     origin: Origin,
+    loaded_in: Duration,
 }
 
 /// Where a machine's memory came from, and with it how to find what was written since.
@@ -41,7 +42,7 @@ enum Origin {
 
 impl QemuMachine {
     pub(super) fn new(process: Process, memory: GuestMemory) -> Self {
-        Self { process, memory: Arc::new(memory), qmp: None, origin: Origin::Booted }
+        Self { process, memory: Arc::new(memory), qmp: None, origin: Origin::Booted, loaded_in: Duration::ZERO }
     }
 
     pub(super) async fn set_qmp(&mut self, qmp: Result<Qmp, QmpError>) -> Result<()> {
@@ -75,8 +76,11 @@ impl QemuMachine {
         rewind(&file, "restore the device state")?;
         self.give(&file, "restore the device state").await?;
         let uri = json!({ "uri": format!("fd:{STATE_FD_NAME}") });
+        let began = Instant::now();
         self.execute("restore the device state", "migrate-incoming", uri).await?;
-        self.migrated("restore the device state").await
+        self.migrated("restore the device state").await?;
+        self.loaded_in = began.elapsed();
+        Ok(())
     }
 
     fn memory_file(&self) -> Result<File> {
@@ -186,7 +190,7 @@ impl Machine for QemuMachine {
             Origin::Lazy(lazy) => (lazy.paging(), Duration::ZERO, lazy.report()),
             Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
         };
-        Some(RestoreReport { paging, populated_in, memory })
+        Some(RestoreReport { paging, populated_in, loaded_in: self.loaded_in, memory })
     }
 
     fn working_set(&self) -> Option<WorkingSet> {
