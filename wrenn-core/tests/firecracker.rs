@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::run;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::sync::{Mutex, MutexGuard};
 use wrenn_core::{Confinement, Driver, Error, Host, HostBuilder, Paging, PausedSandbox, Sandbox, SandboxId, Step};
 
@@ -176,6 +178,46 @@ async fn a_vmm_that_is_killed_at_any_step_fails_that_step_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_that_hangs_is_killed_after_a_bound() {
+    let (host, _alone) = firecracker_or_return!();
+    let paused = Sandbox::create(&host, "base").await.unwrap().pause().await.unwrap();
+    let hanging = with(|host| {
+        host.on_step(|step| {
+            if step == Step::Run {
+                own_firecrackers().iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+            }
+            Ok(())
+        })
+    });
+    let error = hanging.await.paused(paused.id()).unwrap().resume().await.unwrap_err();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(text.contains("did not answer PATCH /vm within 30s, and was killed"), "{text}");
+    assert_nothing_left(&host).await;
+    paused.delete().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_fails_leaves_the_vm_running_and_the_next_one_has_everything() {
+    let (host, _alone) = firecracker_or_return!();
+    let sandbox = Sandbox::create(&host, "base").await.unwrap();
+    run(&sandbox, WRITE).await;
+    run(&sandbox, "date > log").await;
+    // Firecracker cannot write a file where a directory is.
+    let room = PathBuf::from(format!("/proc/{}/cwd", sandbox.vmm_pid().await.unwrap()));
+    std::fs::create_dir(room.join("state")).unwrap();
+    let error = sandbox.pause().await.unwrap_err();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(text.contains("Firecracker refused PUT /snapshot/create"), "{text}");
+    assert_eq!(run(&sandbox, "echo on").await, "on");
+    std::fs::remove_dir(room.join("state")).unwrap();
+    run(&sandbox, CHANGE).await;
+    let sum = run(&sandbox, SUM).await;
+    let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
+    assert_eq!(run(&sandbox, SUM).await, sum);
+    sandbox.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_jail_has_the_machines_own_files_and_goes_with_it() {
     let (host, _alone) = firecracker_or_return!();
     let jailed = with(|host| host.confinement(Confinement::Jailer)).await;
@@ -333,7 +375,11 @@ fn own_firecrackers() -> Vec<u32> {
 }
 
 fn kill(pid: u32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::Signal::SIGKILL).unwrap();
+    signal(pid, Signal::SIGKILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }
 
 /// No process, no name of a drive, nothing in the place of the rooms.
