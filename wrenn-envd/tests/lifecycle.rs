@@ -11,8 +11,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyper::StatusCode;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, StatusCode, body::Bytes, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{Agent, cgroup::Cgroup, is_alive};
+use tokio::net::TcpStream;
 use wrenn_envd::{EventsResponse, GuestEventKind};
 
 fn hook(directory: &Path, moment: &str, name: &str, lines: &str) {
@@ -34,6 +37,16 @@ async fn post(agent: &Agent, route: &str, body: String) -> StatusCode {
 async fn events(agent: &Agent, after: u64) -> EventsResponse {
     let answer = agent.call("GET", &format!("/events?after={after}"), &[], "").await;
     serde_json::from_slice(answer.body()).expect("events")
+}
+
+async fn events_by_http2(agent: &Agent, after: u64) -> EventsResponse {
+    let stream = TokioIo::new(TcpStream::connect(agent.address).await.expect("the agent listens"));
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let uri = format!("http://guest/events?after={after}");
+    let request = Request::get(uri).body(Empty::<Bytes>::new()).expect("a request");
+    let body = sender.send_request(request).await.expect("an answer").into_body();
+    serde_json::from_slice(&body.collect().await.expect("a whole answer").to_bytes()).expect("events")
 }
 
 #[tokio::test]
@@ -91,14 +104,17 @@ async fn a_hook_may_leave_something_running() {
 #[tokio::test]
 async fn clients_are_told_of_every_restore_even_late() {
     let agent = Agent::start();
-    let waiting = events(&agent, 0);
+    let waiting = async { futures::join!(events(&agent, 0), events_by_http2(&agent, 0)) };
     let restoring = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         post(&agent, "/init", r#"{"envVars":{}}"#.to_owned()).await;
         assert_eq!(post(&agent, "/init", restored("created")).await, StatusCode::NO_CONTENT);
     };
-    // The question's own connection is closed by the restore: that is what a client sees.
-    tokio::select! { _ = waiting => {}, () = restoring => {} }
+    // The restore closes the question's connection, and not before the question is answered.
+    let ((one, other), ()) = futures::join!(waiting, restoring);
+    for told in [one, other] {
+        assert_eq!(told.events.iter().map(|event| event.event).collect::<Vec<_>>(), [GuestEventKind::Created]);
+    }
     assert_eq!(post(&agent, "/init", restored("forked")).await, StatusCode::NO_CONTENT);
     let seen = events(&agent, 0).await.events;
     let kinds: Vec<_> = seen.iter().map(|event| (event.number, event.event)).collect();

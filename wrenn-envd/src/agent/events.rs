@@ -1,7 +1,8 @@
 //! `GET /events?after=NUMBER`: what has become of the guest, for clients that must renew something of theirs.
 //!
-//! The answer comes as soon as there is an event after that number, or empty after [`WAIT_MAX`]. A restore closes the
-//! connection that waits for it; the client asks again, with the same number, and is told.
+//! The answer comes as soon as there is an event after that number, or empty after [`WAIT_MAX`]. A restore answers whoever
+//! waits, and then closes the connection. That leads nowhere where the guest's peer is not the one from before: then the
+//! client asks again, on a new connection and with the same number, and is told.
 
 use std::{
     collections::VecDeque,

@@ -100,6 +100,8 @@ impl Server {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         loop {
             tokio::select! {
+                // Who waits to hear of the restore is answered before the connection is closed because of it.
+                biased;
                 // A connection that breaks is its client's to notice.
                 _ = connection.as_mut() => return,
                 changed = restores.changed() => {
