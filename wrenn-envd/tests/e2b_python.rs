@@ -1,18 +1,14 @@
-//! E2B's Python client, as it is published, finds its agent.
-//!
-//! The tests are in `e2b_python/`. The client's debug mode knows one address, so that each file of them has a network of its
-//! own, with an agent of its own in it.
+//! E2B's Python client, as it is published, finds its agent. Its tests are in `e2b_python/`.
+
+mod e2b_client;
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
     thread,
 };
 
-use nix::sched::{CloneFlags, unshare};
 use wrenn_envd::AGENT_PORT;
 
 #[test]
@@ -37,11 +33,7 @@ fn watches_tell_what_e2bs_client_expects() {
 
 #[expect(clippy::print_stdout, reason = "what is skipped is reported by the runner")]
 fn run(test: &str, file: &str) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("skipped: {test}: no root, which a network of its own takes");
-        return;
-    }
-    let python = match python() {
+    let python = match e2b_client::python() {
         Ok(python) => python,
         Err(reason) => return println!("skipped: {test}: {reason}"),
     };
@@ -53,17 +45,9 @@ fn run(test: &str, file: &str) {
 }
 
 fn run_in_own_network(python: &Path, file: &str) -> Output {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may");
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    assert!(up.expect("`ip` is there: install iproute2").success());
+    e2b_client::enter_own_network();
     let _agent = Agent::start();
-    Command::new(python)
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", file])
-        .current_dir(sources())
-        .env("E2B_DEBUG", "true")
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .expect("python runs")
+    e2b_client::tests(python, file, None).output().expect("python runs")
 }
 
 /// An agent where the client looks for one, which ends with the test.
@@ -88,45 +72,4 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn sources() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2b_python")
-}
-
-/// The Python that has the client, or why there is none.
-fn python() -> Result<&'static Path, &'static str> {
-    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PYTHON.get_or_init(prepare).as_deref().map_err(String::as_str)
-}
-
-/// Makes the environment once for each list of requirements: it gets its name when it is whole.
-fn prepare() -> Result<PathBuf, String> {
-    let requirements = sources().join("requirements.txt");
-    let list = fs::read(&requirements).expect("the list is in the repository");
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2b-python");
-    let python = place.join("bin/python");
-    if fs::read(place.join("whole")).is_ok_and(|whole| whole == list) {
-        return Ok(python);
-    }
-    let made = Command::new("python3").args(["-m", "venv", "--clear"]).arg(&place).output();
-    let made = made.map_err(|error| format!("no python3: {error}; install python3 and python3-venv"))?;
-    if !made.status.success() {
-        return Err("python3 makes no virtual environment; install python3-venv".to_owned());
-    }
-    let install = Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--requirement"])
-        .arg(&requirements)
-        .output()
-        .expect("the environment has pip");
-    let said = String::from_utf8_lossy(&install.stderr).into_owned();
-    if !install.status.success() {
-        let is_offline = ["name resolution", "establish a new connection", "Network is unreachable", "timed out"]
-            .iter()
-            .any(|reason| said.contains(reason));
-        assert!(is_offline, "pip could not install the client:\n{said}");
-        return Err("no network to install E2B's client by".to_owned());
-    }
-    fs::write(place.join("whole"), list).expect("the environment can be marked");
-    Ok(python)
 }

@@ -54,8 +54,8 @@ def test_what_cannot_be_started_is_refused(sandbox):
 
 def test_background_runs_on_and_can_be_waited_for(sandbox):
     begun = time.monotonic()
-    handle = sandbox.commands.run("sleep 0.5; echo done", background=True)
-    assert time.monotonic() - begun < 0.4
+    handle = sandbox.commands.run("sleep 2; echo done", background=True)
+    assert time.monotonic() - begun < 1.5
     assert handle.pid > 0
     assert handle.wait().stdout == "done\n"
 

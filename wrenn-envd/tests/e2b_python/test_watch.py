@@ -1,7 +1,7 @@
 import asyncio
 
 import pytest
-from e2b import AsyncSandbox, FileNotFoundException, InvalidArgumentException, SandboxException
+from e2b import FileNotFoundException, InvalidArgumentException, SandboxException
 from e2b.sandbox.filesystem.watch_handle import FilesystemEventType
 
 CREATE, WRITE = FilesystemEventType.CREATE, FilesystemEventType.WRITE
@@ -77,9 +77,9 @@ def test_what_cannot_be_watched_is_refused(sandbox, directory):
         sandbox.files.watch_dir(f"{directory}/file")
 
 
-def test_the_asynchronous_client_streams_events(sandbox, directory):
+def test_the_asynchronous_client_streams_events(sandbox, connect_async, directory):
     async def run():
-        other = await AsyncSandbox.connect(sandbox.sandbox_id)
+        other = await connect_async(sandbox)
         events, told = [], asyncio.Event()
 
         async def note(event):
