@@ -143,7 +143,7 @@ impl Reference {
         put(&mut api, "/snapshot/load", &body.to_string());
         let load = loading.elapsed();
         // The guest's processes are frozen, and its agent answers.
-        while tokio::time::timeout(Duration::from_secs(5), health(&slot)).await.is_err() {}
+        while !matches!(tokio::time::timeout(Duration::from_secs(5), health(&slot)).await, Ok(Ok(()))) {}
         Timing { load, answer: began.elapsed() }
     }
 
@@ -178,12 +178,14 @@ fn put(api: &mut UnixStream, path: &str, body: &str) {
     assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
 }
 
-async fn health(slot: &Slot) {
-    let mut stream = slot.connect(49983).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+/// An error is a guest that is not there yet.
+async fn health(slot: &Slot) -> std::io::Result<()> {
+    let mut stream = slot.connect(49983).await?;
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await?;
     let mut answer = [0; 16];
-    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await.unwrap();
+    tokio::io::AsyncReadExt::read_exact(&mut stream, &mut answer).await?;
     assert!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
+    Ok(())
 }
 
 /// A process that ends with it.
