@@ -26,7 +26,7 @@ use crate::image::Image;
 use crate::lineage::Lineage;
 use crate::manifest::{Manifest, Surroundings};
 use crate::step::Step;
-use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB};
+use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB, Saved};
 use crate::{Error, Host, Paging, Result, SandboxId};
 
 pub(crate) struct Guest {
@@ -220,11 +220,11 @@ impl Guest {
         let began = Instant::now();
         self.halt().await?;
         let stopped = Instant::now();
-        let (memory, state) = self.machine.save(memory).await?;
+        let Saved { memory, state } = self.machine.save(memory).await?;
         let drive = Arc::clone(&self.drive);
         let compare = move || drive_writer.add_compared(&drive).map(|()| drive_writer);
         let drive_writer = blocking("save the drive", compare).await??;
-        // From here on nothing of the guest is read: what remains is to make it durable.
+        // From here on nothing of the guest is read: what remains is to store it, and to make that durable.
         let stopped_for = stopped.elapsed();
         if then == Then::GoOn {
             self.go_on().await?;
@@ -233,9 +233,9 @@ impl Guest {
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;
-            pending.seal(memory)?;
+            pending.seal(memory.finish()?)?;
             pending.seal(drive_writer)?;
-            pending.publish(&metadata)
+            Ok::<_, Error>(pending.publish(&metadata)?)
         };
         let generation = blocking("publish the snapshot", publish).await??;
         self.machine.saved();

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
-use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Plug, Restore, Vmm};
+use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Plug, Restore, Saved, SavedMemory, Vmm};
 use crate::agent::Connector;
 use crate::{Error, RestoreReport, Result};
 
@@ -168,14 +168,14 @@ impl Machine for FakeMachine {
         Ok(memory)
     }
 
-    async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
+    async fn save(&mut self, mut memory: SpaceWriter) -> Result<Saved> {
         self.script.perform(Op::Save)?;
         let number = self.script.next_save();
         let page = usize::from(number) * PAGE_BYTES;
         let mut view = vec![0; PAGES * PAGE_BYTES];
         view[page..page + PAGE_BYTES].fill(number);
         memory.add_dirty(&view, &[PageRange::new(number.into(), 1)])?;
-        Ok((memory, Vec::new()))
+        Ok(Saved { memory: SavedMemory::Written(memory), state: Vec::new() })
     }
 
     fn saved(&mut self) {

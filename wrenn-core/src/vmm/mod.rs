@@ -111,6 +111,34 @@ pub(crate) struct BootMedia {
     pub(crate) initramfs: File,
 }
 
+/// A machine as it was at one instant.
+pub(crate) struct Saved {
+    pub(crate) memory: SavedMemory,
+    pub(crate) state: Vec<u8>,
+}
+
+/// A machine's memory, on its way into a generation.
+pub(crate) enum SavedMemory {
+    /// All of it is there.
+    Written(SpaceWriter),
+    /// It is a copy that the VMM made, and which is still to be added.
+    Copied { diff: File, into: SpaceWriter },
+}
+
+impl SavedMemory {
+    /// Adds what is still to be added. Blocks.
+    pub(crate) fn finish(self) -> Result<SpaceWriter> {
+        match self {
+            Self::Written(memory) => Ok(memory),
+            Self::Copied { diff, mut into } => {
+                // A page of zeros that was written is data in the VMM's file; only what was not written is a hole.
+                into.add_sparse(&diff)?;
+                Ok(into)
+            }
+        }
+    }
+}
+
 /// How a VMM ended.
 #[derive(Debug, Clone)]
 pub(crate) enum Exit {
@@ -186,9 +214,9 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     /// [`save`](Self::save).
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter>;
 
-    /// Adds what a stopped machine's guest wrote since the generation that it came from, and was not copied ahead; and
-    /// returns the device state.
-    async fn save(&mut self, memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)>;
+    /// Takes what a stopped machine's guest wrote since the generation that it came from, and was not copied ahead, and
+    /// the device state. From then on the machine may go on.
+    async fn save(&mut self, memory: SpaceWriter) -> Result<Saved>;
 
     /// What the last [`save`](Self::save) wrote is published: the next one counts from there.
     fn saved(&mut self);

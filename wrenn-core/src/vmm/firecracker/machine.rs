@@ -17,7 +17,7 @@ use super::room::Door;
 use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::process::Process;
-use crate::vmm::{Exit, Machine};
+use crate::vmm::{Exit, Machine, Saved, SavedMemory};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl Machine for FirecrackerMachine {
         Ok(memory)
     }
 
-    async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
+    async fn save(&mut self, into: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the machine";
         self.put(WHAT, "/snapshot/create", &config::create(), SNAPSHOT_TIMEOUT).await?;
         let (diff, state) = (self.door.path(MEMORY), self.door.path(STATE));
@@ -139,9 +139,7 @@ impl Machine for FirecrackerMachine {
             Ok::<_, io::Error>((File::open(diff)?, state))
         };
         let (diff, state) = blocking(WHAT, read).await?.map_err(|e| Error::failed(WHAT)(e.into()))?;
-        // A page of zeros that was written is data in Firecracker's file; only what was not written is a hole.
-        let added = blocking(WHAT, move || memory.add_sparse(&diff).map(|()| memory)).await?;
-        Ok((added?, state))
+        Ok(Saved { memory: SavedMemory::Copied { diff, into }, state })
     }
 
     /// Until then the file stays, and the next diff adds to it what is written meanwhile: Firecracker forgets what it has

@@ -18,7 +18,7 @@ use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::process::Process;
-use crate::vmm::{Exit, Machine, Restore, STATE_BLOB};
+use crate::vmm::{Exit, Machine, Restore, STATE_BLOB, Saved, SavedMemory};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -154,7 +154,7 @@ impl Machine for QemuMachine {
         blocking("copy the running guest's memory", move || super::lazy::write_ahead(memory, &file, &tracker)).await?
     }
 
-    async fn save(&mut self, mut memory: SpaceWriter) -> Result<(SpaceWriter, Vec<u8>)> {
+    async fn save(&mut self, mut memory: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the device state";
         let mut state = state_file(WHAT)?;
         self.give(&state, WHAT).await?;
@@ -175,7 +175,7 @@ impl Machine for QemuMachine {
         rewind(&state, WHAT)?;
         let mut bytes = Vec::new();
         state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
-        Ok((copied??, bytes))
+        Ok(Saved { memory: SavedMemory::Written(copied??), state: bytes })
     }
 
     fn saved(&mut self) {
