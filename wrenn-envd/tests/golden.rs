@@ -4,37 +4,11 @@ mod support;
 
 use std::fmt::Write as _;
 
-use proptest::{
-    prelude::*,
-    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+use proptest::prelude::*;
+use support::{
+    Agent,
+    wire::{frame, frames, request, runner, send},
 };
-use support::Agent;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-
-/// One frame of a Connect stream: flags, the length in network order, the message.
-fn frame(flags: u8, message: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(message.len()).expect("a short message");
-    let mut frame = vec![flags];
-    frame.extend((0..4).map(|at| u8::try_from(length >> (24 - 8 * at) & 0xff).expect("a byte")));
-    frame.extend(message);
-    frame
-}
-
-/// The frames of an answer; panics where they are torn.
-fn frames(mut body: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    let mut frames = Vec::new();
-    while let [flags, l0, l1, l2, l3, rest @ ..] = body {
-        let length = [l0, l1, l2, l3].iter().fold(0_usize, |length, byte| length << 8 | usize::from(**byte));
-        let (message, next) = rest.split_at(length);
-        frames.push((*flags, message.to_vec()));
-        body = next;
-    }
-    assert!(body.is_empty(), "{body:?}");
-    frames
-}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -114,36 +88,6 @@ async fn unary_calls_and_refusals_read_as_e2bs() {
     assert_eq!(trailer["error"]["code"], "not_found");
 }
 
-async fn send(agent: &Agent, pieces: impl IntoIterator<Item = &[u8]>) -> Vec<u8> {
-    let mut stream = TcpStream::connect(agent.address).await.expect("the agent listens");
-    stream.set_nodelay(true).expect("the agent listens");
-    for piece in pieces {
-        // A request that is refused half-way closes the connection.
-        if stream.write_all(piece).await.is_err() {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    answer
-}
-
-fn request(route: &str, kind: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "POST {route} HTTP/1.1\r\nhost: guest\r\nconnect-protocol-version: 1\r\ncontent-type: {kind}\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n",
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
-}
-
-/// The same inputs every time, so that a failure is one everywhere.
-fn runner(cases: u32) -> TestRunner {
-    let config = Config { cases, failure_persistence: None, ..Config::default() };
-    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
-}
-
 #[test]
 fn a_request_may_be_cut_anywhere() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -159,43 +103,4 @@ fn a_request_may_be_cut_anywhere() {
         Ok(())
     });
     checked.unwrap();
-}
-
-#[test]
-fn no_frame_takes_the_agent_down() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let agent = Agent::start();
-    let routes =
-        prop::sample::select(vec!["Start", "Connect", "StreamInput", "SendInput", "List", "Update", "Nothing"]);
-    let kinds = prop::sample::select(vec![
-        "application/connect+json",
-        "application/connect+proto",
-        "application/json",
-        "application/proto",
-        "application/grpc",
-        "text/plain",
-    ]);
-    let good = frame(0, START_JSON.as_bytes());
-    let mangled =
-        (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()).prop_map(move |(at, byte, end)| {
-            let mut body = good.clone();
-            // The length, the flags, the syntax or a name; and then it is cut off.
-            let at = at.index(40);
-            body[at] = byte;
-            body.truncate(end.index(body.len()));
-            body
-        });
-    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..60), mangled];
-    let checked = runner(300).run(&(routes, kinds, bodies), |(route, kind, body)| {
-        let request = request(&format!("/process.Process/{route}"), kind, &body);
-        let answer = runtime.block_on(send(&agent, [request.as_slice()]));
-        prop_assert!(answer.starts_with(b"HTTP/1.1 "), "{:?}", String::from_utf8_lossy(&answer));
-        Ok(())
-    });
-    checked.unwrap();
-    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], &[b'{'; 100]].concat();
-    let huge = request("/process.Process/Start", "application/connect+json", &huge);
-    let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, [huge.as_slice()]))).into_owned();
-    assert!(answer.contains("resource_exhausted") || answer.contains("invalid_argument"), "{answer}");
-    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod session;
+pub(crate) mod wire;
 
 use std::{
     io::{BufRead as _, BufReader},

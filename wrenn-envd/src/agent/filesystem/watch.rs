@@ -94,7 +94,7 @@ fn check(path: &Path, allow_network_mounts: bool) -> Result<(), FileError> {
     // The type's width is the platform's.
     #[expect(clippy::cast_sign_loss, reason = "a magic number is 32 bits, whatever it is kept in")]
     let magic = kind.0 as u64 & 0xffff_ffff;
-    if !allow_network_mounts && NETWORK_FILE_SYSTEMS.contains(&magic) {
+    if !allow_network_mounts && is_network(magic) {
         let message = format!(
             "{} is on a network file system, which tells of few changes or none; set allow_network_mounts to watch it",
             path.display()
@@ -102,6 +102,11 @@ fn check(path: &Path, allow_network_mounts: bool) -> Result<(), FileError> {
         return Err(FileError::Invalid(message));
     }
     Ok(())
+}
+
+/// Whether a file system is one where others write, too, of whom the kernel does not hear.
+fn is_network(magic: u64) -> bool {
+    NETWORK_FILE_SYSTEMS.contains(&magic)
 }
 
 /// The task behind a watch.
@@ -161,3 +166,25 @@ const LOOSE_END_WAIT: Duration = Duration::from_millis(20);
 /// NFS, SMB, CIFS, SMB2, FUSE, 9P, AFS, Ceph and Lustre: `linux/magic.h` and the file systems' own sources.
 const NETWORK_FILE_SYSTEMS: [u64; 9] =
     [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x0102_1997, 0x5346_414f, 0x00c3_6400, 0x0bd0_0bd0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_write_to_is_a_network_file_system() {
+        use nix::libc;
+        for magic in [libc::NFS_SUPER_MAGIC, libc::SMB_SUPER_MAGIC, libc::FUSE_SUPER_MAGIC, libc::AFS_SUPER_MAGIC] {
+            assert!(is_network(u64::try_from(magic).unwrap()), "{magic:#x}");
+        }
+        for magic in [
+            libc::EXT4_SUPER_MAGIC,
+            libc::OVERLAYFS_SUPER_MAGIC,
+            libc::TMPFS_MAGIC,
+            libc::XFS_SUPER_MAGIC,
+            libc::PROC_SUPER_MAGIC,
+        ] {
+            assert!(!is_network(u64::try_from(magic).unwrap()), "{magic:#x}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Whatever a stranger sends is answered, in bounds, and takes nothing down.
+
+mod support;
+
+use std::fs;
+
+use proptest::prelude::*;
+use support::{
+    Agent,
+    wire::{frame, frames, request, runner, send},
+};
+
+const START: &str = r#"{"process":{"cmd":"/bin/sh","args":["-c","printf 'a\\377'; exit 3"]},"stdin":false}"#;
+
+/// The flag of a stream's last message.
+const END: u8 = 2;
+
+#[test]
+fn no_frame_takes_the_agent_down() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let routes = prop::sample::select(vec![
+        "process.Process/Start",
+        "process.Process/Connect",
+        "process.Process/StreamInput",
+        "process.Process/SendInput",
+        "process.Process/List",
+        "process.Process/Update",
+        "process.Process/Nothing",
+        "filesystem.Filesystem/WatchDir",
+        "filesystem.Filesystem/Stat",
+        "filesystem.Filesystem/GetWatcherEvents",
+    ]);
+    let kinds = prop::sample::select(vec![
+        "application/connect+json",
+        "application/connect+proto",
+        "application/json",
+        "application/proto",
+        "application/grpc",
+        "text/plain",
+    ]);
+    let good = frame(0, START.as_bytes());
+    let mangled =
+        (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()).prop_map(move |(at, byte, end)| {
+            let mut body = good.clone();
+            // The length, the flags, the syntax or a name; and then it is cut off.
+            let at = at.index(40);
+            body[at] = byte;
+            body.truncate(end.index(body.len()));
+            body
+        });
+    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..60), mangled];
+    let checked = runner(400).run(&(routes, kinds, bodies), |(route, kind, body)| {
+        let request = request(&format!("/{route}"), kind, &body);
+        let answer = runtime.block_on(send(&agent, [request.as_slice()]));
+        prop_assert!(answer.starts_with(b"HTTP/1.1 "), "{:?}", String::from_utf8_lossy(&answer));
+        Ok(())
+    });
+    checked.unwrap();
+    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], &[b'{'; 100]].concat();
+    let huge = request("/process.Process/Start", "application/connect+json", &huge);
+    let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, [huge.as_slice()]))).into_owned();
+    assert!(answer.contains("resource_exhausted") || answer.contains("invalid_argument"), "{answer}");
+    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
+}
+
+#[tokio::test]
+async fn a_broken_envelope_of_a_stream_is_refused_with_its_reason() {
+    let agent = Agent::start();
+    let message = br#"{"path":"/tmp"}"#;
+    let whole = frame(0, message);
+    let cut_off = whole[..whole.len() - 4].to_vec();
+    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], message].concat();
+    for (what, body, code) in [
+        ("a message that is cut off", cut_off, "invalid_argument"),
+        ("a header that is cut off", whole[..3].to_vec(), "invalid_argument"),
+        ("no message", Vec::new(), "unimplemented"),
+        ("two messages", [whole.clone(), whole.clone()].concat(), "unimplemented"),
+        ("no JSON", frame(0, b"{path"), "invalid_argument"),
+        ("JSON of another shape", frame(0, br#"{"path":7}"#), "invalid_argument"),
+        ("compressed with nothing", frame(1, message), "internal"),
+        ("more than is taken", huge, "resource_exhausted"),
+    ] {
+        for route in ["/filesystem.Filesystem/WatchDir", "/process.Process/Start"] {
+            let headers = [("content-type", "application/connect+json"), ("connect-protocol-version", "1")];
+            let answer = agent.call("POST", route, &headers, body.clone()).await;
+            let seen = frames(answer.body());
+            assert_eq!((seen.len(), seen[0].0), (1, END), "{route}, {what}: {seen:?}");
+            let end: serde_json::Value = serde_json::from_slice(&seen[0].1).unwrap();
+            assert_eq!(end["error"]["code"], code, "{route}, {what}: {end}");
+            assert!(end["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}");
+        }
+    }
+    assert_eq!(agent.shell("echo up").await.unwrap().stdout_utf8(), "up\n");
+}
+
+/// What a whole answer says: its status, its headers in lower case, its body.
+fn parse(answer: &[u8]) -> (u16, String, Vec<u8>) {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a whole head");
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, head, answer[end + 4..].to_vec())
+}
+
+fn get(target: &str, header: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n{header}\r\n").into_bytes()
+}
+
+#[test]
+fn any_query_is_answered_or_refused() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "here").unwrap();
+    let good = format!("path={}&username=root&signature=v1_x&signature_expiration=99999999999", file.display());
+    let mangled = (any::<prop::sample::Index>(), "[!-~]{0,3}").prop_map(move |(at, piece)| {
+        let mut query = good.clone();
+        let at = at.index(query.len());
+        query.replace_range(at..=at, &piece);
+        query
+    });
+    // Whatever it names, `nobody` may not overwrite it.
+    let queries =
+        prop_oneof!["[!-~]{0,60}", "((path|username|signature|[a-z])=(%[0-9a-fA-F]{2}|[!-~]){0,9}&){0,4}", mangled];
+    let routes = prop::sample::select(vec!["/files", "/events", "/envs", "/metrics", "/nothing"]);
+    let checked = runner(400).run(&(routes, queries), |(route, query)| {
+        // One that waits for an event would wait long.
+        prop_assume!(route != "/events" || query.contains("after="));
+        let query = query.replace('#', "%23");
+        let answer = runtime.block_on(send(&agent, [get(&format!("{route}?{query}"), "").as_slice()]));
+        let (status, _, body) = parse(&answer);
+        prop_assert!(matches!(status, 200 | 400 | 401 | 403 | 404), "{} {}", status, String::from_utf8_lossy(&body));
+        let upload = request(&format!("/files?username=nobody&{query}"), "application/octet-stream", b"x");
+        let (status, _, body) = parse(&runtime.block_on(send(&agent, [upload.as_slice()])));
+        prop_assert!(matches!(status, 200 | 400 | 401 | 403 | 404), "{} {}", status, String::from_utf8_lossy(&body));
+        Ok(())
+    });
+    checked.unwrap();
+    assert_eq!(fs::read_to_string(file).unwrap(), "here");
+    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
+}
+
+#[test]
+fn any_range_is_a_part_of_the_file_or_the_whole_of_it_or_refused() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let contents: Vec<u8> = (0..1000_u32).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
+    fs::write(directory.path().join("file"), &contents).unwrap();
+    let target = format!("/files?path={}/file&username=root", directory.path().display());
+    let ranges = prop_oneof![
+        "bytes=[0-9]{1,3}-[0-9]{0,3}",
+        "bytes=-[0-9]{1,4}",
+        "bytes=[-0-9, ]{0,24}",
+        "(bytes|lines)?=?[ -~]{0,24}",
+        "bytes=[0-9]{18,30}-[0-9]{0,30}",
+    ];
+    let checked = runner(400).run(&ranges, |range| {
+        let answer = runtime.block_on(send(&agent, [get(&target, &format!("range: {range}\r\n")).as_slice()]));
+        let (status, head, body) = parse(&answer);
+        match status {
+            200 => prop_assert_eq!(body, contents.clone()),
+            206 => {
+                let (_, told) = head.split_once("content-range: bytes ").expect("it says which part");
+                let (part, total) = told.lines().next().unwrap_or_default().split_once('/').expect("of what");
+                let (first, last) = part.split_once('-').expect("two ends");
+                let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+                prop_assert_eq!(total, "1000");
+                prop_assert_eq!(body, contents[first..=last].to_vec());
+            }
+            416 => prop_assert!(head.contains("content-range: bytes */1000")),
+            _ => prop_assert!(false, "{} to {:?}", status, range),
+        }
+        Ok(())
+    });
+    checked.unwrap();
+}
