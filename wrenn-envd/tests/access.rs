@@ -3,11 +3,17 @@
 mod support;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use connectrpc::{ErrorCode, client::CallOptions};
+use connectrpc::{
+    ErrorCode,
+    client::{CallOptions, ClientConfig, HttpClient},
+};
 use hyper::StatusCode;
 use support::{Agent, start};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
-use wrenn_envd::{ACCESS_TOKEN_HEADER, MetricsResponse, PROTOCOL_VERSION, VERSION_HEADER};
+use wrenn_envd::{
+    ACCESS_TOKEN_HEADER, MetricsResponse, PROTOCOL_VERSION, VERSION_HEADER,
+    proto::filesystem::{FilesystemClient, StatRequest},
+};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -39,6 +45,41 @@ async fn everything_but_health_needs_the_token_once_it_is_set() {
     assert_eq!(error.code, ErrorCode::Unauthenticated);
     let options = CallOptions::default().with_header(ACCESS_TOKEN_HEADER, "first");
     assert_eq!(agent.run(start("true", &[]), options).await.unwrap().exit_code(), 0);
+}
+
+#[tokio::test]
+async fn no_call_on_files_is_carried_out_without_the_token() {
+    let agent = Agent::start();
+    agent.call("POST", "/init", &[JSON], r#"{"accessToken":"first"}"#).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "kept").unwrap();
+    let (path, made) = (file.display(), directory.path().join("made"));
+    for (call, body) in [
+        ("Stat", format!(r#"{{"path":"{path}"}}"#)),
+        ("ListDir", format!(r#"{{"path":"{path}"}}"#)),
+        ("MakeDir", format!(r#"{{"path":"{}"}}"#, made.display())),
+        ("Move", format!(r#"{{"source":"{path}","destination":"{}"}}"#, made.display())),
+        ("Remove", format!(r#"{{"path":"{path}"}}"#)),
+        ("WatchDir", format!(r#"{{"path":"{path}"}}"#)),
+        ("CreateWatcher", format!(r#"{{"path":"{path}"}}"#)),
+        ("GetWatcherEvents", r#"{"watcherId":"w1"}"#.to_owned()),
+        ("RemoveWatcher", r#"{"watcherId":"w1"}"#.to_owned()),
+    ] {
+        for headers in [&[JSON][..], &[JSON, (ACCESS_TOKEN_HEADER, "wrong")], &[JSON, (ACCESS_TOKEN_HEADER, "")]] {
+            let answer = agent.call("POST", &format!("/filesystem.Filesystem/{call}"), headers, body.clone()).await;
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{call}");
+        }
+    }
+    assert!(!made.exists() && std::fs::read_to_string(&file).unwrap() == "kept");
+    // A client of the protocol takes it for what it is.
+    let base = format!("http://{}", agent.address).parse().unwrap();
+    let client = FilesystemClient::new(HttpClient::plaintext_http2_only(), ClientConfig::new(base));
+    let request = StatRequest { path: path.to_string(), ..Default::default() };
+    let error = client.stat(request.clone()).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Unauthenticated);
+    let options = CallOptions::default().with_header(ACCESS_TOKEN_HEADER, "first");
+    client.stat_with_options(request, options).await.unwrap();
 }
 
 #[tokio::test]
