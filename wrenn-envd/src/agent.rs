@@ -137,8 +137,11 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
         restores,
     };
     let server = http::Server::new(mode, mmds.map(|address| Mmds { address }), groups, lifecycle);
-    init::complain(&format!("serving on {}", listener.local_addr()?));
-    if mode == Mode::Hosted {
+    let serving = format!("serving on {}", listener.local_addr()?);
+    if mode == Mode::Guest {
+        init::note(&serving);
+    } else {
+        init::complain(&serving);
         server.serve(listener).await;
         return Ok(());
     }

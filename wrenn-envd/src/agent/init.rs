@@ -95,6 +95,17 @@ pub(super) fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "wrenn-envd: {line}");
 }
 
+/// A line in the kernel's log, which has its time beside it, and beside that when `/init` was started.
+pub(super) fn note(line: &str) {
+    let noted = OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .and_then(|mut log| log.write_all(format!("<6>wrenn-envd: {line}").as_bytes()));
+    if noted.is_err() {
+        complain(line);
+    }
+}
+
 /// Points the standard streams at the console that `devtmpfs` has, whatever the kernel gave.
 fn open_console() {
     let console = OpenOptions::new().read(true).write(true).open("/dev/console");
