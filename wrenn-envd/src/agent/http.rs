@@ -96,6 +96,8 @@ impl Server {
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
+            .max_send_buf_size(SENT_AHEAD_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
             .keep_alive_interval(Duration::from_secs(20));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         loop {
@@ -224,6 +226,13 @@ const FILESYSTEM_PREFIX: &str = "/filesystem.Filesystem/";
 
 /// Of a request or a message: input to a process may be large.
 const RPC_BYTES_MAX: usize = 16 << 20;
+
+/// How much of an answer waits to be sent: what a slow reader has not taken is to be in the process's own ring still, when
+/// its connection breaks.
+const SENT_AHEAD_BYTES: usize = 128 << 10;
+
+/// How many calls a connection may have under way: each process that a client follows is one.
+const STREAMS_MAX: u32 = 4096;
 
 /// How much a client may send before the agent has read it.
 const WINDOW_BYTES: u32 = 1 << 20;
