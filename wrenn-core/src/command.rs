@@ -1,14 +1,12 @@
 //! Commands in a guest, in the manner of [`std::process`].
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use crate::agent::{AgentClient, AgentError, ProcessEvent, ProcessSpec, ProcessStream};
-use crate::sandbox::{Sandbox, Watch};
+use crate::agent::{AgentClient, AgentError, InputKind, ProcessSpec};
+use crate::child::{Child, Event, ExitStatus, RUN, next, started};
+use crate::sandbox::Sandbox;
 use crate::{Error, Result};
 
 /// A command to run in a sandbox.
@@ -41,7 +39,7 @@ pub struct Command {
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
-    /// All of its standard output.
+    /// All of its standard output, or all that it wrote to its terminal.
     pub stdout: Vec<u8>,
     /// All of its standard error.
     pub stderr: Vec<u8>,
@@ -63,53 +61,20 @@ impl Output {
     }
 }
 
-/// How a process in the guest ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExitStatus {
-    code: Option<i32>,
-    description: String,
-}
-
-impl ExitStatus {
-    /// Whether it exited with 0.
-    #[must_use]
-    pub fn success(&self) -> bool {
-        self.code == Some(0)
-    }
-
-    /// What it exited with; `None` where a signal ended it.
-    #[must_use]
-    pub fn code(&self) -> Option<i32> {
-        self.code
-    }
-}
-
-impl fmt::Display for ExitStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.description)
-    }
-}
-
-/// What a running command did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// It wrote to its standard output.
-    Stdout(Bytes),
-    /// It wrote to its standard error.
-    Stderr(Bytes),
-    /// It ended; nothing follows.
-    Exit(ExitStatus),
-}
-
-/// A signal for [`Child::signal`].
+/// The size of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Signal {
-    /// Asks the process to end.
-    Term,
-    /// Ends it.
-    Kill,
+pub struct PtySize {
+    /// Characters a line, 1 or more.
+    pub columns: u16,
+    /// Lines, 1 or more.
+    pub rows: u16,
+}
+
+impl Default for PtySize {
+    /// What a terminal has always been: 80 columns, 24 rows.
+    fn default() -> Self {
+        Self { columns: 80, rows: 24 }
+    }
 }
 
 impl Command {
@@ -167,6 +132,21 @@ impl Command {
         self
     }
 
+    /// Runs the command at a terminal: it writes [`Event::Pty`], reads what [`Child::write_stdin`] writes, and
+    /// [`Child::resize`] changes the size. Default: pipes.
+    #[must_use]
+    pub fn pty(mut self, size: PtySize) -> Self {
+        self.spec.pty = Some((size.columns, size.rows));
+        self
+    }
+
+    /// Another name for the process, by which [`Sandbox::attach`] finds it. Default: none.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.spec.tag = Some(tag.into());
+        self
+    }
+
     /// How many bytes of each stream [`output`](Self::output) collects before it kills the command. Default: 16 MiB.
     /// It costs that much memory at the most.
     #[must_use]
@@ -186,12 +166,11 @@ impl Command {
     pub async fn spawn(mut self) -> Result<Child> {
         check_envs(&self.spec.envs)?;
         self.spec.timeout = self.timeout;
-        let agent = Arc::clone(self.sandbox.agent());
-        let watch = self.sandbox.watch();
-        let mut stream =
-            watch.while_running(RUN, async { agent.start(&self.spec).await.map_err(Error::command) }).await?;
-        let pid = watch.while_running(RUN, started(&mut stream)).await?;
-        Ok(Child { agent, watch, stream, pid, ended: false })
+        let start = self.sandbox.agent().start(&self.spec);
+        let watch = self.sandbox.watch_state();
+        let stream = watch.while_running(RUN, async { start.await.map_err(Error::command) }).await?;
+        let input = if self.spec.pty.is_some() { InputKind::Terminal } else { InputKind::Pipe };
+        Child::of(&self.sandbox, stream, input).await
     }
 
     /// Runs the command to its end and collects what it writes.
@@ -199,7 +178,8 @@ impl Command {
     /// A command that fails is not an error: look at [`Output::status`].
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn); and [`Error::CommandTimedOut`], [`Error::OutputTooLong`], after which it is dead.
+    /// As [`spawn`](Self::spawn); and [`Error::CommandTimedOut`], [`Error::OutputTooLong`], [`Error::OutputLost`], after
+    /// which it is dead.
     ///
     /// # Cancel-Safety
     /// Cancelling kills the command.
@@ -207,98 +187,11 @@ impl Command {
         check_envs(&self.spec.envs)?;
         let agent = Arc::clone(self.sandbox.agent());
         let collected = collect(&agent, self.spec, self.timeout, self.output_limit_bytes);
-        self.sandbox.watch().while_running(RUN, collected).await
+        self.sandbox.watch_state().while_running(RUN, collected).await
     }
 }
 
-const RUN: &str = "run a command";
 const OUTPUT_LIMIT_BYTES: usize = 16 << 20;
-
-/// A command that runs, or has run. Dropping it leaves the command running: its sandbox ends it.
-#[derive(Debug)]
-pub struct Child {
-    agent: Arc<AgentClient>,
-    watch: Watch,
-    stream: ProcessStream,
-    pid: u32,
-    ended: bool,
-}
-
-impl Child {
-    /// Its process id in the guest.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Waits for what it does next; `None` after [`Event::Exit`]. What nobody reads makes the command wait.
-    ///
-    /// # Errors
-    /// [`Error::InvalidState`] as soon as the sandbox no longer runs.
-    ///
-    /// # Cancel-Safety
-    /// Cancelling loses nothing.
-    pub async fn next_event(&mut self) -> Result<Option<Event>> {
-        if self.ended {
-            return Ok(None);
-        }
-        let event = self.watch.while_running(RUN, next(&mut self.stream)).await?;
-        self.ended = matches!(event, Event::Exit(_));
-        Ok(Some(event))
-    }
-
-    /// Waits for the end, and discards what it writes until then.
-    ///
-    /// # Errors
-    /// As [`next_event`](Self::next_event); [`Error::InvalidInput`] where the end was already told.
-    pub async fn wait(&mut self) -> Result<ExitStatus> {
-        while let Some(event) = self.next_event().await? {
-            if let Event::Exit(status) = event {
-                return Ok(status);
-            }
-        }
-        Err(Error::invalid("this command's exit status was taken before"))
-    }
-
-    /// Writes to its standard input.
-    ///
-    /// # Errors
-    /// [`Error::Agent`] where it has none: see [`Command::stdin_piped`].
-    pub async fn write_stdin(&self, bytes: impl Into<Bytes>) -> Result<()> {
-        let write = self.agent.send_stdin(self.pid, bytes.into());
-        self.watch.while_running(RUN, async { write.await.map_err(Error::agent("write to a command")) }).await
-    }
-
-    /// Closes its standard input.
-    ///
-    /// # Errors
-    /// As [`write_stdin`](Self::write_stdin).
-    pub async fn close_stdin(&self) -> Result<()> {
-        let close = self.agent.close_stdin(self.pid);
-        self.watch.while_running(RUN, async { close.await.map_err(Error::agent("close a command's input")) }).await
-    }
-
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// [`Error::Agent`] where it has ended.
-    pub async fn signal(&self, signal: Signal) -> Result<()> {
-        let signal = match signal {
-            Signal::Term => crate::agent::Signal::Term,
-            Signal::Kill => crate::agent::Signal::Kill,
-        };
-        let send = self.agent.signal(self.pid, signal);
-        self.watch.while_running(RUN, async { send.await.map_err(Error::agent("signal a command")) }).await
-    }
-
-    /// Kills it.
-    ///
-    /// # Errors
-    /// As [`signal`](Self::signal).
-    pub async fn kill(&self) -> Result<()> {
-        self.signal(Signal::Kill).await
-    }
-}
 
 /// A line for the guest's shell.
 pub(crate) fn shell_spec(line: &str) -> ProcessSpec {
@@ -315,13 +208,14 @@ pub(crate) async fn collect(
     let started_at = Instant::now();
     spec.timeout = timeout;
     let mut stream = agent.start(&spec).await.map_err(Error::command)?;
-    let pid = started(&mut stream).await?;
+    let pid = started(&mut stream, agent).await?;
     let mut guard = KillOnDrop { agent: Arc::clone(agent), pid: Some(pid) };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = loop {
-        match next(&mut stream).await {
-            Ok(Event::Stdout(bytes)) => stdout.extend_from_slice(&bytes),
+        match next(&mut stream, agent).await {
+            Ok(Event::Stdout(bytes) | Event::Pty(bytes)) => stdout.extend_from_slice(&bytes),
             Ok(Event::Stderr(bytes)) => stderr.extend_from_slice(&bytes),
+            Ok(Event::Lost { bytes }) => return Err(Error::OutputLost { bytes }),
             Ok(Event::Exit(status)) => break status,
             Err(error) => return Err(timed_out(error, timeout, stdout, stderr)),
         }
@@ -345,24 +239,6 @@ fn timed_out(error: Error, timeout: Option<Duration>, stdout: Vec<u8>, stderr: V
             Error::CommandTimedOut { after, stdout, stderr }
         }
         (error, _) => error,
-    }
-}
-
-async fn started(stream: &mut ProcessStream) -> Result<u32> {
-    match stream.next().await.map_err(Error::command)? {
-        Some(ProcessEvent::Start { pid }) => Ok(pid),
-        _ => Err(Error::command(AgentError::ConnectionLost { source: None })),
-    }
-}
-
-async fn next(stream: &mut ProcessStream) -> Result<Event> {
-    match stream.next().await.map_err(Error::command)? {
-        Some(ProcessEvent::Stdout(bytes)) => Ok(Event::Stdout(bytes)),
-        Some(ProcessEvent::Stderr(bytes)) => Ok(Event::Stderr(bytes)),
-        Some(ProcessEvent::End { exit_code, exited, status }) => {
-            Ok(Event::Exit(ExitStatus { code: exited.then_some(exit_code), description: status }))
-        }
-        Some(ProcessEvent::Start { .. }) | None => Err(Error::command(AgentError::ConnectionLost { source: None })),
     }
 }
 

@@ -94,6 +94,15 @@ pub enum Error {
         /// The limit for each of the two streams.
         limit_bytes: usize,
     },
+    /// The connection broke while a command was collected, and came back too late for what it had written meanwhile.
+    #[error(
+        "{bytes} bytes of the command's output are lost: the connection to the guest broke, and it wrote more meanwhile \
+         than the guest keeps"
+    )]
+    OutputLost {
+        /// The length of the gap.
+        bytes: u64,
+    },
     /// The guest's agent refused, or could not be reached.
     #[error("the guest's agent could not {what}")]
     Agent {
@@ -151,11 +160,12 @@ impl Error {
         }
     }
 
-    /// For a file of the guest.
-    pub(crate) fn file(path: &str, source: AgentError) -> Self {
-        match source {
-            AgentError::NotFound { .. } => Self::NotFound(format!("the guest has no file {path}")),
-            source => Self::Agent { what: "read a file", source },
+    /// For a call on files of the guest.
+    pub(crate) fn file(what: &'static str) -> impl FnOnce(AgentError) -> Self {
+        move |source| match source {
+            AgentError::NotFound { what } => Self::NotFound(what),
+            AgentError::InvalidArgument { message } => Self::InvalidInput(message),
+            source => Self::Agent { what, source },
         }
     }
 
@@ -163,7 +173,7 @@ impl Error {
     pub(crate) fn command(source: AgentError) -> Self {
         match source {
             AgentError::NotFound { what } => Self::NotFound(what),
-            AgentError::InvalidArgument { message } => Self::InvalidInput(message),
+            AgentError::InvalidArgument { message } | AgentError::OutOfRange { message } => Self::InvalidInput(message),
             source => Self::Agent { what: "run a command", source },
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
-use wrenn_envd::{InitRequest, Timestamp};
+use wrenn_envd::{GuestEventKind, InitRequest, Timestamp};
 use wrenn_snapshot::{Generation, GenerationId, Space, WorkingSet};
 
 use crate::agent::{AgentClient, Connector};
@@ -27,7 +27,7 @@ use crate::lineage::Lineage;
 use crate::manifest::{Manifest, Surroundings};
 use crate::step::Step;
 use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB, Saved};
-use crate::{Error, Host, Paging, Result, SandboxId};
+use crate::{Error, Host, Paging, Result, SandboxId, TemplateName};
 
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
@@ -67,6 +67,9 @@ pub struct SaveReport {
 #[derive(Debug, Clone)]
 pub(crate) struct Renewal {
     pub(crate) id: SandboxId,
+    pub(crate) template: TemplateName,
+    /// How it comes to be, for the guest's hooks and clients.
+    pub(crate) event: GuestEventKind,
     /// Replaces the environment of processes that are started from now on; `None` keeps it.
     pub(crate) envs: Option<std::collections::BTreeMap<String, String>>,
 }
@@ -186,6 +189,9 @@ impl Guest {
         let init = InitRequest {
             access_token: token.clone(),
             env_vars: renewal.envs.clone(),
+            instance_id: Some(renewal.id.to_string()),
+            env_id: Some(renewal.template.to_string()),
+            event: Some(renewal.event),
             entropy: Some(rand::random::<[u8; 64]>().to_vec()),
             hostname: Some(renewal.id.to_string()),
             machine_id: Some(format!("{:032x}", rand::random::<u128>())),

@@ -21,11 +21,13 @@
 #![warn(missing_docs)]
 
 mod agent;
+mod child;
 mod command;
 mod data_dir;
 mod doctor;
 mod driver;
 mod error;
+mod files;
 mod flat;
 mod guest;
 mod host;
@@ -34,29 +36,37 @@ pub mod image;
 mod lineage;
 mod manifest;
 mod paging;
+mod ports;
 mod probe;
+mod processes;
 mod record;
 mod sandbox;
 mod step;
 mod sys;
 mod template;
 mod vmm;
+mod watch;
 
 pub use agent::AgentError;
-pub use command::{Child, Command, Event, ExitStatus, Output, Signal};
+pub use child::{Child, Event, ExitStatus, Signal};
+pub use command::{Command, Output, PtySize};
 pub use data_dir::default_path as default_data_dir;
 pub use doctor::{Diagnosis, Finding, Verdict};
 pub use driver::{Confinement, Driver};
 pub use error::{BoxError, Error};
+pub use files::{FileEntry, FileKind, FileReader, FileWriter, Files};
 pub use guest::SaveReport;
 pub use host::{Host, HostBuilder};
 pub use id::{SandboxId, TemplateName};
 pub use paging::{Paging, RestoreReport};
+pub use ports::Port;
 pub use probe::Probe;
+pub use processes::{ProcessInfo, ProcessRef};
 pub use sandbox::{OnExpiry, PausedSandbox, Sandbox, SandboxBuilder, SandboxInfo, SandboxState};
 pub use step::Step;
 pub use template::Template;
 pub use vmm::Acceleration;
+pub use watch::{Change, ChangeKind, WatchBuilder, Watcher};
 pub use wrenn_snapshot::RestoreReport as MemoryReport;
 
 /// The result of everything that can fail here.

@@ -17,10 +17,11 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep, timeout_at},
 };
+use wrenn_envd::AGENT_PORT;
 
-/// Opens a socket to the agent, from inside the sandbox's network namespace.
+/// Opens a socket to a port of the guest, from inside the sandbox's network namespace.
 pub(crate) trait Connector: Send + Sync {
-    fn connect(&self) -> futures::future::BoxFuture<'_, io::Result<TcpStream>>;
+    fn connect(&self, port: u16) -> futures::future::BoxFuture<'_, io::Result<TcpStream>>;
 }
 
 /// One HTTP/2 connection to the agent, which is opened when it is needed and again when it has broken.
@@ -92,6 +93,11 @@ impl Connection {
         *self.shared.lock() = None;
     }
 
+    /// A connection of its own to any port of the guest.
+    pub(super) async fn dial(&self, port: u16) -> io::Result<TcpStream> {
+        self.shared.dial(port).await
+    }
+
     /// Opens the connection if it is not open; tries again until `deadline`.
     pub(super) async fn open(&self, deadline: Instant) -> Result<(), SendError> {
         self.sender(deadline).await.map(drop)
@@ -151,14 +157,18 @@ impl ClientTransport for Connection {
 }
 
 impl Shared {
-    async fn connect(&self) -> io::Result<Open> {
+    async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the sandbox's network is gone");
-        let stream = self.connector.upgrade().ok_or_else(gone)?.connect().await?;
+        self.connector.upgrade().ok_or_else(gone)?.connect(port).await
+    }
+
+    async fn connect(&self) -> io::Result<Open> {
+        let stream = self.dial(AGENT_PORT).await?;
         stream.set_nodelay(true)?;
         let tasks = Tasks::default();
         let mut builder = http2::Builder::new(tasks.clone());
         builder.timer(TokioTimer::new());
-        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(4 * WINDOW_BYTES);
+        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(ALL_WINDOWS_BYTES);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tasks.execute(async move {
             // Whoever waits on it hears of its end.
@@ -181,5 +191,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(2);
 const BACKOFF_MAX: Duration = Duration::from_millis(50);
 
-/// How much of an answer may be under way: a slow reader holds its process back, not the host's memory.
-const WINDOW_BYTES: u32 = 1 << 20;
+/// How much of an answer may be under way: a slow reader holds its process back, not the host's memory. With what the
+/// agent has in hand for a slow reader this is less than the agent keeps of a process's output, so that a reader whose
+/// connection breaks comes back in time for what it had not read.
+const WINDOW_BYTES: u32 = 128 << 10;
+/// All answers together: no number of readers that stand still shall hold up another.
+const ALL_WINDOWS_BYTES: u32 = (1 << 31) - 1;

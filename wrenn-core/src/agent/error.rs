@@ -32,6 +32,12 @@ pub enum AgentError {
         /// What is wrong, in the agent's words.
         message: String,
     },
+    /// The part of a process's output that was asked for is still to come.
+    #[error("{message}")]
+    OutOfRange {
+        /// How far it has come, in the agent's words.
+        message: String,
+    },
     /// The time allowed was up. A process that was started with it is dead in the guest.
     #[error("the guest's agent ran out of time: {message}")]
     TimedOut {
@@ -61,7 +67,7 @@ impl AgentError {
         matches!(self, Self::NotReachable { .. } | Self::ConnectionLost { .. })
     }
 
-    pub(super) fn lost(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub(crate) fn lost(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::ConnectionLost { source: Some(source.into()) }
     }
 
@@ -91,6 +97,7 @@ impl From<ConnectError> for AgentError {
             ErrorCode::Unauthenticated => Self::Unauthorized { message },
             ErrorCode::NotFound => Self::NotFound { what: message },
             ErrorCode::InvalidArgument => Self::InvalidArgument { message },
+            ErrorCode::OutOfRange => Self::OutOfRange { message },
             ErrorCode::DeadlineExceeded => Self::TimedOut { message },
             // What the protocol's own code says when a stream or a transport breaks; the agent itself says none of these.
             ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => {

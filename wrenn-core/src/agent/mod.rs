@@ -1,15 +1,18 @@
 //! The host's side of the guest's agent.
 //!
 //! ```text
-//!  AgentClient --+-- process.Process (Connect) --+
-//!                +-- /init, /files, /health -----+--> Connection --> Connector --> the slot's namespace --> guest
+//!  AgentClient --+-- process.Process ----------- (calls) --+
+//!                +-- filesystem.Filesystem, /files (files) +
+//!                +-- /init, /health, /freeze --------------+--> Connection --> Connector --> the slot's namespace --> guest
 //! ```
 //!
 //! All calls share one HTTP/2 connection, which is opened on demand and opened again when it has broken. Output of a
 //! process that nobody reads holds that process back, and nothing else.
 
+mod calls;
 mod connection;
 mod error;
+mod files;
 mod process;
 
 use std::{
@@ -22,30 +25,29 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport as _, full_body};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::{
     ACCESS_TOKEN_HEADER, InitRequest,
-    proto::process::{
-        self as wire, CloseStdinRequest, ListRequest, ProcessClient, ProcessConfig, ProcessInput, ProcessSelector,
-        SendInputRequest, SendSignalRequest, StartRequest, process_input::Input, process_selector::Selector,
-    },
+    proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
 pub(crate) use connection::Connector;
 use connection::{Connection, SendError};
 pub use error::AgentError;
-pub(crate) use process::ProcessEntry;
-pub(crate) use process::{ProcessEvent, ProcessSpec, ProcessStream, Signal};
+pub(crate) use files::{FileRequest, Piece, Upload, WatchStream};
+pub(crate) use process::{InputKind, ProcessEntry, ProcessEvent, ProcessSpec, ProcessStream, Signal};
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
     connection: Connection,
     processes: ProcessClient<Connection>,
+    filesystem: FilesystemClient<Connection>,
     token: RwLock<Option<String>>,
 }
 
@@ -65,8 +67,9 @@ impl AgentClient {
         let connection = Connection::new(connector);
         let base =
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
-        let processes = ProcessClient::new(connection.clone(), ClientConfig::new(base));
-        Self { connection, processes, token: RwLock::new(token) }
+        let processes = ProcessClient::new(connection.clone(), ClientConfig::new(base.clone()));
+        let filesystem = FilesystemClient::new(connection.clone(), ClientConfig::new(base));
+        Self { connection, processes, filesystem, token: RwLock::new(token) }
     }
 
     /// From now on calls carry this token.
@@ -132,105 +135,9 @@ impl AgentClient {
         self.within(CALL_TIMEOUT, self.call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new())).await.map(drop)
     }
 
-    /// Starts a process. The first event is [`ProcessEvent::Start`].
-    ///
-    /// # Errors
-    ///
-    /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a working
-    /// directory or a user that it does not have.
-    ///
-    /// # Cancel-Safety
-    ///
-    /// Cancelling may leave the process running in the guest.
-    pub(crate) async fn start(&self, spec: &ProcessSpec) -> Result<ProcessStream> {
-        let process = ProcessConfig {
-            cmd: spec.cmd.clone(),
-            args: spec.args.clone(),
-            envs: spec.envs.clone().into_iter().collect(),
-            cwd: spec.cwd.clone(),
-            ..Default::default()
-        };
-        let request = StartRequest {
-            process: process.into(),
-            tag: spec.tag.clone(),
-            stdin: Some(spec.stdin),
-            ..Default::default()
-        };
-        let mut options = self.options()?;
-        if let Some(user) = &spec.user {
-            let credentials = format!("Basic {}", STANDARD.encode(format!("{user}:")));
-            options = with_header(options, AUTHORIZATION.as_str(), &credentials)?;
-        }
-        if let Some(timeout) = spec.timeout {
-            // Not the client's own time-out, which would end the stream here before the guest says that it is dead.
-            options = with_header(options, "connect-timeout-ms", &timeout.as_millis().min(MAX_TIMEOUT_MS).to_string())?;
-        }
-        let messages = self.processes.start_with_options(request, options).await?;
-        Ok(ProcessStream::new(messages, spec.timeout))
-    }
-
-    /// The processes that were started through the agent and run.
-    #[expect(dead_code, reason = "for the server, which lists them")]
-    pub(crate) async fn list(&self) -> Result<Vec<ProcessEntry>> {
-        let answer =
-            self.processes.list_with_options(ListRequest::default(), self.quick_options()?).await?.into_owned();
-        let entry = |info: wire::ProcessInfo| {
-            let config = info.config.into_option().unwrap_or_default();
-            ProcessEntry { pid: info.pid, tag: info.tag, cmd: config.cmd, args: config.args }
-        };
-        Ok(answer.processes.into_iter().map(entry).collect())
-    }
-
-    /// Writes all of `bytes` to a process's standard input, at the process's own pace.
-    ///
-    /// # Errors
-    ///
-    /// [`AgentError::NotFound`] once the process has ended, [`AgentError::Refused`] where it has no standard input.
-    ///
-    /// # Cancel-Safety
-    ///
-    /// Cancelling may leave a part of `bytes` written.
-    pub(crate) async fn send_stdin(&self, pid: u32, bytes: Bytes) -> Result<()> {
-        // In pieces that the agent takes whole.
-        for piece in bytes.chunks(STDIN_BYTES_MAX) {
-            let input = ProcessInput { input: Some(Input::Stdin(piece.to_vec())), ..Default::default() };
-            let request = SendInputRequest { process: by_pid(pid).into(), input: input.into(), ..Default::default() };
-            self.processes.send_input_with_options(request, self.options()?).await?;
-        }
-        Ok(())
-    }
-
-    /// Closes a process's standard input: it reads the end of it.
-    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<()> {
-        let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
-        self.processes.close_stdin_with_options(request, self.quick_options()?).await?;
-        Ok(())
-    }
-
-    /// Signals a process and its group.
-    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
-        let signal = match signal {
-            Signal::Term => wire::Signal::SIGNAL_SIGTERM,
-            Signal::Kill => wire::Signal::SIGNAL_SIGKILL,
-        };
-        let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
-        self.processes.send_signal_with_options(request, self.quick_options()?).await?;
-        Ok(())
-    }
-
-    /// Reads a regular file, of at most 256 MiB. A relative path is relative to the home of `user`, or of the default one.
-    pub(crate) async fn read_file(&self, path: &str, user: Option<&str>) -> Result<Bytes> {
-        self.call(Method::GET, &file_route(path, user), HeaderMap::new(), Bytes::new()).await
-    }
-
-    /// Writes a file, whole or not at all, with the parents that it lacks. It belongs to `user`, or to the default one.
-    ///
-    /// # Cancel-Safety
-    ///
-    /// Cancelling leaves the file as it was, or written.
-    pub(crate) async fn write_file(&self, path: &str, user: Option<&str>, contents: Bytes) -> Result<()> {
-        let octets = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))]);
-        self.call(Method::POST, &file_route(path, user), octets, contents).await.map(drop)
+    /// A connection of its own to a port of the guest.
+    pub(crate) async fn dial(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+        self.connection.dial(port).await
     }
 
     /// One plain HTTP call with the token, and its body.
@@ -240,20 +147,32 @@ impl AgentClient {
     }
 
     async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+        let answer = self.ask(method, route, headers, full_body(body)).await?;
+        collected(answer.into_body()).await
+    }
+
+    /// Sends a request, and gives the answer when its body begins; one that refuses is an error.
+    async fn ask(
+        &self,
+        method: Method,
+        route: &str,
+        headers: HeaderMap,
+        body: ClientBody,
+    ) -> Result<Response<Incoming>> {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(Authority::from_static(AUTHORITY));
         let invalid = |error: http::Error| AgentError::InvalidArgument { message: error.to_string() };
         let route: PathAndQuery = route.parse().map_err(|error: http::uri::InvalidUri| invalid(error.into()))?;
         let uri = uri.path_and_query(route).build().map_err(invalid)?;
-        let mut request: Request<ClientBody> = Request::new(full_body(body));
+        let mut request: Request<ClientBody> = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-
         let answer = self.connection.send(request).await?;
         let status = answer.status();
-        let body =
-            Limited::new(answer.into_body(), FILE_BYTES_MAX).collect().await.map_err(AgentError::lost)?.to_bytes();
-        if status.is_success() { Ok(body) } else { Err(AgentError::from_status(status, &body)) }
+        if status.is_success() {
+            return Ok(answer);
+        }
+        Err(AgentError::from_status(status, &collected(answer.into_body()).await?))
     }
 
     /// Calls again until `deadline` for as long as the agent cannot be reached.
@@ -286,10 +205,26 @@ impl AgentClient {
         }
     }
 
+    /// For calls on behalf of one of the guest's users.
+    fn options_of(&self, user: Option<&str>) -> Result<CallOptions> {
+        let options = self.options()?;
+        match user {
+            Some(user) => {
+                let credentials = format!("Basic {}", STANDARD.encode(format!("{user}:")));
+                with_header(options, AUTHORIZATION.as_str(), &credentials)
+            }
+            None => Ok(options),
+        }
+    }
+
     /// For calls that an agent answers at once.
     fn quick_options(&self) -> Result<CallOptions> {
         Ok(self.options()?.with_timeout(CALL_TIMEOUT))
     }
+}
+
+async fn collected(body: Incoming) -> Result<Bytes> {
+    Ok(Limited::new(body, FILE_BYTES_MAX).collect().await.map_err(AgentError::lost)?.to_bytes())
 }
 
 impl From<SendError> for AgentError {
@@ -320,15 +255,6 @@ fn json_headers() -> HeaderMap {
     HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
 }
 
-fn by_pid(pid: u32) -> ProcessSelector {
-    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
-}
-
-fn file_route(path: &str, user: Option<&str>) -> String {
-    let user = user.map_or_else(String::new, |user| format!("&username={}", escape(user)));
-    format!("/files?path={}{user}", escape(path))
-}
-
 /// Percent-encodes everything that a query could mistake.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -354,8 +280,4 @@ const AUTHORITY: &str = "guest";
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The protocol allows ten digits.
-const MAX_TIMEOUT_MS: u128 = 9_999_999_999;
-
-const STDIN_BYTES_MAX: usize = 1 << 20;
 const FILE_BYTES_MAX: usize = 256 << 20;

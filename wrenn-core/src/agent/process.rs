@@ -1,15 +1,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use connectrpc::client::ServerStream;
+use connectrpc::{ConnectError, client::ServerStream};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::proto::process::{
-    self as wire, StartResponse,
+    self as wire, ConnectResponse, ProcessEvent as WireEvent, StartResponse,
     process_event::{Event, data_event::Output},
+    process_selector::Selector,
 };
 
-use super::AgentError;
+use super::{AgentClient, AgentError};
 
 /// A process to start in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) user: Option<String>,
     /// Whether the process gets a pipe to read from; otherwise `/dev/null`.
     pub(crate) stdin: bool,
+    /// The size of its terminal, in columns and rows; `None` for pipes.
+    pub(crate) pty: Option<(u16, u16)>,
     /// When the process and its group are killed, counted in the guest. To the millisecond.
     pub(crate) timeout: Option<Duration>,
     /// Another name for the process, beside its pid.
@@ -46,6 +49,11 @@ pub(crate) enum ProcessEvent {
     },
     Stdout(Bytes),
     Stderr(Bytes),
+    Pty(Bytes),
+    /// Output that is no longer held; what follows comes after it.
+    Lost {
+        bytes: u64,
+    },
     /// The last one.
     End {
         /// -1 where a signal ended it.
@@ -64,74 +72,182 @@ pub(crate) struct ProcessEntry {
     pub(crate) tag: Option<String>,
     pub(crate) cmd: String,
     pub(crate) args: Vec<String>,
+    pub(crate) cwd: Option<String>,
+}
+
+/// What input a process takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InputKind {
+    Pipe,
+    Terminal,
+    /// It was started by somebody else.
+    Unknown,
 }
 
 /// The events of one process. Dropping it leaves the process running.
+///
+/// ```text
+///  start, attach -> attached --next--> an event
+///                      |  ^
+///       the connection |  | Connect, from the offset of what came last
+///       breaks         v  |
+///                     broken
+/// ```
 #[derive(Debug)]
 pub(crate) struct ProcessStream {
-    messages: ServerStream<Incoming, wire::__buffa::view::StartResponseView<'static>>,
+    /// `None` once the connection has broken.
+    messages: Option<Messages>,
+    /// Known from the first event on.
+    pid: Option<u32>,
+    /// One past the last byte of output that came.
+    offset: u64,
     /// When an agent that should have killed the process is no longer believed.
     deadline: Option<Instant>,
+    /// Since when nothing comes, because connections break.
+    broken_since: Option<Instant>,
     ended: bool,
 }
 
+/// The two calls answer with the same events, in messages of different names.
+#[derive(Debug)]
+pub(super) enum Messages {
+    Started(ServerStream<Incoming, wire::__buffa::view::StartResponseView<'static>>),
+    Attached(ServerStream<Incoming, wire::__buffa::view::ConnectResponseView<'static>>),
+}
+
+impl Messages {
+    /// The next event; `None` where the stream was closed.
+    async fn next(&mut self) -> Result<Option<WireEvent>, ConnectError> {
+        let event = match self {
+            Self::Started(stream) => {
+                stream.message::<StartResponse>().await?.map(|message| message.to_owned_message().event)
+            }
+            Self::Attached(stream) => {
+                stream.message::<ConnectResponse>().await?.map(|message| message.to_owned_message().event)
+            }
+        };
+        Ok(event.map(|event| event.into_option().unwrap_or_default()))
+    }
+}
+
 impl ProcessStream {
-    pub(super) fn new(
-        messages: ServerStream<Incoming, wire::__buffa::view::StartResponseView<'static>>,
-        timeout: Option<Duration>,
-    ) -> Self {
+    pub(super) fn new(messages: Messages, offset: u64, timeout: Option<Duration>) -> Self {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout)?.checked_add(LATE_MAX));
-        Self { messages, deadline, ended: false }
+        Self { messages: Some(messages), pid: None, offset, deadline, broken_since: None, ended: false }
     }
 
-    /// The next event; `None` after the end. What is not read makes the process wait.
+    /// How much of the process's output has come, in bytes, with what was lost.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Goes on with another agent, which knows the process by the same number: that of the same sandbox after a pause.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling leaves it as it was.
+    pub(crate) async fn reattach(&mut self, agent: &AgentClient) -> Result<(), AgentError> {
+        if let Some(pid) = self.pid.filter(|_| !self.ended) {
+            self.messages = Some(agent.connect_process(Selector::Pid(pid), self.offset).await?);
+            self.broken_since = None;
+        }
+        Ok(())
+    }
+
+    /// The next event; `None` after the end. What is not read makes the process wait. A connection that breaks is made
+    /// again, and nothing is lost or repeated.
     ///
     /// # Errors
     ///
     /// [`AgentError::TimedOut`] when the process was killed because its time was up, and [`AgentError::ConnectionLost`]
-    /// when it may run on unseen.
+    /// or [`AgentError::NotReachable`] when it may run on unseen: no connection came about for a while.
     ///
     /// # Cancel-Safety
     ///
     /// Cancelling loses nothing.
-    pub(crate) async fn next(&mut self) -> Result<Option<ProcessEvent>, AgentError> {
+    pub(crate) async fn next(&mut self, agent: &AgentClient) -> Result<Option<ProcessEvent>, AgentError> {
         while !self.ended {
-            let message = match self.deadline {
-                Some(deadline) => {
-                    timeout_at(deadline, self.messages.message::<StartResponse>()).await.map_err(|_| {
-                        AgentError::TimedOut { message: "the agent did not report the process's end".to_owned() }
-                    })?
-                }
-                None => self.messages.message::<StartResponse>().await,
+            let event = match self.deadline {
+                Some(deadline) => timeout_at(deadline, self.receive(agent)).await.map_err(|_| {
+                    AgentError::TimedOut { message: "the agent did not report the process's end".to_owned() }
+                })?,
+                None => self.receive(agent).await,
             };
-            let Some(message) = message? else { return Err(AgentError::ConnectionLost { source: None }) };
-            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
-            if let Some(event) = event.and_then(read) {
-                self.ended = matches!(event, ProcessEvent::End { .. });
+            if let Some(event) = event?.event.and_then(|event| self.take(event)) {
                 return Ok(Some(event));
             }
         }
         Ok(None)
     }
-}
 
-/// From the wire; `None` for signs of life, and for what a newer agent may say.
-fn read(event: Event) -> Option<ProcessEvent> {
-    match event {
-        Event::Start(start) => Some(ProcessEvent::Start { pid: start.pid }),
-        Event::Data(data) => match data.output? {
-            Output::Stdout(bytes) => Some(ProcessEvent::Stdout(bytes.into())),
-            Output::Stderr(bytes) => Some(ProcessEvent::Stderr(bytes.into())),
-            Output::Pty(_) => None,
-        },
-        Event::End(end) => {
-            let end = *end;
-            Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: end.status })
+    async fn receive(&mut self, agent: &AgentClient) -> Result<WireEvent, AgentError> {
+        loop {
+            let error = match (&mut self.messages, self.pid) {
+                (Some(messages), _) => match messages.next().await {
+                    Ok(Some(event)) => {
+                        self.broken_since = None;
+                        return Ok(event);
+                    }
+                    Ok(None) => AgentError::ConnectionLost { source: None },
+                    Err(error) => error.into(),
+                },
+                // Where it has not even begun there is nothing to go on with.
+                (None, None) => return Err(AgentError::ConnectionLost { source: None }),
+                (None, Some(pid)) => match agent.connect_process(Selector::Pid(pid), self.offset).await {
+                    Ok(messages) => {
+                        self.messages = Some(messages);
+                        continue;
+                    }
+                    Err(error) => error,
+                },
+            };
+            self.messages = None;
+            let since = *self.broken_since.get_or_insert_with(Instant::now);
+            if !error.is_retryable() || self.pid.is_none() || since.elapsed() > BROKEN_MAX {
+                return Err(error);
+            }
+            tracing::debug!(pid = self.pid, offset = self.offset, "a process's stream broke; attaching again");
+            sleep(RETRY_PAUSE).await;
         }
-        // Nobody asks for offsets yet, without which nothing is reported lost.
-        Event::Keepalive(_) | Event::Lost(_) => None,
+    }
+
+    /// From the wire; `None` for signs of life, for another start, and for what a newer agent may say.
+    fn take(&mut self, event: Event) -> Option<ProcessEvent> {
+        match event {
+            Event::Start(start) => {
+                self.pid.replace(start.pid).is_none().then_some(ProcessEvent::Start { pid: start.pid })
+            }
+            Event::Data(data) => {
+                let offset = data.offset.unwrap_or(self.offset);
+                let (event, bytes) = match data.output? {
+                    Output::Stdout(bytes) => (ProcessEvent::Stdout as fn(Bytes) -> ProcessEvent, bytes),
+                    Output::Stderr(bytes) => (ProcessEvent::Stderr as fn(Bytes) -> ProcessEvent, bytes),
+                    Output::Pty(bytes) => (ProcessEvent::Pty as fn(Bytes) -> ProcessEvent, bytes),
+                };
+                self.offset = offset + bytes.len() as u64;
+                Some(event(bytes.into()))
+            }
+            Event::Lost(lost) => {
+                self.offset = lost.offset + lost.bytes;
+                Some(ProcessEvent::Lost { bytes: lost.bytes })
+            }
+            Event::End(end) => {
+                self.ended = true;
+                let end = *end;
+                Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: end.status })
+            }
+            Event::Keepalive(_) => None,
+        }
     }
 }
 
 /// How long after a process's time-out the agent's word of it may take: a guest under emulation is slow.
 const LATE_MAX: Duration = Duration::from_secs(10);
+
+/// For how long a stream that breaks is made again before its reader is told.
+const BROKEN_MAX: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(10);

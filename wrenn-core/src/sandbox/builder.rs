@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use wrenn_envd::GuestEventKind;
+
 use super::task::Task;
 use super::{Fixed, Lifetime, OnExpiry, Sandbox};
 use crate::step::Step;
@@ -104,6 +106,6 @@ impl SandboxBuilder {
             lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry }),
             created_at_ms: template::unix_ms(),
         };
-        Task::start(&host, generation, fixed, None).await
+        Task::start(&host, generation, fixed, GuestEventKind::Created, None).await
     }
 }

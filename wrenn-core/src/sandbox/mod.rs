@@ -15,7 +15,8 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::agent::AgentClient;
-use crate::command::{Command, Output};
+use crate::command::{Command, Output, PtySize};
+use crate::files::Files;
 use crate::guest::SaveReport;
 use crate::template::Template;
 use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName};
@@ -201,31 +202,57 @@ impl Sandbox {
         Command::new(self.clone(), program.into())
     }
 
-    /// Writes a file in the guest, whole or not at all, as the user `user`; missing directories are made.
+    /// A login shell at a terminal; [`Command::pty`] runs another program at one.
     ///
-    /// # Errors
-    /// [`Error::Agent`] with the guest's reason.
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// use wrenn_core::{Event, PtySize};
     ///
-    /// # Cancel-Safety
-    /// Cancelling leaves the file as it was.
-    pub async fn write_file(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
-        let write = self.0.agent.write_file(path, None, contents.into());
-        self.while_running("write a file", async { write.await.map_err(Error::agent("write a file")) }).await
+    /// let mut shell = sandbox.pty(PtySize { columns: 120, rows: 40 }).spawn().await?;
+    /// shell.write_stdin("echo hello; exit\n").await?;
+    /// while let Some(event) = shell.next_event().await? {
+    ///     if let Event::Pty(bytes) = event {
+    ///         print!("{}", String::from_utf8_lossy(&bytes));
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn pty(&self, size: PtySize) -> Command {
+        self.command("/bin/bash").args(["-i", "-l"]).pty(size)
     }
 
-    /// Reads a file of the guest, as the user `user`.
+    /// The guest's files, as the user `user`; [`Files::as_user`] names another.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// Writes a file in the guest, whole or not at all, as the user `user`; missing directories are made. Short for
+    /// [`Files::write`].
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is none, [`Error::Agent`] with the guest's reason otherwise.
+    /// As [`Files::write`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was, or written.
+    pub async fn write_file(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
+        self.files().write(path, contents).await
+    }
+
+    /// Reads a file of the guest, of at most 256 MiB, as the user `user`. Short for [`Files::read`].
+    ///
+    /// # Errors
+    /// As [`Files::read`].
     pub async fn read_file(&self, path: &str) -> Result<Bytes> {
-        let read = self.0.agent.read_file(path, None);
-        self.while_running("read a file", async { read.await.map_err(|e| Error::file(path, e)) }).await
+        self.files().read(path).await
     }
 
     /// Stops the guest and keeps its memory, drive and devices on disk; everything else is freed. What is stored is
     /// what was written since the last pause.
     ///
-    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed.
+    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed, and
+    /// [`Child::reattach`](crate::Child::reattach) goes on with the stream.
     ///
     /// # Errors
     /// [`Error::NoSpace`] and others leave the sandbox running. [`Error::InvalidState`] where it does not run.
@@ -340,11 +367,10 @@ impl Sandbox {
         operation: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let watch = Watch { id: self.id().clone(), state: self.0.state.clone() };
-        watch.while_running(operation, work).await
+        self.watch_state().while_running(operation, work).await
     }
 
-    pub(crate) fn watch(&self) -> Watch {
+    pub(crate) fn watch_state(&self) -> Watch {
         Watch { id: self.id().clone(), state: self.0.state.clone() }
     }
 

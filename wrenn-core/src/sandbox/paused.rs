@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::{CompactPolicy, GenerationId};
 
 use super::task::Task;
@@ -81,7 +82,7 @@ impl PausedSandbox {
         let record = self.current_record()?;
         self.host.0.observer.at(Step::Load)?;
         let generation = template::load(&self.host, record.generation).await?;
-        Task::start(&self.host, generation, record.fixed, Some(lock)).await
+        Task::start(&self.host, generation, record.fixed, GuestEventKind::Resumed, Some(lock)).await
     }
 
     /// Folds those of the earlier pauses together that are mostly overwritten, and frees what was folded. Says how many

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::Generation;
 
 use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
@@ -66,13 +67,21 @@ impl Task {
         host: &Host,
         generation: Generation,
         fixed: Fixed,
+        event: GuestEventKind,
         lock: Option<FileLock>,
     ) -> BoxFuture<'_, Result<Sandbox>> {
-        Box::pin(Self::start_here(host, generation, fixed, lock))
+        Box::pin(Self::start_here(host, generation, fixed, event, lock))
     }
 
-    async fn start_here(host: &Host, generation: Generation, fixed: Fixed, lock: Option<FileLock>) -> Result<Sandbox> {
-        let renewal = Renewal { id: fixed.id.clone(), envs: Some(fixed.envs.clone()) };
+    async fn start_here(
+        host: &Host,
+        generation: Generation,
+        fixed: Fixed,
+        event: GuestEventKind,
+        lock: Option<FileLock>,
+    ) -> Result<Sandbox> {
+        let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
+        let renewal = Renewal { id, template, event, envs };
         let guest = Guest::restore(host, generation, &renewal).await?;
         host.0.observer.at(Step::Ready)?;
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
@@ -241,7 +250,7 @@ impl Task {
         let generation = self.capture_and_go_on().await?;
         let children = (0..count).map(|_| {
             let fixed = Fixed { id: SandboxId::random(), created_at_ms: template::unix_ms(), ..self.fixed.clone() };
-            Self::start(&self.host, generation.clone(), fixed, None)
+            Self::start(&self.host, generation.clone(), fixed, GuestEventKind::Forked, None)
         });
         Ok(join_all(children).await)
     }

@@ -118,7 +118,7 @@ async fn serve_agent(listener: TcpListener) {
 struct Loopback(SocketAddr);
 
 impl Connector for Loopback {
-    fn connect(&self) -> BoxFuture<'_, std::io::Result<TcpStream>> {
+    fn connect(&self, _port: u16) -> BoxFuture<'_, std::io::Result<TcpStream>> {
         Box::pin(TcpStream::connect(self.0))
     }
 }

@@ -240,11 +240,11 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     async fn kill(&mut self);
 }
 
-/// Reaches the agent from inside the slot's namespace.
+/// Reaches the guest from inside the slot's namespace.
 struct SlotConnector(wrenn_net::Slot);
 
 impl Connector for SlotConnector {
-    fn connect(&self) -> BoxFuture<'_, std::io::Result<TcpStream>> {
-        Box::pin(self.0.connect(wrenn_envd::AGENT_PORT))
+    fn connect(&self, port: u16) -> BoxFuture<'_, std::io::Result<TcpStream>> {
+        Box::pin(self.0.connect(port))
     }
 }

@@ -1,0 +1,171 @@
+//! Calls about processes.
+
+use bytes::Bytes;
+use connectrpc::client::CallOptions;
+use wrenn_envd::proto::process::{
+    self as wire, CloseStdinRequest, ConnectRequest, ListRequest, PTY, ProcessConfig, ProcessInput, ProcessSelector,
+    SendInputRequest, SendSignalRequest, StartRequest, UpdateRequest, process_input::Input, process_selector::Selector,
+    pty::Size,
+};
+
+use super::{
+    AgentClient, AgentError, InputKind, ProcessEntry, ProcessSpec, ProcessStream, Result, Signal, process::Messages,
+    with_header,
+};
+
+impl AgentClient {
+    /// Starts a process. The first event is [`ProcessEvent::Start`](super::ProcessEvent::Start).
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a working
+    /// directory or a user that it does not have.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling may leave the process running in the guest.
+    pub(crate) async fn start(&self, spec: &ProcessSpec) -> Result<ProcessStream> {
+        let messages = self.processes.start_with_options(request(spec), self.start_options(spec)?).await?;
+        Ok(ProcessStream::new(Messages::Started(messages), 0, spec.timeout))
+    }
+
+    fn start_options(&self, spec: &ProcessSpec) -> Result<CallOptions> {
+        let options = self.options_of(spec.user.as_deref())?;
+        match spec.timeout {
+            // Not the client's own time-out, which would end the stream here before the guest says that it is dead.
+            Some(timeout) => {
+                with_header(options, "connect-timeout-ms", &timeout.as_millis().min(MAX_TIMEOUT_MS).to_string())
+            }
+            None => Ok(options),
+        }
+    }
+
+    /// Attaches to a process from an offset of its output on. The first event is its start.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotFound`] where there is no such process, nor was in the last ten minutes, and
+    /// [`AgentError::OutOfRange`] where its output has not come that far.
+    pub(crate) async fn attach(&self, process: Selector, offset: u64) -> Result<ProcessStream> {
+        Ok(ProcessStream::new(self.connect_process(process, offset).await?, offset, None))
+    }
+
+    pub(super) async fn connect_process(&self, process: Selector, offset: u64) -> Result<Messages> {
+        let request = ConnectRequest { process: selector(process).into(), offset: Some(offset), ..Default::default() };
+        Ok(Messages::Attached(self.processes.connect_with_options(request, self.options()?).await?))
+    }
+
+    /// The processes that were started through the agent and run.
+    pub(crate) async fn list(&self) -> Result<Vec<ProcessEntry>> {
+        let answer =
+            self.processes.list_with_options(ListRequest::default(), self.quick_options()?).await?.into_owned();
+        let entry = |info: wire::ProcessInfo| {
+            let config = info.config.into_option().unwrap_or_default();
+            ProcessEntry { pid: info.pid, tag: info.tag, cmd: config.cmd, args: config.args, cwd: config.cwd }
+        };
+        Ok(answer.processes.into_iter().map(entry).collect())
+    }
+
+    /// Writes all of `bytes` to a process, at the process's own pace.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotFound`] once the process has ended, [`AgentError::Refused`] where it has no standard input.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling may leave a part of `bytes` written.
+    pub(crate) async fn send_input(&self, pid: u32, kind: InputKind, bytes: Bytes) -> Result<()> {
+        // In pieces that the agent takes whole.
+        for piece in bytes.chunks(INPUT_BYTES_MAX) {
+            let sent = match kind {
+                InputKind::Pipe => self.send_piece(pid, Input::Stdin(piece.to_vec())).await,
+                InputKind::Terminal => self.send_piece(pid, Input::Pty(piece.to_vec())).await,
+                InputKind::Unknown => self.send_to_either(pid, piece).await,
+            };
+            sent?;
+        }
+        Ok(())
+    }
+
+    /// To a pipe, or else to a terminal: what is refused is refused whole.
+    async fn send_to_either(&self, pid: u32, piece: &[u8]) -> Result<()> {
+        match self.send_piece(pid, Input::Stdin(piece.to_vec())).await {
+            Err(AgentError::Refused { code, message }) if code == "failed_precondition" => {
+                let sent = self.send_piece(pid, Input::Pty(piece.to_vec())).await;
+                // It has no terminal either.
+                let has_neither =
+                    matches!(&sent, Err(AgentError::Refused { code, .. }) if *code == "failed_precondition");
+                if has_neither { Err(AgentError::Refused { code, message }) } else { sent }
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_piece(&self, pid: u32, input: Input) -> Result<()> {
+        let input = ProcessInput { input: Some(input), ..Default::default() };
+        let request = SendInputRequest { process: by_pid(pid).into(), input: input.into(), ..Default::default() };
+        self.processes.send_input_with_options(request, self.options()?).await?;
+        Ok(())
+    }
+
+    /// Closes a process's standard input: it reads the end of it.
+    pub(crate) async fn close_stdin(&self, pid: u32) -> Result<()> {
+        let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
+        self.processes.close_stdin_with_options(request, self.quick_options()?).await?;
+        Ok(())
+    }
+
+    /// Resizes a process's terminal.
+    pub(crate) async fn resize(&self, pid: u32, size: (u16, u16)) -> Result<()> {
+        let request = UpdateRequest { process: by_pid(pid).into(), pty: pty(size).into(), ..Default::default() };
+        self.processes.update_with_options(request, self.quick_options()?).await?;
+        Ok(())
+    }
+
+    /// Signals a process and its group.
+    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
+        let signal = match signal {
+            Signal::Term => wire::Signal::SIGNAL_SIGTERM,
+            Signal::Kill => wire::Signal::SIGNAL_SIGKILL,
+        };
+        let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
+        self.processes.send_signal_with_options(request, self.quick_options()?).await?;
+        Ok(())
+    }
+}
+
+fn request(spec: &ProcessSpec) -> StartRequest {
+    let process = ProcessConfig {
+        cmd: spec.cmd.clone(),
+        args: spec.args.clone(),
+        envs: spec.envs.clone().into_iter().collect(),
+        cwd: spec.cwd.clone(),
+        ..Default::default()
+    };
+    StartRequest {
+        process: process.into(),
+        pty: spec.pty.map(pty).into(),
+        tag: spec.tag.clone(),
+        stdin: Some(spec.stdin),
+        offsets: Some(true),
+        ..Default::default()
+    }
+}
+
+fn pty((cols, rows): (u16, u16)) -> PTY {
+    PTY { size: Size { cols: cols.into(), rows: rows.into(), ..Default::default() }.into(), ..Default::default() }
+}
+
+fn by_pid(pid: u32) -> ProcessSelector {
+    selector(Selector::Pid(pid))
+}
+
+fn selector(selector: Selector) -> ProcessSelector {
+    ProcessSelector { selector: Some(selector), ..Default::default() }
+}
+
+/// The protocol allows ten digits.
+const MAX_TIMEOUT_MS: u128 = 9_999_999_999;
+
+const INPUT_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,129 @@
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_util::io::StreamReader;
+use tokio_util::sync::PollSender;
+
+use crate::agent::{AgentError, Piece, Upload};
+
+/// A file of the guest that is read from its beginning, or from an offset, to its end.
+///
+/// Errors are of [`io::ErrorKind::ConnectionAborted`] where the sandbox was paused or ended meanwhile. A file that becomes
+/// shorter while it is read is an error, too.
+pub struct FileReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
+
+impl FileReader {
+    pub(super) fn new(body: Incoming) -> Self {
+        Self(StreamReader::new(body.into_data_stream().map_err(|error| AgentError::lost(error).into_io()).boxed()))
+    }
+}
+
+impl std::fmt::Debug for FileReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileReader").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for FileReader {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buf)
+    }
+}
+
+impl AsyncBufRead for FileReader {
+    fn poll_fill_buf(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().0).poll_fill_buf(context)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        Pin::new(&mut self.0).consume(amount);
+    }
+}
+
+/// A file of the guest that is being written.
+///
+/// Its contents go beside the file's place. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) puts it there and says
+/// whether that went well; dropped before that, it leaves the file as it was. The guest may refuse it at any write.
+#[derive(Debug)]
+pub struct FileWriter {
+    pieces: PollSender<Piece>,
+    answer: JoinHandle<Result<(), AgentError>>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Writing,
+    /// The end was sent.
+    Ending,
+    /// The answer was taken.
+    Done,
+}
+
+impl FileWriter {
+    pub(super) fn new(upload: Upload) -> Self {
+        Self { pieces: PollSender::new(upload.pieces), answer: upload.answer, state: State::Writing }
+    }
+
+    /// Waits for room for one more piece. Where nobody takes any the upload has failed, and its answer says why.
+    fn poll_send(&mut self, context: &mut Context<'_>, piece: impl FnOnce() -> Piece) -> Poll<io::Result<()>> {
+        if ready!(self.pieces.poll_reserve(context)).is_ok() && self.pieces.send_item(piece()).is_ok() {
+            return Poll::Ready(Ok(()));
+        }
+        let answer = ready!(self.poll_answer(context));
+        Poll::Ready(answer.and_then(|()| Err(io::Error::from(io::ErrorKind::BrokenPipe))))
+    }
+
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state == State::Done {
+            return Poll::Ready(Err(io::Error::other("the file was shut down, or refused, before")));
+        }
+        let answer = ready!(self.answer.poll_unpin(context));
+        self.state = State::Done;
+        Poll::Ready(answer.map_err(io::Error::other)?.map_err(AgentError::into_io))
+    }
+}
+
+impl AsyncWrite for FileWriter {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if self.state != State::Writing {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::BrokenPipe)));
+        }
+        let piece = &buf[..buf.len().min(PIECE_BYTES_MAX)];
+        ready!(self.poll_send(context, || Piece::Data(Bytes::copy_from_slice(piece))))?;
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Everything is on its way already.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.state == State::Writing {
+            ready!(self.poll_send(context, || Piece::End))?;
+            self.state = State::Ending;
+        }
+        self.poll_answer(context)
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // Without its end the upload breaks by itself; nobody waits for that.
+        self.answer.abort();
+    }
+}
+
+const PIECE_BYTES_MAX: usize = 256 << 10;

@@ -1,0 +1,132 @@
+//! The guest's TCP ports.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::agent::AgentError;
+use crate::sandbox::Sandbox;
+use crate::{Error, Result};
+
+/// A TCP port that something in the guest listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Port {
+    /// Its number.
+    pub number: u16,
+    /// Whether it listens on the guest's loopback alone. The guest's agent publishes such a port within a second, so
+    /// that [`Sandbox::connect`] reaches it all the same.
+    pub loopback_only: bool,
+}
+
+impl Sandbox {
+    /// Connects to a TCP port of the guest, through the sandbox's own network: no port of the host is opened, and
+    /// nothing else can reach it. The connection breaks when the sandbox is paused or ends.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    ///
+    /// let mut http = sandbox.connect(8000).await?;
+    /// http.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+    /// let mut answer = String::new();
+    /// http.read_to_string(&mut answer).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Agent`] with [`AgentError::NotReachable`] where nothing listens, or has listened on the loopback for less
+    /// than a second; [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling closes the socket.
+    pub async fn connect(&self, port: u16) -> Result<TcpStream> {
+        let dial = async {
+            let failed =
+                |source| Error::Agent { what: "connect to a port", source: AgentError::NotReachable { source } };
+            match tokio::time::timeout(CONNECT_MAX, self.agent().dial(port)).await {
+                Ok(dialled) => dialled.map_err(failed),
+                Err(_elapsed) => Err(failed(std::io::ErrorKind::TimedOut.into())),
+            }
+        };
+        self.while_running("connect to a port", dial).await
+    }
+
+    /// The TCP ports that something in the guest listens on, by number; the agent's own is left out.
+    ///
+    /// # Errors
+    /// As [`read_file`](Self::read_file).
+    pub async fn ports(&self) -> Result<Vec<Port>> {
+        let files = self.files();
+        let (v4, v6) = tokio::try_join!(files.read("/proc/net/tcp"), async {
+            match files.read("/proc/net/tcp6").await {
+                Err(Error::NotFound(_)) => Ok(bytes::Bytes::new()),
+                read => read,
+            }
+        })?;
+        Ok(listening(&[&String::from_utf8_lossy(&v4), &String::from_utf8_lossy(&v6)]))
+    }
+}
+
+/// What the kernel's tables of sockets say of listeners.
+fn listening(tables: &[&str]) -> Vec<Port> {
+    let mut ports = BTreeMap::new();
+    for (address, number) in tables.iter().flat_map(|table| table.lines()).filter_map(listener) {
+        let loopback_only = is_loopback(address);
+        ports.entry(number).and_modify(|known| *known &= loopback_only).or_insert(loopback_only);
+    }
+    ports.remove(&wrenn_envd::AGENT_PORT);
+    ports.into_iter().map(|(number, loopback_only)| Port { number, loopback_only }).collect()
+}
+
+/// `0: 0100007F:1F90 00000000:0000 0A …`: its own address, the other end's, its state.
+fn listener(line: &str) -> Option<(&str, u16)> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (own, _other, state) = (words.next()?, words.next()?, words.next()?);
+    let (address, port) = own.split_once(':')?;
+    (state == LISTEN).then_some((address, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// The kernel prints words of the guest's byte order, which is little-endian.
+fn is_loopback(address: &str) -> bool {
+    match address.len() {
+        8 => address.ends_with("7F"),
+        _ => address == "00000000000000000000000001000000" || address.starts_with(V4_MAPPED) && address.ends_with("7F"),
+    }
+}
+
+/// The number of the state, `TCP_LISTEN`.
+const LISTEN: &str = "0A";
+/// `::ffff:0.0.0.0/96`.
+const V4_MAPPED: &str = "0000000000000000FFFF0000";
+
+/// A guest that is not up, or has a firewall, does not answer.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: &str = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1 0 100 0 0 10 0
+   1: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100 0 0 10 0
+   2: 1500FEA9:C33F 1600FEA9:D2F0 01 00000000:00000000 00:00000000 00000000     0        0 3 1 0 100 0 0 10 0
+   3: 0100007F:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4 1 0 100 0 0 10 0
+";
+    const V6: &str = "\
+  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000001000000:1F91 00000000000000000000000000000000:0000 0A 00000000:00000000
+   1: 00000000000000000000000000000000:C33F 00000000000000000000000000000000:0000 0A 00000000:00000000
+   2: 0000000000000000FFFF00000100007F:1F92 00000000000000000000000000000000:0000 0A 00000000:00000000
+";
+
+    #[test]
+    fn listeners_are_told_by_number_and_reach() {
+        let port = |number, loopback_only| Port { number, loopback_only };
+        let expected = [port(22, false), port(8080, true), port(8081, true), port(8082, true)];
+        assert_eq!(listening(&[V4, V6]), expected, "without connections, and without the agent");
+        assert_eq!(listening(&["", "garbage\n1: x 0A"]), []);
+    }
+}
