@@ -11,6 +11,7 @@ mod compose;
 mod copy;
 mod download;
 mod encoding;
+mod gzip;
 mod headers;
 mod parts;
 mod place;

@@ -6,7 +6,6 @@ use std::{
     sync::Mutex,
 };
 
-use async_compression::{Level, tokio::bufread::GzipEncoder};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -15,11 +14,11 @@ use hyper::{
     body::{Frame, Incoming},
     header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RANGE, VARY},
 };
-use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{
     chunks,
     encoding::Encoding,
+    gzip,
     query::Query,
     range::{self, Asked},
     target::Target,
@@ -84,9 +83,7 @@ fn body(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body 
 }
 
 fn compressed(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response<Body> {
-    // The quickest level: it is the network that is to be relieved, and this is one thread.
-    let encoder = GzipEncoder::with_quality(StreamReader::new(Box::pin(chunks)), Level::Fastest);
-    let mut response = Response::new(body(ReaderStream::with_capacity(encoder, COMPRESSED_BYTES)));
+    let mut response = Response::new(body(gzip::compressed(chunks)));
     response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response
 }
@@ -102,5 +99,3 @@ fn ranged(mut response: Response<Body>, content_range: &str) -> Response<Body> {
     }
     response
 }
-
-const COMPRESSED_BYTES: usize = 64 << 10;

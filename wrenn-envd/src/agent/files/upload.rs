@@ -7,17 +7,15 @@ use std::{
     time::Duration,
 };
 
-use async_compression::tokio::bufread::GzipDecoder;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, Request, Response, body::Incoming, header::CONTENT_TYPE};
 use tokio::{task::spawn_blocking, time::timeout};
-use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::{
     encoding::Encoding,
-    headers,
+    gzip, headers,
     parts::{Part, Parts},
     place::Spooled,
     query::Query,
@@ -84,11 +82,7 @@ fn decoded(encoding: Encoding, body: Incoming) -> Contents {
     let pieces = body.into_data_stream().map_err(io::Error::other);
     match encoding {
         Encoding::Identity => Box::pin(pieces),
-        Encoding::Gzip => {
-            let mut decoder = GzipDecoder::new(StreamReader::new(pieces));
-            decoder.multiple_members(true);
-            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
-        }
+        Encoding::Gzip => Box::pin(gzip::decompressed(pieces)),
     }
 }
 
@@ -181,7 +175,6 @@ async fn put_all(
     put.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
-const DECODED_BYTES: usize = 64 << 10;
 const PATH_BYTES_MAX: usize = 4096;
 
 /// What one call may hold open on the disk.
