@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::run;
-use wrenn_core::{Driver, Error, Event, Host, OnExpiry, Sandbox, SandboxState, Signal, Step};
+use wrenn_core::{Driver, Error, Event, Host, OnExpiry, Paging, Sandbox, SandboxState, Signal, Step};
 
 /// The whole chain of causes, as a program prints it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -39,6 +39,32 @@ async fn a_program_that_is_not_qemu_is_refused() {
     let host = Host::builder().data_dir(dir.path()).driver(Driver::Qemu).qemu("/bin/true");
     let error = host.open().await.unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_firecracker_that_was_asked_for_and_cannot_be_had_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = || Host::builder().data_dir(dir.path()).driver(Driver::Firecracker);
+    for program in ["/nonexistent/firecracker", "/bin/true"] {
+        let error = host().firecracker(program).open().await.unwrap_err();
+        assert!(matches!(error, Error::Host { .. }), "{error:?}");
+        assert!(error.to_string().contains(program) && error.to_string().contains("WRENN_FIRECRACKER"), "{error}");
+    }
+    let old = dir.path().join("firecracker");
+    std::fs::write(&old, "#!/bin/sh\necho 'Firecracker v1.7.0'\n").unwrap();
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let error = host().firecracker(&old).open().await.unwrap_err();
+    assert!(error.to_string().contains("Firecracker 1.7") && error.to_string().contains("1.16 or later"), "{error}");
+}
+
+#[tokio::test]
+async fn a_way_of_paging_that_the_vmm_does_not_have_is_refused_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host::builder().data_dir(dir.path()).driver(Driver::Qemu).paging(Paging::Mapped);
+    let error = host.open().await.unwrap_err();
+    // Where QEMU is not installed that is said first.
+    let text = error.to_string();
+    assert!(text.contains("Paging::Mapped needs Firecracker") || text.contains("qemu-system"), "{text}");
 }
 
 #[tokio::test]
