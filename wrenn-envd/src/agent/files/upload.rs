@@ -98,8 +98,9 @@ async fn read_file(target: &Target, mut contents: Contents) -> Result<Spooled, A
     };
     let read = read.await;
     if read.is_err() {
-        // A client that is still sending would not hear the answer.
-        let _ = timeout(LINGER, contents.for_each(|_| async {})).await;
+        // A client that is still sending would not hear the answer. A body that has broken stays so: asking it on and on
+        // would keep the agent's one thread for ever.
+        let _ = timeout(LINGER, contents.try_for_each(|_| async { Ok(()) })).await;
     }
     read
 }
