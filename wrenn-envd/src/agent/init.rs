@@ -97,10 +97,9 @@ pub(super) fn complain(line: &str) {
 
 /// A line in the kernel's log, which has its time beside it, and beside that when `/init` was started.
 pub(super) fn note(line: &str) {
-    let noted = OpenOptions::new()
-        .write(true)
-        .open("/dev/kmsg")
-        .and_then(|mut log| log.write_all(format!("<6>wrenn-envd: {line}").as_bytes()));
+    // Without its end the line is one that may go on, and nobody is shown it before the next one.
+    let whole = format!("<6>wrenn-envd: {line}\n");
+    let noted = OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(whole.as_bytes()));
     if noted.is_err() {
         complain(line);
     }
