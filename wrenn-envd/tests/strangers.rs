@@ -2,13 +2,22 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, io, time::Duration};
 
+use futures::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use hyper::{
+    Request,
+    body::{Bytes, Frame},
+    client::conn::http2,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
 use support::{
     Agent,
     wire::{frame, frames, request, runner, send},
 };
+use tokio::{net::TcpStream, time::timeout};
 
 const START: &str = r#"{"process":{"cmd":"/bin/sh","args":["-c","printf 'a\\377'; exit 3"]},"stdin":false}"#;
 
@@ -175,4 +184,31 @@ fn any_range_is_a_part_of_the_file_or_the_whole_of_it_or_refused() {
         Ok(())
     });
     checked.unwrap();
+}
+
+#[tokio::test]
+async fn an_upload_that_is_reset_leaves_the_agent_to_others() {
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let route = format!("http://guest/files?path={}/file", directory.path().display());
+    for encoding in ["identity", "gzip"] {
+        let stream = TokioIo::new(TcpStream::connect(agent.address).await.unwrap());
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        // The beginning of a gzip's header, which is a file's as well; a body that fails resets its stream.
+        let begin = stream::iter([Ok(Frame::data(Bytes::from_static(&[0x1f, 0x8b, 8])))]);
+        let fail = stream::once(async {
+            // Until the agent waits for more: what is reset before is not begun.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Err(io::Error::other("broken off"))
+        });
+        let request = Request::post(&route).header("content-encoding", encoding);
+        let request = request.header("content-type", "application/octet-stream");
+        let request = request.body(StreamBody::new(begin.chain(Box::pin(fail)))).unwrap();
+        let _ = sender.send_request(request).await;
+        // The connection is there, and waits for what it may be told.
+        let answer = timeout(Duration::from_secs(5), agent.call("GET", "/health", &[], "")).await;
+        assert_eq!(answer.expect("it answers others").status(), 204, "{encoding}");
+    }
+    support::eventually("no file", || fs::read_dir(directory.path()).unwrap().next().is_none()).await;
 }
