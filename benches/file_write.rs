@@ -1,0 +1,43 @@
+//! A file of the guest that is written, beside a plain TCP copy to the same guest.
+
+use std::time::Instant;
+
+use tokio::io::AsyncReadExt as _;
+use wrenn_core::Sandbox;
+
+mod support;
+use support::{Goal, guest, report_percentiles};
+
+const ROUNDS: usize = 10;
+/// A figure is the time for so many.
+const BYTES: usize = 32 << 20;
+/// In the guest's memory: it is the way that is measured, and not the drive.
+const PATH: &str = "/dev/shm/file";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let (_host, sandbox) = guest::sandbox().await?;
+    let raw = guest::RawCopy::start(&sandbox).await?;
+    let (mut values, mut references) = (Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let began = Instant::now();
+        raw.put(BYTES).await?;
+        let reference = began.elapsed().as_secs_f64() * 1e3;
+        let began = Instant::now();
+        copy(&sandbox).await?;
+        if round > 0 {
+            values.push(began.elapsed().as_secs_f64() * 1e3);
+            references.push(reference);
+        }
+    }
+    // Four fifths of the speed.
+    report_percentiles("file_write", "ms", &values, &references, [Goal::AtMost(1.25), Goal::None]);
+    sandbox.kill().await?;
+    Ok(())
+}
+
+async fn copy(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let bytes = sandbox.files().write_from(PATH, tokio::io::repeat(1).take(BYTES as u64)).await?;
+    anyhow::ensure!(bytes == BYTES as u64, "{bytes} bytes went");
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! A running sandbox, and plain connections to it that figures of the agent are held against.
+
+use anyhow::ensure;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use wrenn_core::{Child, Event, Host, Sandbox};
+
+/// A sandbox whose pages are in memory, so that no restore is measured.
+pub(crate) async fn sandbox() -> anyhow::Result<(Host, Sandbox)> {
+    let host = Host::builder().open().await?;
+    let sandbox = Sandbox::create(&host, "base").await?;
+    for _ in 0..3 {
+        sandbox.exec("true").await?;
+    }
+    Ok((host, sandbox))
+}
+
+/// A kept HTTP/1.1 connection to the agent.
+pub(crate) struct Http(TcpStream);
+
+impl Http {
+    pub(crate) async fn connect(sandbox: &Sandbox) -> anyhow::Result<Self> {
+        let stream = sandbox.connect(49983).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+
+    /// One request without a body, and its answer, which has none either.
+    pub(crate) async fn health(&mut self) -> anyhow::Result<()> {
+        self.0.write_all(b"GET /health HTTP/1.1\r\nhost: guest\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            ensure!(self.0.read_buf(&mut answer).await? > 0, "the agent closed the connection");
+        }
+        ensure!(answer.starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer));
+        Ok(())
+    }
+}
+
+/// A server in the guest that copies between its memory and a socket, with the calls of a plain program: it sends as many
+/// bytes as the first line asks for, or takes as many and answers one byte.
+pub(crate) struct RawCopy {
+    sandbox: Sandbox,
+    _server: Child,
+}
+
+const SERVER: &str = r"
+import socket
+listener = socket.create_server(('0.0.0.0', 9000))
+print('ready', flush=True)
+block = bytearray(1 << 18)
+while True:
+    stream, _ = listener.accept()
+    word, count = stream.makefile('rb', buffering=0).readline().split()
+    left = int(count)
+    while left:
+        if word == b'get':
+            left -= stream.send(memoryview(block)[:min(left, len(block))])
+        else:
+            got = stream.recv_into(block, min(left, len(block)))
+            if not got: break
+            left -= got
+    if word == b'put': stream.sendall(b'k')
+    stream.close()
+";
+
+impl RawCopy {
+    pub(crate) async fn start(sandbox: &Sandbox) -> anyhow::Result<Self> {
+        let mut server = sandbox.command("python3").args(["-c", SERVER]).spawn().await?;
+        ensure!(matches!(server.next_event().await?, Some(Event::Stdout(_))), "the server did not come up");
+        Ok(Self { sandbox: sandbox.clone(), _server: server })
+    }
+
+    pub(crate) async fn get(&self, bytes: usize) -> anyhow::Result<()> {
+        let mut stream = self.sandbox.connect(9000).await?;
+        stream.write_all(format!("get {bytes}\n").as_bytes()).await?;
+        let (mut buffer, mut left) = (vec![0; 256 << 10], bytes);
+        while left > 0 {
+            let len = stream.read(&mut buffer).await?;
+            ensure!(len > 0, "the server closed the connection");
+            left -= len;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn put(&self, bytes: usize) -> anyhow::Result<()> {
+        let mut stream = self.sandbox.connect(9000).await?;
+        stream.write_all(format!("put {bytes}\n").as_bytes()).await?;
+        let (block, mut left) = (vec![1; 256 << 10], bytes);
+        while left > 0 {
+            let len = left.min(block.len());
+            stream.write_all(&block[..len]).await?;
+            left -= len;
+        }
+        ensure!(stream.read_u8().await? == b'k', "the server did not take all");
+        Ok(())
+    }
+}
+
+/// The median of what a program of the guest prints, a number a line.
+pub(crate) fn median(text: &str) -> anyhow::Result<f64> {
+    let mut numbers = text.lines().map(str::parse::<f64>).collect::<Result<Vec<_>, _>>()?;
+    numbers.sort_unstable_by(f64::total_cmp);
+    ensure!(!numbers.is_empty(), "nothing was measured");
+    Ok(numbers[numbers.len() / 2])
+}
