@@ -14,6 +14,25 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use wrenn_core::{AgentError, ChangeKind, Error, Event, FileKind, PtySize, Sandbox};
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_read_during_a_pause_is_an_error_and_not_an_end() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+    run(&sandbox, "truncate -s 100M long").await;
+    let mut reader = sandbox.files().open("long").await.unwrap();
+    let mut writer = sandbox.files().create("half").await.unwrap();
+    writer.write_all(b"half").await.unwrap();
+    let paused = sandbox.pause().await.unwrap();
+    let mut nowhere = tokio::io::sink();
+    let rest = tokio::time::timeout(Duration::from_secs(20), tokio::io::copy(&mut reader, &mut nowhere));
+    assert_eq!(rest.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    let shut = tokio::time::timeout(Duration::from_secs(20), writer.shutdown()).await;
+    assert_eq!(shut.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    let sandbox = paused.resume().await.unwrap();
+    assert!(!sandbox.files().exists("half").await.unwrap());
+    sandbox.kill().await.unwrap();
+}
+
 /// Bytes that no hole and no compression makes less of, and that are not kept: what was read of them is hashed.
 struct Noise {
     state: u64,

@@ -71,7 +71,7 @@ impl AgentClient {
         let headers = super::with_token(headers, self.token().as_deref())?;
         let outside =
             || AgentError::InvalidArgument { message: format!("{} has no byte at the offset {offset}", request.path) };
-        match self.ask(Method::GET, &request.route(), headers, full_body(Bytes::new())).await {
+        match self.ask_alone(Method::GET, &request.route(), headers, full_body(Bytes::new())).await {
             // Of a file without a length all is sent, whatever was asked for.
             Ok(answer) if offset > 0 && answer.status() != StatusCode::PARTIAL_CONTENT => Err(outside()),
             Ok(answer) => Ok(answer.into_body()),
@@ -97,7 +97,7 @@ impl AgentClient {
         let agent = Arc::clone(self);
         let answer = tokio::spawn(async move {
             let headers = super::with_token(request.upload_headers()?, agent.token().as_deref())?;
-            let answer = agent.ask(Method::POST, &request.route(), headers, body(received)).await?;
+            let answer = agent.ask_alone(Method::POST, &request.route(), headers, body(received)).await?;
             super::collected(answer.into_body()).await.map(drop)
         });
         Upload { pieces, answer }
