@@ -63,10 +63,13 @@ def test_connect_takes_up_a_terminal(sandbox):
 
 def test_an_interrupt_reaches_the_foreground(sandbox):
     handle = sandbox.pty.create(PtySize(rows=24, cols=80))
-    sandbox.pty.send_stdin(handle.pid, b"sleep 60; echo over-$?\n")
-    time.sleep(0.5)
+    sandbox.pty.send_stdin(handle.pid, b"echo begun-$((1 + 1)); sleep 60; echo over-$?\n")
+    screen = Screen(handle)
+    # An interrupt before the shell has read the line would take the line away.
+    screen.until(b"begun-2")
     sandbox.pty.stream_input(handle.pid, [b"\x03"])
+    screen.until(b"^C")
     time.sleep(0.5)
     sandbox.pty.stream_input(handle.pid, [b"echo ", b"status-$?\n"])
-    Screen(handle).until(b"status-130")
+    screen.until(b"status-130")
     assert sandbox.pty.kill(handle.pid)
