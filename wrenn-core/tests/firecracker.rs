@@ -271,14 +271,16 @@ async fn a_program_that_is_killed_takes_its_vmm_along_jailed_or_not() {
         let mut lines = tokio::io::BufReader::new(program.stdout.take().unwrap());
         let pid: u32 = loop {
             let mut line = String::new();
-            let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();
-            assert!(read > 0, "the program ended");
+            let read = tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line);
+            let read = tokio::time::timeout(Duration::from_secs(120), read).await.expect("no sandbox in two minutes");
+            assert!(read.unwrap() > 0, "the program ended");
             if let Some((_, pid)) = line.trim().rsplit_once("pid ") {
                 break pid.parse().unwrap();
             }
         };
         assert!(common::is_alive(pid));
-        program.kill().await.unwrap();
+        let killed = tokio::time::timeout(Duration::from_secs(60), program.kill()).await;
+        killed.expect("the program does not end").unwrap();
         for _ in 0..250 {
             if !common::is_alive(pid) {
                 break;
