@@ -9,7 +9,7 @@ import pathlib, time
 inbox, outbox = pathlib.Path("in"), pathlib.Path("out")
 print("ready", flush=True)
 while True:
-    for path in inbox.iterdir():
+    for path in inbox.glob("*.txt"):
         (outbox / path.name).write_text(path.read_text().upper())
         path.unlink()
         print("done:", path.name, flush=True)
@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     let files = sandbox.files();
     files.make_dir("in").await?;
     files.make_dir("out").await?;
-    let mut worker = sandbox.command("python3").args(["-u", "-c", WORKER]).spawn().await?;
+    let mut worker = sandbox.command("python3").args(["-c", WORKER]).spawn().await?;
     println!("the worker: {:?}", worker.next_event().await?);
 
     let mut results = sandbox.watch("out").start().await?;
