@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::vmm::{Identity, MachineShape};
 
@@ -90,10 +91,20 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes the cgroups whose VMMs are gone, of whichever program: an empty cgroup is of no use to anybody.
+/// Removes the cgroups whose VMMs are gone, of whichever program. One that is young and empty may be a jailer's that has
+/// not moved into it yet.
 pub(super) fn sweep() {
-    let Ok(entries) = fs::read_dir(Path::new("/sys/fs/cgroup").join(PARENT)) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(ID_PREFIX)) {
+    sweep_under(&Path::new("/sys/fs/cgroup").join(PARENT));
+}
+
+fn sweep_under(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let is_old = |entry: &fs::DirEntry| {
+        let made = entry.metadata().and_then(|metadata| metadata.modified());
+        made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > STARTING_MAX))
+    };
+    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(ID_PREFIX);
+    for entry in entries.flatten().filter(|entry| is_ours(entry) && is_old(entry)) {
         // `EBUSY` is one that is in use.
         let _ = fs::remove_dir(entry.path());
     }
@@ -105,6 +116,8 @@ pub(super) fn fresh_id() -> String {
 }
 
 const ID_PREFIX: &str = "vm-";
+/// A jailer takes some 30 ms.
+const STARTING_MAX: Duration = Duration::from_secs(60);
 const PARENT: &str = "wrenn";
 /// Firecracker's own promise is 5 MiB; the copy of its binary is in the room too.
 const OVERHEAD_MIB: u64 = 64;
@@ -115,6 +128,23 @@ const OPEN_FILES_MAX: u32 = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_empty_group_of_ours_is_swept_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["vm-old", "vm-young", "vm-used", "other"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        // What a group's processes are to the kernel, a file is to a directory: it cannot be removed.
+        fs::write(dir.path().join("vm-used/process"), "").unwrap();
+        for name in ["vm-old", "vm-used", "other"] {
+            let group = fs::File::open(dir.path().join(name)).unwrap();
+            group.set_modified(std::time::SystemTime::now() - 2 * STARTING_MAX).unwrap();
+        }
+        sweep_under(dir.path());
+        let there = |name: &str| dir.path().join(name).exists();
+        assert!(!there("vm-old") && there("vm-young") && there("vm-used") && there("other"));
+    }
 
     #[test]
     fn the_jailers_arguments_come_before_firecrackers() {

@@ -117,9 +117,9 @@ impl Room {
         fchown(&self.drive, Some(self.owner.uid), Some(self.owner.gid))?;
         drop(name);
         for content in &self.contents {
-            let (name, bytes) = content.read()?;
-            fs::write(inside.join(name), bytes)?;
-            self.give(&inside.join(name), 0o400)?;
+            let path = inside.join(content.name());
+            content.write(&path)?;
+            self.give(&path, 0o400)?;
         }
         if self.devices == Devices::Room {
             for device in DEVICES {
@@ -149,14 +149,16 @@ impl Room {
 }
 
 impl Content {
-    fn read(&self) -> io::Result<(&'static str, Vec<u8>)> {
+    fn name(&self) -> &'static str {
         match self {
-            Self::File(name, bytes) => Ok((name, bytes.clone())),
-            Self::Copy(name, file) => {
-                let mut bytes = Vec::new();
-                io::Read::read_to_end(&mut &*file, &mut bytes)?;
-                Ok((name, bytes))
-            }
+            Self::File(name, _) | Self::Copy(name, _) => name,
+        }
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::File(_, bytes) => fs::write(path, bytes),
+            Self::Copy(_, from) => io::copy(&mut &*from, &mut File::create_new(path)?).map(drop),
         }
     }
 }
