@@ -65,21 +65,23 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The most that the agent, and this program, have had in memory, in KiB. The agent's mark is set back by the reading.
+/// The most that the agent has had in memory since it was last asked, in KiB.
 async fn agent_peak_kib(sandbox: &Sandbox) -> u64 {
     let line = "awk '/VmHWM/ { print $2 }' /proc/1/status; echo 5 >/proc/1/clear_refs";
     let output = sandbox.command("sh").args(["-c", line]).user("root").output().await.unwrap();
     output.stdout_utf8().trim().parse().unwrap()
 }
 
-fn own_kib() -> u64 {
+/// The same of this program, with all that the other tests in it do.
+fn own_peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim_end_matches("kB").trim().parse().unwrap()
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim_end_matches("kB").trim().parse().unwrap()
 }
 
-/// 256 MiB, or as many as `WRENN_TEST_FILE_MIB` says: 1024 is the whole test.
+/// 1 GiB, or as many MiB as `WRENN_TEST_FILE_MIB` says, for a machine in a hurry.
 fn big_file_mib() -> u64 {
-    std::env::var("WRENN_TEST_FILE_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(256)
+    std::env::var("WRENN_TEST_FILE_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(1024)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +91,8 @@ async fn a_big_file_goes_each_way_in_constant_memory() {
     let mib = big_file_mib();
     let (files, path) = (sandbox.files(), "/home/user/big");
     agent_peak_kib(&sandbox).await;
-    let (idle, own) = (agent_peak_kib(&sandbox).await, own_kib());
+    own_peak_kib();
+    let (idle, own) = (agent_peak_kib(&sandbox).await, own_peak_kib());
 
     let mut noise = Noise::new(mib << 20);
     let began = Instant::now();
@@ -107,15 +110,15 @@ async fn a_big_file_goes_each_way_in_constant_memory() {
         hash.update(&buffer[..len]);
         read_bytes += len as u64;
     }
-    let (read, reading, own_after) = (began.elapsed(), agent_peak_kib(&sandbox).await, own_kib());
+    let (read, reading, own_after) = (began.elapsed(), agent_peak_kib(&sandbox).await, own_peak_kib());
     println!(
         "measured: {mib} MiB written in {wrote:?} and read in {read:?}; the agent had {idle} KiB, at most {writing} KiB \
-         while writing and {reading} KiB while reading; this program had {own} KiB, and then {own_after} KiB"
+         while writing and {reading} KiB while reading; this program had {own} KiB, and then at most {own_after} KiB"
     );
     assert_eq!(read_bytes, mib << 20);
     assert_eq!(hex(hash), sent);
     assert!(writing < idle + (8 << 10) && reading < idle + (8 << 10), "the agent's memory grows with the file");
-    assert!(own_after < own + (32 << 10), "this program's memory grows with the file");
+    assert!(own_after < own + (64 << 10), "this program's memory grows with the file");
     sandbox.kill().await.unwrap();
 }
 
