@@ -121,3 +121,62 @@ print(stream.recv(100).decode())
 ";
     assert_eq!(python(&sandbox, lines).await, "HELLO");
 }
+
+/// `server(name)` makes an authority and a server of its own; `trusts(port)` asks two kinds of clients, curl's OpenSSL and
+/// Python's, whether they speak to it.
+const TLS: &str = r#"
+import http.server, os, ssl, subprocess, threading, urllib.error
+os.chdir('/tmp')
+def openssl(line): subprocess.run(['openssl', *line.split()], check=True, capture_output=True)
+def server(name):
+    new = '-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'
+    openssl(f'req -x509 {new} -subj /CN={name} -keyout {name}.key -out {name}.pem')
+    openssl(f'req -x509 {new} -subj /CN=localhost -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE '
+            f'-CA {name}.pem -CAkey {name}.key -keyout {name}-server.key -out {name}-server.pem')
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f'{name}-server.pem', f'{name}-server.key')
+    listener = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)
+    listener.socket = context.wrap_socket(listener.socket, server_side=True)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    return listener.server_port
+def trusts(port):
+    url = f'https://localhost:{port}/'
+    curl = subprocess.run(['curl', '-sS', '-o', '/dev/null', url], capture_output=True, text=True)
+    assert curl.returncode in (0, 60), curl.stderr
+    try: python = urllib.request.urlopen(url, timeout=30).status == 200
+    except urllib.error.URLError as error:
+        assert 'CERTIFICATE_VERIFY_FAILED' in str(error), error
+        python = False
+    return [curl.returncode == 0, python]
+def init(name):
+    call('/init', json.dumps({'caBundle': open(f'{name}.pem').read()}).encode())
+    return os.stat('/etc/ssl/certs/ca-certificates.crt')
+"#;
+
+#[tokio::test]
+async fn tls_clients_trust_the_hosts_authority_alone_however_often_it_is_told_or_changed() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+    let lines = r"
+one, two = server('one'), server('two')
+print(trusts(one), trusts(two))
+before = os.stat('/etc/ssl/certs/ca-certificates.crt').st_size
+told = init('one')
+print(trusts(one), trusts(two))
+print(init('one').st_ino == told.st_ino, init('two').st_size - before < 2000)
+print(trusts(one), trusts(two))
+# What update-ca-certificates does in a minute of an emulated processor.
+made_anew = 'cat /usr/share/ca-certificates/mozilla/*.crt /usr/local/share/ca-certificates/*.crt >/etc/ssl/certs/ca-certificates.crt'
+subprocess.run(['sudo', 'sh', '-c', made_anew], check=True)
+print(trusts(one), trusts(two))
+init('one')
+print(trusts(one), trusts(two))
+try: call('/init', b'{\x22caBundle\x22: \x22no certificate\x22}')
+except urllib.error.HTTPError as error: print(error.code, json.load(error)['message'])
+";
+    let expected = "[False, False] [False, False]\n[True, True] [False, False]\nTrue True\n\
+                    [False, False] [True, True]\n[False, False] [True, True]\n[True, True] [False, False]\n\
+                    400 take over caBundle: it is not one or more certificates in PEM";
+    assert_eq!(python(&sandbox, &format!("{TLS}{lines}")).await, expected);
+    sandbox.kill().await.unwrap();
+}

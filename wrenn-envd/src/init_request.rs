@@ -6,7 +6,7 @@ use crate::{GuestEventKind, Timestamp};
 
 /// The body of `POST /init`: what a guest must be told after it was booted or restored, before user code runs.
 ///
-/// A field that is absent leaves what the agent has. The fields after `default_workdir` are wrenn's own.
+/// A field that is absent leaves what the agent has. The fields after `volume_mounts` are wrenn's own.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InitRequest {
@@ -25,6 +25,13 @@ pub struct InitRequest {
     /// The working directory of processes that name none; the user's home until it is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_workdir: Option<String>,
+    /// Certificates in PEM that the guest's TLS clients trust from now on, besides those of its image, and in place of those
+    /// of an earlier request. Empty: those of the earlier request stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// Volumes to mount. A request that names any is refused: the guest's kernel has no NFS client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_mounts: Option<Vec<VolumeMount>>,
     /// The sandbox's id, for its processes' `E2B_SANDBOX_ID`. A metadata service's word comes first.
     #[serde(rename = "instanceID", skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
@@ -50,6 +57,15 @@ pub struct InitRequest {
     pub machine_id: Option<String>,
 }
 
+/// A network file system, as E2B's orchestrator names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// The NFS server and its directory: `10.0.0.1:/volume`.
+    pub nfs_target: String,
+    /// Where the guest would see it.
+    pub path: String,
+}
+
 impl fmt::Debug for InitRequest {
     /// Leaves out the token, the entropy and the environment's values, which are secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +75,8 @@ impl fmt::Debug for InitRequest {
             .field("timestamp", &self.timestamp)
             .field("default_user", &self.default_user)
             .field("default_workdir", &self.default_workdir)
+            .field("ca_bundle", &self.ca_bundle.as_ref().map(String::len))
+            .field("volume_mounts", &self.volume_mounts)
             .field("instance_id", &self.instance_id)
             .field("env_id", &self.env_id)
             .field("entropy", &self.entropy.as_ref().map(Vec::len))

@@ -15,7 +15,7 @@ mod timestamp;
 use std::net::Ipv4Addr;
 
 pub use guest_event::{EventsResponse, GuestEvent, GuestEventKind};
-pub use init_request::{InitRequest, MetricsResponse};
+pub use init_request::{InitRequest, MetricsResponse, VolumeMount};
 pub use timestamp::{Timestamp, TimestampError};
 
 /// The TCP port that the agent listens on; E2B's clients expect it.

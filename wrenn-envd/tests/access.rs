@@ -132,3 +132,19 @@ async fn metrics_describe_the_machine() {
         "{metrics:?}"
     );
 }
+
+#[tokio::test]
+async fn a_volume_that_cannot_be_mounted_refuses_the_whole_request_and_no_volumes_are_fine() {
+    let agent = Agent::start();
+    let body = r#"{"accessToken":"t","volumeMounts":[{"nfs_target":"10.0.0.1:/volume","path":"/data"}]}"#;
+    let answer = agent.call("POST", "/init", &[JSON], body).await;
+    assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED);
+    let message = String::from_utf8_lossy(answer.body()).into_owned();
+    assert!(message.contains("10.0.0.1:/volume") && message.contains("NFS"), "{message}");
+    assert_eq!(agent.call("GET", "/envs", &[], "").await.status(), StatusCode::OK, "the token was not taken");
+    for body in [r#"{"volumeMounts":[]}"#, r#"{"volumeMounts":null,"caBundle":""}"#] {
+        assert_eq!(agent.call("POST", "/init", &[JSON], body).await.status(), StatusCode::NO_CONTENT, "{body}");
+    }
+    let answer = agent.call("POST", "/init", &[JSON], r#"{"volumeMounts":[{"path":"/data"}]}"#).await;
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+}

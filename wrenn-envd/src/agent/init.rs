@@ -11,6 +11,7 @@
 //!
 //! A step that fails is printed on the console, and the machine is switched off: a guest that hangs tells nobody.
 
+mod ca_bundle;
 mod cmdline;
 mod identity;
 mod modules;
@@ -29,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use ca_bundle::set_ca_bundle;
 use cmdline::Cmdline;
 pub(super) use identity::{set_hostname, set_machine_id};
 use nix::sys::resource::{Resource, setrlimit};

@@ -49,6 +49,7 @@ impl Order {
         lock(settings).authorize_init(&head.headers, new_token, hash.as_deref())?;
         // What is wrong with the body is nobody's business who may not call.
         let mut request = parsed?;
+        refuse_volumes(&request)?;
         request.instance_id = metadata.instance_id.or(request.instance_id);
         request.env_id = metadata.env_id.or(request.env_id);
         Ok(Self { request, headers: head.headers, vouched_hash: hash })
@@ -115,7 +116,21 @@ fn change_guest(settings: &mut Settings, request: &InitRequest) -> Result<(), Ap
     if let Some(machine_id) = &request.machine_id {
         init::set_machine_id(machine_id).map_err(|error| failed("set the machine id", &error))?;
     }
+    if let Some(pem) = request.ca_bundle.as_ref().filter(|pem| !pem.is_empty()) {
+        init::set_ca_bundle(pem).map_err(|error| failed("take over caBundle", &error))?;
+    }
     Ok(())
+}
+
+/// A volume that is not there is worse than none: programs would write to the guest's own drive in its place.
+fn refuse_volumes(request: &InitRequest) -> Result<(), ApiError> {
+    let Some(mount) = request.volume_mounts.iter().flatten().next() else { return Ok(()) };
+    let message = format!(
+        "{} cannot be mounted on {}: volumes are NFS, and this guest's kernel comes without the modules of its client; leave \
+         volumeMounts out, and bring files in by /files",
+        mount.nfs_target, mount.path
+    );
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
 }
 
 fn reseed(entropy: &[u8]) -> io::Result<()> {
