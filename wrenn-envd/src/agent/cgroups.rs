@@ -12,6 +12,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -40,8 +41,8 @@ pub(super) struct Groups {
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
     directory: PathBuf,
-    /// `cgroup.procs`, which the new process writes itself into.
-    members: Arc<File>,
+    /// The directory itself, which the new process is born into.
+    opened: Arc<OwnedFd>,
 }
 
 impl Groups {
@@ -97,8 +98,8 @@ impl Groups {
         let number = self.last_leaf.fetch_add(1, Ordering::Relaxed) + 1;
         let directory = sandbox.join(kind.name()).join(format!("p{number}"));
         make(&directory)?;
-        let members = OpenOptions::new().write(true).open(directory.join("cgroup.procs"))?;
-        Ok(Some(Leaf { directory, members: Arc::new(members) }))
+        let opened = Arc::new(File::open(&directory)?.into());
+        Ok(Some(Leaf { directory, opened }))
     }
 
     /// Removes the group of a process that has ended, now or when the last of its background processes has ended too.
@@ -116,8 +117,8 @@ impl Groups {
 }
 
 impl Leaf {
-    pub(super) fn members(&self) -> Arc<File> {
-        self.members.clone()
+    pub(super) fn opened(&self) -> Arc<OwnedFd> {
+        self.opened.clone()
     }
 
     /// Kills everybody in the group, however far they have gone from the process that came first.

@@ -11,10 +11,12 @@
 //! paused, or not be resumed, is worse. Files whose name begins with a dot or ends with `~` are left out.
 
 use std::{
-    fs, io,
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    ffi::CString,
+    fs::{self, File},
+    io::{self, PipeWriter},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::ExitStatus,
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +31,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{init::complain, process::Table, sys};
+use super::{init::complain, process::Table, sys::Program};
 
 /// The guest's hooks, and what runs them.
 #[derive(Debug)]
@@ -63,24 +65,7 @@ impl Hooks {
 
     async fn run_one(&self, hook: &Path, event: &str, end: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
         let (reader, writer) = io::pipe()?;
-        let mut command = Command::new(hook);
-        command.env_clear().env("PATH", PATH).env("HOME", "/root").env("WRENN_EVENT", event);
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        let groups = nix::unistd::geteuid().is_root().then(|| vec![Gid::from_raw(0)]);
-        let root = (Uid::from_raw(0), Gid::from_raw(0));
-        let becoming = sys::Becoming {
-            cwd: c"/".to_owned(),
-            uid: root.0,
-            gid: root.1,
-            // Not in the group that is frozen.
-            members: None,
-            at_terminal: false,
-            groups,
-        };
-        sys::become_user(&mut command, becoming);
-        let (child, mut exit) = self.table.spawn(&mut command)?;
-        // The pipe's other end closes with the hook's.
-        drop(command);
+        let (pid, mut exit) = self.table.spawn(&program(hook, event, writer)?)?;
         let mut output = Vec::new();
         let mut reading = pipe::Receiver::from_owned_fd(reader.into())?;
         let status = timeout_at(end, async {
@@ -93,11 +78,29 @@ impl Hooks {
         .await;
         let _ = reading.try_read_buf(&mut output);
         let Ok(status) = status else {
-            kill(child.id());
+            kill(pid);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long, and was killed"));
         };
         Ok((status.unwrap_or_else(|_| ExitStatus::from_raw(0)), output))
     }
+}
+
+/// A hook with root's own environment, not in the group that is frozen. The writing end closes here when it is dropped.
+fn program(hook: &Path, event: &str, writer: PipeWriter) -> io::Result<Program> {
+    let path = CString::new(hook.as_os_str().as_bytes())?;
+    let envs = [format!("PATH={PATH}"), "HOME=/root".to_owned(), format!("WRENN_EVENT={event}")];
+    Ok(Program {
+        args: vec![path.clone()],
+        path,
+        envs: envs.into_iter().map(CString::new).collect::<Result<_, _>>()?,
+        cwd: c"/".to_owned(),
+        uid: Uid::from_raw(0),
+        gid: Gid::from_raw(0),
+        groups: nix::unistd::geteuid().is_root().then(|| vec![Gid::from_raw(0)]),
+        control_group: None,
+        streams: [File::open("/dev/null")?.into(), writer.try_clone()?.into(), writer.into()],
+        at_terminal: false,
+    })
 }
 
 impl Moment {

@@ -1,30 +1,21 @@
 //! The system calls that neither `std` nor `nix` has a safe face for.
 #![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
 
+mod spawn;
 pub(super) mod terminal;
 
 use std::{
-    ffi::CString,
-    fs::File,
     io,
     net::Ipv4Addr,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::process::{CommandExt, ExitStatusExt},
+        unix::process::ExitStatusExt,
     },
-    process::{Command, ExitStatus},
-    sync::Arc,
+    process::ExitStatus,
 };
 
 use libc::{c_int, c_short};
-use nix::{
-    fcntl::OFlag,
-    sys::{
-        signal::{SigHandler, Signal},
-        stat::Mode,
-    },
-    unistd::{self, Gid, Uid},
-};
+pub(super) use spawn::Program;
 
 /// Takes the exit status of any one child that has ended; `None` when none has.
 pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
@@ -50,58 +41,6 @@ pub(super) fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
     let result = unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
     check(result)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
-}
-
-/// What a new process becomes between fork and exec.
-#[derive(Debug)]
-pub(super) struct Becoming {
-    /// The directory it starts in, which is entered with the user's own rights.
-    pub(super) cwd: CString,
-    pub(super) uid: Uid,
-    pub(super) gid: Gid,
-    /// The control group's list of members, which it writes itself into; `None` where there is no group.
-    pub(super) members: Option<Arc<File>>,
-    /// Whether its standard input is the terminal that controls it.
-    pub(super) at_terminal: bool,
-    /// Supplementary groups; `None` where the agent has no right to change them.
-    pub(super) groups: Option<Vec<Gid>>,
-}
-
-/// Makes `command` a session of its own, killable before the agent is, with the user's identity.
-pub(super) fn become_user(command: &mut Command, becoming: Becoming) {
-    let enter = move || -> io::Result<()> {
-        unistd::setsid()?;
-        forget_signals();
-        if becoming.at_terminal {
-            terminal::take_control()?;
-        }
-        if let Some(members) = &becoming.members {
-            unistd::write(members.as_ref(), b"0")?;
-        }
-        // A kernel without the file has no out-of-memory score to set.
-        if let Ok(file) = nix::fcntl::open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY, Mode::empty()) {
-            let _ = unistd::write(file, b"100");
-        }
-        if let Some(groups) = &becoming.groups {
-            unistd::setgroups(groups)?;
-            unistd::setgid(becoming.gid)?;
-            unistd::setuid(becoming.uid)?;
-        }
-        unistd::chdir(becoming.cwd.as_c_str())?;
-        Ok(())
-    };
-    // SAFETY: `enter` makes system calls alone: it allocates nothing, takes no lock, and cannot panic, so it may run in
-    // the child of a process with threads.
-    unsafe { command.pre_exec(enter) };
-}
-
-/// Takes back what whoever started the agent wanted ignored, which exec would keep: else a shell's `&` before the agent
-/// would make every program in it deaf to Ctrl-C.
-fn forget_signals() {
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default is no handler, so that nothing of this process's is called.
-        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
-    }
 }
 
 /// Credits `bytes` (at most 64 are used) to the kernel's random generator, and makes it reseed at once.

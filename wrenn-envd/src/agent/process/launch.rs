@@ -1,14 +1,16 @@
 //! A process from the request to its first instruction.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{
         fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -27,7 +29,7 @@ use crate::{
         cgroups::{Groups, Kind, Leaf},
         freezer::Freezer,
         settings::Settings,
-        sys,
+        sys::{self, Program},
         users::User,
     },
     proto::process::ProcessConfig,
@@ -39,7 +41,7 @@ pub(super) struct Launch {
     program: PathBuf,
     config: ProcessConfig,
     tag: Option<String>,
-    envs: Vec<(String, String)>,
+    envs: Environment,
     cwd: PathBuf,
     user: User,
     streams: Streams,
@@ -105,7 +107,7 @@ impl Launch {
         }
         let envs = environment(&user, settings, &config, streams);
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
-        let path = envs.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+        let path = envs.get("PATH").map_or("", String::as_str);
         let program = find_program(&config.cmd, &cwd, path)?;
         Ok(Self { program, config, tag, envs, cwd, user, streams })
     }
@@ -131,86 +133,96 @@ impl Launch {
 
     fn spawn_in(&self, leaf: Option<&Leaf>, table: &Table) -> Result<Started, LaunchError> {
         let failed = |error| LaunchError::Spawn(self.program.clone(), error);
-        let mut command = Command::new(&self.program);
-        command.arg0(&self.config.cmd).args(&self.config.args).env_clear();
-        command.envs(self.envs.iter().map(|(name, value)| (name, value)));
-        sys::become_user(&mut command, self.becoming(leaf).map_err(failed)?);
-
-        let Streams::Terminal(size) = self.streams else {
-            command.stdin(if self.streams == Streams::Pipes { Stdio::piped() } else { Stdio::null() });
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            let (child, exit) = table.spawn(&mut command).map_err(failed)?;
-            return Started::with_pipes(child, exit).map_err(failed);
+        let (streams, ours) = match self.streams {
+            Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
+            Streams::Pipes => pipes(true).map_err(failed)?,
+            Streams::OutputPipes => pipes(false).map_err(failed)?,
         };
-        let (terminal, slave) = Terminal::open(size).map_err(LaunchError::Terminal)?;
-        self.take_terminal(&mut command, slave).map_err(LaunchError::Terminal)?;
-        let (child, exit) = table.spawn(&mut command).map_err(failed)?;
-        let terminal = Arc::new(terminal);
-        let input = Input::Terminal(terminal.clone(), Mutex::default());
-        Ok(Started { pid: child.id(), input, outputs: Outputs::terminal(terminal), exit })
+        let program = self.program(leaf, streams).map_err(failed)?;
+        let (pid, exit) = table.spawn(&program).map_err(failed)?;
+        Ok(Started { pid, ours, exit })
     }
 
-    fn take_terminal(&self, command: &mut Command, slave: OwnedFd) -> io::Result<()> {
+    fn terminal(&self, size: Size) -> io::Result<([OwnedFd; 3], Ours)> {
+        let (terminal, slave) = Terminal::open(size)?;
         if nix::unistd::geteuid().is_root() {
             sys::terminal::give_to(&slave, Uid::from_raw(self.user.uid))?;
         }
-        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-        Ok(())
+        let terminal = Arc::new(terminal);
+        let ours =
+            Ours { input: Input::Terminal(terminal.clone(), Mutex::default()), outputs: Outputs::terminal(terminal) };
+        Ok(([slave.try_clone()?, slave.try_clone()?, slave], ours))
     }
 
-    fn becoming(&self, leaf: Option<&Leaf>) -> io::Result<sys::Becoming> {
+    fn program(&self, leaf: Option<&Leaf>, streams: [OwnedFd; 3]) -> io::Result<Program> {
         let User { uid, gid, groups, .. } = &self.user;
+        let args = [&self.config.cmd].into_iter().chain(&self.config.args);
+        let envs = self.envs.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
         // An agent that is not root, as in a test, stays who it is.
         let groups = nix::unistd::geteuid().is_root().then(|| groups.iter().copied().map(Gid::from_raw).collect());
-        Ok(sys::Becoming {
+        Ok(Program {
+            path: CString::new(self.program.as_os_str().as_bytes())?,
+            args: args.map(|text| CString::new(text.as_str())).collect::<Result<_, _>>()?,
+            envs: envs.collect::<Result<_, _>>()?,
             cwd: CString::new(self.cwd.as_os_str().as_bytes())?,
-            members: leaf.map(Leaf::members),
-            at_terminal: matches!(self.streams, Streams::Terminal(_)),
             uid: Uid::from_raw(*uid),
             gid: Gid::from_raw(*gid),
             groups,
+            control_group: leaf.map(Leaf::opened),
+            streams,
+            at_terminal: matches!(self.streams, Streams::Terminal(_)),
         })
     }
+}
+
+/// The agent's ends of a process's streams.
+struct Ours {
+    input: Input,
+    outputs: Outputs,
+}
+
+/// The process's ends, and the agent's.
+fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
+    let (stdin, input) = if has_input {
+        let (theirs, ours) = io::pipe()?;
+        (theirs.into(), Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(ours.into())?))))
+    } else {
+        (File::open("/dev/null")?.into(), Input::Null)
+    };
+    let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
+    let outputs =
+        Outputs::pipes(pipe::Receiver::from_owned_fd(stdout.into())?, pipe::Receiver::from_owned_fd(stderr.into())?);
+    Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
 }
 
 /// A process that runs already, and that nobody knows yet.
 struct Started {
     pid: u32,
-    input: Input,
-    outputs: Outputs,
+    ours: Ours,
     exit: oneshot::Receiver<ExitStatus>,
 }
 
 impl Started {
-    fn with_pipes(mut child: Child, exit: oneshot::Receiver<ExitStatus>) -> io::Result<Self> {
-        let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let stdout = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into())?;
-        let stderr = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into())?;
-        let input = match child.stdin.take() {
-            Some(stdin) => Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(stdin.into())?))),
-            None => Input::Null,
-        };
-        Ok(Self { pid: child.id(), input, outputs: Outputs::pipes(stdout, stderr), exit })
-    }
-
     fn launched(self, launch: Launch, leaf: Option<Leaf>, table: &Table) -> Launched {
         let process = Arc::new(Process {
             pid: self.pid,
             config: launch.config,
             tag: launch.tag,
-            input: self.input,
+            input: self.ours.input,
             journal: Journal::new(table.budget()),
             leaf,
             timed_out: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         table.insert(process.clone());
-        Launched { process, outputs: self.outputs, exit: self.exit }
+        Launched { process, outputs: self.ours.outputs, exit: self.exit }
     }
 }
 
+type Environment = BTreeMap<String, String>;
+
 /// PATH, HOME, USER and LOGNAME, and TERM at a terminal; then the sandbox's, then the request's.
-fn environment(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Vec<(String, String)> {
+fn environment(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Environment {
     let own = [
         ("PATH", DEFAULT_PATH.to_owned()),
         ("HOME", user.home.to_string_lossy().into_owned()),
@@ -272,7 +284,7 @@ mod tests {
         let config =
             ProcessConfig { envs: [("B".into(), "request".into())].into_iter().collect(), ..Default::default() };
         let envs = environment(&user(), &settings, &config, Streams::Pipes);
-        let value = |name: &str| envs.iter().rev().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let value = |name: &str| envs.get(name).map(String::as_str);
         assert_eq!((value("A"), value("B")), (Some("sandbox"), Some("request")));
         assert_eq!((value("HOME"), value("USER"), value("LOGNAME")), (Some("/h"), Some("user"), Some("user")));
     }

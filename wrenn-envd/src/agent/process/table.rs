@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
-    process::{Child, Command, ExitStatus},
+    process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -17,7 +17,7 @@ use super::{
     journal::{Budget, Journal},
 };
 use crate::{
-    agent::sys,
+    agent::sys::{self, Program},
     proto::process::{ProcessSelector, process_selector::Selector},
 };
 
@@ -68,16 +68,16 @@ impl Table {
         self.budget.clone()
     }
 
-    /// Starts `command`; the receiver gets its exit status.
+    /// Starts `program`; the receiver gets its exit status.
     ///
-    /// The lock is held meanwhile, so that a child cannot be reaped before it is awaited. `spawn` also waits for a child
+    /// The lock is held meanwhile, so that a child cannot be reaped before it is awaited. The start also waits for a child
     /// of its own when exec fails, which the lock keeps [`Table::reap`] away from.
-    pub(in crate::agent) fn spawn(&self, command: &mut Command) -> io::Result<(Child, oneshot::Receiver<ExitStatus>)> {
+    pub(in crate::agent) fn spawn(&self, program: &Program) -> io::Result<(u32, oneshot::Receiver<ExitStatus>)> {
         let mut state = self.lock();
-        let child = command.spawn()?;
+        let pid = program.start()?;
         let (sender, receiver) = oneshot::channel();
-        state.awaited.insert(child.id(), sender);
-        Ok((child, receiver))
+        state.awaited.insert(pid, sender);
+        Ok((pid, receiver))
     }
 
     pub(super) fn insert(&self, process: Arc<Process>) {

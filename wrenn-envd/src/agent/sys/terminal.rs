@@ -56,9 +56,3 @@ pub(in crate::agent) fn resize(master: impl AsFd, size: Size) -> io::Result<()> 
     // SAFETY: TIOCSWINSZ reads a `winsize`, which is live.
     check(unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })
 }
-
-/// Makes the terminal at standard input the one that controls this session. Safe between fork and exec.
-pub(super) fn take_control() -> io::Result<()> {
-    // SAFETY: TIOCSCTTY takes a number; 0 says that no terminal is taken from another session.
-    check(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })
-}

@@ -1,0 +1,319 @@
+//! A new process, without a copy of the agent.
+//!
+//! ```text
+//!  agent ---- clone (shares the memory, on a stack of its own) ---> become_it -> exec
+//!    |  waits meanwhile                                                |
+//!    +<------------------- goes on ------------------------------------+
+//! ```
+//!
+//! `fork`, which [`std::process::Command`] needs for most of this, copies the agent's page tables for a process that
+//! throws them away. And a process that writes itself into its control group waits for every processor to pass through a
+//! quiet moment, which takes longer than all the rest; one that is born there does not.
+
+use std::{
+    arch::asm,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    ptr,
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{SigSet, SigmaskHow},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{Gid, Pid, Uid},
+};
+
+/// A program, and what its process is when it begins: a session of its own, with every signal as usual, and killable
+/// before the agent is.
+#[derive(Debug)]
+pub(in crate::agent) struct Program {
+    /// With a slash: nothing is looked up.
+    pub(in crate::agent) path: CString,
+    /// From its name on.
+    pub(in crate::agent) args: Vec<CString>,
+    /// `NAME=value` each.
+    pub(in crate::agent) envs: Vec<CString>,
+    /// The directory it starts in, which is entered with the user's own rights.
+    pub(in crate::agent) cwd: CString,
+    pub(in crate::agent) uid: Uid,
+    pub(in crate::agent) gid: Gid,
+    /// Supplementary groups; `None` where the agent has no right to change who it is.
+    pub(in crate::agent) groups: Option<Vec<Gid>>,
+    /// The directory of its control group; `None` for the agent's own.
+    pub(in crate::agent) control_group: Option<Arc<OwnedFd>>,
+    /// Standard input, output and error.
+    pub(in crate::agent) streams: [OwnedFd; 3],
+    /// Whether its standard input is the terminal that controls it.
+    pub(in crate::agent) at_terminal: bool,
+}
+
+impl Program {
+    /// Starts it, and returns its number once it runs, and not the agent any more. It is the caller's to reap.
+    ///
+    /// # Errors
+    ///
+    /// Where no process can be made, or it cannot become what it should, or cannot be executed; nothing is left to reap.
+    pub(in crate::agent) fn start(&self) -> io::Result<u32> {
+        let (args, envs) = (pointers(&self.args), pointers(&self.envs));
+        let mut birth = Birth { program: self, args: &args, envs: &envs, joins_group: false, failure: 0 };
+        let mut stack = Box::<[u8]>::new_uninit_slice(STACK_BYTES + size_of_val(args.as_slice()));
+        // A handler of the agent's must not run in a process that shares its memory.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let made = birth.give(&mut stack);
+        mask.thread_set_mask()?;
+        let pid = made?;
+        if birth.failure == 0 {
+            return u32::try_from(pid.as_raw()).map_err(io::Error::other);
+        }
+        while waitpid(pid, None::<WaitPidFlag>) == Err(Errno::EINTR) {}
+        Err(io::Error::from_raw_os_error(birth.failure))
+    }
+}
+
+/// What the new process finds in the memory that it shares, and leaves there.
+struct Birth<'a> {
+    program: &'a Program,
+    args: &'a [*const c_char],
+    envs: &'a [*const c_char],
+    /// Whether it has yet to enter its control group: the kernel is older than 5.7.
+    joins_group: bool,
+    /// Why it could not execute the program.
+    failure: c_int,
+}
+
+impl Birth<'_> {
+    fn give(&mut self, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
+        if let Some(group) = &self.program.control_group {
+            match self.clone_into(group.as_raw_fd(), stack) {
+                Err(Errno::EINVAL | Errno::E2BIG | Errno::ENOSYS) => self.joins_group = true,
+                made => return made,
+            }
+        }
+        self.clone_here(stack)
+    }
+
+    fn clone_into(&mut self, group: RawFd, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
+        const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+        // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
+        let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+        args.flags = u64::from((libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned()) | CLONE_INTO_CGROUP;
+        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+        args.stack = stack.as_ptr().addr() as u64;
+        args.stack_size = (top_of(stack) - stack.as_ptr().addr()) as u64;
+        args.cgroup = u64::from(group.cast_unsigned());
+        // SAFETY: `args` is live, asks for shared memory and for a wait, and its stack is unused and aligned at its end.
+        unsafe { self.clone_with(libc::SYS_clone3, (&raw const args).addr(), size_of_val(&args)) }
+    }
+
+    fn clone_here(&mut self, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
+        let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD).cast_unsigned() as usize;
+        // SAFETY: it asks for shared memory and for a wait, and the stack is unused and aligned at its end.
+        unsafe { self.clone_with(libc::SYS_clone, flags, top_of(stack)) }
+    }
+
+    /// # Safety
+    ///
+    /// `call` is `clone` or `clone3`, and its first two arguments ask for a process that shares the memory, that this
+    /// thread waits for, and that has an unused, aligned stack of at least [`STACK_BYTES`].
+    unsafe fn clone_with(&mut self, call: libc::c_long, first: usize, second: usize) -> Result<Pid, Errno> {
+        let result: libc::c_long;
+        // SAFETY: the caller vouches for the arguments. The new process begins behind `syscall` as this one does, on its
+        // own stack, and goes on to `become_it`, which does not return. This thread stands still until the other has
+        // left the memory, so what `self` refers to stays; every register but those two that `syscall` itself uses is
+        // this thread's own.
+        unsafe {
+            asm!(
+                "syscall",
+                "test rax, rax",
+                "jnz 2f",
+                "xor ebp, ebp",
+                "mov rdi, r12",
+                "call r13",
+                "ud2",
+                "2:",
+                inlateout("rax") call => result,
+                in("rdi") first,
+                in("rsi") second,
+                in("rdx") 0_usize,
+                in("r10") 0_usize,
+                in("r8") 0_usize,
+                in("r12") ptr::from_mut(self).cast::<c_void>(),
+                in("r13") become_it as extern "C" fn(*mut c_void) -> !,
+                lateout("rcx") _,
+                lateout("r11") _,
+            );
+        }
+        match c_int::try_from(result) {
+            Ok(pid) if pid > 0 => Ok(Pid::from_raw(pid)),
+            result => Err(Errno::from_raw(-result.unwrap_or(-libc::EIO))),
+        }
+    }
+
+    /// Becomes what the program wants, and then the program.
+    ///
+    /// This runs in memory that belongs to another process: it may make system calls and nothing else. It allocates
+    /// nothing, takes no lock, and cannot panic. The C library's `setuid` and its like speak to all threads, which are not
+    /// this process's, and so may not be called.
+    fn enter(&self) -> Result<(), Errno> {
+        let program = self.program;
+        for (stream, number) in program.streams.iter().zip(0..) {
+            // SAFETY: both are descriptors, of which the second may be taken.
+            Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) })?;
+        }
+        // SAFETY: it takes no argument.
+        Errno::result(unsafe { libc::setsid() })?;
+        forget_signals();
+        if program.at_terminal {
+            // SAFETY: TIOCSCTTY takes a number; 0 says that no terminal is taken from another session.
+            Errno::result(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })?;
+        }
+        if let Some(group) = program.control_group.as_ref().filter(|_| self.joins_group) {
+            write_to(group.as_raw_fd(), c"cgroup.procs", c"0")?;
+        }
+        // A kernel without the file has no out-of-memory score to set.
+        let _ = write_to(libc::AT_FDCWD, c"/proc/self/oom_score_adj", c"100");
+        if let Some(groups) = &program.groups {
+            // SAFETY: a `Gid` is laid out as the number that it is, and the list is live.
+            Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+            // SAFETY: it takes a number.
+            Errno::result(unsafe { libc::syscall(libc::SYS_setgid, program.gid.as_raw()) })?;
+            // SAFETY: it takes a number.
+            Errno::result(unsafe { libc::syscall(libc::SYS_setuid, program.uid.as_raw()) })?;
+        }
+        // SAFETY: the path ends with a NUL.
+        Errno::result(unsafe { libc::chdir(program.cwd.as_ptr()) })?;
+        SigSet::empty().thread_set_mask()
+    }
+}
+
+/// Where the new process begins.
+extern "C" fn become_it(birth: *mut c_void) -> ! {
+    // SAFETY: it is the `Birth` of the thread that waits for this process, and which does not touch it meanwhile.
+    let birth = unsafe { &mut *birth.cast::<Birth>() };
+    let failure = match birth.enter() {
+        Err(failure) => failure,
+        Ok(()) => {
+            let (path, args, envs) = (birth.program.path.as_ptr(), birth.args.as_ptr(), birth.envs.as_ptr());
+            // SAFETY: all are live; both lists end with a null pointer, and their strings with a NUL.
+            unsafe { libc::execvpe(path, args, envs) };
+            Errno::last()
+        }
+    };
+    birth.failure = failure as c_int;
+    // SAFETY: it ends this process at once, and touches nothing of the other's.
+    unsafe { libc::_exit(127) }
+}
+
+/// Takes back what whoever started the agent wanted ignored, which exec would keep: else a shell's `&` before the agent
+/// would make every program in it deaf to Ctrl-C. And from here on no handler of the agent's can run.
+fn forget_signals() {
+    for signal in 1..32 {
+        // SAFETY: the default is no handler, so that nothing is called. Two of them cannot be set, and need not be.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+fn write_to(directory: RawFd, path: &CStr, text: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends with a NUL.
+    let file = Errno::result(unsafe { libc::openat(directory, path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) })?;
+    // SAFETY: the text is live, and that long.
+    let written = Errno::result(unsafe { libc::write(file, text.as_ptr().cast(), text.count_bytes()) });
+    // SAFETY: it was opened here, and nobody else has it.
+    unsafe { libc::close(file) };
+    written.map(drop)
+}
+
+/// As exec takes them. They live as long as `texts`.
+fn pointers(texts: &[CString]) -> Vec<*const c_char> {
+    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+}
+
+/// Where a stack begins, which grows down.
+fn top_of(stack: &[MaybeUninit<u8>]) -> usize {
+    stack.as_ptr_range().end.addr() & !15
+}
+
+/// What [`Birth::enter`] and `execvpe` need. The latter also copies the arguments, for a script without an interpreter.
+const STACK_BYTES: usize = 32 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::{self, File},
+        io::Read as _,
+        os::unix::fs::PermissionsExt as _,
+        path::Path,
+    };
+
+    use nix::sys::wait::WaitStatus;
+
+    use super::*;
+
+    fn program(path: &Path, args: &[&str], stdout: OwnedFd) -> Program {
+        let text = |text: &str| CString::new(text).unwrap();
+        let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+        Program {
+            path: text(path.to_str().unwrap()),
+            args: args.iter().map(|arg| text(arg)).collect(),
+            envs: vec![c"A=one".to_owned()],
+            cwd: c"/usr".to_owned(),
+            uid: nix::unistd::getuid(),
+            gid: nix::unistd::getgid(),
+            groups: None,
+            control_group: None,
+            streams: [null(), stdout, null()],
+            at_terminal: false,
+        }
+    }
+
+    /// What it writes, once it has ended well.
+    fn output(path: &Path, args: &[&str]) -> String {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let pid = program(path, args, writer.into()).start().unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let pid = Pid::from_raw(pid.try_into().unwrap());
+        assert_eq!(waitpid(pid, None), Ok(WaitStatus::Exited(pid, 0)), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_process_begins_as_it_was_asked_to() {
+        let line = "echo $0 $1 $A $(pwd); ps -o pid=,sid= $$ | { read p s; [ $p = $s ] && echo leads; }; cat /proc/self/oom_score_adj; grep SigIgn /proc/self/status";
+        // SAFETY: the standard library has ignored it already.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+        let text = output(Path::new("/bin/sh"), &["/bin/sh", "-c", line, "zero", "first"]);
+        let (text, ignored) = text.split_once("SigIgn:").unwrap();
+        assert_eq!(text, "zero first one /usr\nleads\n100\n");
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        assert_eq!(ignored & (u64::MAX >> 33), 0, "{ignored:x}");
+    }
+
+    #[test]
+    fn a_script_without_an_interpreter_gets_every_argument() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        fs::write(&script, "echo $#\n").unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(output(&script, &["x"; 20_001]), "20000\n");
+    }
+
+    #[test]
+    fn what_cannot_be_executed_leaves_nothing_to_reap() {
+        let directory = tempfile::tempdir().unwrap();
+        let writer = || io::pipe().unwrap().1.into();
+        let error = program(&directory.path().join("none"), &["none"], writer()).start().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        let mut nowhere = program(Path::new("/bin/true"), &["true"], writer());
+        nowhere.cwd = c"/nowhere".to_owned();
+        assert_eq!(nowhere.start().unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        let children = fs::read_to_string(format!("/proc/self/task/{}/children", nix::unistd::gettid())).unwrap();
+        assert_eq!(children, "");
+    }
+}
