@@ -37,9 +37,13 @@ fn is_hostname(name: &str) -> bool {
     (1..=64).contains(&name.len()) && !name.starts_with(['-', '.']) && name.bytes().all(allowed)
 }
 
-/// `/etc/hosts` with `name` on wrenn's own line; the rest as it is.
+/// `/etc/hosts` with `name` on wrenn's own line; the rest as it is. One that an image has made for the name stays.
 fn with_name(hosts: &str, name: &str) -> String {
     let is_ours = |line: &str| line.split_ascii_whitespace().next() == Some(OWN_ADDRESS);
+    let names = |line: &str| line.split_ascii_whitespace().skip(1).any(|word| word == name);
+    if !hosts.lines().any(is_ours) && hosts.lines().any(|line| line.starts_with("127.") && names(line)) {
+        return hosts.to_owned();
+    }
     let mut lines: Vec<&str> = hosts.lines().filter(|line| !is_ours(line)).collect();
     if !lines.iter().any(|line| line.split_ascii_whitespace().skip(1).any(|word| word == "localhost")) {
         lines.insert(0, "127.0.0.1\tlocalhost");
@@ -71,6 +75,9 @@ mod tests {
         assert_eq!(with_name(&once, "two"), "127.0.0.1\tlocalhost\n127.0.1.1\ttwo\n");
         let kept = with_name("# mine\n::1 localhost ip6-localhost\n10.0.0.1 db\n", "x");
         assert_eq!(kept, "# mine\n::1 localhost ip6-localhost\n10.0.0.1 db\n127.0.1.1\tx\n");
+        let images = "127.0.0.1 localhost wrenn\n";
+        assert_eq!(with_name(images, "wrenn"), images);
+        assert_eq!(with_name(&with_name(images, "one"), "wrenn"), "127.0.0.1 localhost wrenn\n127.0.1.1\twrenn\n");
     }
 
     #[test]
