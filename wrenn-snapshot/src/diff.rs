@@ -11,6 +11,7 @@ use crate::{
     data::DataWriter,
     error::{Error, Result},
     extents::{Extent, ExtentIndex, Storage, push_joined},
+    hold::{HeldPages, Piece},
     id::GenerationId,
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, is_zero, whole_pages},
     source::GenerationReader,
@@ -58,6 +59,16 @@ pub(crate) fn of_running(mut packer: Packer<'_>, file: &File, dirty: &[PageRange
         }
     }
     packer.finish(pages)
+}
+
+/// Packs pages that are held, in the order in which they come.
+pub(crate) fn of_held(mut packer: Packer<'_>, held: &HeldPages) -> Result<Diff> {
+    while let Some(piece) = held.take() {
+        let Piece { pages, bytes } = piece?;
+        packer.pack(pages.start.0, &bytes, written)?;
+    }
+    packer.extents.sort_unstable_by_key(|extent| extent.start);
+    packer.finish(held.space_pages())
 }
 
 /// Packs the allocated parts of a sparse file; its holes are clean.

@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! arm ─► guest writes ─► collect ─► pending ─► (diff, publish) ─► commit
-//!              ▲            │
-//!              └────────────┘  while the guest runs; and if the pause fails, pending stays
+//!              ▲            │           │
+//!              └────────────┘           └─► hold: what they hold now, copied while the guest goes on
+//!   while the guest runs; and if the pause fails, pending stays
 //! ```
 
-use std::{fs::File, ops::Range};
+use std::{
+    fs::File,
+    os::fd::{BorrowedFd, OwnedFd},
+};
 
 use bitvec::vec::BitVec;
 
 use crate::{
     diff::Segments,
-    error::Result,
-    page::{PageIndex, PageRange},
+    error::{Error, Result},
+    hold::{HeldPages, Hold},
+    page::PageRange,
     region::{Region, Regions},
     sys::pagemap::Scan,
 };
@@ -25,6 +30,9 @@ pub struct DirtyTracker {
     regions: Regions,
     /// The memory, where its holes are pages that never were.
     file: Option<File>,
+    hold: Option<Hold>,
+    /// Protection was lost, so every page that is there may have been written.
+    is_lost: bool,
     pending: BitVec,
 }
 
@@ -36,7 +44,7 @@ impl DirtyTracker {
     pub fn new(pagemap: File, regions: Vec<Region>) -> Result<Self> {
         let regions = Regions::new(regions)?;
         let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
-        Ok(Self { pagemap, regions, file: None, pending: BitVec::repeat(false, pages) })
+        Ok(Self { pagemap, regions, file: None, hold: None, is_lost: false, pending: BitVec::repeat(false, pages) })
     }
 
     /// Tracks regions that map `file`, a memfd, and were [armed as such](crate::arm_file). A hole in the file is a page
@@ -49,29 +57,69 @@ impl DirtyTracker {
         Ok(Self { file: Some(file), ..Self::new(pagemap, regions)? })
     }
 
+    /// Makes it possible to [`hold`](Self::hold) pages. `armed` is the descriptor on which the regions were armed, and
+    /// `synchronous` a new one of the same process. A thread serves it for as long as the tracker lives.
+    ///
+    /// # Errors
+    /// The tracker is not [of a file](Self::of_file), pages are larger than 4 KiB, or the kernel lacks a feature.
+    pub fn hold_with(&mut self, armed: BorrowedFd<'_>, synchronous: OwnedFd) -> Result<()> {
+        if self.file.is_none() {
+            return Err(Error::invalid("only the pages of a file can be held"));
+        }
+        let armed = armed.try_clone_to_owned().map_err(|error| Error::kernel("dup", error))?;
+        self.hold = Some(Hold::new(armed, synchronous, self.regions.clone())?);
+        Ok(())
+    }
+
     /// Adds the pages that were written since the last call to those that are pending, protects them again, and says
     /// which they are: sorted, and apart. What a guest that runs writes meanwhile is found by the next call.
     ///
     /// # Errors
     /// The scan failed. What it had found by then is pending, and nothing is lost.
     pub fn collect(&mut self) -> Result<Vec<PageRange>> {
-        let Self { pagemap, regions, file, pending } = self;
         let mut found: Vec<PageRange> = Vec::new();
-        for region in regions.iter() {
-            let there = match file {
-                Some(file) => data_of(file, region)?,
-                None => std::iter::once(region.host_addr..region.host_end()).collect(),
-            };
-            for addresses in there {
-                Scan::written(addresses).rearm().run(pagemap, |run| {
-                    let pages = pages_of(region, &run);
+        for (region, pages) in self.there()? {
+            if self.is_lost {
+                set(&mut self.pending, pages);
+                found.push(pages);
+                continue;
+            }
+            let split = self.hold.as_ref().map_or_else(|| vec![(pages, false)], |hold| hold.split(pages));
+            for (pages, is_held) in split {
+                let at = found.len();
+                let Self { pagemap, pending, .. } = &mut *self;
+                let scan = match is_held {
+                    true => Scan::unprotected(region.addresses_of(pages)),
+                    false => Scan::written(region.addresses_of(pages)).rearm(),
+                };
+                scan.run(pagemap, |run| {
+                    let pages = pages_of(&region, &run);
                     set(pending, pages);
                     found.push(pages);
                 })?;
+                if let (true, Some(hold)) = (is_held, &self.hold) {
+                    found[at..].iter().try_for_each(|pages| hold.protect(&region, *pages))?;
+                }
             }
         }
         found.sort_unstable_by_key(|pages| pages.start);
         Ok(found)
+    }
+
+    /// Makes pages keep what they hold now until they are copied, although the guest goes on. Call it while the guest is
+    /// stopped, with pages that were collected since it stopped. `None` if there is no [second descriptor](Self::hold_with);
+    /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered.
+    ///
+    /// # Errors
+    /// Protection could not be changed. From then on every page counts as written.
+    pub fn hold(&mut self, pages: &[PageRange]) -> Result<Option<(HeldPages, Vec<PageRange>)>> {
+        if self.is_lost || self.hold.is_none() {
+            return Ok(None);
+        }
+        let there: Vec<PageRange> = self.there()?.into_iter().map(|(_, pages)| pages).collect();
+        let (Some(hold), Some(file)) = (&mut self.hold, &self.file) else { return Ok(None) };
+        let file = file.try_clone().map_err(|error| Error::kernel("dup", error))?;
+        hold.hold(pages, &there, file).map(Some).inspect_err(|_| self.is_lost = true)
     }
 
     /// Adds pages that the kernel does not report, such as those that the guest
@@ -100,18 +148,22 @@ impl DirtyTracker {
     pub fn commit(&mut self) {
         self.pending.fill(false);
     }
-}
 
-/// The addresses of a region at which its file has data.
-fn data_of(file: &File, region: &Region) -> Result<Vec<Range<u64>>> {
-    let mut data = Vec::new();
-    for segment in Segments::new(file, region.pages()) {
-        let segment = segment?;
-        data.push(
-            region.addr_of(segment.start)..region.addr_of(segment.start) + PageIndex(segment.count).byte_offset(),
-        );
+    /// The pages that may have been written, by region.
+    fn there(&self) -> Result<Vec<(Region, PageRange)>> {
+        let mut there = Vec::new();
+        for region in self.regions.iter() {
+            match &self.file {
+                Some(file) => {
+                    for segment in Segments::new(file, region.pages()) {
+                        there.push((*region, segment?));
+                    }
+                }
+                None => there.push((*region, region.pages())),
+            }
+        }
+        Ok(there)
     }
-    Ok(data)
 }
 
 /// The pages of the memory space that a run of addresses in a region is.

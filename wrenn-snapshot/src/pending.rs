@@ -28,6 +28,7 @@ use crate::{
     files::{DirLock, NewFile, Root},
     format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
     generation::{Generation, MANIFEST_FILE, blob_file},
+    hold::HeldPages,
     id::GenerationId,
     page::PageRange,
     store::Shared,
@@ -277,6 +278,15 @@ impl SpaceWriter {
     /// The file is not whole pages or cannot be read, the ranges are not sorted, or a write failed.
     pub fn add_running(&mut self, file: &File, dirty: &[PageRange]) -> Result<()> {
         self.pack(|packer, _| diff::of_running(packer, file, dirty))
+    }
+
+    /// Adds pages of a running guest, as they were when they were [held](crate::DirtyTracker::hold). The guest may write
+    /// to them meanwhile; it waits when it does so faster than they are added.
+    ///
+    /// # Errors
+    /// The pages cannot be read, or a write failed.
+    pub fn add_held(&mut self, held: &HeldPages) -> Result<()> {
+        self.pack(|packer, _| diff::of_held(packer, held))
     }
 
     /// Adds a sparse file of the space's size, whose allocated parts are the changed pages. Its holes are the parent's

@@ -1,5 +1,7 @@
 //! Where a guest's memory is mapped.
 
+use std::ops::Range;
+
 use crate::{
     error::{Error, Result},
     page::{PAGE_BYTES_U64, PageIndex, PageRange, whole_pages},
@@ -75,6 +77,12 @@ impl Region {
     /// Where a page of the region is mapped.
     pub(crate) fn addr_of(&self, page: PageIndex) -> u64 {
         self.host_addr + (page.byte_offset() - self.offset_bytes)
+    }
+
+    /// Where pages of the region are mapped.
+    pub(crate) fn addresses_of(&self, pages: PageRange) -> Range<u64> {
+        let start = self.addr_of(pages.start);
+        start..start + PageIndex(pages.count).byte_offset()
     }
 
     /// The page mapped at an address of the region.

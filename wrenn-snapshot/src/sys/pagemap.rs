@@ -21,9 +21,14 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Looks for the written pages of `range`, which is page-aligned.
+    /// Looks for the written pages of `range`, which is page-aligned and protected asynchronously.
     pub(crate) fn written(range: Range<u64>) -> Self {
         Self { range, flags: PM_SCAN_CHECK_WPASYNC }
+    }
+
+    /// Looks for the pages of `range` that are not protected. It cannot re-arm.
+    pub(crate) fn unprotected(range: Range<u64>) -> Self {
+        Self { range, flags: 0 }
     }
 
     /// Protects each page again in the same step that reports it, so that no write comes between.

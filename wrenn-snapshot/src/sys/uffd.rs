@@ -29,6 +29,9 @@ impl Features {
     /// protection that covers pages which are not there yet. Linux 6.7.
     pub const SERVE_AND_TRACK: Self =
         Self(PAGEFAULT_FLAG_WP | MISSING_SHMEM | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED | WP_ASYNC);
+    /// What [holding pages](crate::DirtyTracker::hold) takes of the second descriptor: to be told of writes to shared
+    /// memory. Linux 5.19.
+    pub(crate) const HOLD: Self = Self(PAGEFAULT_FLAG_WP | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED);
     /// To be told of discarded pages (`MADV_DONTNEED`, `MADV_REMOVE`). Whoever discards waits until the event is read.
     pub const EVENT_REMOVE: Self = Self(1 << 3);
 
@@ -219,14 +222,16 @@ pub(crate) fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<()> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Watched {
     Missing,
+    Writes,
     MissingAndWrites,
 }
 
-/// Asks for missing faults, and perhaps write protection, on a range. It may be registered with the same descriptor.
+/// Asks for missing faults, write protection, or both, on a range. It may be registered with the same descriptor.
 pub(crate) fn register(uffd: BorrowedFd<'_>, addr: u64, len: u64, watched: Watched) -> Result<()> {
     let range = UffdioRange { start: addr, len };
     let mode = match watched {
         Watched::Missing => REGISTER_MODE_MISSING,
+        Watched::Writes => REGISTER_MODE_WP,
         Watched::MissingAndWrites => REGISTER_MODE_MISSING | REGISTER_MODE_WP,
     };
     let mut request = UffdioRegister { range, mode, ioctls: 0 };
@@ -234,6 +239,15 @@ pub(crate) fn register(uffd: BorrowedFd<'_>, addr: u64, len: u64, watched: Watch
     // descriptor's process, and watching does not change what is in it.
     unsafe { uffdio_register(uffd.as_raw_fd(), &raw mut request) }
         .map_err(|errno| Error::kernel("UFFDIO_REGISTER", errno))?;
+    Ok(())
+}
+
+/// Ends what was asked for on a range, which need not be registered. Its pages are not protected afterwards.
+pub(crate) fn unregister(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
+    let mut range = UffdioRange { start: addr, len };
+    // SAFETY: the kernel reads `range` alone. What is in the memory does not change.
+    unsafe { uffdio_unregister(uffd.as_raw_fd(), &raw mut range) }
+        .map_err(|errno| Error::kernel("UFFDIO_UNREGISTER", errno))?;
     Ok(())
 }
 
@@ -321,11 +335,12 @@ mod request {
     const UFFDIO: u8 = 0xAA;
     nix::ioctl_readwrite!(uffdio_api, UFFDIO, 0x3F, UffdioApi);
     nix::ioctl_readwrite!(uffdio_register, UFFDIO, 0x00, UffdioRegister);
+    nix::ioctl_read!(uffdio_unregister, UFFDIO, 0x01, UffdioRange);
     nix::ioctl_read!(uffdio_wake, UFFDIO, 0x02, UffdioRange);
     nix::ioctl_readwrite!(uffdio_copy, UFFDIO, 0x03, UffdioCopy);
     nix::ioctl_readwrite!(uffdio_writeprotect, UFFDIO, 0x06, UffdioWriteprotect);
 }
-use request::{uffdio_api, uffdio_copy, uffdio_register, uffdio_wake, uffdio_writeprotect};
+use request::{uffdio_api, uffdio_copy, uffdio_register, uffdio_unregister, uffdio_wake, uffdio_writeprotect};
 
 const UFFD_API: u64 = 0xAA;
 const PAGEFAULT_FLAG_WP: u64 = 1 << 0;

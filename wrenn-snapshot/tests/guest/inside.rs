@@ -25,13 +25,13 @@ pub(crate) fn run() {
     let backing = std::env::var("GUEST_BACKING").expect("a backing");
     let backing = Backing::ALL.into_iter().find(|known| format!("{known:?}") == backing).expect("a known one");
     let memory: &'static Memory = Box::leak(Box::new(Memory::map(backing)));
-    let uffd = create_uffd().expect("a userfaultfd");
+    let (uffd, second) = (create_uffd().expect("a userfaultfd"), create_uffd().expect("another"));
     let addr = (memory.map.as_ptr() as u64).to_le_bytes();
-    let fds: [RawFd; 1] = [uffd.as_raw_fd()];
+    let fds: [RawFd; 2] = [uffd.as_raw_fd(), second.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(&addr)], &rights, MsgFlags::empty(), None).expect("sent");
-    // Only the test has it now, as with a VMM that keeps none.
-    drop(uffd);
+    // Only the test has them now, as with a VMM that keeps none.
+    drop((uffd, second));
     let mut begun: VecDeque<JoinHandle<u64>> = VecDeque::new();
     let mut request = [0; 10];
     while stream.read_exact(&mut request).is_ok() {

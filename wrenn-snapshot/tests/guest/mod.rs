@@ -8,7 +8,10 @@ use std::{
     io::{IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::FileExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     process::{Child, Command, Stdio},
     time::Duration,
@@ -16,9 +19,12 @@ use std::{
 
 pub(crate) use inside::run;
 use memmap2::Mmap;
-use nix::sys::{
-    memfd::{MFdFlags, memfd_create},
-    socket::{ControlMessageOwned, MsgFlags, recvmsg},
+use nix::{
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        socket::{ControlMessageOwned, MsgFlags, recvmsg},
+    },
+    unistd::Whence,
 };
 use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, create_uffd};
 
@@ -72,6 +78,8 @@ pub(crate) struct Guest {
     /// Empty if the memory is private.
     pub(crate) memory: File,
     pub(crate) region: Region,
+    /// Another descriptor, as new as the first.
+    pub(crate) second: Option<OwnedFd>,
     _huge_pages: Option<huge::HugePages>,
 }
 
@@ -114,9 +122,9 @@ impl Guest {
             .expect("the test runs itself");
         let (stream, _) = listener.accept().expect("the guest connects");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket has time-outs");
-        let (uffd, host_addr) = receive(&stream);
+        let ([uffd, second], host_addr) = receive(&stream);
         let region = Region { granule, ..Region::new(host_addr, len_bytes, 0) };
-        Some((Self { child, stream, memory, region, _huge_pages: huge_pages }, uffd))
+        Some((Self { child, stream, memory, region, second: Some(second), _huge_pages: huge_pages }, uffd))
     }
 
     /// Starts a guest whose whole memory is one armed region.
@@ -283,6 +291,16 @@ fn memory(backing: Backing, len_bytes: u64) -> File {
     memory
 }
 
+/// Copies the parts of a sparse file that are there to where they are in `memory`.
+pub(crate) fn read_data(file: &File, memory: &mut [u8]) {
+    let mut next = 0;
+    while let Ok(start) = nix::unistd::lseek(file, next, Whence::SeekData) {
+        next = nix::unistd::lseek(file, start, Whence::SeekHole).expect("data ends");
+        let at = |offset: i64| usize::try_from(offset).expect("not negative");
+        file.read_exact_at(&mut memory[at(start)..at(next)], start.unsigned_abs()).expect("read");
+    }
+}
+
 /// Says that a test did not run: past the test harness, which shows only what failing tests print.
 pub(crate) fn skipped(test: &str, backing: Backing, error: &dyn std::error::Error) {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
@@ -294,17 +312,17 @@ pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     crc32c::crc32c(bytes).into()
 }
 
-fn receive(stream: &UnixStream) -> (OwnedFd, u64) {
+fn receive(stream: &UnixStream) -> ([OwnedFd; 2], u64) {
     let mut addr = [0; 8];
-    let mut space = nix::cmsg_space!(RawFd);
+    let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut into = [IoSliceMut::new(&mut addr)];
     let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
-    let message = message.expect("the guest sends its descriptor");
-    let fd = message.cmsgs().expect("the message is whole").find_map(|control| match control {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+    let message = message.expect("the guest sends its descriptors");
+    let fds = message.cmsgs().expect("the message is whole").find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => <[RawFd; 2]>::try_from(fds).ok(),
         _ => None,
     });
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd.expect("the message has a descriptor")) };
-    (fd, u64::from_le_bytes(addr))
+    // SAFETY: the kernel has just made these descriptors for us, and nobody else has them.
+    let fds = fds.expect("the message has two descriptors").map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    (fds, u64::from_le_bytes(addr))
 }

@@ -1,0 +1,252 @@
+//! Keeping what pages held at one instant until it is copied, while the guest goes on and writes to them.
+//!
+//! ```text
+//!  asynchronous descriptor ── runs of wanted pages ──► synchronous descriptor       (the guest is stopped)
+//!            ▲                                              │ a write waits
+//!            │ at the next hold                             ▼
+//!            └────────────────────────────── Keeper::keep, then unprotect           (the guest runs)
+//! ```
+//!
+//! Asynchronous protection, which is how written pages are found, tells nobody of a write before it happens, and a
+//! descriptor protects in one way for its life. So the VMM has two, and memory is moved from one to the other: by runs, since
+//! to move all of it takes 30 ms for each 512 MiB, and a mapping that is split in some hundred costs nothing that can be measured.
+//! Moved memory is registered for writes alone, so only pages that are in place may be moved: the page server goes on
+//! with the first descriptor, and knows nothing of this.
+//!
+//! What was moved stays so until the next hold, for which the guest is stopped anyway; moving it back while the guest
+//! runs would miss what it writes between the two calls. Meanwhile the first write to each such page waits for the thread
+//! here, some 10 us.
+
+mod keeper;
+#[cfg(test)]
+mod model;
+mod plan;
+
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+pub(crate) use self::keeper::Piece;
+use self::{keeper::Keeper, plan::plan};
+use crate::{
+    error::{Error, Result},
+    page::{PageIndex, PageRange, bytes_of},
+    region::{Granule, Region, Regions},
+    stop::StopHandle,
+    sys::uffd::{self, Copied, Event, Features, Uffd, Watched},
+};
+
+/// What the keeper locks with.
+mod sync {
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+}
+
+/// How a piece of the guest's memory is read.
+type Read = Box<dyn Fn(PageRange) -> Result<Vec<u8>> + Send + Sync>;
+
+/// Pages that keep what they held when they were [held](crate::DirtyTracker::hold), until they are
+/// [added](crate::SpaceWriter::add_held) to a generation. Dropping it lets them go.
+pub struct HeldPages {
+    keeper: Arc<Keeper<Read>>,
+    pages: u64,
+    space_pages: u32,
+}
+
+impl HeldPages {
+    /// How many pages of 4 KiB there were.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many pages the memory space has.
+    pub(crate) fn space_pages(&self) -> u32 {
+        self.space_pages
+    }
+
+    /// The next piece, in no order.
+    pub(crate) fn take(&self) -> Option<Result<Piece>> {
+        self.keeper.take()
+    }
+}
+
+impl Drop for HeldPages {
+    fn drop(&mut self) {
+        self.keeper.abandon();
+    }
+}
+
+impl std::fmt::Debug for HeldPages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldPages").field("pages", &self.pages).finish_non_exhaustive()
+    }
+}
+
+/// The two descriptors, and what is moved to the second one. Dropping it lets every write through.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    asynchronous: OwnedFd,
+    synchronous: Arc<Uffd>,
+    regions: Regions,
+    /// Moved: sorted, and apart.
+    runs: Vec<PageRange>,
+    current: Current,
+    stop: StopHandle,
+}
+
+/// Whom the thread asks before it lets a write through.
+type Current = Arc<Mutex<Weak<Keeper<Read>>>>;
+
+impl Hold {
+    /// `synchronous` is new, and of the same process as `asynchronous`, on which `regions` are registered.
+    pub(crate) fn new(asynchronous: OwnedFd, synchronous: OwnedFd, regions: Regions) -> Result<Self> {
+        if regions.iter().any(|region| region.granule != Granule::Kib4) {
+            return Err(Error::invalid("only memory of 4 KiB pages can be held"));
+        }
+        uffd::handshake(synchronous.as_fd(), Features::HOLD)?;
+        let synchronous = Arc::new(Uffd::new(synchronous)?);
+        let (current, stop) = (Current::default(), StopHandle::new()?);
+        let work = Writes {
+            uffd: Arc::clone(&synchronous),
+            regions: regions.clone(),
+            current: Arc::clone(&current),
+            stop: stop.clone(),
+        };
+        let thread = std::thread::Builder::new().name("wrenn-hold".to_owned());
+        thread.spawn(move || work.serve()).map_err(|error| Error::kernel("clone", error))?;
+        Ok(Self { asynchronous, synchronous, regions, runs: Vec::new(), current, stop })
+    }
+
+    /// Holds the `wanted` pages, as far as that is worth it, and returns those that it does not. `there` are the pages
+    /// that are in place. The guest is stopped. After an error, protection is as it may be.
+    pub(crate) fn hold(
+        &mut self,
+        wanted: &[PageRange],
+        there: &[PageRange],
+        memory: File,
+    ) -> Result<(HeldPages, Vec<PageRange>)> {
+        for run in std::mem::take(&mut self.runs) {
+            self.move_run(run, self.synchronous.as_fd(), self.asynchronous.as_fd(), Watched::MissingAndWrites)?;
+        }
+        let plan = plan(wanted, there);
+        let pieces: Vec<PageRange> = plan.held.iter().copied().flat_map(pieces).collect();
+        let read: Read = Box::new(move |pages| read(&memory, pages));
+        let keeper = Arc::new(Keeper::new(pieces, read));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&keeper);
+        for run in &plan.runs {
+            self.move_run(*run, self.asynchronous.as_fd(), self.synchronous.as_fd(), Watched::Writes)?;
+        }
+        self.runs = plan.runs;
+        let pages = plan.held.iter().map(|range| u64::from(range.count)).sum();
+        let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
+        Ok((HeldPages { keeper, pages, space_pages }, plan.rest))
+    }
+
+    /// Protects pages of moved runs again.
+    pub(crate) fn protect(&self, region: &Region, pages: PageRange) -> Result<()> {
+        uffd::protect(self.synchronous.as_fd(), region.addr_of(pages.start), PageIndex(pages.count).byte_offset())
+    }
+
+    /// The pieces of some pages, in order, and whether they are moved.
+    pub(crate) fn split(&self, pages: PageRange) -> Vec<(PageRange, bool)> {
+        let mut split = Vec::new();
+        let (mut next, end) = (pages.start.0, pages.start.0 + pages.count);
+        let first = self.runs.partition_point(|run| run.end() <= u64::from(next));
+        for run in self.runs[first..].iter().take_while(|run| run.start.0 < end) {
+            let (from, to) = (run.start.0.max(next), (run.start.0 + run.count).min(end));
+            split.extend((from > next).then(|| (PageRange::new(next, from - next), false)));
+            split.push((PageRange::new(from, to - from), true));
+            next = to;
+        }
+        split.extend((end > next).then(|| (PageRange::new(next, end - next), false)));
+        split
+    }
+
+    /// Moves a run from one descriptor to another, which protects it.
+    fn move_run(&self, run: PageRange, from: BorrowedFd<'_>, to: BorrowedFd<'_>, watched: Watched) -> Result<()> {
+        for (region, pages) in self.regions.pieces_of(run) {
+            let (addr, len) = (region.addr_of(pages.start), PageIndex(pages.count).byte_offset());
+            uffd::unregister(from, addr, len)?;
+            uffd::register(to, addr, len, watched)?;
+            uffd::protect(to, addr, len)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+fn pieces(range: PageRange) -> impl Iterator<Item = PageRange> {
+    let end = range.start.0 + range.count;
+    (range.start.0..end).step_by(PIECE_PAGES as usize).map(move |at| PageRange::new(at, PIECE_PAGES.min(end - at)))
+}
+
+fn read(memory: &File, pages: PageRange) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; bytes_of(pages.count)];
+    memory.read_exact_at(&mut bytes, pages.start.byte_offset()).map_err(|error| Error::kernel("pread", error))?;
+    Ok(bytes)
+}
+
+/// 64 KiB: a guest that writes in order waits for one read in sixteen writes.
+const PIECE_PAGES: u32 = 16;
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The thread that lets writes through.
+struct Writes {
+    uffd: Arc<Uffd>,
+    regions: Regions,
+    current: Current,
+    stop: StopHandle,
+}
+
+impl Writes {
+    fn serve(self) {
+        let mut events = Vec::new();
+        while !self.stop.is_stopped() {
+            if self.wait().is_err() || self.uffd.drain(&mut events).is_err() {
+                // The kernel is out of memory. Whoever waits to write waits for this thread, so it may not end.
+                std::thread::sleep(RETRY);
+            }
+            events.drain(..).for_each(|event| self.let_through(event));
+        }
+    }
+
+    fn wait(&self) -> nix::Result<()> {
+        let fds = [self.stop.as_fd(), self.uffd.as_fd()];
+        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn let_through(&self, event: Event) {
+        let Event::Protected { addr } = event else { return };
+        let addr = self.regions.granule_start(addr);
+        let Some(region) = self.regions.containing(addr) else { return };
+        let pages = region.granule_of(region.page_at(addr));
+        let keeper = self.current.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(keeper) = keeper {
+            keeper.keep(pages);
+        }
+        let len = PageIndex(pages.count).byte_offset();
+        // It is done, or the process is gone.
+        while let Ok(Copied::Again) = self.uffd.unprotect(addr, len) {
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Pages that are held are copied as they were at one instant, while the guest writes hard; and what it writes meanwhile
+//! is found afterwards.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use guest::{Backing, Guest, serving::Serving};
+use wrenn_snapshot::{
+    DirtyTracker, Features, Generation, HeldPages, LocalStore, PAGE_BYTES, PageIndex, PageRange, ServeOptions, Space,
+};
+
+mod guest;
+
+#[test]
+#[ignore = "the other process of the tests here; they start it"]
+fn guest_process() {
+    guest::run();
+}
+
+/// A guest whose memory is served lazily and can be held.
+struct Scene {
+    guest: Guest,
+    tracker: DirtyTracker,
+    serving: Serving,
+    store: LocalStore,
+    parent: Generation,
+}
+
+impl Scene {
+    fn start(test: &str) -> Option<Self> {
+        let (mut guest, uffd, mut tracker) = Guest::armed_file(test, PAGES, Features::SERVE_AND_TRACK)?;
+        let second: OwnedFd = guest.second.take().expect("nobody took it");
+        if let Err(error) = tracker.hold_with(uffd.as_fd(), second) {
+            guest::skipped(test, Backing::Shared, &error);
+            return None;
+        }
+        let store = LocalStore::in_memory().expect("a store");
+        let memory = vec![3; PAGES as usize * PAGE_BYTES];
+        let mut pending = store.begin(None).expect("begun");
+        pending.write_dirty(Space::Memory, &memory, &[PageRange::new(0, PAGES)]).expect("written");
+        let parent = pending.publish(b"").expect("published");
+        let serving = Serving::bytes(uffd, vec![guest.region], memory, ServeOptions::default());
+        Some(Self { guest, tracker, serving, store, parent })
+    }
+
+    /// Holds what the guest, which stands still, has written, and returns what is left to copy.
+    fn hold(&mut self) -> (HeldPages, Vec<PageRange>) {
+        let found = self.tracker.collect().expect("collected");
+        let (held, rest) = self.tracker.hold(&found).expect("held").expect("there is a second descriptor");
+        assert_eq!(held.count() + count(&rest), count(&found));
+        (held, rest)
+    }
+
+    /// The memory as the guest has it, where a page that it never touched is the parent's.
+    fn instant(&self) -> Vec<u8> {
+        let mut memory = vec![3; PAGES as usize * PAGE_BYTES];
+        guest::read_data(&self.guest.memory, &mut memory);
+        memory
+    }
+
+    /// Publishes a child of the last generation, of pages that are held and pages that are not.
+    fn publish(&mut self, held: HeldPages, rest: &[PageRange], instant: &[u8]) {
+        let mut pending = self.store.begin(Some(&self.parent)).expect("begun");
+        let mut writer = pending.space_writer(Space::Memory).expect("a writer");
+        writer.add_dirty(instant, rest).expect("added");
+        writer.add_held(&held).expect("added");
+        drop(held);
+        pending.seal(writer).expect("sealed");
+        self.parent = pending.publish(b"").expect("published");
+        self.tracker.commit();
+    }
+
+    fn assert_published(&self, instant: &[u8]) {
+        let mut read = vec![0; instant.len()];
+        self.parent.reader(Space::Memory).expect("a reader").read_at(PageIndex(0), &mut read).expect("read");
+        let differs = (0..PAGES as usize)
+            .find(|page| read[page * PAGE_BYTES..][..PAGE_BYTES] != instant[page * PAGE_BYTES..][..PAGE_BYTES]);
+        assert_eq!(differs, None, "the first page that is not as it was");
+    }
+}
+
+fn count(ranges: &[PageRange]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.count)).sum()
+}
+
+const PAGES: u32 = 4096;
+
+#[test]
+fn a_generation_of_held_pages_is_that_of_the_instant_while_the_guest_writes_hard() {
+    let Some(mut scene) = Scene::start("a_generation_of_held_pages_is_that_of_the_instant") else { return };
+    for round in 0..6 {
+        // Another part each time, scattered and dense; the rest of the memory is not there yet, or was held before.
+        let first = round * 500;
+        (first..first + 700).for_each(|page| scene.guest.fill(page, page % 7 + 100 + round));
+        (0..PAGES).step_by(97).for_each(|page| scene.guest.write(page, round + 1));
+        let instant = scene.instant();
+        let (held, rest) = scene.hold();
+        assert!(held.count() >= 700 && rest.len() > 10, "both ways are used: {held:?}, {}", rest.len());
+        scene.guest.begin_to_write_hard(3);
+        scene.publish(held, &rest, &instant);
+        scene.guest.finish();
+        scene.assert_published(&instant);
+        assert_eq!(count(&scene.tracker.collect().expect("collected")), u64::from(PAGES), "all of it is written again");
+        // What has been found is not pending twice, and is in the next generation.
+        assert_eq!(count(&scene.tracker.collect().expect("collected")), 0);
+        let (held, _) = scene.hold();
+        assert_eq!(held.count(), 0);
+        drop(held);
+        let instant = scene.instant();
+        let mut pending = scene.store.begin(Some(&scene.parent)).expect("begun");
+        pending.write_dirty(Space::Memory, &instant, &scene.tracker.pending()).expect("written");
+        scene.parent = pending.publish(b"").expect("published");
+        scene.tracker.commit();
+        scene.assert_published(&instant);
+    }
+    scene.serving.end();
+}
+
+#[test]
+fn pages_that_the_guest_writes_after_a_hold_are_found_and_no_others() {
+    let Some(mut scene) = Scene::start("pages_that_the_guest_writes_after_a_hold_are_found") else { return };
+    (100..900).for_each(|page| scene.guest.fill(page, 7));
+    let (held, rest) = scene.hold();
+    assert_eq!((held.count(), rest.len()), (800, 0));
+    for page in [100, 500, 899, 50, 2000] {
+        scene.guest.write(page, 9);
+    }
+    let mut found = Vec::new();
+    // While the pages are still held, and after.
+    found.extend(scene.tracker.collect().expect("collected"));
+    scene.guest.write(501, 9);
+    drop(held);
+    scene.guest.write(502, 9);
+    scene.guest.read(503);
+    found.extend(scene.tracker.collect().expect("collected"));
+    let mut pages: Vec<u32> = found.iter().flat_map(|range| range.start.0..range.start.0 + range.count).collect();
+    pages.sort_unstable();
+    assert_eq!(pages, [50, 100, 500, 501, 502, 899, 2000]);
+    scene.serving.end();
+}
+
+#[test]
+fn a_guest_that_writes_faster_than_its_pages_are_copied_waits_and_loses_nothing() {
+    let Some(mut scene) = Scene::start("a_guest_that_writes_faster_than_its_pages_are_copied_waits") else { return };
+    (0..PAGES).for_each(|page| scene.guest.fill(page, page % 200 + 20));
+    let instant = scene.instant();
+    let (held, rest) = scene.hold();
+    scene.guest.begin_to_write_hard(1);
+    // It has the time to write to all of it.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    scene.publish(held, &rest, &instant);
+    assert_eq!(scene.guest.finish(), u64::from(PAGES));
+    scene.assert_published(&instant);
+    scene.serving.end();
+}
+
+#[test]
+fn a_guest_goes_on_when_its_snapshot_is_given_up_and_dies_when_it_is_killed() {
+    let Some(mut scene) = Scene::start("a_guest_goes_on_when_its_snapshot_is_given_up") else { return };
+    (0..PAGES).for_each(|page| scene.guest.fill(page, 8));
+    let (held, _) = scene.hold();
+    scene.guest.begin_to_write_hard(2);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    drop(held);
+    assert_eq!(scene.guest.finish(), u64::from(2 * PAGES));
+    // With the tracker goes the last of the second descriptor: nobody waits for it any more.
+    let found = scene.tracker.collect().expect("collected");
+    assert_eq!(count(&found), u64::from(PAGES));
+    let (held, _) = scene.hold();
+    let Scene { mut guest, tracker, serving, .. } = scene;
+    drop(tracker);
+    guest.begin_to_write_hard(1);
+    drop(held);
+    assert_eq!(guest.finish(), u64::from(PAGES));
+    guest.kill();
+    serving.end();
+}
