@@ -9,19 +9,17 @@
 //! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
 //! a name), so a step that fails, or a future that is dropped, leaves nothing.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
 use wrenn_envd::{GuestEventKind, InitRequest, Timestamp};
 use wrenn_snapshot::{Generation, GenerationId, Space, WorkingSet};
 
 use crate::agent::{AgentClient, Connector};
+use crate::drive::{self, SavedDrive};
 use crate::image::Image;
 use crate::lineage::Lineage;
 use crate::manifest::{Manifest, Surroundings};
@@ -61,6 +59,9 @@ pub struct SaveReport {
     pub stopped_for: Duration,
     /// How long its processes did: the same, and telling the guest before and after.
     pub frozen_for: Duration,
+    /// Memory in bytes that was copied when it ran again, as it had been at the stop: what it had written since it was
+    /// last looked at, where that was too much to copy in the stop.
+    pub held_bytes: u64,
 }
 
 /// What a restored guest becomes.
@@ -80,9 +81,9 @@ impl Guest {
         let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
         let media = BootMedia { kernel: open(&image.kernel())?, initramfs: open(&image.initramfs())? };
         let template = open(&image.drive_template())?;
-        let drive = new_drive(host)?;
+        let drive = drive::create(host)?;
         let filled = drive.try_clone().map_err(Error::io("open", host.data_dir()))?;
-        let copied = blocking("copy the drive's template", move || copy_sparse(&template, &filled)).await?;
+        let copied = blocking("copy the drive's template", move || drive::copy_sparse(&template, &filled)).await?;
         copied.map_err(Error::io("write a drive in", host.data_dir()))?;
         let network = host.0.vmm.network().await?;
         let parts = Parts {
@@ -141,7 +142,7 @@ impl Guest {
         step(Step::Slot)?;
         let network = host.0.vmm.network().await?;
         let base = Image::base_of_digest(host.data_dir(), &manifest.image, &manifest.base_digest)?;
-        let drive = new_drive(host)?;
+        let drive = drive::create(host)?;
         let parts = Parts {
             base: File::open(&base).map_err(Error::io("open", &base))?,
             drive: drive.try_clone().map_err(Error::io("open", host.data_dir()))?,
@@ -149,7 +150,7 @@ impl Guest {
             identity: Identity::ephemeral(manifest.shape.acceleration),
         };
         step(Step::Machine)?;
-        let fill = fill_drive(host, from.clone(), &drive);
+        let fill = drive::fill(host, from.clone(), &drive);
         let restore = Restore {
             generation: from.clone(),
             paging: host.0.paging,
@@ -219,28 +220,28 @@ impl Guest {
             let [memory, drive] = [pending.space_writer(Space::Memory)?, pending.space_writer(Space::Drive)?];
             Ok::<_, Error>((pending, memory, drive))
         };
-        let (mut pending, mut memory, mut drive_writer) = blocking("begin a snapshot", begin).await??;
+        let (mut pending, mut memory, drive_writer) = blocking("begin a snapshot", begin).await??;
         if then == Then::GoOn {
+            drive::write_ahead(Arc::clone(&self.drive), host.data_dir().to_owned()).await?;
             memory = self.machine.save_ahead(memory).await?;
         }
         let began = Instant::now();
         self.halt().await?;
         let stopped = Instant::now();
-        let Saved { memory, state } = self.machine.save(memory).await?;
-        let drive = Arc::clone(&self.drive);
-        let compare = move || drive_writer.add_compared(&drive).map(|()| drive_writer);
-        let drive_writer = blocking("save the drive", compare).await??;
+        let drive = SavedDrive::of(Arc::clone(&self.drive), host.data_dir().to_owned(), drive_writer, then);
+        let (Saved { memory, state }, drive) = tokio::try_join!(self.machine.save(memory), drive)?;
         // From here on nothing of the guest is read: what remains is to store it, and to make that durable.
         let stopped_for = stopped.elapsed();
         if then == Then::GoOn {
             self.go_on().await?;
         }
-        self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed() });
+        let held_bytes = memory.held_bytes();
+        self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed(), held_bytes });
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;
             pending.seal(memory.finish()?)?;
-            pending.seal(drive_writer)?;
+            pending.seal(drive.finish()?)?;
             Ok::<_, Error>(pending.publish(&metadata)?)
         };
         let generation = blocking("publish the snapshot", publish).await??;
@@ -372,50 +373,6 @@ fn working_set(host: &Host, generation: GenerationId) -> Option<WorkingSet> {
         tracing::warn!(error = &error as &dyn std::error::Error, "the working set is not used");
         None
     })
-}
-
-/// A drive without a name: it goes with its last descriptor.
-fn new_drive(host: &Host) -> Result<File> {
-    unnamed_file(host.data_dir()).map_err(Error::io("make a drive in", host.data_dir()))
-}
-
-/// A file that a driver may give a name for a moment, which `tempfile` excludes.
-pub(crate) fn unnamed_file(directory: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
-    match options.open(directory) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT)) => {
-            tempfile::tempfile_in(directory)
-        }
-        opened => opened,
-    }
-}
-
-async fn fill_drive(host: &Host, from: Generation, drive: &File) -> Result<()> {
-    host.0.observer.at(Step::Drive)?;
-    let drive = drive.try_clone().map_err(Error::io("open", host.data_dir()))?;
-    let path = host.data_dir().to_owned();
-    blocking("fill the drive", move || from.reader(Space::Drive)?.copy_into(&drive, &path)).await??;
-    Ok(())
-}
-
-/// The same bytes, with the same holes.
-fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
-    let len = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
-    to.set_len(len.unsigned_abs())?;
-    let mut at = 0;
-    while at < len {
-        let start = match lseek(from, at, Whence::SeekData) {
-            Ok(start) => start,
-            Err(Errno::ENXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
-        at = lseek(from, start, Whence::SeekHole)?;
-        from.seek(SeekFrom::Start(start.unsigned_abs()))?;
-        to.seek(SeekFrom::Start(start.unsigned_abs()))?;
-        io::copy(&mut from.take(at.abs_diff(start)), &mut to)?;
-    }
-    Ok(())
 }
 
 /// Runs blocking work off the runtime's threads.

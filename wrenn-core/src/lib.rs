@@ -25,6 +25,7 @@ mod child;
 mod command;
 mod data_dir;
 mod doctor;
+mod drive;
 mod driver;
 mod error;
 mod files;

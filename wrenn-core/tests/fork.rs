@@ -126,15 +126,18 @@ async fn a_fork_under_hard_writing_is_the_image_of_one_instant() {
     parent.write_file("/home/user/writer.py", WRITER).await.unwrap();
     parent.write_file("/home/user/check.py", CHECK).await.unwrap();
     run(&parent, "nohup python3 writer.py > out 2>&1 & until grep -q ready out; do sleep 0.1; done").await;
+    let mut held_bytes = 0;
     for round in 0..4 {
         let children = all(parent.fork(2).await.unwrap()).await;
         let report = parent.save_report().await.unwrap().unwrap();
         println!("round {round}: {report:?}");
+        held_bytes += report.held_bytes;
         for child in children {
             assert_eq!(run(&child, "python3 check.py").await, "one instant", "round {round}");
             child.kill().await.unwrap();
         }
     }
+    assert!(held_bytes > 16 << 20, "memory was copied while the writer ran on, but only {held_bytes} bytes of it");
     let paused = parent.pause().await.unwrap();
     let resumed = paused.resume().await.unwrap();
     assert_eq!(run(&resumed, "python3 check.py").await, "one instant");

@@ -26,6 +26,9 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 fn install_packages() -> anyhow::Result<()> {
     let mut packages: Vec<&str> =
         requirements().iter().filter(|needed| needed.found.is_none()).map(|needed| needed.package).collect();
+    if !TEST_PROGRAMS.iter().all(|(program, _)| on_path(program)) {
+        packages.extend(TEST_PROGRAMS.map(|(_, package)| package));
+    }
     packages.sort_unstable();
     packages.dedup();
     if packages.is_empty() {
@@ -43,6 +46,13 @@ fn install_packages() -> anyhow::Result<()> {
     let mut arguments = vec!["install", "--yes", "--quiet=2", "--no-install-recommends"];
     arguments.extend(packages);
     apt(&arguments)
+}
+
+/// What the tests alone want, and the package that has it.
+const TEST_PROGRAMS: [(&str, &str); 1] = [("mkfs.xfs", "xfsprogs")];
+
+fn on_path(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 fn apt(arguments: &[&str]) -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
         kernel(),
         data_directory(data_dir),
         unnamed_files(data_dir),
+        shared_storage(data_dir),
         images(data_dir),
         kvm(),
         userfaultfd(),
@@ -104,6 +105,19 @@ fn unnamed_files(path: &Path) -> Finding {
             WHAT,
             format!("O_TMPFILE fails there: {error}"),
             "put WRENN_DATA_DIR on ext4, xfs or btrfs: Firecracker's drives need it",
+        ),
+    }
+}
+
+fn shared_storage(path: &Path) -> Finding {
+    const WHAT: &str = "shared storage";
+    let cloned = crate::drive::unnamed_file(path).and_then(|file| crate::drive::clone(&file, path));
+    match cloned {
+        Ok(_) => Finding::good(WHAT, "the data directory's file system clones files"),
+        Err(error) => Finding::lacking(
+            WHAT,
+            format!("FICLONE fails there: {error}"),
+            "put WRENN_DATA_DIR on xfs or btrfs: else a fork stops its sandbox for as long as its drive takes to read",
         ),
     }
 }

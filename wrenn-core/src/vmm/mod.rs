@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, Populate, ServeOptions, SpaceWriter, WorkingSet};
+use wrenn_snapshot::{Generation, HeldPages, PAGE_BYTES, Populate, ServeOptions, SpaceWriter, WorkingSet};
 
 use crate::agent::Connector;
 use crate::{Paging, RestoreReport, Result};
@@ -123,9 +123,19 @@ pub(crate) enum SavedMemory {
     Written(SpaceWriter),
     /// It is a copy that the VMM made, and which is still to be added.
     Copied { diff: File, into: SpaceWriter },
+    /// The rest of it keeps what it held while the guest goes on, and is still to be added.
+    Held { pages: HeldPages, into: SpaceWriter },
 }
 
 impl SavedMemory {
+    /// What is still to be added and the guest may write to meanwhile.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        match self {
+            Self::Held { pages, .. } => pages.count() * PAGE_BYTES as u64,
+            Self::Written(_) | Self::Copied { .. } => 0,
+        }
+    }
+
     /// Adds what is still to be added. Blocks.
     pub(crate) fn finish(self) -> Result<SpaceWriter> {
         match self {
@@ -133,6 +143,10 @@ impl SavedMemory {
             Self::Copied { diff, mut into } => {
                 // A page of zeros that was written is data in the VMM's file; only what was not written is a hole.
                 into.add_sparse(&diff)?;
+                Ok(into)
+            }
+            Self::Held { pages, mut into } => {
+                into.add_held(&pages)?;
                 Ok(into)
             }
         }

@@ -30,6 +30,15 @@ use crate::sys::{ChildLimits, restrict};
 use crate::vmm::console::Console;
 use crate::vmm::{Exit, Identity};
 
+/// A VMM's new userfaultfds.
+#[derive(Debug)]
+pub(crate) struct Userfaultfds {
+    /// For the page server.
+    pub(crate) served: OwnedFd,
+    /// To hold pages with, for a snapshot of a guest that goes on.
+    pub(crate) hold: OwnedFd,
+}
+
 /// A running VMM. Dropping it kills the VMM; its thread reaps it.
 pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
@@ -93,15 +102,15 @@ pub(crate) type Enter = Box<dyn FnOnce() -> io::Result<()> + Send>;
 pub(crate) enum Tracing {
     /// It is not.
     None,
-    /// To give it a userfaultfd.
-    Userfaultfd,
+    /// To give it two userfaultfds.
+    Userfaultfds,
     /// It changes its user and executes another program, which has to die with this thread too.
     NextExec,
 }
 
 impl Process {
-    /// Starts the VMM, and gets its userfaultfd where one was asked for.
-    pub(crate) async fn spawn(launch: Launch) -> io::Result<(Self, Option<OwnedFd>)> {
+    /// Starts the VMM, and gets its userfaultfds where they were asked for.
+    pub(crate) async fn spawn(launch: Launch) -> io::Result<(Self, Option<Userfaultfds>)> {
         let console = Console::default();
         let (output, receiver) = pipe::pipe()?;
         tokio::spawn(console.clone().drain(receiver));
@@ -113,8 +122,8 @@ impl Process {
         std::thread::Builder::new()
             .name("wrenn-vm".to_owned())
             .spawn(move || run(launch, output, spawned, &attendance, &exit))?;
-        let Spawned { pid, pidfd, uffd } = ready.await.map_err(io::Error::other)??;
-        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited }, uffd))
+        let Spawned { pid, pidfd, uffds } = ready.await.map_err(io::Error::other)??;
+        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited }, uffds))
     }
 
     /// Gives the VM's thread its work. Without it the thread waits for the end alone.
@@ -164,7 +173,7 @@ impl Drop for Process {
 struct Spawned {
     pid: Pid,
     pidfd: OwnedFd,
-    uffd: Option<OwnedFd>,
+    uffds: Option<Userfaultfds>,
 }
 
 fn run(
@@ -240,7 +249,7 @@ impl Drop for Reaped {
 }
 
 fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Spawned)> {
-    let lazily = launch.tracing == Tracing::Userfaultfd;
+    let lazily = launch.tracing == Tracing::Userfaultfds;
     let via = lazily.then(|| Device::open().map(|device| (device.via(), device))).transpose()?;
     let mut mappings: Vec<FdMapping> =
         launch.inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
@@ -264,7 +273,9 @@ fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Sp
     if launch.tracing != Tracing::None {
         inject::wait_for_exec(pid)?;
     }
-    let uffd = via.map(|(via, _)| inject::userfaultfd_in(pid, pidfd.as_fd(), via)).transpose()?;
+    let uffd_in = |via| inject::userfaultfd_in(pid, pidfd.as_fd(), via);
+    let uffds = via.map(|(via, _)| Ok::<_, io::Error>(Userfaultfds { served: uffd_in(via)?, hold: uffd_in(via)? }));
+    let uffds = uffds.transpose()?;
     if launch.tracing == Tracing::NextExec {
         inject::next_exec(pid)?;
         inject::die_with_parent(pid)?;
@@ -273,7 +284,7 @@ fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Sp
         inject::detach(pid)?;
     }
     let child = child.0.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
-    Ok((child, Spawned { pid, pidfd, uffd }))
+    Ok((child, Spawned { pid, pidfd, uffds }))
 }
 
 /// `/dev/userfaultfd`, where this host has it.

@@ -248,7 +248,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let drive = crate::guest::unnamed_file(dir.path()).unwrap();
+        let drive = crate::drive::unnamed_file(dir.path()).unwrap();
         let room = room(dir.path(), drive.try_clone().unwrap());
         let (opened, door) = std::sync::mpsc::channel();
         let (leave, left) = std::sync::mpsc::channel::<()>();

@@ -2,19 +2,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, OnceResident, PageServer, Region, RestoreReport, ServeCounters, ServeOptions, Space,
-    SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
+    DirtyTracker, Features, HeldPages, OnceResident, PageRange, PageServer, Region, RestoreReport, ServeCounters,
+    ServeOptions, Space, SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
 use crate::guest::blocking;
-use crate::vmm::Restore;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::process::{Attendance, Process};
+use crate::vmm::process::{Attendance, Process, Userfaultfds};
+use crate::vmm::{Restore, SavedMemory};
 use crate::{Error, Paging, Result};
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl LazyMemory {
     /// serves it, for as long as the VMM lives.
     pub(super) async fn arm(
         process: &Process,
-        uffd: OwnedFd,
+        Userfaultfds { served: uffd, hold }: Userfaultfds,
         memory: &Arc<GuestMemory>,
         from: Restore,
     ) -> Result<(Self, Attendance)> {
@@ -46,7 +46,9 @@ impl LazyMemory {
             arm_file(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
             let file = memory.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?.into();
-            let tracker = Arc::new(Mutex::new(DirtyTracker::of_file(pagemap, vec![region], file)?));
+            let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file)?;
+            tracker.hold_with(uffd.as_fd(), hold)?;
+            let tracker = Arc::new(Mutex::new(tracker));
             let paging = from.paging;
             let options = ServeOptions {
                 // A microvm without a balloon discards nothing.
@@ -85,15 +87,6 @@ impl LazyMemory {
     }
 }
 
-/// What is known of the pages that a guest wrote since the generation that it came from.
-pub(super) enum Written {
-    /// It came from none.
-    All,
-    Tracked(Tracker),
-    /// Nothing: they are found by comparing.
-    Unknown,
-}
-
 /// Copies what a running guest wrote, again and again, until a round leaves little for the stop, or no longer gains on
 /// the guest.
 pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracker) -> Result<SpaceWriter> {
@@ -105,7 +98,7 @@ pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracke
             // The first round takes what a snapshot that failed had found, too.
             if before == u64::MAX { tracker.pending() } else { found }
         };
-        let pages: u64 = dirty.iter().map(|range| u64::from(range.count)).sum();
+        let pages = count(&dirty);
         into.add_running(memory, &dirty)?;
         if pages <= FEW_PAGES || pages > before / 2 {
             break;
@@ -115,26 +108,60 @@ pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracke
     Ok(into)
 }
 
-/// 2 MiB are copied in about a millisecond.
+/// 2 MiB are copied in about a millisecond, which holding them takes too.
 const FEW_PAGES: u64 = 512;
 const ROUNDS_MAX: usize = 6;
 
-/// Writes the memory of a stopped machine: what the guest wrote, and was not written ahead.
-pub(super) fn write_memory(into: &mut SpaceWriter, memory: &GuestMemory, written: Written) -> Result<()> {
+/// What is left to copy of a stopped machine's memory.
+pub(super) enum Left {
+    /// All of it: the guest came from no generation.
+    All,
+    /// It is found by comparing.
+    Unknown,
+    Pages {
+        /// While the machine is stopped.
+        at_once: Vec<PageRange>,
+        /// When it goes on.
+        held: Option<HeldPages>,
+    },
+}
+
+/// Finds what a stopped guest wrote and was not copied `ahead`. If it was, the guest is to go on: what is much is held.
+pub(super) fn find_left(tracker: &Tracker, ahead: bool) -> Result<Left> {
+    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+    // Before anything can fail: what is collected stays pending until it is committed.
+    let found = tracker.collect()?;
+    if !ahead {
+        return Ok(Left::Pages { at_once: tracker.pending(), held: None });
+    }
+    if count(&found) <= FEW_PAGES {
+        return Ok(Left::Pages { at_once: found, held: None });
+    }
+    Ok(match tracker.hold(&found)? {
+        Some((held, rest)) => Left::Pages { at_once: rest, held: Some(held) },
+        None => Left::Pages { at_once: found, held: None },
+    })
+}
+
+/// Writes what is left of a stopped machine's memory, but for what is held.
+pub(super) fn write_left(mut into: SpaceWriter, memory: &GuestMemory, left: Left) -> Result<SavedMemory> {
     let file = || memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()));
-    match written {
-        Written::All => into.add_sparse(&file()?)?,
-        Written::Unknown => into.add_compared(&file()?)?,
-        Written::Tracked(tracker) => {
-            let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
-            // Before anything can fail: what is collected stays pending until it is committed.
-            let found = tracker.collect()?;
-            let ahead = into.stored_pages() > 0;
+    match left {
+        Left::All => into.add_sparse(&file()?)?,
+        Left::Unknown => into.add_compared(&file()?)?,
+        Left::Pages { at_once, held } => {
             let view = memory.map().map_err(|e| Error::failed(READ)(e.into()))?;
-            into.add_dirty(&view, &if ahead { found } else { tracker.pending() })?;
+            into.add_dirty(&view, &at_once)?;
+            if let Some(pages) = held {
+                return Ok(SavedMemory::Held { pages, into });
+            }
         }
     }
-    Ok(())
+    Ok(SavedMemory::Written(into))
+}
+
+fn count(ranges: &[PageRange]) -> u64 {
+    ranges.iter().map(|range| u64::from(range.count)).sum()
 }
 
 const READ: &str = "read the guest's memory";

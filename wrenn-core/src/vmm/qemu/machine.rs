@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
-use super::lazy::{LazyMemory, Written};
+use super::lazy::{LazyMemory, Left, find_left, write_left};
 use super::qmp::{Qmp, QmpError};
 use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::process::Process;
-use crate::vmm::{Exit, Machine, Restore, STATE_BLOB, Saved, SavedMemory};
+use crate::vmm::process::{Process, Userfaultfds};
+use crate::vmm::{Exit, Machine, Restore, STATE_BLOB, Saved};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl QemuMachine {
     }
 
     /// Puts a generation's memory behind the machine's.
-    pub(super) async fn serve(&mut self, uffd: OwnedFd, from: Restore) -> Result<()> {
-        let (lazy, work) = LazyMemory::arm(&self.process, uffd, &self.memory, from).await?;
+    pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore) -> Result<()> {
+        let (lazy, work) = LazyMemory::arm(&self.process, uffds, &self.memory, from).await?;
         self.process.attend(work);
         self.origin = Origin::Lazy(lazy);
         Ok(())
@@ -81,6 +81,17 @@ impl QemuMachine {
         self.migrated("restore the device state").await?;
         self.loaded_in = began.elapsed();
         Ok(())
+    }
+
+    async fn find_left(&self, ahead: bool) -> Result<Left> {
+        match &self.origin {
+            Origin::Booted => Ok(Left::All),
+            Origin::Copied(_) => Ok(Left::Unknown),
+            Origin::Lazy(lazy) => {
+                let tracker = lazy.tracker();
+                blocking("find what the guest wrote", move || find_left(&tracker, ahead)).await?
+            }
+        }
     }
 
     fn memory_file(&self) -> Result<File> {
@@ -154,28 +165,22 @@ impl Machine for QemuMachine {
         blocking("copy the running guest's memory", move || super::lazy::write_ahead(memory, &file, &tracker)).await?
     }
 
-    async fn save(&mut self, mut memory: SpaceWriter) -> Result<Saved> {
+    async fn save(&mut self, memory: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the device state";
+        // Memory first, as QEMU itself does it when it saves both.
+        let left = self.find_left(memory.stored_pages() > 0).await?;
         let mut state = state_file(WHAT)?;
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
-        let written = match &self.origin {
-            Origin::Booted => Written::All,
-            Origin::Lazy(lazy) => Written::Tracked(lazy.tracker()),
-            Origin::Copied(_) => Written::Unknown,
-        };
-        // QEMU saves the devices while the memory is copied.
+        // QEMU saves the devices while the rest is copied.
         let guest_memory = Arc::clone(&self.memory);
-        let copied = blocking("save the memory", move || {
-            super::lazy::write_memory(&mut memory, &guest_memory, written)?;
-            Ok::<_, Error>(memory)
-        });
+        let copied = blocking("save the memory", move || write_left(memory, &guest_memory, left));
         let (copied, migrated) = tokio::join!(copied, self.migrated(WHAT));
         migrated?;
         rewind(&state, WHAT)?;
         let mut bytes = Vec::new();
         state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
-        Ok(Saved { memory: SavedMemory::Written(copied??), state: bytes })
+        Ok(Saved { memory: copied??, state: bytes })
     }
 
     fn saved(&mut self) {

@@ -6,7 +6,6 @@ mod machine;
 mod qmp;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use self::args::Start;
 use self::machine::QemuMachine;
 use self::qmp::Qmp;
 use super::memory::GuestMemory;
-use super::process::{Launch, Process, Tracing};
+use super::process::{Launch, Process, Tracing, Userfaultfds};
 use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, Vmm};
 use crate::guest::blocking;
 use crate::{Error, Paging, Result};
@@ -53,7 +52,7 @@ impl Qemu {
         parts: Parts,
         memory: GuestMemory,
         start: Launching,
-    ) -> Result<(QemuMachine, Option<OwnedFd>)> {
+    ) -> Result<(QemuMachine, Option<Userfaultfds>)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(at_start)?;
         let mut inherited = vec![
             (memory.fd().try_clone_to_owned().map_err(at_start)?, args::MEMORY_FD),
@@ -81,17 +80,17 @@ impl Qemu {
             arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
             inherited,
             identity: parts.identity,
-            tracing: if lazily { Tracing::Userfaultfd } else { Tracing::None },
+            tracing: if lazily { Tracing::Userfaultfds } else { Tracing::None },
             is_served: lazily,
             exit_code: |_| None,
         };
-        let (process, uffd) = Process::spawn(launch).await.map_err(at_start)?;
+        let (process, uffds) = Process::spawn(launch).await.map_err(at_start)?;
         ours.set_nonblocking(true).map_err(at_start)?;
         let stream = UnixStream::from_std(ours).map_err(at_start)?;
         let mut machine = QemuMachine::new(process, memory);
         let qmp = Qmp::connect(stream, STARTUP_TIMEOUT).await;
         machine.set_qmp(qmp).await?;
-        Ok((machine, uffd))
+        Ok((machine, uffds))
     }
 }
 
@@ -129,9 +128,9 @@ impl Vmm for Qemu {
             Paging::Mapped => return Err(Error::failed("restore the guest")("QEMU maps no shared file".into())),
         };
         let populated_in = began.elapsed();
-        let (mut machine, uffd) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
-        match uffd {
-            Some(uffd) => machine.serve(uffd, from).await?,
+        let (mut machine, uffds) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
+        match uffds {
+            Some(uffds) => machine.serve(uffds, from).await?,
             None => machine.is_populated(populated_in),
         }
         machine.load_devices(&generation).await?;
