@@ -71,8 +71,9 @@ pub(super) fn mount_rest() -> Result<(), BootError> {
     Ok(())
 }
 
-/// Each process enters a group of its own, which by default waits for a grace period of RCU: 12 ms of every start. With
-/// `favordynmods` (Linux 6.0) it does not, and forks cost a little more.
+/// Whoever moves a process between groups by its number, as container runtimes do, and the agent itself at its start,
+/// waits for a grace period of RCU, 12 ms of any processor; as does who delegates a controller. With `favordynmods` (Linux
+/// 6.0) none does, and forks cost a barrier more.
 fn mount_control_groups(flags: MsFlags) {
     let mounted = mount_new("cgroup2", CGROUPS, "cgroup2", flags, "favordynmods")
         .or_else(|_perhaps_older| mount_new("cgroup2", CGROUPS, "cgroup2", flags, ""));
