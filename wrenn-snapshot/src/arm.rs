@@ -59,8 +59,7 @@ pub fn adopt(uffd: BorrowedFd<'_>, regions: &[Region], tracking: Tracking) -> Re
     }
 }
 
-/// Protects pages that were written, so that the next write to each is told of again. With [`Tracking::Sync`], while the
-/// guest is stopped: what it then holds is what [`before_write`](crate::ServeOptions::before_write) finds later.
+/// Protects pages that were written, so that the next write to each is told of again, with [`Tracking::Sync`].
 ///
 /// Pages outside of the regions are left out. 64 Ki pages take some 10 ms.
 ///

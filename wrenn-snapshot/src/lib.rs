@@ -83,7 +83,7 @@ pub use generation::{Generation, SpaceStats};
 pub use hand_over::HandOver;
 pub use hold::HeldPages;
 pub use id::{GenerationId, ParseGenerationIdError};
-pub use options::{BeforeWrite, OnceResident, Populate, ServeOptions, Tracking};
+pub use options::{OnceResident, Populate, ServeOptions, Tracking};
 pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize};
 pub use pending::{BlobWriter, PendingGeneration, SpaceWriter, WriteReport};
 pub use region::{Granule, Region};

@@ -1,10 +1,10 @@
 //! How a page server works.
 
-use std::{fmt, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::{
     error::{Error, Result},
-    page::{PAGE_BYTES_U64, PageRange},
+    page::PAGE_BYTES_U64,
     working_set::WorkingSet,
 };
 
@@ -35,8 +35,6 @@ pub struct ServeOptions {
     pub watch: Option<OwnedFd>,
     /// How it becomes known what the guest writes. Asynchronously by default.
     pub tracking: Tracking,
-    /// What to do before the guest writes to a page that is in place, with [`Tracking::Sync`]. Nothing by default.
-    pub before_write: Option<BeforeWrite>,
     /// How many of the pages that the guest touches are [recorded](crate::PageServer::touched_pages), at most. None by
     /// default. Costs a lock that is free for each fault, and 8 bytes for each run of pages.
     pub record_pages_max: u32,
@@ -62,31 +60,6 @@ pub enum Tracking {
     Sync,
     /// It does not, or the VMM knows. All pages are installed writable.
     Untracked,
-}
-
-/// Something that has to be done before a guest writes to pages: a live snapshot keeps what they hold.
-///
-/// It runs on the server's thread, while one of the guest's waits. It is called once or more for each page, until the
-/// page is [protected again](crate::protect_again). A page that was never in place is not written over: the source has
-/// what it held.
-pub struct BeforeWrite(Box<dyn FnMut(PageRange) + Send>);
-
-impl BeforeWrite {
-    /// Calls `action` with the pages of one granule.
-    #[must_use]
-    pub fn new(action: impl FnMut(PageRange) + Send + 'static) -> Self {
-        Self(Box::new(action))
-    }
-
-    pub(crate) fn call(&mut self, pages: PageRange) {
-        (self.0)(pages);
-    }
-}
-
-impl fmt::Debug for BeforeWrite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("BeforeWrite").finish_non_exhaustive()
-    }
 }
 
 /// What becomes of pages that nobody asks for.
@@ -124,7 +97,6 @@ impl Default for ServeOptions {
             read_attempts_max: 3,
             watch: None,
             tracking: Tracking::default(),
-            before_write: None,
             record_pages_max: 0,
             prefetch: None,
             populate: Populate::default(),

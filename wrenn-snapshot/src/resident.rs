@@ -7,7 +7,7 @@ use bitvec::vec::BitVec;
 use crate::{
     counters::ServeCounters,
     error::Result,
-    options::{BeforeWrite, ServeOptions, Tracking},
+    options::{ServeOptions, Tracking},
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex, PageRange, bytes_of},
     region::{Region, Regions},
     source::PageRun,
@@ -87,7 +87,6 @@ pub(crate) struct ResidentPages {
     absent: u64,
     pub(crate) removed_log: Arc<PageLog>,
     pub(crate) written_log: Arc<PageLog>,
-    before_write: Option<BeforeWrite>,
     pub(crate) touched: Arc<TouchedPages>,
     pub(crate) counters: Arc<ServeCounters>,
     zeros: Vec<u8>,
@@ -95,7 +94,7 @@ pub(crate) struct ResidentPages {
 
 impl ResidentPages {
     /// `pages_max` is the longest run that will be installed at once.
-    pub(crate) fn new(uffd: Uffd, regions: &Regions, options: &mut ServeOptions, pages_max: u32) -> Self {
+    pub(crate) fn new(uffd: Uffd, regions: &Regions, options: &ServeOptions, pages_max: u32) -> Self {
         let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
         Self {
             uffd,
@@ -105,7 +104,6 @@ impl ResidentPages {
             absent: regions.page_count(),
             removed_log: Arc::default(),
             written_log: Arc::default(),
-            before_write: options.before_write.take(),
             touched: Arc::new(TouchedPages::new(options.record_pages_max)),
             counters: Arc::new(ServeCounters::new(regions.page_count())),
             zeros: zeros(pages_max),
@@ -154,9 +152,6 @@ impl ResidentPages {
 
     /// Lets the threads that wait to write to protected pages go on.
     pub(crate) fn unprotect(&mut self, region: &Region, pages: PageRange) -> Result<Progress> {
-        if let Some(before_write) = &mut self.before_write {
-            before_write.call(pages);
-        }
         // Whoever reads the memory once the writer runs has to find its page here.
         self.written_log.push(pages);
         let len = u64::from(pages.count) * PAGE_BYTES_U64;

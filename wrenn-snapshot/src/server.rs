@@ -107,7 +107,7 @@ impl PageServer {
         uffd: OwnedFd,
         regions: Vec<Region>,
         source: Box<dyn PageSource>,
-        mut options: ServeOptions,
+        options: ServeOptions,
     ) -> Result<Self> {
         let regions = Regions::new(regions)?;
         if regions.page_end() > u64::from(source.page_count()) {
@@ -119,7 +119,7 @@ impl PageServer {
         let may_detach = options.once_resident == OnceResident::End
             && !features.is_some_and(Features::report_changes)
             && options.tracking != Tracking::Sync;
-        let resident = ResidentPages::new(Uffd::new(uffd)?, &regions, &mut options, pages_at_once(&regions));
+        let resident = ResidentPages::new(Uffd::new(uffd)?, &regions, &options, pages_at_once(&regions));
         let filler = Filler::new(source, resident, &regions);
         let background = Background::new(&options, &regions);
         Ok(Self { regions, options, filler, background, background_at: None, may_detach })

@@ -16,7 +16,7 @@ use guest::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wrenn_snapshot::{
     ByteSource, DirtyTracker, EndReason, Error, Features, Granule, LocalStore, OnceResident, PAGE_BYTES, PageIndex,
-    PageRange, PageServer, Populate, ServeOptions, Space, StopHandle, Tracking, WorkingSet, adopt,
+    PageRange, PageServer, Populate, ServeOptions, Space, StopHandle, Tracking, WorkingSet, adopt, protect_again,
 };
 
 mod guest;
@@ -518,6 +518,12 @@ fn synchronous_tracking_finds_each_page_that_is_written_and_no_other() {
         assert_eq!(written.take(), [scene.pages(3, 1), scene.pages(6, 1)]);
         assert_eq!(scene.guest.read(3), scene.was_written(3, 10));
         assert_eq!(scene.guest.read(6), scene.was_written(6, 9));
+        // What is protected again is told of again.
+        protect_again(scene.uffd.as_fd(), &[scene.guest.region], &[scene.pages(6, 1)]).expect("protected");
+        scene.guest.write(3, 11);
+        scene.guest.write(6, 11);
+        assert_eq!(written.take(), [scene.pages(6, 1)]);
+        assert_eq!(scene.guest.read(6), scene.was_written(6, 11));
         serving.end();
     });
 }
