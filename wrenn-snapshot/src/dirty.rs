@@ -111,10 +111,15 @@ impl DirtyTracker {
     /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered.
     ///
     /// # Errors
-    /// Protection could not be changed. From then on every page counts as written.
+    /// The pages of an earlier hold are not dropped yet; or protection could not be changed, and from then on every page
+    /// counts as written.
     pub fn hold(&mut self, pages: &[PageRange]) -> Result<Option<(HeldPages, Vec<PageRange>)>> {
-        if self.is_lost || self.hold.is_none() {
-            return Ok(None);
+        match &self.hold {
+            Some(hold) if hold.is_wanted() => {
+                return Err(Error::invalid("pages are held already, and not dropped yet"));
+            }
+            Some(_) if !self.is_lost => {}
+            Some(_) | None => return Ok(None),
         }
         let there: Vec<PageRange> = self.there()?.into_iter().map(|(_, pages)| pages).collect();
         let (Some(hold), Some(file)) = (&mut self.hold, &self.file) else { return Ok(None) };

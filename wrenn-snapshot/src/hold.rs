@@ -61,6 +61,7 @@ pub struct HeldPages {
     keeper: Arc<Keeper<Read>>,
     pages: u64,
     space_pages: u32,
+    _alive: Arc<()>,
 }
 
 impl HeldPages {
@@ -102,10 +103,13 @@ pub(crate) struct Hold {
     /// Moved: sorted, and apart.
     runs: Vec<PageRange>,
     current: Current,
+    /// Whether what was held last is still wanted.
+    alive: Weak<()>,
     stop: StopHandle,
 }
 
-/// Whom the thread asks before it lets a write through.
+/// Whom the thread asks before it lets a write through. Locked from the asking to the letting through: an event may be
+/// older than a hold, since a thread that waits is woken by another's write, and would undo its protection.
 type Current = Arc<Mutex<Weak<Keeper<Read>>>>;
 
 impl Hold {
@@ -125,32 +129,42 @@ impl Hold {
         };
         let thread = std::thread::Builder::new().name("wrenn-hold".to_owned());
         thread.spawn(move || work.serve()).map_err(|error| Error::kernel("clone", error))?;
-        Ok(Self { asynchronous, synchronous, regions, runs: Vec::new(), current, stop })
+        Ok(Self { asynchronous, synchronous, regions, runs: Vec::new(), current, alive: Weak::new(), stop })
     }
 
     /// Holds the `wanted` pages, as far as that is worth it, and returns those that it does not. `there` are the pages
-    /// that are in place. The guest is stopped. After an error, protection is as it may be.
+    /// that are in place. The guest is stopped, and nothing [is wanted](Self::is_wanted). After an error, protection is
+    /// as it may be.
     pub(crate) fn hold(
         &mut self,
         wanted: &[PageRange],
         there: &[PageRange],
         memory: File,
     ) -> Result<(HeldPages, Vec<PageRange>)> {
-        for run in std::mem::take(&mut self.runs) {
-            self.move_run(run, self.synchronous.as_fd(), self.asynchronous.as_fd(), Watched::MissingAndWrites)?;
-        }
         let plan = plan(wanted, there);
         let pieces: Vec<PageRange> = plan.held.iter().copied().flat_map(pieces).collect();
         let read: Read = Box::new(move |pages| read(&memory, pages));
         let keeper = Arc::new(Keeper::new(pieces, read));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&keeper);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        for run in std::mem::take(&mut self.runs) {
+            self.move_run(run, self.synchronous.as_fd(), self.asynchronous.as_fd(), Watched::MissingAndWrites)?;
+        }
+        *current = Arc::downgrade(&keeper);
         for run in &plan.runs {
             self.move_run(*run, self.asynchronous.as_fd(), self.synchronous.as_fd(), Watched::Writes)?;
         }
+        drop(current);
         self.runs = plan.runs;
+        let alive = Arc::new(());
+        self.alive = Arc::downgrade(&alive);
         let pages = plan.held.iter().map(|range| u64::from(range.count)).sum();
         let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
-        Ok((HeldPages { keeper, pages, space_pages }, plan.rest))
+        Ok((HeldPages { keeper, pages, space_pages, _alive: alive }, plan.rest))
+    }
+
+    /// Whether somebody has pages that are held.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.alive.strong_count() > 0
     }
 
     /// Protects pages of moved runs again.
@@ -239,8 +253,8 @@ impl Writes {
         let addr = self.regions.granule_start(addr);
         let Some(region) = self.regions.containing(addr) else { return };
         let pages = region.granule_of(region.page_at(addr));
-        let keeper = self.current.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        if let Some(keeper) = keeper {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = current.upgrade() {
             keeper.keep(pages);
         }
         let len = PageIndex(pages.count).byte_offset();

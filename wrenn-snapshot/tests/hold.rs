@@ -121,6 +121,7 @@ fn pages_that_the_guest_writes_after_a_hold_are_found_and_no_others() {
     (100..900).for_each(|page| scene.guest.fill(page, 7));
     let (held, rest) = scene.hold();
     assert_eq!((held.count(), rest.len()), (800, 0));
+    assert!(scene.tracker.hold(&[PageRange::new(100, 100)]).is_err(), "one image at a time");
     for page in [100, 500, 899, 50, 2000] {
         scene.guest.write(page, 9);
     }
