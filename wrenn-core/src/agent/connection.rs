@@ -169,6 +169,8 @@ impl Shared {
         let mut builder = http2::Builder::new(tasks.clone());
         builder.timer(TokioTimer::new());
         builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(ALL_WINDOWS_BYTES);
+        // Each frame costs the guest a call: a piece of output fits into one.
+        builder.max_frame_size(WINDOW_BYTES);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tasks.execute(async move {
             // Whoever waits on it hears of its end.

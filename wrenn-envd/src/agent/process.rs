@@ -17,6 +17,7 @@ mod input;
 mod journal;
 mod launch;
 mod output;
+mod pace;
 mod ring;
 mod service;
 mod table;

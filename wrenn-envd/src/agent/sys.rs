@@ -5,6 +5,7 @@ mod spawn;
 pub(super) mod terminal;
 
 use std::{
+    fs::File,
     io,
     net::Ipv4Addr,
     os::{
@@ -16,6 +17,10 @@ use std::{
 
 use libc::{c_int, c_short};
 pub(super) use spawn::Program;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdRegisterError},
+};
 
 /// Takes the exit status of any one child that has ended; `None` when none has.
 pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
@@ -32,6 +37,12 @@ pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
             },
         },
     }
+}
+
+/// Lets the runtime watch a pipe's reading end, which must not block. What cannot be watched comes back with the reason.
+pub(super) fn watch(pipe: File) -> Result<AsyncFd<File>, AsyncFdRegisterError<File>> {
+    // SAFETY: a `File` owns its descriptor, and is that same descriptor until it is dropped.
+    unsafe { AsyncFd::register_with_interest(pipe, Interest::READABLE) }
 }
 
 /// How many bytes can be read from a pipe or a terminal without waiting.

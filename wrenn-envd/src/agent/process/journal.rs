@@ -272,7 +272,7 @@ const KEPT_BYTES_MIN: usize = 64 << 10;
 const WINDOW_BYTES: usize = 256 << 10;
 
 /// The most that one entry holds.
-const CHUNK_BYTES_MAX: usize = 32 << 10;
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// How long the rest of a character may take.
 const UTF8_WAIT: Duration = Duration::from_millis(20);

@@ -190,8 +190,7 @@ fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
         (File::open("/dev/null")?.into(), Input::Null)
     };
     let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
-    let outputs =
-        Outputs::pipes(pipe::Receiver::from_owned_fd(stdout.into())?, pipe::Receiver::from_owned_fd(stderr.into())?);
+    let outputs = Outputs::pipes(stdout, stderr)?;
     Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
 }
 

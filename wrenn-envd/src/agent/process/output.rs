@@ -1,8 +1,19 @@
-use std::{cell::RefCell, io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    cell::RefCell,
+    fs::File,
+    io::{self, PipeReader, Read},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::net::unix::pipe;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
 
-use super::{journal::Journal, ring::Channel, terminal::Terminal};
+use super::{journal::Journal, pace::Pace, ring::Channel, terminal::Terminal};
 use crate::agent::sys;
 
 /// The agent's ends of a process's output: two pipes, or a terminal.
@@ -18,25 +29,32 @@ pub(super) struct Output {
     channel: Channel,
     /// `None` once it is at its end.
     source: Option<Source>,
-    /// What was there when the process ended, and has not been read yet.
-    left_bytes: usize,
+    pace: Pace,
+    /// What was there when the process ended, and has not been read yet; `None` while it runs.
+    left_bytes: Option<usize>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Pipe(pipe::Receiver),
+    Pipe(AsyncFd<File>),
+    /// A pipe that nobody watches until then: one that is watched wakes the agent up for every write.
+    Resting(File, Instant),
     Terminal(Arc<Terminal>),
 }
 
 impl Outputs {
-    pub(super) fn pipes(stdout: pipe::Receiver, stderr: pipe::Receiver) -> Self {
-        let output = |channel, pipe| Output { channel, source: Some(Source::Pipe(pipe)), left_bytes: 0 };
-        Self { first: output(Channel::Stdout, stdout), second: output(Channel::Stderr, stderr) }
+    pub(super) fn pipes(stdout: PipeReader, stderr: PipeReader) -> io::Result<Self> {
+        let output = |channel, pipe: PipeReader| {
+            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+            let pipe = sys::watch(OwnedFd::from(pipe).into()).map_err(|failed| failed.into_parts().1)?;
+            Ok::<_, io::Error>(Output::new(channel, Some(Source::Pipe(pipe))))
+        };
+        Ok(Self { first: output(Channel::Stdout, stdout)?, second: output(Channel::Stderr, stderr)? })
     }
 
     pub(super) fn terminal(terminal: Arc<Terminal>) -> Self {
-        let first = Output { channel: Channel::Pty, source: Some(Source::Terminal(terminal)), left_bytes: 0 };
-        Self { first, second: Output { channel: Channel::Pty, source: None, left_bytes: 0 } }
+        let first = Output::new(Channel::Pty, Some(Source::Terminal(terminal)));
+        Self { first, second: Output::new(Channel::Pty, None) }
     }
 
     /// Waits for one that has something to read, or is at its end.
@@ -56,7 +74,8 @@ impl Outputs {
     /// The process has ended: what is there now is its own.
     pub(super) fn note_what_is_left(&mut self) {
         for output in [&mut self.first, &mut self.second] {
-            output.left_bytes = output.source.as_ref().map_or(0, Source::readable_bytes);
+            output.left_bytes = Some(output.source.as_ref().map_or(0, Source::readable_bytes));
+            output.source = output.source.take().map(Source::watched);
         }
     }
 
@@ -64,47 +83,89 @@ impl Outputs {
     pub(super) fn are_drained(&self, grace_is_over: bool) -> bool {
         [&self.first, &self.second]
             .into_iter()
-            .all(|output| output.source.is_none() || (grace_is_over && output.left_bytes == 0))
+            .all(|output| output.source.is_none() || (grace_is_over && output.left_bytes == Some(0)))
     }
 }
 
 impl Output {
+    fn new(channel: Channel, source: Option<Source>) -> Self {
+        Self { channel, source, pace: Pace::default(), left_bytes: None }
+    }
+
     /// Moves what is there to the journal.
     pub(super) fn carry(&mut self, journal: &Journal) {
-        let Some(source) = &self.source else { return };
+        let Some(source) = self.source.take() else { return };
         let read = SCRATCH.with_borrow_mut(|scratch| {
             let length = source.try_read(scratch)?;
             journal.push(self.channel, &scratch[..length]);
             Ok::<_, io::Error>(length)
         });
-        match read {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Ok(0) | Err(_) => self.source = None,
-            Ok(length) => self.left_bytes = self.left_bytes.saturating_sub(length),
+        self.source = match read {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(source),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(source.watched()),
+            Ok(0) | Err(_) => None,
+            Ok(length) => Some(self.paced(source, length)),
+        };
+    }
+
+    /// The source, after `length` bytes of it were read: watched or left alone.
+    fn paced(&mut self, source: Source, length: usize) -> Source {
+        if let Some(left_bytes) = &mut self.left_bytes {
+            *left_bytes = left_bytes.saturating_sub(length);
+            return source;
+        }
+        match self.pace.rest(Instant::now(), length, SCRATCH_BYTES) {
+            Some(until) => source.resting(until),
+            None => source.watched(),
         }
     }
 
     async fn readable(&self) {
         // What is wrong with it shows when it is read.
-        let _ = match &self.source {
-            Some(Source::Pipe(pipe)) => pipe.readable().await,
-            Some(Source::Terminal(terminal)) => terminal.readable().await,
+        match &self.source {
+            Some(Source::Pipe(pipe)) => drop(pipe.readable().await.map(|mut guard| guard.retain_ready())),
+            Some(Source::Resting(_, until)) => sleep_until(*until).await,
+            Some(Source::Terminal(terminal)) => drop(terminal.readable().await),
             None => std::future::pending().await,
-        };
+        }
     }
 }
 
 impl Source {
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.try_read(buffer),
+            Self::Pipe(pipe) => pipe.try_io(Interest::READABLE, |mut pipe| pipe.read(buffer)),
+            Self::Resting(pipe, _) => Read::read(&mut &*pipe, buffer),
             Self::Terminal(terminal) => terminal.try_read(buffer),
+        }
+    }
+
+    fn resting(self, until: Instant) -> Self {
+        match self {
+            Self::Pipe(pipe) => {
+                let pipe = pipe.into_inner();
+                // Where there may not be so much, it rests with less.
+                let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+                Self::Resting(pipe, until)
+            }
+            Self::Resting(pipe, _) => Self::Resting(pipe, until),
+            Self::Terminal(_) => self,
+        }
+    }
+
+    fn watched(self) -> Self {
+        let Self::Resting(pipe, _) = self else { return self };
+        match sys::watch(pipe) {
+            Ok(pipe) => Self::Pipe(pipe),
+            // No memory for it: until there is, it is looked at now and then.
+            Err(failed) => Self::Resting(failed.into_parts().0, Instant::now() + UNWATCHED),
         }
     }
 
     fn readable_bytes(&self) -> usize {
         let bytes = match self {
-            Self::Pipe(pipe) => sys::readable_bytes(pipe.as_fd()),
+            Self::Pipe(pipe) => sys::readable_bytes(pipe.get_ref()),
+            Self::Resting(pipe, _) => sys::readable_bytes(pipe),
             Self::Terminal(terminal) => sys::readable_bytes(terminal.as_fd()),
         };
         bytes.unwrap_or(0)
@@ -113,5 +174,13 @@ impl Source {
 
 thread_local! {
     /// A whole pipe fits. Shared, so that a process that is silent costs no memory.
-    static SCRATCH: RefCell<[u8; 64 << 10]> = const { RefCell::new([0; 64 << 10]) };
+    static SCRATCH: RefCell<[u8; SCRATCH_BYTES]> = const { RefCell::new([0; SCRATCH_BYTES]) };
 }
+
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// What a pipe holds once it rests: enough for the fastest writer, who would else wait for its end. Only what is written
+/// takes memory.
+const PIPE_BYTES: i32 = 256 << 10;
+
+const UNWATCHED: Duration = Duration::from_millis(20);
