@@ -1,4 +1,7 @@
-//! A file of the guest that is written, beside a plain TCP copy to the same guest.
+//! A file of the guest that is written, beside a plain TCP copy into a new file of the same file system.
+//!
+//! `file_write/copy` is the same beside a plain TCP copy that is forgotten: what a file costs for itself is the pages that
+//! the guest's kernel has to find and clear for it, which no copy into one can do without.
 
 use std::time::Instant;
 
@@ -18,22 +21,28 @@ const PATH: &str = "/dev/shm/file";
 async fn main() -> anyhow::Result<()> {
     let (_host, sandbox) = guest::sandbox().await?;
     let raw = guest::RawCopy::start(&sandbox).await?;
-    let (mut values, mut references) = (Vec::new(), Vec::new());
+    let (mut values, mut references, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        let began = Instant::now();
-        raw.put(BYTES).await?;
-        let reference = began.elapsed().as_secs_f64() * 1e3;
-        let began = Instant::now();
-        copy(&sandbox).await?;
+        let reference = ms(raw.save(BYTES)).await?;
+        let value = ms(copy(&sandbox)).await?;
+        let forgotten = ms(raw.put(BYTES)).await?;
         if round > 0 {
-            values.push(began.elapsed().as_secs_f64() * 1e3);
+            values.push(value);
             references.push(reference);
+            copies.push(forgotten);
         }
     }
+    report_percentiles("file_write/copy", "ms", &values, &copies, [Goal::None, Goal::None]);
     // Four fifths of the speed.
     report_percentiles("file_write", "ms", &values, &references, [Goal::AtMost(1.25), Goal::None]);
     sandbox.kill().await?;
     Ok(())
+}
+
+async fn ms(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    work.await?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 async fn copy(sandbox: &Sandbox) -> anyhow::Result<()> {

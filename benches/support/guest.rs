@@ -38,7 +38,7 @@ impl Http {
 }
 
 /// A server in the guest that copies between its memory and a socket, with the calls of a plain program: it sends as many
-/// bytes as the first line asks for, or takes as many and answers one byte.
+/// bytes as the first line asks for, or takes as many, into its memory or into a new file, and answers one byte.
 pub(crate) struct RawCopy {
     sandbox: Sandbox,
     _server: Child,
@@ -53,14 +53,17 @@ while True:
     stream, _ = listener.accept()
     word, count = stream.makefile('rb', buffering=0).readline().split()
     left = int(count)
+    file = open('/dev/shm/raw', 'wb', buffering=0) if word == b'save' else None
     while left:
         if word == b'get':
             left -= stream.send(memoryview(block)[:min(left, len(block))])
         else:
             got = stream.recv_into(block, min(left, len(block)))
             if not got: break
+            if file: file.write(memoryview(block)[:got])
             left -= got
-    if word == b'put': stream.sendall(b'k')
+    if file: file.close()
+    if word != b'get': stream.sendall(b'k')
     stream.close()
 ";
 
@@ -83,9 +86,19 @@ impl RawCopy {
         Ok(())
     }
 
+    /// To the server's memory.
     pub(crate) async fn put(&self, bytes: usize) -> anyhow::Result<()> {
+        self.send("put", bytes).await
+    }
+
+    /// To a new file, in the guest's memory.
+    pub(crate) async fn save(&self, bytes: usize) -> anyhow::Result<()> {
+        self.send("save", bytes).await
+    }
+
+    async fn send(&self, word: &str, bytes: usize) -> anyhow::Result<()> {
         let mut stream = self.sandbox.connect(9000).await?;
-        stream.write_all(format!("put {bytes}\n").as_bytes()).await?;
+        stream.write_all(format!("{word} {bytes}\n").as_bytes()).await?;
         let (block, mut left) = (vec![1; 256 << 10], bytes);
         while left > 0 {
             let len = left.min(block.len());

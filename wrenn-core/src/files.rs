@@ -6,10 +6,12 @@ mod stream;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
 
 pub use entry::{FileEntry, FileKind};
 pub use stream::{FileReader, FileWriter};
+
+use stream::PIECE_BYTES_MAX;
 
 use crate::agent::{AgentError, FileRequest};
 use crate::sandbox::Sandbox;
@@ -123,10 +125,11 @@ impl Files {
     /// # Cancel-Safety
     /// Cancelling leaves the file as it was.
     pub async fn write_from(&self, path: &str, source: impl AsyncRead) -> Result<u64> {
-        let mut source = std::pin::pin!(source);
+        // In large pieces: each costs the guest a call.
+        let mut source = std::pin::pin!(BufReader::with_capacity(PIECE_BYTES_MAX, source));
         let mut writer = self.create(path).await?;
         let copied = async {
-            let bytes = tokio::io::copy(&mut source, &mut writer).await?;
+            let bytes = tokio::io::copy_buf(&mut source, &mut writer).await?;
             writer.shutdown().await?;
             Ok(bytes)
         };

@@ -126,4 +126,5 @@ impl Drop for FileWriter {
     }
 }
 
-const PIECE_BYTES_MAX: usize = 256 << 10;
+/// The most that one piece holds.
+pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;

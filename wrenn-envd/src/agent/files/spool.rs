@@ -1,8 +1,13 @@
 //! An upload on its way to the disk.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    path::PathBuf,
+};
 
 use bytes::Bytes;
+use rustix::io::{Errno, pwritev};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
@@ -43,7 +48,7 @@ impl Spool {
     pub(super) async fn push(&mut self, piece: Bytes) -> io::Result<()> {
         self.batch_bytes += piece.len();
         self.batch.push(piece);
-        if self.batch_bytes < BATCH_BYTES {
+        if self.batch_bytes < BATCH_BYTES && self.batch.len() < BATCH_PIECES {
             return Ok(());
         }
         let mut writer = self.writer().await?;
@@ -84,12 +89,28 @@ struct Writer {
 
 impl Writer {
     fn write(&mut self, batch: &[Bytes]) -> io::Result<()> {
-        for piece in batch {
-            // Zeros that are not written take no room on the disk.
-            if !is_hole(piece) {
-                self.file.write_all_at(piece, self.position)?;
+        // Zeros that are not written take no room on the disk.
+        for run in batch.chunk_by(|piece, next| is_hole(piece) == is_hole(next)) {
+            if is_hole(&run[0]) {
+                self.position += run.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            } else {
+                self.write_all(&mut run.iter().map(|piece| IoSlice::new(piece)).collect::<Vec<_>>())?;
             }
-            self.position += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// All in one call, unless the kernel takes less.
+    fn write_all(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut pieces, 0);
+        while !pieces.is_empty() {
+            let length = match pwritev(&self.file, pieces, self.position) {
+                Err(Errno::INTR) => continue,
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                written => written?,
+            };
+            self.position += length as u64;
+            IoSlice::advance_slices(&mut pieces, length);
         }
         Ok(())
     }
@@ -103,3 +124,27 @@ fn is_hole(piece: &[u8]) -> bool {
 
 /// Enough that a write is worth its way to another thread.
 const BATCH_BYTES: usize = 256 << 10;
+
+/// As many as one call takes.
+const BATCH_PIECES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn pieces_and_holes_come_out_as_they_went_in() {
+        let file = tempfile::tempfile().unwrap();
+        let mut writer = Writer { file: file.try_clone().unwrap(), position: 0 };
+        let [zeros, ones] = [0, 1].map(|byte| Bytes::from(vec![byte; 1 << 20]));
+        let batch = [Bytes::new(), ones.clone(), zeros.slice(..10), ones, zeros.clone(), zeros.clone()];
+        writer.write(&batch).unwrap();
+        writer.write(&[Bytes::from_static(b"end")]).unwrap();
+        let written = [&batch.concat()[..], b"end"].concat();
+        assert_eq!(writer.position, written.len() as u64);
+        assert!(std::fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file))).unwrap() == written);
+        assert!(file.metadata().unwrap().blocks() * 512 < written.len() as u64 - (1 << 20), "holes");
+    }
+}
