@@ -2,6 +2,8 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
+use buffa_codegen::BytesRepr;
+use connectrpc_build::CodeGenConfig;
 use protox::prost_reflect::prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -10,7 +12,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = out_dir.join("descriptors.bin");
     let set = protox::compile(FILES, ["proto"])?;
     fs::write(&descriptors, set.encode_to_vec())?;
+    let mut codegen = CodeGenConfig::default();
+    codegen.generate_json = true;
+    // Output is handed on as it lies.
+    codegen.bytes_fields = vec![(".process.ProcessEvent.DataEvent".to_owned(), BytesRepr::Bytes)];
     connectrpc_build::Config::new()
+        .buffa_config(codegen)
         .files(&FILES)
         .descriptor_set(&descriptors)
         .gate_client_feature(true)

@@ -229,7 +229,7 @@ impl ProcessStream {
                     Output::Pty(bytes) => (ProcessEvent::Pty as fn(Bytes) -> ProcessEvent, bytes),
                 };
                 self.offset = offset + bytes.len() as u64;
-                Some(event(bytes.into()))
+                Some(event(bytes))
             }
             Event::Lost(lost) => {
                 self.offset = lost.offset + lost.bytes;

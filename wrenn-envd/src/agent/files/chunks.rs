@@ -85,13 +85,14 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < CHUNKS_AHEAD {
+        if idle.len() <= CHUNKS_AHEAD {
             idle.push(std::mem::take(&mut self.buffer));
         }
     }
 }
 
-const CHUNK_BYTES: usize = 256 << 10;
+/// Each is a way to another thread and back.
+const CHUNK_BYTES: usize = 512 << 10;
 
 /// How many chunks are read before they are asked for.
-const CHUNKS_AHEAD: usize = 3;
+const CHUNKS_AHEAD: usize = 1;

@@ -2,9 +2,12 @@
 
 use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus, time::Duration};
 
-use connectrpc::ConnectError;
+use buffa::{Message, Rope};
+use bytes::Bytes;
+use connectrpc::{CodecFormat, ConnectError, Encodable, EncodedBody};
 use futures::{Stream, StreamExt as _, stream};
 use nix::sys::signal::Signal;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{
@@ -23,6 +26,27 @@ pub(super) enum Offsets {
     Hidden,
     Shown,
 }
+
+/// An answer of the stream, whose output is sent from where it lies.
+pub(super) struct Shared<M>(pub(super) M);
+
+impl<M: Message + Serialize> Encodable<M> for Shared<M> {
+    fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
+        Encodable::<M>::encode(&self.0, codec)
+    }
+
+    fn encode_segments(&self, codec: CodecFormat) -> Result<EncodedBody, ConnectError> {
+        if codec != CodecFormat::Proto {
+            return self.encode(codec).map(EncodedBody::from);
+        }
+        let mut rope = Rope::with_min_segment(SHARED_BYTES_MIN);
+        self.0.encode(&mut rope);
+        Ok(EncodedBody::from_segments(rope.into_segments()))
+    }
+}
+
+/// Less is sent sooner with what is around it.
+const SHARED_BYTES_MIN: usize = 16 << 10;
 
 /// The stream that a reader gets: the start, the output, the end; and a sign of life in between.
 pub(super) fn events(
@@ -55,11 +79,10 @@ fn on_the_wire(entry: Entry, offsets: Offsets) -> Result<ProcessEvent, ConnectEr
 }
 
 fn data(chunk: Chunk, shown: impl Fn(u64) -> Option<u64>) -> ProcessEvent {
-    let bytes = chunk.bytes.into();
     let output = match chunk.channel {
-        Channel::Stdout => data_event::Output::Stdout(bytes),
-        Channel::Stderr => data_event::Output::Stderr(bytes),
-        Channel::Pty => data_event::Output::Pty(bytes),
+        Channel::Stdout => data_event::Output::Stdout(chunk.bytes),
+        Channel::Stderr => data_event::Output::Stderr(chunk.bytes),
+        Channel::Pty => data_event::Output::Pty(chunk.bytes),
     };
     event(DataEvent { output: Some(output), offset: shown(chunk.offset), ..Default::default() })
 }

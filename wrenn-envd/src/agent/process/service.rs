@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Process, Table,
-    events::{Offsets, events},
+    events::{Offsets, Shared, events},
     input::InputError,
     journal::From,
     launch::{Launch, LaunchError, Launched, Streams},
@@ -65,9 +65,9 @@ impl wire::Process for Service {
         };
         let reader = journal.attach(from).map_err(|error| ConnectError::out_of_range(error.to_string()))?;
         let events = events(pid, reader, offsets, keepalive(&context));
-        Response::stream_ok(
-            events.map(|event| event.map(|event| wire::ConnectResponse { event: event.into(), ..Default::default() })),
-        )
+        Response::stream_ok(events.map(|event| {
+            event.map(|event| Shared(wire::ConnectResponse { event: event.into(), ..Default::default() }))
+        }))
     }
 
     async fn start(
@@ -94,7 +94,9 @@ impl wire::Process for Service {
         let deadline = context.deadline().map(Instant::from_std);
         tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline));
         Response::stream_ok(
-            events.map(|event| event.map(|event| wire::StartResponse { event: event.into(), ..Default::default() })),
+            events.map(|event| {
+                event.map(|event| Shared(wire::StartResponse { event: event.into(), ..Default::default() }))
+            }),
         )
     }
 
