@@ -24,7 +24,9 @@ use crate::image::Image;
 use crate::lineage::Lineage;
 use crate::manifest::{Manifest, Surroundings};
 use crate::step::Step;
-use crate::vmm::{Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Parts, Restore, STATE_BLOB, Saved};
+use crate::vmm::{
+    Acceleration, BootMedia, Exit, Identity, Machine, MachineShape, Metadata, Parts, Restore, STATE_BLOB, Saved,
+};
 use crate::{Error, Host, Paging, Result, SandboxId, TemplateName};
 
 pub(crate) struct Guest {
@@ -167,12 +169,15 @@ impl Guest {
         // The drive is filled while the VMM starts.
         let (machine, ()) = tokio::try_join!(started, fill)?;
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), manifest.token.clone()));
-        manifest.token = Some(fresh_token());
+        let token = fresh_token();
+        manifest.token = Some(token.clone());
+        let metadata = Metadata { sandbox: renewal.id.clone(), template: renewal.template.clone(), token };
         let (drive, _connector) = (Arc::new(drive), network.connector);
         let restored_from = Some(from.id());
         let (lineage, halted, save_report) = (None, false, None);
         let mut guest =
             Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report };
+        guest.machine.describe(&metadata).await?;
         step(Step::Run)?;
         guest.machine.resume().await?;
         step(Step::Agent)?;

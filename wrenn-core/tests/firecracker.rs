@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::run;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use sha2::{Digest as _, Sha512};
 use tokio::sync::{Mutex, MutexGuard};
 use wrenn_core::{Confinement, Driver, Error, Host, HostBuilder, Paging, PausedSandbox, Sandbox, SandboxId, Step};
 
@@ -247,6 +248,55 @@ async fn a_jail_has_the_machines_own_files_and_goes_with_it() {
     assert_eq!(run(&sandbox, SUM).await, sum);
     sandbox.kill().await.unwrap();
     assert_nothing_left(&host).await;
+}
+
+/// Reads the metadata service as the agent does, and calls the agent's `/init` with a lie about the guest, and then with a
+/// token that the service does not vouch for.
+const METADATA: &str = r#"
+import json, sys, urllib.request, urllib.error
+def ask(url, method, body=None, **headers):
+    headers = {name.replace('_', '-'): value for name, value in headers.items()}
+    try: return urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method), timeout=20).read().decode()
+    except urllib.error.HTTPError as error: return f'{error.code} {error.read().decode()}'
+service, init = 'http://169.254.169.254/', 'http://127.0.0.1:49983/init'
+print(ask(service, 'GET')[:3])
+token = ask(service + 'latest/api/token', 'PUT', x_metadata_token_ttl_seconds='60')
+said = json.loads(ask(service, 'GET', x_metadata_token=token, accept='application/json'))
+print(*[said[name] for name in ('instanceID', 'envID', 'accessTokenHash')])
+print(ask(init, 'POST', b'{"instanceID":"liar","envID":"lie"}', x_access_token=sys.argv[1]))
+print(ask(init, 'POST', b'{"accessToken":"guess"}'))
+"#;
+
+/// What the service says, and that the agent goes by it.
+async fn assert_described(sandbox: &Sandbox) {
+    let token = sandbox.agent_token().unwrap();
+    let output = sandbox.command("python3").args(["-c", METADATA, &token]).output().await.unwrap();
+    let (out, err) = (output.stdout_utf8(), output.stderr_utf8());
+    assert!(output.status.success(), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    let hash: String = Sha512::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(lines[..3], ["401", &format!("{} base {hash}", sandbox.id()), ""], "{out}");
+    assert!(lines[3].starts_with("401") && lines[3].contains("vouches for"), "{out}");
+    let ids = run(sandbox, "echo $E2B_SANDBOX_ID $E2B_TEMPLATE_ID").await;
+    assert_eq!(ids, format!("{} base", sandbox.id()), "the service's word comes first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metadata_service_says_who_a_guest_is_after_every_restore_and_the_agent_goes_by_it() {
+    let (host, _alone) = firecracker_or_return!();
+    let sandbox = Sandbox::create(&host, "base").await.unwrap();
+    assert_described(&sandbox).await;
+    let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
+    assert_ne!(child.id(), sandbox.id());
+    assert_described(&child).await;
+    child.kill().await.unwrap();
+    // The parent stood still for it, and is who it was.
+    assert_described(&sandbox).await;
+    let before = sandbox.agent_token().unwrap();
+    let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
+    assert_ne!(sandbox.agent_token().unwrap(), before);
+    assert_described(&sandbox).await;
+    sandbox.kill().await.unwrap();
 }
 
 /// Not a test by itself: the program that the next test starts and kills.

@@ -3,7 +3,7 @@
 //! ```text
 //!  Vmm::boot ────────────────┐
 //!                            ▼         ┌── resume ──┐
-//!  Vmm::restore ─────▶ Machine (stopped)            ▼
+//!  Vmm::restore ─────▶ Machine (stopped, describe)  ▼
 //!                            ▲                   running
 //!                   save ────┘◀─ stop ── save_ahead ┘        kill, or the VMM's own end, from anywhere
 //! ```
@@ -14,6 +14,7 @@ pub(crate) mod fake;
 pub(crate) mod firecracker;
 mod inject;
 pub(crate) mod memory;
+mod metadata;
 mod process;
 pub(crate) mod qemu;
 pub(crate) mod tsc;
@@ -29,6 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use wrenn_snapshot::{Generation, HeldPages, PAGE_BYTES, Populate, ServeOptions, SpaceWriter, WorkingSet};
 
+pub(crate) use self::metadata::Metadata;
 use crate::agent::Connector;
 use crate::{Paging, RestoreReport, Result};
 use console::Console;
@@ -218,6 +220,12 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
 /// A cancelled method leaves the machine in a state that only [`kill`](Self::kill) may follow.
 #[async_trait]
 pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
+    /// Puts what the guest is into the metadata service that it has, before it runs on. A VMM without one has nothing to do:
+    /// the agent is told the same by its host.
+    async fn describe(&mut self, _guest: &Metadata) -> Result<()> {
+        Ok(())
+    }
+
     /// Lets the guest run.
     async fn resume(&mut self) -> Result<()>;
 

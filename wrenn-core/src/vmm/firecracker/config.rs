@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::room::{BASE, DRIVE};
-use crate::vmm::MachineShape;
+use crate::vmm::{MachineShape, Metadata};
 
 /// Names of the files in a VMM's room.
 pub(super) const API_SOCKET: &str = "api.sock";
@@ -37,6 +37,10 @@ pub(super) fn boot(shape: &MachineShape) -> Vec<(&'static str, Value)> {
                 "guest_mac": wrenn_net::GUEST_MAC,
             }),
         ),
+        // Version 2 answers nobody who did not ask for a token first, so that no program is made to ask by a mere address.
+        ("/mmds/config", json!({ "version": "V2", "network_interfaces": ["eth0"] })),
+        // It is nobody yet.
+        (METADATA, json!({})),
         ("/actions", json!({ "action_type": "InstanceStart" })),
     ]
 }
@@ -77,6 +81,18 @@ pub(super) enum Backend {
     File(&'static str),
 }
 
+/// Where the data of the metadata service are put. They are not part of a snapshot; the service's configuration is.
+pub(super) const METADATA: &str = "/mmds";
+
+/// The names are those that E2B's agent reads. Its `address`, of a collector of logs, has no counterpart here.
+pub(super) fn metadata(guest: &Metadata) -> Value {
+    json!({
+        "instanceID": guest.sandbox.to_string(),
+        "envID": guest.template.to_string(),
+        "accessTokenHash": guest.token_hash(),
+    })
+}
+
 /// `PUT /snapshot/create`. Onto a file that is there already, a diff adds.
 pub(super) fn create() -> Value {
     json!({ "snapshot_type": "Diff", "snapshot_path": STATE, "mem_file_path": MEMORY })
@@ -94,7 +110,7 @@ pub(super) enum VmState {
 /// a quick start without devices that it does not have.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on \
     net.ifnames=0 ipv6.disable=1 \
-    wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 \
+    wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 wrenn.mmds=1 \
     i8042.noaux i8042.nomux i8042.dumbkbd";
 
 #[cfg(test)]
@@ -109,7 +125,27 @@ mod tests {
             let text = body.to_string();
             assert!(!text.contains("\"/"), "{path} names a path of the host: {text}");
         }
+        let order: Vec<_> = boot(&shape).into_iter().map(|(path, _)| path).collect();
+        let at = |path| order.iter().position(|known| *known == path);
+        assert!(at("/network-interfaces/eth0") < at("/mmds/config") && at(METADATA) < at("/actions"), "{order:?}");
         assert_eq!(serde_json::to_string(&VmState::Paused).unwrap(), r#"{"state":"Paused"}"#);
         assert_eq!(load(Backend::Uffd)["track_dirty_pages"], true);
+    }
+
+    #[test]
+    fn a_guests_metadata_have_the_tokens_hash_and_not_the_token() {
+        let guest = Metadata {
+            sandbox: "sb0123456789abcdef".parse().unwrap(),
+            template: "base".parse().unwrap(),
+            token: "secret".to_owned(),
+        };
+        let data = metadata(&guest);
+        assert_eq!((data["instanceID"].as_str(), data["envID"].as_str()), (Some("sb0123456789abcdef"), Some("base")));
+        // `printf secret | sha512sum`
+        let hash = data["accessTokenHash"].as_str().unwrap();
+        assert!(
+            hash.len() == 128 && hash.starts_with("bd2b1aaf7ef4f09be9f52ce2d8d599674d81aa9d6a4421696dc4d93dd0619d68")
+        );
+        assert!(!data.to_string().contains("secret") && !format!("{guest:?}").contains("secret"));
     }
 }

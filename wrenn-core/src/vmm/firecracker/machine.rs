@@ -17,7 +17,7 @@ use super::room::Door;
 use crate::guest::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::process::Process;
-use crate::vmm::{Exit, Machine, Saved, SavedMemory};
+use crate::vmm::{Exit, Machine, Metadata, Saved, SavedMemory};
 use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
 
 #[derive(Debug)]
@@ -117,6 +117,10 @@ impl FirecrackerMachine {
 
 #[async_trait]
 impl Machine for FirecrackerMachine {
+    async fn describe(&mut self, guest: &Metadata) -> Result<()> {
+        self.put("describe the guest", config::METADATA, &config::metadata(guest), ANSWER_TIMEOUT).await
+    }
+
     async fn resume(&mut self) -> Result<()> {
         self.set_state("let the guest run", VmState::Resumed).await
     }

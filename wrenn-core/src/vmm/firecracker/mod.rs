@@ -3,7 +3,7 @@
 //! ```text
 //!  start:    Room::enter (on the VM's thread) ─▶ [jailer ─▶] firecracker ─▶ Api::connect
 //!  boot:     config::boot ─▶ InstanceStart
-//!  restore:  listen ─▶ PUT /snapshot/load ─▶ hand-over ─▶ page server (on the VM's thread) ─▶ answered
+//!  restore:  listen ─▶ PUT /snapshot/load ─▶ hand-over ─▶ page server (on the VM's thread) ─▶ answered ─▶ PUT /mmds
 //!  save:     PATCH /vm Paused ─▶ PUT /snapshot/create Diff ─▶ SpaceWriter::add_sparse
 //! ```
 

@@ -1,0 +1,33 @@
+//! Who a guest is, in the host's words.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha512};
+
+use crate::{SandboxId, TemplateName};
+
+/// What a metadata service says of a guest.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) template: TemplateName,
+    /// The token that the guest's agent is about to be given. Its hash alone is told.
+    pub(crate) token: String,
+}
+
+impl Metadata {
+    /// The token's SHA-512, in hexadecimal digits: who brings such a token speaks for the host.
+    pub(crate) fn token_hash(&self) -> String {
+        Sha512::digest(self.token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for Metadata {
+    /// Leaves out the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metadata")
+            .field("sandbox", &self.sandbox)
+            .field("template", &self.template)
+            .finish_non_exhaustive()
+    }
+}
