@@ -67,7 +67,7 @@ fn kernel_command_line(shape: &MachineShape) -> String {
         .to_owned();
     if shape.acceleration == Acceleration::Tcg {
         // An emulated processor speculates on nothing. And QEMU keeps its translations by virtual address: a program that
-        // is somewhere else at every start is translated at every start, which takes five times as long as to start it.
+        // is somewhere else at every start is translated at every start, which is most of the time of a small one.
         line.push_str(" mitigations=off norandmaps");
     }
     if let Some(khz) = shape.tsc_khz {
