@@ -3,8 +3,6 @@
 //! `file_write/copy` is the same beside a plain TCP copy that is forgotten: what a file costs for itself is the pages that
 //! the guest's kernel has to find and clear for it, which no copy into one can do without.
 
-use std::time::Instant;
-
 use tokio::io::AsyncReadExt as _;
 use wrenn_core::Sandbox;
 
@@ -23,9 +21,9 @@ async fn main() -> anyhow::Result<()> {
     let raw = guest::RawCopy::start(&sandbox).await?;
     let (mut values, mut references, mut copies) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        let reference = ms(raw.save(BYTES)).await?;
-        let value = ms(copy(&sandbox)).await?;
-        let forgotten = ms(raw.put(BYTES)).await?;
+        let reference = guest::ms(raw.save(BYTES)).await?;
+        let value = guest::ms(copy(&sandbox)).await?;
+        let forgotten = guest::ms(raw.put(BYTES)).await?;
         if round > 0 {
             values.push(value);
             references.push(reference);
@@ -37,12 +35,6 @@ async fn main() -> anyhow::Result<()> {
     report_percentiles("file_write", "ms", &values, &references, [Goal::AtMost(1.25), Goal::None]);
     sandbox.kill().await?;
     Ok(())
-}
-
-async fn ms(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
-    let began = Instant::now();
-    work.await?;
-    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 async fn copy(sandbox: &Sandbox) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! A running sandbox, and plain connections to it that figures of the agent are held against.
 
+use std::time::Instant;
+
 use anyhow::ensure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -37,8 +39,8 @@ impl Http {
     }
 }
 
-/// A server in the guest that copies between its memory and a socket, with the calls of a plain program: it sends as many
-/// bytes as the first line asks for, or takes as many, into its memory or into a new file, and answers one byte.
+/// A server in the guest that copies between a socket and its memory or a file, with the calls of a plain program: it sends
+/// as many bytes as the first line asks for, or takes as many and answers one byte.
 pub(crate) struct RawCopy {
     sandbox: Sandbox,
     _server: Child,
@@ -53,9 +55,14 @@ while True:
     stream, _ = listener.accept()
     word, count = stream.makefile('rb', buffering=0).readline().split()
     left = int(count)
-    file = open('/dev/shm/raw', 'wb', buffering=0) if word == b'save' else None
+    modes = {b'save': 'wb', b'load': 'rb'}
+    file = open('/dev/shm/raw', modes[word], buffering=0) if word in modes else None
     while left:
-        if word == b'get':
+        if word == b'load':
+            count = file.readinto(block)
+            stream.sendall(memoryview(block)[:count])
+            left -= count
+        elif word == b'get':
             left -= stream.send(memoryview(block)[:min(left, len(block))])
         else:
             got = stream.recv_into(block, min(left, len(block)))
@@ -63,7 +70,7 @@ while True:
             if file: file.write(memoryview(block)[:got])
             left -= got
     if file: file.close()
-    if word != b'get': stream.sendall(b'k')
+    if word in (b'put', b'save'): stream.sendall(b'k')
     stream.close()
 ";
 
@@ -74,9 +81,19 @@ impl RawCopy {
         Ok(Self { sandbox: sandbox.clone(), _server: server })
     }
 
+    /// From the server's memory.
     pub(crate) async fn get(&self, bytes: usize) -> anyhow::Result<()> {
+        self.receive("get", bytes).await
+    }
+
+    /// From the file that [`save`](Self::save) has left, which is no shorter.
+    pub(crate) async fn load(&self, bytes: usize) -> anyhow::Result<()> {
+        self.receive("load", bytes).await
+    }
+
+    async fn receive(&self, word: &str, bytes: usize) -> anyhow::Result<()> {
         let mut stream = self.sandbox.connect(9000).await?;
-        stream.write_all(format!("get {bytes}\n").as_bytes()).await?;
+        stream.write_all(format!("{word} {bytes}\n").as_bytes()).await?;
         let (mut buffer, mut left) = (vec![0; 256 << 10], bytes);
         while left > 0 {
             let len = stream.read(&mut buffer).await?;
@@ -108,6 +125,13 @@ impl RawCopy {
         ensure!(stream.read_u8().await? == b'k', "the server did not take all");
         Ok(())
     }
+}
+
+/// How long something takes, in ms.
+pub(crate) async fn ms(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    work.await?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 /// The median of what a program of the guest prints, a number a line.

@@ -53,6 +53,24 @@ async fn a_stream_of_input_is_read_in_its_order() {
     assert_eq!(error.code, ErrorCode::NotFound, "it has ended");
 }
 
+/// Each line is asked for by the one before: one that was kept back for more would never be sent.
+#[tokio::test]
+async fn a_line_that_comes_alone_is_told_at_once_even_after_a_flood() {
+    let agent = Agent::start();
+    let line = "head -c 3000000 /dev/zero; while read line; do echo \"got $line\"; done";
+    let mut request = start("sh", &["-c", line]);
+    (request.stdin, request.tag) = (Some(true), Some("asked".to_owned()));
+    let mut session = Session::start(&agent, request).await.unwrap();
+    session.expect(&"\0".repeat(3_000_000)).await;
+    for number in 0..20 {
+        let input = piece(&format!("{number}\n"));
+        agent.client().stream_input(stream::iter([begin(by_tag("asked")), input])).await.unwrap();
+        session.expect(&format!("got {number}\n")).await;
+    }
+    session.signal(Signal::SIGNAL_SIGKILL).await.unwrap();
+    session.finish().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_tag_names_its_process_and_no_other() {
     let agent = Agent::start();
