@@ -108,7 +108,8 @@ impl DirtyTracker {
 
     /// Makes pages keep what they hold now until they are copied, although the guest goes on. Call it while the guest is
     /// stopped, with pages that were collected since it stopped. `None` if there is no [second descriptor](Self::hold_with);
-    /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered.
+    /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered. Until the
+    /// next hold, up to 60 KiB after what the guest writes in order may count as written, too.
     ///
     /// # Errors
     /// The pages of an earlier hold are not dropped yet; or protection could not be changed, and from then on every page

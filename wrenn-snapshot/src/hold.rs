@@ -14,8 +14,9 @@
 //! with the first descriptor, and knows nothing of this.
 //!
 //! What was moved stays so until the next hold, for which the guest is stopped anyway; moving it back while the guest
-//! runs would miss what it writes between the two calls. Meanwhile the first write to each such page waits for the thread
-//! here, some 10 us.
+//! runs would miss what it writes between the two calls. Meanwhile the first write to such a page waits for the thread
+//! here, some 10 us; one that comes in order lets more and more of what follows through too, up to 64 KiB. Without that, a
+//! guest that rewrites 64 MiB took 0.8 s for the first time after a fork; with it, 20 to 60 ms, and 14 without a fork.
 
 mod keeper;
 #[cfg(test)]
@@ -126,6 +127,7 @@ impl Hold {
             regions: regions.clone(),
             current: Arc::clone(&current),
             stop: stop.clone(),
+            order: InOrder::default(),
         };
         let thread = std::thread::Builder::new().name("wrenn-hold".to_owned());
         thread.spawn(move || work.serve()).map_err(|error| Error::kernel("clone", error))?;
@@ -226,10 +228,11 @@ struct Writes {
     regions: Regions,
     current: Current,
     stop: StopHandle,
+    order: InOrder,
 }
 
 impl Writes {
-    fn serve(self) {
+    fn serve(mut self) {
         let mut events = Vec::new();
         while !self.stop.is_stopped() {
             if self.wait().is_err() || self.uffd.drain(&mut events).is_err() {
@@ -248,19 +251,49 @@ impl Writes {
         }
     }
 
-    fn let_through(&self, event: Event) {
+    fn let_through(&mut self, event: Event) {
         let Event::Protected { addr } = event else { return };
-        let addr = self.regions.granule_start(addr);
         let Some(region) = self.regions.containing(addr) else { return };
-        let pages = region.granule_of(region.page_at(addr));
+        let page = region.page_at(addr);
+        let pages = PageRange::new(
+            page.0,
+            self.order.ahead(page.0).min(region.pages().start.0 + region.pages().count - page.0),
+        );
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeper) = current.upgrade() {
             keeper.keep(pages);
         }
-        let len = PageIndex(pages.count).byte_offset();
-        // It is done, or the process is gone.
-        while let Ok(Copied::Again) = self.uffd.unprotect(addr, len) {
-            std::thread::yield_now();
+        // Those that come next may not be moved.
+        if self.unprotect(region, pages) == Copied::Gone && pages.count > 1 {
+            self.unprotect(region, PageRange { count: 1, ..pages });
         }
+    }
+
+    fn unprotect(&self, region: &Region, pages: PageRange) -> Copied {
+        loop {
+            match self.uffd.unprotect(region.addr_of(pages.start), PageIndex(pages.count).byte_offset()) {
+                Ok(Copied::Again) => std::thread::yield_now(),
+                Ok(done) => return done,
+                // It is not registered, or the process is gone.
+                Err(_) => return Copied::Gone,
+            }
+        }
+    }
+}
+
+/// How many pages are let through at once: more and more to a guest that writes in order, which then waits for one in
+/// sixteen. Those that it does not come to count as written, although they are not.
+#[derive(Debug, Default)]
+struct InOrder {
+    next: u32,
+    count: u32,
+}
+
+impl InOrder {
+    /// For a write to a page.
+    fn ahead(&mut self, page: u32) -> u32 {
+        self.count = if page == self.next { (self.count * 2).clamp(1, PIECE_PAGES) } else { 1 };
+        self.next = page.saturating_add(self.count);
+        self.count
     }
 }

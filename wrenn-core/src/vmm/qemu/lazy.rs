@@ -112,44 +112,23 @@ pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracke
 const FEW_PAGES: u64 = 512;
 const ROUNDS_MAX: usize = 6;
 
-/// What is left to copy of a stopped machine's memory.
-pub(super) enum Left {
-    /// All of it: the guest came from no generation.
+/// What is known of the pages that a guest wrote since the generation that it came from.
+pub(super) enum Written {
+    /// It came from none.
     All,
-    /// It is found by comparing.
+    Tracked(Tracker),
+    /// Nothing: they are found by comparing.
     Unknown,
-    Pages {
-        /// While the machine is stopped.
-        at_once: Vec<PageRange>,
-        /// When it goes on.
-        held: Option<HeldPages>,
-    },
 }
 
-/// Finds what a stopped guest wrote and was not copied `ahead`. If it was, the guest is to go on: what is much is held.
-pub(super) fn find_left(tracker: &Tracker, ahead: bool) -> Result<Left> {
-    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
-    // Before anything can fail: what is collected stays pending until it is committed.
-    let found = tracker.collect()?;
-    if !ahead {
-        return Ok(Left::Pages { at_once: tracker.pending(), held: None });
-    }
-    if count(&found) <= FEW_PAGES {
-        return Ok(Left::Pages { at_once: found, held: None });
-    }
-    Ok(match tracker.hold(&found)? {
-        Some((held, rest)) => Left::Pages { at_once: rest, held: Some(held) },
-        None => Left::Pages { at_once: found, held: None },
-    })
-}
-
-/// Writes what is left of a stopped machine's memory, but for what is held.
-pub(super) fn write_left(mut into: SpaceWriter, memory: &GuestMemory, left: Left) -> Result<SavedMemory> {
+/// Writes the memory of a stopped machine: what the guest wrote, and was not written ahead.
+pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: Written) -> Result<SavedMemory> {
     let file = || memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()));
-    match left {
-        Left::All => into.add_sparse(&file()?)?,
-        Left::Unknown => into.add_compared(&file()?)?,
-        Left::Pages { at_once, held } => {
+    match written {
+        Written::All => into.add_sparse(&file()?)?,
+        Written::Unknown => into.add_compared(&file()?)?,
+        Written::Tracked(tracker) => {
+            let (at_once, held) = find_left(&tracker, into.stored_pages() > 0)?;
             let view = memory.map().map_err(|e| Error::failed(READ)(e.into()))?;
             into.add_dirty(&view, &at_once)?;
             if let Some(pages) = held {
@@ -158,6 +137,24 @@ pub(super) fn write_left(mut into: SpaceWriter, memory: &GuestMemory, left: Left
         }
     }
     Ok(SavedMemory::Written(into))
+}
+
+/// What a stopped guest wrote and was not written ahead: the pages to copy at once, and those that are held until the
+/// guest, which is to go on if anything was written ahead, does.
+fn find_left(tracker: &Tracker, goes_on: bool) -> Result<(Vec<PageRange>, Option<HeldPages>)> {
+    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+    // Before anything can fail: what is collected stays pending until it is committed.
+    let found = tracker.collect()?;
+    if !goes_on {
+        return Ok((tracker.pending(), None));
+    }
+    if count(&found) <= FEW_PAGES {
+        return Ok((found, None));
+    }
+    Ok(match tracker.hold(&found)? {
+        Some((held, rest)) => (rest, Some(held)),
+        None => (found, None),
+    })
 }
 
 fn count(ranges: &[PageRange]) -> u64 {

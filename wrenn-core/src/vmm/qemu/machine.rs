@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
-use super::lazy::{LazyMemory, Left, find_left, write_left};
+use super::lazy::{LazyMemory, Written, save_memory};
 use super::qmp::{Qmp, QmpError};
 use crate::guest::blocking;
 use crate::vmm::console::Console;
@@ -81,17 +81,6 @@ impl QemuMachine {
         self.migrated("restore the device state").await?;
         self.loaded_in = began.elapsed();
         Ok(())
-    }
-
-    async fn find_left(&self, ahead: bool) -> Result<Left> {
-        match &self.origin {
-            Origin::Booted => Ok(Left::All),
-            Origin::Copied(_) => Ok(Left::Unknown),
-            Origin::Lazy(lazy) => {
-                let tracker = lazy.tracker();
-                blocking("find what the guest wrote", move || find_left(&tracker, ahead)).await?
-            }
-        }
     }
 
     fn memory_file(&self) -> Result<File> {
@@ -167,14 +156,17 @@ impl Machine for QemuMachine {
 
     async fn save(&mut self, memory: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the device state";
-        // Memory first, as QEMU itself does it when it saves both.
-        let left = self.find_left(memory.stored_pages() > 0).await?;
         let mut state = state_file(WHAT)?;
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
-        // QEMU saves the devices while the rest is copied.
+        let written = match &self.origin {
+            Origin::Booted => Written::All,
+            Origin::Lazy(lazy) => Written::Tracked(lazy.tracker()),
+            Origin::Copied(_) => Written::Unknown,
+        };
+        // QEMU saves the devices meanwhile. That writes nothing to memory: a migration has sent all of it by then.
         let guest_memory = Arc::clone(&self.memory);
-        let copied = blocking("save the memory", move || write_left(memory, &guest_memory, left));
+        let copied = blocking("save the memory", move || save_memory(memory, &guest_memory, written));
         let (copied, migrated) = tokio::join!(copied, self.migrated(WHAT));
         migrated?;
         rewind(&state, WHAT)?;
