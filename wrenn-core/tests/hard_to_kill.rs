@@ -61,6 +61,16 @@ async fn no_program_takes_the_agent_down() {
         sandbox.command("sh").args(["-c", "kill -9 -1"]).user(user).output().await.unwrap();
         assert_eq!(run(&sandbox, "echo up").await, "up");
     }
+    // Who stops whatever it may, also what is only about to be its own, stops itself alone.
+    let line = "while True:\n  try: os.kill(-1, 19)\n  except OSError: pass";
+    let stopper = sandbox.command("python3").args(["-c", &format!("import os\n{line}")]).user("nobody");
+    let stopper = stopper.spawn().await.unwrap();
+    for _ in 0..40 {
+        let stopped = sandbox.command("true").user("nobody").timeout(Duration::from_millis(200)).output().await;
+        assert!(!matches!(stopped, Err(Error::VmEnded { .. })), "{stopped:?}");
+    }
+    assert_eq!(run(&sandbox, "echo up").await, "up");
+    stopper.kill().await.unwrap();
     assert_eq!(
         run(&sandbox, "kill -9 1; kill -11 1; kill -1 1; sleep 0.5; grep -l ' Z ' /proc/[0-9]*/stat | wc -l").await,
         "0"

@@ -3,6 +3,7 @@
 
 mod spawn;
 pub(super) mod terminal;
+mod watchdog;
 
 use std::{
     fs::File,

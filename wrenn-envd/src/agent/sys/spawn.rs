@@ -20,6 +20,7 @@ use std::{
     sync::Arc,
 };
 
+use super::watchdog;
 use nix::{
     errno::Errno,
     sys::{
@@ -58,21 +59,26 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Where no process can be made, or it cannot become what it should, or cannot be executed; nothing is left to reap.
+    /// Where no process can be made, or it cannot become what it should, or cannot be executed, or its user stops it before
+    /// it is; nothing is left to reap.
     pub(in crate::agent) fn start(&self) -> io::Result<u32> {
         let (args, envs) = (pointers(&self.args), pointers(&self.envs));
-        let mut birth = Birth { program: self, args: &args, envs: &envs, joins_group: false, failure: 0 };
+        let watched = watchdog::watch()?;
+        let pid = watched.pid();
+        let mut birth = Birth { program: self, args: &args, envs: &envs, pid, joins_group: false, failure: 0 };
         let mut stack = Box::<[u8]>::new_uninit_slice(STACK_BYTES + size_of_val(args.as_slice()));
         // A handler of the agent's must not run in a process that shares its memory.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let made = birth.give(&mut stack);
         mask.thread_set_mask()?;
         let pid = made?;
-        if birth.failure == 0 {
-            return u32::try_from(pid.as_raw()).map_err(io::Error::other);
-        }
+        let failure = match (watched.was_ended(), birth.failure) {
+            (true, _) => io::Error::other("it was stopped before it began"),
+            (false, 0) => return u32::try_from(pid.as_raw()).map_err(io::Error::other),
+            (false, failure) => io::Error::from_raw_os_error(failure),
+        };
         while waitpid(pid, None::<WaitPidFlag>) == Err(Errno::EINTR) {}
-        Err(io::Error::from_raw_os_error(birth.failure))
+        Err(failure)
     }
 }
 
@@ -81,6 +87,8 @@ struct Birth<'a> {
     program: &'a Program,
     args: &'a [*const c_char],
     envs: &'a [*const c_char],
+    /// Where the kernel writes the new process's number, before this one waits for it.
+    pid: *mut c_int,
     /// Whether it has yet to enter its control group: the kernel is older than 5.7.
     joins_group: bool,
     /// Why it could not execute the program.
@@ -102,7 +110,8 @@ impl Birth<'_> {
         const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
         // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = u64::from((libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned()) | CLONE_INTO_CGROUP;
+        args.flags = u64::from(FLAGS.cast_unsigned()) | CLONE_INTO_CGROUP;
+        args.parent_tid = self.pid.addr() as u64;
         args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
         args.stack = stack.as_ptr().addr() as u64;
         args.stack_size = (top_of(stack) - stack.as_ptr().addr()) as u64;
@@ -112,7 +121,7 @@ impl Birth<'_> {
     }
 
     fn clone_here(&mut self, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
-        let flags = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD).cast_unsigned() as usize;
+        let flags = (FLAGS | libc::SIGCHLD).cast_unsigned() as usize;
         // SAFETY: it asks for shared memory and for a wait, and the stack is unused and aligned at its end.
         unsafe { self.clone_with(libc::SYS_clone, flags, top_of(stack)) }
     }
@@ -140,7 +149,8 @@ impl Birth<'_> {
                 inlateout("rax") call => result,
                 in("rdi") first,
                 in("rsi") second,
-                in("rdx") 0_usize,
+                // The third of `clone`'s; `clone3` has two.
+                in("rdx") self.pid,
                 in("r10") 0_usize,
                 in("r8") 0_usize,
                 in("r12") ptr::from_mut(self).cast::<c_void>(),
@@ -239,6 +249,9 @@ fn top_of(stack: &[MaybeUninit<u8>]) -> usize {
     stack.as_ptr_range().end.addr() & !15
 }
 
+/// It shares the memory, this thread waits for it, and knows its number before that.
+const FLAGS: c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID;
+
 /// What [`Birth::enter`] and `execvpe` need. The latter also copies the arguments, for a script without an interpreter.
 const STACK_BYTES: usize = 32 << 10;
 
@@ -315,5 +328,39 @@ mod tests {
         assert_eq!(nowhere.start().unwrap_err().raw_os_error(), Some(libc::ENOENT));
         let children = fs::read_to_string(format!("/proc/self/task/{}/children", nix::unistd::gettid())).unwrap();
         assert_eq!(children, "");
+    }
+
+    #[test]
+    fn a_user_who_stops_whatever_it_may_does_not_stop_the_agent() {
+        if !nix::unistd::Uid::effective().is_root() {
+            println!("skipped: a_user_who_stops_whatever_it_may_does_not_stop_the_agent: only root starts as others");
+            return;
+        }
+        let null = || File::options().read(true).write(true).open("/dev/null").unwrap().into();
+        let as_user = move |path: &str, args: &[&str]| Program {
+            uid: Uid::from_raw(61_234),
+            gid: Gid::from_raw(61_234),
+            groups: Some(Vec::new()),
+            ..program(Path::new(path), args, null())
+        };
+        let line = "import os, signal\nwhile True:\n  try: os.kill(-1, signal.SIGSTOP)\n  except OSError: pass";
+        let stopper = as_user("/usr/bin/python3", &["python3", "-c", line]).start().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for _ in 0..2000 {
+                if let Ok(pid) = as_user("/bin/true", &["true"]).start() {
+                    let pid = Pid::from_raw(pid.try_into().unwrap());
+                    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+                    waitpid(pid, None).unwrap();
+                }
+            }
+            done.send(()).unwrap();
+        });
+        let finished = finished.recv_timeout(std::time::Duration::from_secs(30));
+        let stopper = Pid::from_raw(stopper.try_into().unwrap());
+        nix::sys::signal::kill(stopper, nix::sys::signal::Signal::SIGKILL).unwrap();
+        waitpid(stopper, None).unwrap();
+        assert!(finished.is_ok(), "the agent waits for a process that is stopped");
     }
 }
