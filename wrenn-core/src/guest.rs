@@ -234,7 +234,9 @@ impl Guest {
         self.halt().await?;
         let stopped = Instant::now();
         let drive = SavedDrive::of(Arc::clone(&self.drive), host.data_dir().to_owned(), drive_writer, then);
-        let (Saved { memory, state }, drive) = tokio::try_join!(self.machine.save(memory), drive)?;
+        // Both to their ends: a machine whose saving was cut short could not go on.
+        let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
+        let (Saved { memory, state }, drive) = (saved?, drive?);
         // From here on nothing of the guest is read: what remains is to store it, and to make that durable.
         let stopped_for = stopped.elapsed();
         if then == Then::GoOn {
