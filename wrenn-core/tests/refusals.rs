@@ -141,7 +141,7 @@ async fn unknown_templates_and_bad_shapes_are_refused_before_anything_starts() {
 async fn a_full_disk_fails_the_pause_and_the_sandbox_goes_on() {
     vm_test_or_return!();
     // Room for the template, and for little more.
-    let mount = Mount::tmpfs("size=400M");
+    let mount = Mount::tmpfs("size=500M");
     common::link_images(mount.path());
     let host = Host::open(mount.path()).await.unwrap();
     let sandbox = Sandbox::create(&host, "base").await.unwrap();
@@ -164,6 +164,25 @@ async fn a_full_disk_fails_the_pause_and_the_sandbox_goes_on() {
     sandbox.pause().await.unwrap();
     let sandbox = host.paused(&id).unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "cat state; md5sum < /dev/shm/big").await, format!("second\n{sum}"));
+
+    // Where there is room for the memory and not for the drive, both are given up, and the guest goes on.
+    run(&sandbox, "rm /dev/shm/big; head -c 40000000 /dev/urandom > big; sync").await;
+    let ballast = mount.path().join("ballast");
+    fill(&ballast);
+    std::fs::File::options()
+        .write(true)
+        .open(&ballast)
+        .unwrap()
+        .set_len(ballast.metadata().unwrap().len() - (24 << 20))
+        .unwrap();
+    let error = sandbox.fork(1).await.unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
+    assert_eq!(run(&sandbox, "cat state").await, "second");
+    std::fs::remove_file(ballast).unwrap();
+    let sum = run(&sandbox, "md5sum < big").await;
+    let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
+    assert_eq!(run(&child, "md5sum < big").await, sum);
+    child.kill().await.unwrap();
     sandbox.kill().await.unwrap();
 }
 
