@@ -59,8 +59,8 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Where no process can be made, or it cannot become what it should, or cannot be executed, or its user stops it before
-    /// it is; nothing is left to reap.
+    /// Where no process can be made, or it cannot become what it should, or cannot be executed, or is stopped or held up
+    /// before it is; nothing is left to reap.
     pub(in crate::agent) fn start(&self) -> io::Result<u32> {
         let (args, envs) = (pointers(&self.args), pointers(&self.envs));
         let watched = watchdog::watch()?;
@@ -73,7 +73,7 @@ impl Program {
         mask.thread_set_mask()?;
         let pid = made?;
         let failure = match (watched.was_ended(), birth.failure) {
-            (true, _) => io::Error::other("it was stopped before it began"),
+            (true, _) => io::Error::other("it was stopped before it began, or its program could not be read in 10 s"),
             (false, 0) => return u32::try_from(pid.as_raw()).map_err(io::Error::other),
             (false, failure) => io::Error::from_raw_os_error(failure),
         };

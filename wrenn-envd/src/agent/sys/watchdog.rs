@@ -1,12 +1,12 @@
-//! Ends a process that is stopped before it has begun.
+//! Ends a process that does not come to begin.
 //!
 //! The agent stands still until a new process executes its program. Just before that the process is its user's, who may
-//! stop it: whoever stops all that he can, over and over, would stop the agent. So while the agent waits, a thread looks
-//! whether it waits for nothing.
+//! stop it: whoever stops all that he can, over and over, would stop the agent. Or the program is in a file system that
+//! does not answer. So while the agent waits, a thread looks whether it waits for nothing.
 //!
 //! ```text
 //!  agent    watch ---- clone, waits ------------------- goes on ---- Watched::was_ended
-//!  timer      +---------- PERIOD ---> thread: is it stopped? kill it
+//!  timer      +---------- PERIOD ---> thread: is it stopped, or late? kill it
 //! ```
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
         atomic::{AtomicI32, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -42,7 +42,8 @@ pub(super) struct Watchdog {
 
 #[derive(Default)]
 struct State {
-    watches: bool,
+    /// Since when it watches.
+    since: Option<Instant>,
     ended: bool,
 }
 
@@ -68,7 +69,7 @@ pub(super) fn watch() -> io::Result<Watched<'static>> {
     };
     let turn = lock(&watchdog.turn);
     watchdog.pid.store(0, Ordering::Relaxed);
-    *lock(&watchdog.state) = State { watches: true, ended: false };
+    *lock(&watchdog.state) = State { since: Some(Instant::now()), ended: false };
     watchdog.timer.set(Expiration::Interval(TimeSpec::from_duration(PERIOD)), TimerSetTimeFlags::empty())?;
     Ok(Watched { watchdog, _turn: turn })
 }
@@ -82,14 +83,14 @@ impl Watched<'_> {
     /// Whether it was ended, and has to be reaped.
     pub(super) fn was_ended(self) -> bool {
         let mut state = lock(&self.watchdog.state);
-        state.watches = false;
+        state.since = None;
         state.ended
     }
 }
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        lock(&self.watchdog.state).watches = false;
+        lock(&self.watchdog.state).since = None;
         // A timer that goes on wakes a thread that finds nothing to watch.
         let _ = self.watchdog.timer.unset();
     }
@@ -118,12 +119,10 @@ impl Watchdog {
     fn look(&self) {
         let mut state = lock(&self.state);
         let pid = self.pid.load(Ordering::Relaxed);
-        if !state.watches || pid == 0 {
-            return;
-        }
+        let Some(since) = state.since.filter(|_| pid != 0) else { return };
         let pid = Pid::from_raw(pid);
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        if matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))) {
+        if since.elapsed() > LATE || matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))) {
             state.ended = kill(pid, Signal::SIGKILL).is_ok();
         }
     }
@@ -135,3 +134,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Nobody who is not attacked waits for it.
 const PERIOD: Duration = Duration::from_millis(20);
+
+/// Far more than a disk under load takes for a program's first page.
+const LATE: Duration = Duration::from_secs(10);
