@@ -76,7 +76,7 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     let drive = mounts::mount_drives(&cmdline)?;
     mounts::switch_root()?;
     mounts::mount_rest()?;
-    protect_agent();
+    score_processes();
     raise_limits();
     network::configure(&cmdline)?;
     if !cmdline.nameservers.is_empty() {
@@ -116,10 +116,11 @@ fn open_console() {
     let _ = nix::unistd::dup2_stderr(&console);
 }
 
-/// The agent is the last thing that a guest short of memory may kill; processes get 100 when they start.
-fn protect_agent() {
-    if let Err(error) = fs::write("/proc/self/oom_score_adj", "-1000") {
-        complain(&format!("protect the agent from the out-of-memory killer: {error}"));
+/// What a guest short of memory kills first. PID 1 itself is never killed, whatever its score: it has this one for its
+/// children, which begin with it.
+fn score_processes() {
+    if let Err(error) = fs::write("/proc/self/oom_score_adj", "100") {
+        complain(&format!("set the out-of-memory score of processes: {error}"));
     }
 }
 

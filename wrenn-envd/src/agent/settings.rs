@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha512};
 
 use super::{
     api_error::ApiError,
-    users::{User, UserError},
+    users::{User, UserError, Users},
 };
 use crate::{ACCESS_TOKEN_HEADER, InitRequest, Timestamp};
 
@@ -24,6 +24,7 @@ pub(super) struct Settings {
     pub(super) default_workdir: Option<String>,
     /// The last time that was accepted from the host.
     pub(super) last_timestamp: Option<Timestamp>,
+    users: Users,
 }
 
 impl Settings {
@@ -111,7 +112,7 @@ impl Settings {
     /// The user called `name`, else the default one.
     pub(super) fn user(&self, name: Option<&str>) -> Result<User, UserError> {
         let name = name.filter(|name| !name.is_empty());
-        User::find(name.or(self.default_user.as_deref()).unwrap_or("root"))
+        self.users.find(name.or(self.default_user.as_deref()).unwrap_or("root"))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// A user of the guest.
@@ -25,12 +28,60 @@ pub(super) enum UserError {
     Unreadable(#[source] io::Error),
 }
 
-impl User {
-    /// The user that `name`, or a number in its place, stands for in this machine's `/etc`.
-    pub(super) fn find(name: &str) -> Result<Self, UserError> {
-        Self::find_in(Path::new("/etc"), name)
+/// The users of this machine's `/etc`. The last one that was asked for is known until a file changes: a sandbox has one
+/// user for most of what it does.
+#[derive(Debug, Default)]
+pub(super) struct Users {
+    last: Mutex<Option<Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    name: String,
+    user: User,
+    files: [Stamp; 2],
+}
+
+impl Users {
+    /// The user that `name`, or a number in its place, stands for.
+    pub(super) fn find(&self, name: &str) -> Result<User, UserError> {
+        self.find_in(Path::new("/etc"), name)
     }
 
+    fn find_in(&self, etc: &Path, name: &str) -> Result<User, UserError> {
+        let files = ["passwd", "group"].map(|file| Stamp::of(&etc.join(file)));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = last.as_ref().filter(|known| known.name == name && known.files == files) {
+            return Ok(known.user.clone());
+        }
+        let user = User::find_in(etc, name)?;
+        let is_settled = files.iter().all(Stamp::is_settled);
+        *last = is_settled.then(|| Known { name: name.to_owned(), user: user.clone(), files });
+        Ok(user)
+    }
+}
+
+/// What changes when a file does; `None` where there is none.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(Option<(u64, u64, u64, i64, i64)>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        let stamp = |file: fs::Metadata| (file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec());
+        Self(fs::metadata(path).ok().map(stamp))
+    }
+
+    /// Whether another change would be seen: a file's time is no finer than the kernel's clock ticks.
+    fn is_settled(&self) -> bool {
+        let Some((.., seconds, _)) = self.0 else { return true };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(seconds).is_ok_and(|seconds| Duration::from_secs(seconds) + SETTLED < now)
+    }
+}
+
+const SETTLED: Duration = Duration::from_secs(2);
+
+impl User {
     fn find_in(etc: &Path, name: &str) -> Result<Self, UserError> {
         let passwd = match fs::read_to_string(etc.join("passwd")) {
             // An image with no users file still has its superuser.
@@ -106,6 +157,22 @@ mod tests {
         assert_eq!(user.home, Path::new("/home/user"));
         assert_eq!(User::find_in(etc.path(), "1000").unwrap(), user);
         assert_eq!(User::find_in(etc.path(), "bare").unwrap().home, Path::new("/"));
+    }
+
+    #[test]
+    fn a_change_of_the_files_is_seen() {
+        let (etc, users) = (etc(), Users::default());
+        let groups = || users.find_in(etc.path(), "user").unwrap().groups;
+        assert_eq!(groups(), [1000, 27]);
+        assert!(users.last.lock().unwrap().is_none(), "what has just changed may change again at the same time");
+        fs::write(etc.path().join("group"), "video:x:44:user\n").unwrap();
+        assert_eq!(groups(), [1000, 44]);
+        std::thread::sleep(SETTLED + Duration::from_secs(1));
+        assert_eq!([groups(), groups()], [[1000, 44], [1000, 44]]);
+        assert!(users.last.lock().unwrap().is_some());
+        assert_eq!(users.find_in(etc.path(), "bare").unwrap().uid, 7);
+        fs::write(etc.path().join("group"), "video:x:45:user\n").unwrap();
+        assert_eq!(groups(), [1000, 45]);
     }
 
     #[test]

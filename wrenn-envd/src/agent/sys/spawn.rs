@@ -13,11 +13,11 @@
 use std::{
     arch::asm,
     ffi::{CStr, CString, c_char, c_int, c_void},
-    io,
+    fs, io,
     mem::MaybeUninit,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     ptr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use super::watchdog;
@@ -64,8 +64,9 @@ impl Program {
     pub(in crate::agent) fn start(&self) -> io::Result<u32> {
         let (args, envs) = (pointers(&self.args), pointers(&self.envs));
         let watched = watchdog::watch()?;
-        let pid = watched.pid();
-        let mut birth = Birth { program: self, args: &args, envs: &envs, pid, joins_group: false, failure: 0 };
+        let (pid, ignored, scores) = (watched.pid(), *IGNORED, *SCORES);
+        let mut birth =
+            Birth { program: self, args: &args, envs: &envs, pid, ignored, scores, joins_group: false, failure: 0 };
         let mut stack = Box::<[u8]>::new_uninit_slice(STACK_BYTES + size_of_val(args.as_slice()));
         // A handler of the agent's must not run in a process that shares its memory.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -89,6 +90,10 @@ struct Birth<'a> {
     envs: &'a [*const c_char],
     /// Where the kernel writes the new process's number, before this one waits for it.
     pid: *mut c_int,
+    /// The signals that it has to forget, a bit each.
+    ignored: u32,
+    /// Whether it has to say that it may be killed before others.
+    scores: bool,
     /// Whether it has yet to enter its control group: the kernel is older than 5.7.
     joins_group: bool,
     /// Why it could not execute the program.
@@ -97,25 +102,31 @@ struct Birth<'a> {
 
 impl Birth<'_> {
     fn give(&mut self, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
-        if let Some(group) = &self.program.control_group {
-            match self.clone_into(group.as_raw_fd(), stack) {
-                Err(Errno::EINVAL | Errno::E2BIG | Errno::ENOSYS) => self.joins_group = true,
-                made => return made,
+        match self.clone_anew(stack) {
+            Err(Errno::EINVAL | Errno::E2BIG | Errno::ENOSYS) => {
+                self.joins_group = self.program.control_group.is_some();
+                self.ignored = u32::MAX;
+                self.clone_here(stack)
             }
+            made => made,
         }
-        self.clone_here(stack)
     }
 
-    fn clone_into(&mut self, group: RawFd, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
+    /// With what the kernel can do since 5.7: the process is born into its group, and without the agent's handlers.
+    fn clone_anew(&mut self, stack: &mut [MaybeUninit<u8>]) -> Result<Pid, Errno> {
+        const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
         const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
         // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = u64::from(FLAGS.cast_unsigned()) | CLONE_INTO_CGROUP;
+        args.flags = u64::from(FLAGS.cast_unsigned()) | CLONE_CLEAR_SIGHAND;
         args.parent_tid = self.pid.addr() as u64;
         args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
         args.stack = stack.as_ptr().addr() as u64;
         args.stack_size = (top_of(stack) - stack.as_ptr().addr()) as u64;
-        args.cgroup = u64::from(group.cast_unsigned());
+        if let Some(group) = &self.program.control_group {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = u64::from(group.as_raw_fd().cast_unsigned());
+        }
         // SAFETY: `args` is live, asks for shared memory and for a wait, and its stack is unused and aligned at its end.
         unsafe { self.clone_with(libc::SYS_clone3, (&raw const args).addr(), size_of_val(&args)) }
     }
@@ -178,7 +189,7 @@ impl Birth<'_> {
         }
         // SAFETY: it takes no argument.
         Errno::result(unsafe { libc::setsid() })?;
-        forget_signals();
+        forget_signals(self.ignored);
         if program.at_terminal {
             // SAFETY: TIOCSCTTY takes a number; 0 says that no terminal is taken from another session.
             Errno::result(unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) })?;
@@ -186,8 +197,10 @@ impl Birth<'_> {
         if let Some(group) = program.control_group.as_ref().filter(|_| self.joins_group) {
             write_to(group.as_raw_fd(), c"cgroup.procs", c"0")?;
         }
-        // A kernel without the file has no out-of-memory score to set.
-        let _ = write_to(libc::AT_FDCWD, c"/proc/self/oom_score_adj", c"100");
+        if self.scores {
+            // A kernel without the file has no out-of-memory score to set.
+            let _ = write_to(libc::AT_FDCWD, c"/proc/self/oom_score_adj", c"100");
+        }
         if let Some(groups) = &program.groups {
             // SAFETY: a `Gid` is laid out as the number that it is, and the list is live.
             Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
@@ -222,12 +235,29 @@ extern "C" fn become_it(birth: *mut c_void) -> ! {
 
 /// Takes back what whoever started the agent wanted ignored, which exec would keep: else a shell's `&` before the agent
 /// would make every program in it deaf to Ctrl-C. And from here on no handler of the agent's can run.
-fn forget_signals() {
-    for signal in 1..32 {
+fn forget_signals(signals: u32) {
+    for signal in (1..32).filter(|signal| signals & (1 << signal) != 0) {
         // SAFETY: the default is no handler, so that nothing is called. Two of them cannot be set, and need not be.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
+
+/// The signals that the agent ignores, a bit each. They are the same for all its life.
+static IGNORED: LazyLock<u32> =
+    LazyLock::new(|| (1..32).filter(|signal| is_ignored(*signal)).map(|signal| 1 << signal).sum());
+
+fn is_ignored(signal: c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action it only writes the present one to `action`, which is live.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeroes are an action too.
+    asked == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Whether a process does not begin with the score that it should have: `init` of a guest has it, for its children's sake.
+/// A visit to `/proc` makes a directory there for a process that may be gone in a moment.
+static SCORES: LazyLock<bool> =
+    LazyLock::new(|| fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|score| score.trim() != "100"));
 
 fn write_to(directory: RawFd, path: &CStr, text: &CStr) -> Result<(), Errno> {
     // SAFETY: the path ends with a NUL.
