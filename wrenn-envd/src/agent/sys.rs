@@ -17,6 +17,7 @@ use std::{
 };
 
 use libc::{c_int, c_short};
+use nix::sys::signalfd::SignalFd;
 pub(super) use spawn::Program;
 use tokio::io::{
     Interest,
@@ -44,6 +45,13 @@ pub(super) fn wait_any() -> io::Result<Option<(u32, ExitStatus)>> {
 pub(super) fn watch(pipe: File) -> Result<AsyncFd<File>, AsyncFdRegisterError<File>> {
     // SAFETY: a `File` owns its descriptor, and is that same descriptor until it is dropped.
     unsafe { AsyncFd::register_with_interest(pipe, Interest::READABLE) }
+}
+
+/// Lets the runtime watch for signals, which must not block.
+pub(super) fn watch_signals(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> {
+    // SAFETY: a `SignalFd` owns its descriptor, and is that same descriptor until it is dropped.
+    let watched = unsafe { AsyncFd::register_with_interest(signals, Interest::READABLE) };
+    Ok(watched?)
 }
 
 /// How many bytes can be read from a pipe or a terminal without waiting.

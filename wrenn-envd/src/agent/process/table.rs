@@ -1,16 +1,17 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    convert::Infallible,
     io,
     process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::Instant,
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
 };
+use tokio::{io::unix::AsyncFd, sync::oneshot, time::Instant};
 
 use super::{
     Process,
@@ -127,13 +128,17 @@ impl Table {
     }
 
     /// Reaps for as long as the agent lives, and calls `reaped` when somebody has ended.
-    pub(crate) async fn reap_for_ever(&self, reaped: impl Fn()) -> io::Result<()> {
-        let mut child_signals = signal(SignalKind::child())?;
+    pub(crate) async fn reap_for_ever(&self, reaped: impl Fn()) -> io::Result<Infallible> {
+        let child_signals = child_signals()?;
         loop {
             self.reap()?;
             reaped();
-            if child_signals.recv().await.is_none() {
-                return Ok(());
+            // Several that end at once are one signal; so each is taken before it is looked who has ended.
+            let mut ready = child_signals.readable().await?;
+            while let Ok(read) =
+                ready.try_io(|signals| Ok(signals.get_ref().read_signal()?.ok_or(io::ErrorKind::WouldBlock)?))
+            {
+                read?;
             }
         }
     }
@@ -155,6 +160,16 @@ impl Table {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What tells of children that have ended. A handler would have to interrupt the agent first, and then to wake it up.
+fn child_signals() -> io::Result<AsyncFd<SignalFd>> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    // Threads that are made from here on block it too, and processes begin with no signal blocked.
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    sys::watch_signals(signals)
 }
 
 /// How many processes that have ended are kept, and for how long. Their output counts as that of others does.
