@@ -207,6 +207,7 @@ pub(crate) async fn collect(
 ) -> Result<Output> {
     let started_at = Instant::now();
     spec.timeout = timeout;
+    spec.until_end = true;
     let mut stream = agent.start(&spec).await.map_err(Error::command)?;
     let pid = started(&mut stream, agent).await?;
     let mut guard = KillOnDrop { agent: Arc::clone(agent), pid: Some(pid) };

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use connectrpc::{ErrorCode, client::CallOptions};
@@ -31,6 +34,46 @@ async fn output_errors_and_the_exit_code_arrive() {
     assert_eq!((done.stdout.as_slice(), done.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
     let end = done.end.unwrap();
     assert_eq!((end.exit_code, end.exited, end.status.as_str()), (3, true, "exit status 3"));
+}
+
+#[tokio::test]
+async fn who_waits_for_the_end_alone_gets_the_same() {
+    let agent = Agent::start();
+    let mut request = start("sh", &["-c", "echo out; echo err >&2; exit 3"]);
+    request.until_end = Some(true);
+    let done = agent.run(request.clone(), CallOptions::default()).await.unwrap();
+    assert_eq!((done.stdout.as_slice(), done.stderr.as_slice()), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(done.exit_code(), 3);
+    request.process.get_or_insert_default().args[1] = "sleep 60".to_owned();
+    let client = agent.client();
+    let start = tokio::time::timeout(Duration::from_secs(10), client.start(request)).await;
+    let mut stream = start.expect("a process that lasts is told of before its end").unwrap();
+    let mut seen = Collected::default();
+    seen.add(stream.message::<StartResponse>().await.unwrap().unwrap().to_owned_message().event.into_option().unwrap());
+    assert!(is_alive(&seen.pid.to_string()));
+}
+
+#[tokio::test]
+async fn a_process_whose_answer_has_not_begun_ends_with_its_request() {
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    // How soon a process is seen to run is the machine's to say: one that is told of first shows nothing.
+    for attempt in 0..50 {
+        let file = directory.path().join(attempt.to_string());
+        let line = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 60", file.display());
+        let mut request = start("sh", &["-c", &line]);
+        request.until_end = Some(true);
+        let client = agent.client();
+        let begun = tokio::select! {
+            answer = client.start(request) => Some(answer.unwrap()),
+            () = eventually("no process", || file.exists()) => None,
+        };
+        if begun.is_none() {
+            let pid = fs::read_to_string(&file).unwrap();
+            return eventually("it is alive", || !is_alive(pid.trim())).await;
+        }
+    }
+    panic!("every answer began before its process was seen");
 }
 
 #[tokio::test]

@@ -149,6 +149,7 @@ fn request(spec: &ProcessSpec) -> StartRequest {
         tag: spec.tag.clone(),
         stdin: Some(spec.stdin),
         offsets: Some(true),
+        until_end: spec.until_end.then_some(true),
         ..Default::default()
     }
 }

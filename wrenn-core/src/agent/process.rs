@@ -32,6 +32,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) timeout: Option<Duration>,
     /// Another name for the process, beside its pid.
     pub(crate) tag: Option<String>,
+    /// Whether nothing is done with the process before it ends: its events may come all at once.
+    pub(crate) until_end: bool,
 }
 
 /// A signal that the protocol can name.

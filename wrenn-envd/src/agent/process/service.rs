@@ -8,13 +8,13 @@ use connectrpc::{
 };
 use futures::StreamExt as _;
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Process, Table,
     events::{Offsets, Shared, events},
     input::InputError,
-    journal::From,
+    journal::{From, Reader},
     launch::{Launch, LaunchError, Launched, Streams},
     terminal,
 };
@@ -77,6 +77,7 @@ impl wire::Process for Service {
     ) -> ServiceResult<ServiceStream<impl Encodable<wire::StartResponse> + Send + use<>>> {
         let request = request.to_owned_message();
         let streams = streams(&request)?;
+        let waits_for_end = request.until_end.unwrap_or(false);
         let offsets = if request.offsets.unwrap_or(false) { Offsets::Shown } else { Offsets::Hidden };
         let config =
             request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("no process is named"))?;
@@ -88,11 +89,15 @@ impl wire::Process for Service {
             Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
         let launched = launch.spawn(&self.table, &self.groups, &self.freezer).map_err(refuse_launch)?;
-        let reader = launched.process.journal.attach(From::Offset(0));
+        let process = launched.process.clone();
+        let reader = process.journal.attach(From::Offset(0));
         let reader = reader.map_err(|error| ConnectError::internal(error.to_string()))?;
-        let events = events(launched.process.pid, reader, offsets, keepalive(&context));
         let deadline = context.deadline().map(Instant::from_std);
         tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline));
+        if waits_for_end {
+            await_end(&process, &reader).await;
+        }
+        let events = events(process.pid, reader, offsets, keepalive(&context));
         Response::stream_ok(
             events.map(|event| {
                 event.map(|event| Shared(wire::StartResponse { event: event.into(), ..Default::default() }))
@@ -213,11 +218,36 @@ async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadli
     };
     // First, so that whoever hears of the end finds it gone.
     table.retire(&process);
+    process.journal.finish(finish);
     if let Some(leaf) = &process.leaf {
+        // Nobody waits for that: the end is told first.
+        tokio::task::yield_now().await;
         groups.retire(leaf);
     }
-    process.journal.finish(finish);
 }
+
+/// Waits a moment for the end, so that the start, the output and the end go out together: each piece by itself costs the
+/// guest about as much as a short process does. Whoever gives up meanwhile knows no number to kill the process by.
+async fn await_end(process: &Arc<Process>, reader: &Reader) {
+    let mut abandoned = KillOnDrop(Some(process.clone()));
+    // Where it lasts longer, or writes much, the pieces are worth sending.
+    let _ = timeout(MOMENT, reader.finish_or(MUCH_BYTES)).await;
+    abandoned.0 = None;
+}
+
+struct KillOnDrop(Option<Arc<Process>>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            process.signal(Signal::SIGKILL);
+        }
+    }
+}
+
+/// How long an answer may be held back.
+const MOMENT: Duration = Duration::from_millis(20);
+const MUCH_BYTES: u64 = 16 << 10;
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
