@@ -102,6 +102,8 @@ pub fn run(mut options: Options) -> io::Result<()> {
             }
         }
     }
+    // Before there is another thread.
+    process::block_child_signals()?;
     // One thread is enough for what an agent does, and what it does not touch need not be in a snapshot.
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,19 +1,17 @@
 //! Stops everything that users run at once, so that none of it runs in a copy before the copy is somebody of its own.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 /// Stops and continues the guest's processes.
 #[derive(Debug)]
 pub(super) struct Freezer {
     group: Option<PathBuf>,
-    is_frozen: AtomicBool,
+    is_frozen: watch::Sender<bool>,
 }
 
 /// Why the processes were not stopped, or not continued.
@@ -32,12 +30,18 @@ pub(super) enum FreezeError {
 impl Freezer {
     /// Of the processes in `group`, a directory of a cgroup2; with none nothing can be frozen.
     pub(super) fn new(group: Option<PathBuf>) -> Self {
-        Self { group, is_frozen: AtomicBool::new(false) }
+        Self { group, is_frozen: watch::Sender::new(false) }
     }
 
     /// Whether a new process would never run, and whoever waits for its exec neither.
     pub(super) fn is_frozen(&self) -> bool {
-        self.is_frozen.load(Ordering::Acquire)
+        *self.is_frozen.borrow()
+    }
+
+    /// Waits until the guest begins to freeze.
+    pub(super) async fn frozen(&self) {
+        // It ends with the freezer alone, which is here.
+        let _ = self.is_frozen.subscribe().wait_for(|is_frozen| *is_frozen).await;
     }
 
     /// Stops every process of the group, and returns when the last one has stopped.
@@ -47,10 +51,9 @@ impl Freezer {
     /// Cancelling may leave the group frozen.
     pub(super) async fn freeze(&self) -> Result<(), FreezeError> {
         let directory = self.group.as_ref().ok_or(FreezeError::NoGroup)?;
-        self.is_frozen.store(true, Ordering::Release);
+        self.is_frozen.send_replace(true);
         let deadline = Instant::now() + FREEZE_MAX;
-        fs::write(directory.join("cgroup.freeze"), "1")
-            .inspect_err(|_| self.is_frozen.store(false, Ordering::Release))?;
+        fs::write(directory.join("cgroup.freeze"), "1").inspect_err(|_| _ = self.is_frozen.send_replace(false))?;
         while !is_all_frozen(&fs::read_to_string(directory.join("cgroup.events"))?) {
             if Instant::now() >= deadline {
                 self.thaw()?;
@@ -66,7 +69,7 @@ impl Freezer {
         let Some(directory) = &self.group else { return Ok(()) };
         if self.is_frozen() {
             fs::write(directory.join("cgroup.freeze"), "0")?;
-            self.is_frozen.store(false, Ordering::Release);
+            self.is_frozen.send_replace(false);
         }
         Ok(())
     }

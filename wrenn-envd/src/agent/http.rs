@@ -98,7 +98,9 @@ impl Server {
             .initial_connection_window_size(2 * WINDOW_BYTES)
             .max_send_buf_size(SENT_AHEAD_BYTES)
             .max_concurrent_streams(STREAMS_MAX)
-            .keep_alive_interval(Duration::from_secs(20));
+            .keep_alive_interval(Duration::from_secs(20))
+            // The clock of a guest that was stopped may have gone on meanwhile, and its client is still there.
+            .keep_alive_timeout(Duration::from_secs(180));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         loop {
             tokio::select! {

@@ -43,7 +43,7 @@ use nix::{
 };
 use output::{Output, Outputs};
 pub(super) use service::{Service, keepalive};
-pub(super) use table::Table;
+pub(super) use table::{Table, block_child_signals};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until},

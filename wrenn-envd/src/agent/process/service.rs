@@ -95,7 +95,7 @@ impl wire::Process for Service {
         let deadline = context.deadline().map(Instant::from_std);
         tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline));
         if waits_for_end {
-            await_end(&process, &reader).await;
+            await_end(&process, &reader, &self.freezer).await;
         }
         let events = events(process.pid, reader, offsets, keepalive(&context));
         Response::stream_ok(
@@ -228,10 +228,14 @@ async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadli
 
 /// Waits a moment for the end, so that the start, the output and the end go out together: each piece by itself costs the
 /// guest about as much as a short process does. Whoever gives up meanwhile knows no number to kill the process by.
-async fn await_end(process: &Arc<Process>, reader: &Reader) {
+async fn await_end(process: &Arc<Process>, reader: &Reader, freezer: &Freezer) {
     let mut abandoned = KillOnDrop(Some(process.clone()));
-    // Where it lasts longer, or writes much, the pieces are worth sending.
-    let _ = timeout(MOMENT, reader.finish_or(MUCH_BYTES)).await;
+    tokio::select! {
+        // Where it lasts longer, or writes much, the pieces are worth sending.
+        _ = timeout(MOMENT, reader.finish_or(MUCH_BYTES)) => {}
+        // Who comes back after a pause has to know the process.
+        () = freezer.frozen() => {}
+    }
     abandoned.0 = None;
 }
 

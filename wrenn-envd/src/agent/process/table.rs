@@ -164,12 +164,17 @@ impl Table {
 
 /// What tells of children that have ended. A handler would have to interrupt the agent first, and then to wake it up.
 fn child_signals() -> io::Result<AsyncFd<SignalFd>> {
+    let signals = SignalFd::with_flags(&block_child_signals()?, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    sys::watch_signals(signals)
+}
+
+/// Leaves them to the descriptor: a thread that does not block them would be given some, and drop them. Threads that are
+/// made from here on block them too, and processes begin with no signal blocked.
+pub(crate) fn block_child_signals() -> io::Result<SigSet> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
-    // Threads that are made from here on block it too, and processes begin with no signal blocked.
     mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    sys::watch_signals(signals)
+    Ok(mask)
 }
 
 /// How many processes that have ended are kept, and for how long. Their output counts as that of others does.
