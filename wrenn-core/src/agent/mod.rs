@@ -52,7 +52,7 @@ pub(crate) struct AgentClient {
     filesystem: FilesystemClient<Connection>,
     token: RwLock<Option<String>>,
     /// Ends the connections that carry a file each.
-    closing: watch::Sender<()>,
+    closed: watch::Sender<bool>,
 }
 
 impl fmt::Debug for AgentClient {
@@ -73,7 +73,7 @@ impl AgentClient {
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
         let processes = ProcessClient::new(connection.clone(), ClientConfig::new(base.clone()));
         let filesystem = FilesystemClient::new(connection.clone(), ClientConfig::new(base));
-        Self { connection, processes, filesystem, token: RwLock::new(token), closing: watch::Sender::new(()) }
+        Self { connection, processes, filesystem, token: RwLock::new(token), closed: watch::Sender::new(false) }
     }
 
     /// From now on calls carry this token.
@@ -81,11 +81,11 @@ impl AgentClient {
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// Closes the connection: what is under way fails with [`AgentError::ConnectionLost`]. Done before a pause, so that
-    /// no half-open connection is in the snapshot. A later call opens a new one.
+    /// Closes every connection, for good: what is under way fails with [`AgentError::ConnectionLost`]. Done before the guest
+    /// ends, since nobody would tell a connection of its own that it leads nowhere.
     pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
         self.connection.close();
-        self.closing.send_replace(());
     }
 
     /// Waits until the agent serves.
@@ -182,12 +182,12 @@ impl AgentClient {
         let dialled = tokio::time::timeout(CALL_TIMEOUT, self.connection.dial(AGENT_PORT)).await;
         let stream = dialled.map_err(|_| out_of_time())?.map_err(|source| AgentError::NotReachable { source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AgentError::lost)?;
-        let mut closing = self.closing.subscribe();
+        let mut closed = self.closed.subscribe();
         tokio::spawn(async move {
-            // Whoever waits on it hears of its end.
+            // Whoever waits on it hears of its end. One that was opened while all were closed ends at once.
             tokio::select! {
                 _ = connection => {}
-                _ = closing.changed() => {}
+                _ = closed.wait_for(|is_closed| *is_closed) => {}
             }
         });
         accepted(sender.send_request(request).await.map_err(AgentError::lost)?).await
