@@ -1,21 +1,17 @@
 //! From the exec of an agent to its first answer: a second one in a booted guest, one on the host, and one that is the
 //! first process of a namespace there. Beside each the start and end of a static program that does nothing.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Instant,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use wrenn_core::Sandbox;
 
 mod support;
-use support::{Goal, guest, note, report_percentiles, skipped};
+use support::{
+    Goal,
+    agent::{self, Agent},
+    guest, note, report_percentiles, skipped,
+};
 
 const ROUNDS: usize = 30;
 /// What an agent may take in a guest whose processor is no emulation.
@@ -57,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
     let nothing = directory.path().join("nothing");
     fs::write(&nothing, program_that_ends())?;
     fs::set_permissions(&nothing, fs::Permissions::from_mode(0o755))?;
-    match built_agent() {
+    match agent::built() {
         Some(agent) => on_host(&agent, &nothing)?,
         None => skipped("agent_ready", &"the agent is not built: run `cargo xtask setup`"),
     }
@@ -111,22 +107,10 @@ fn on_host(agent: &Path, nothing: &Path) -> anyhow::Result<()> {
 
 fn first_answer_ms(before: &[&str], agent: &Path) -> anyhow::Result<f64> {
     let mut command = command(before, agent);
-    // Not as init: that would mount, and at its end switch the machine off.
-    command.args(["--no-init", "--address", "127.0.0.1", "--port", "0"]).stderr(Stdio::piped());
     let began = Instant::now();
-    let mut child = command.spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stderr.take().context("its stderr is piped")?).read_line(&mut line)?;
-    let (_, address) = line.trim().rsplit_once(' ').with_context(|| format!("no address in {line:?}"))?;
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: guest\r\n\r\n")?;
-    let mut answer = [0; 256];
-    let len = stream.read(&mut answer)?;
-    let took = began.elapsed();
-    ensure!(answer[..len].starts_with(b"HTTP/1.1 204"), "{}", String::from_utf8_lossy(&answer[..len]));
-    child.kill()?;
-    child.wait()?;
-    Ok(took.as_secs_f64() * 1e3)
+    let agent = Agent::start(&mut command)?;
+    agent.connect()?.health()?;
+    Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
 fn end_ms(before: &[&str], program: &Path) -> anyhow::Result<f64> {
@@ -151,13 +135,6 @@ fn report(name: &str, values: &[f64], references: &[f64]) {
     report_percentiles(name, "ms", values, references, [Goal::None, Goal::None]);
     let verdict = if support::percentile(values, 50) < LIMIT_MS { "below" } else { "above" };
     note(&format!("{verdict} the {LIMIT_MS} ms that it may take on a processor that is no emulation"));
-}
-
-/// As `cargo xtask setup` leaves it.
-fn built_agent() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
-    let built = program.ancestors().nth(3)?.join("x86_64-unknown-linux-gnu/agent/wrenn-envd");
-    built.is_file().then_some(built)
 }
 
 /// The least that Linux starts: an ELF file with one segment, whose code is `exit(0)`.

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each bench uses a part of this")]
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 
+pub(crate) mod agent;
 pub(crate) mod guest;
 
 use std::{
