@@ -10,6 +10,7 @@ use std::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -124,6 +125,8 @@ impl Output {
         // What is wrong with it shows when it is read.
         match &self.source {
             Some(Source::Pipe(pipe)) => drop(pipe.readable().await.map(|mut guard| guard.retain_ready())),
+            // A timer that is due fires with the next tick all the same, a millisecond later.
+            Some(Source::Resting(_, until)) if *until <= Instant::now() => yield_now().await,
             Some(Source::Resting(_, until)) => sleep_until(*until).await,
             Some(Source::Terminal(terminal)) => drop(terminal.readable().await),
             None => std::future::pending().await,
