@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Readers take at their own pace, and the slowest that is attached sets the process's: it waits when that one is
-//! [`WINDOW_BYTES`] behind. While nobody is attached the process runs on, and the newest output is kept.
+//! [`WINDOW_BYTES`] behind. While nobody is attached the process runs on, and the newest output is kept; but for a moment
+//! after a reader has gone the process does not run away from it, since it may come back over another connection.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::{
     ring::{Channel, Chunk, Ring},
@@ -106,6 +110,8 @@ struct State {
     /// How far each attached reader has come.
     readers: BTreeMap<u64, u64>,
     last_reader: u64,
+    /// How far the last reader came that has gone, and until when it is expected back.
+    left: Option<(u64, Instant)>,
     /// How far any reader has ever come.
     read_to: u64,
     finish: Option<Finish>,
@@ -135,6 +141,7 @@ impl Journal {
             From::Offset(asked) if asked > end => return Err(OutOfRange { asked, end }),
             From::Offset(asked) => asked,
         };
+        state.left = None;
         state.last_reader += 1;
         let id = state.last_reader;
         // What is lost is nothing that the process could wait for.
@@ -159,12 +166,21 @@ impl Journal {
     pub(super) fn has_room(&self) -> bool {
         let window = if self.budget.is_spent() { KEPT_BYTES_MIN } else { WINDOW_BYTES };
         let state = self.lock();
-        state.slowest().is_none_or(|slowest| state.ring.end() - slowest < window as u64)
+        let behind = |position| state.ring.end() - position;
+        match (state.slowest(), state.left) {
+            (Some(slowest), _) => behind(slowest) < window as u64,
+            (None, Some((position, until))) if Instant::now() < until => behind(position) < (2 * window) as u64,
+            (None, _) => true,
+        }
     }
 
     /// Waits for a change after which there may be room.
     pub(super) async fn room(&self) {
-        self.room.notified().await;
+        let left = self.lock().left;
+        tokio::select! {
+            () = self.room.notified() => {}
+            () = sleep_until(left.map_or_else(Instant::now, |(_, until)| until)), if left.is_some() => {}
+        }
     }
 
     /// Says how the process ended; nothing is pushed afterwards.
@@ -277,7 +293,12 @@ enum Taken {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.journal.lock().readers.remove(&self.id);
+        let mut state = self.journal.lock();
+        state.readers.remove(&self.id);
+        if state.readers.is_empty() && !self.is_done {
+            state.left = Some((self.position, Instant::now() + EXPECTED_BACK));
+        }
+        drop(state);
         self.journal.room.notify_one();
     }
 }
@@ -287,6 +308,9 @@ pub(super) const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// The same, and how far a reader may be behind, when all processes together have kept too much.
 const KEPT_BYTES_MIN: usize = 64 << 10;
+
+/// Far longer than a client takes to notice that its connection is gone, and to come back.
+const EXPECTED_BACK: Duration = Duration::from_secs(3);
 
 /// How far the slowest reader may be behind before the process has to wait.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -390,6 +414,26 @@ mod tests {
             journal.push(Channel::Stdout, &[b'x'; 10 << 10]);
         }
         drop(reader);
+        journal.room().await;
+        assert!(journal.has_room());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_does_not_run_away_from_a_reader_that_comes_back() {
+        let journal = journal();
+        let mut reader = journal.attach(From::Unread).unwrap();
+        journal.push(Channel::Stdout, b"read");
+        reader.next().await.unwrap();
+        drop(reader);
+        while journal.has_room() {
+            journal.push(Channel::Stdout, &[b'x'; 10 << 10]);
+        }
+        // All of it is there for who comes back soon; for nobody else is it waited.
+        let back = journal.attach(From::Offset(4)).unwrap();
+        assert!(!journal.has_room());
+        drop(back);
+        journal.room().await;
+        tokio::time::advance(EXPECTED_BACK).await;
         journal.room().await;
         assert!(journal.has_room());
     }
