@@ -220,7 +220,10 @@ async fn entries_come_with_events_when_they_are_asked_for() {
     let request = WatchDirRequest { include_entry: true, ..request(directory.path(), false) };
     let mut watching = Watching::start(usual_client(&agent), request).await.unwrap();
     let path = directory.path().join("file");
-    fs::write(&path, "four").unwrap();
+    // It comes whole: one that is written here would be empty at first.
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    fs::write(elsewhere.path(), "four").unwrap();
+    fs::rename(elsewhere.path(), &path).unwrap();
     let event = watching.next().await.unwrap();
     let entry = event.entry.into_option().unwrap();
     assert_eq!((entry.path.as_str(), entry.size), (path.to_str().unwrap(), 4));
