@@ -58,7 +58,7 @@ impl DirtyTracker {
     }
 
     /// Makes it possible to [`hold`](Self::hold) pages. `armed` is the descriptor on which the regions were armed, and
-    /// `synchronous` a new one of the same process. A thread serves it for as long as the tracker lives.
+    /// `synchronous` a new one of the same process. From the first hold on a thread serves it, for as long as the tracker lives.
     ///
     /// # Errors
     /// The tracker is not [of a file](Self::of_file), pages are larger than 4 KiB, or the kernel lacks a feature.

@@ -107,6 +107,8 @@ pub(crate) struct Hold {
     /// Whether what was held last is still wanted.
     alive: Weak<()>,
     stop: StopHandle,
+    /// Whether the thread is there.
+    is_served: bool,
 }
 
 /// Whom the thread asks before it lets a write through. Locked from the asking to the letting through: an event may be
@@ -121,17 +123,31 @@ impl Hold {
         }
         uffd::handshake(synchronous.as_fd(), Features::HOLD)?;
         let synchronous = Arc::new(Uffd::new(synchronous)?);
-        let (current, stop) = (Current::default(), StopHandle::new()?);
+        Ok(Self {
+            asynchronous,
+            synchronous,
+            regions,
+            runs: Vec::new(),
+            current: Current::default(),
+            alive: Weak::new(),
+            stop: StopHandle::new()?,
+            is_served: false,
+        })
+    }
+
+    /// Starts the thread with the first hold: most VMs never have one.
+    fn serve(&mut self) -> Result<()> {
         let work = Writes {
-            uffd: Arc::clone(&synchronous),
-            regions: regions.clone(),
-            current: Arc::clone(&current),
-            stop: stop.clone(),
+            uffd: Arc::clone(&self.synchronous),
+            regions: self.regions.clone(),
+            current: Arc::clone(&self.current),
+            stop: self.stop.clone(),
             order: InOrder::default(),
         };
         let thread = std::thread::Builder::new().name("wrenn-hold".to_owned());
         thread.spawn(move || work.serve()).map_err(|error| Error::kernel("clone", error))?;
-        Ok(Self { asynchronous, synchronous, regions, runs: Vec::new(), current, alive: Weak::new(), stop })
+        self.is_served = true;
+        Ok(())
     }
 
     /// Holds the `wanted` pages, as far as that is worth it, and returns those that it does not. `there` are the pages
@@ -143,6 +159,9 @@ impl Hold {
         there: &[PageRange],
         memory: File,
     ) -> Result<(HeldPages, Vec<PageRange>)> {
+        if !self.is_served {
+            self.serve()?;
+        }
         let plan = plan(wanted, there);
         let pieces: Vec<PageRange> = plan.held.iter().copied().flat_map(pieces).collect();
         let read: Read = Box::new(move |pages| read(&memory, pages));
