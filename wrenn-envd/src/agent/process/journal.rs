@@ -164,12 +164,16 @@ impl Journal {
 
     /// Whether every reader is near enough for more.
     pub(super) fn has_room(&self) -> bool {
-        let window = if self.budget.is_spent() { KEPT_BYTES_MIN } else { WINDOW_BYTES };
+        let (window, kept) = match self.budget.is_spent() {
+            true => (KEPT_BYTES_MIN, KEPT_BYTES_MIN),
+            false => (WINDOW_BYTES, KEPT_BYTES_MAX),
+        };
         let state = self.lock();
         let behind = |position| state.ring.end() - position;
         match (state.slowest(), state.left) {
             (Some(slowest), _) => behind(slowest) < window as u64,
-            (None, Some((position, until))) if Instant::now() < until => behind(position) < (2 * window) as u64,
+            // Half, since what was on its way to the reader when it went has to be kept, too.
+            (None, Some((position, until))) if Instant::now() < until => behind(position) < (kept / 2) as u64,
             (None, _) => true,
         }
     }
