@@ -3,27 +3,16 @@
 
 use std::time::Instant;
 
-use wrenn_core::Sandbox;
-
 mod support;
 use support::{Goal, guest, note, report_percentiles};
 
 const ROUNDS: usize = 200;
 
-/// How long `posix_spawn` and `waitpid` of `/bin/true` take, in ms: a median of many, by a program whose memory is small.
-const SPAWN: &str = r"
-import os, time
-for _ in range(40):
-    began = time.perf_counter()
-    os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)
-    print((time.perf_counter() - began) * 1e3)
-";
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let (_host, sandbox) = guest::sandbox().await?;
     let mut http = guest::Http::connect(&sandbox).await?;
-    let spawn_before = spawn_ms(&sandbox).await?;
+    let spawn_before = guest::spawn_ms(&sandbox, 40).await?;
     let (mut values, mut requests) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let began = Instant::now();
@@ -37,15 +26,11 @@ async fn main() -> anyhow::Result<()> {
             requests.push(request.as_secs_f64() * 1e3);
         }
     }
-    let spawn = f64::midpoint(spawn_before, spawn_ms(&sandbox).await?);
+    let spawn = f64::midpoint(spawn_before, guest::spawn_ms(&sandbox, 40).await?);
     note(&format!("a process takes {spawn:.2} ms to start and reap in the guest"));
     report_percentiles("exec_roundtrip/request", "ms", &requests, &requests, [Goal::None, Goal::None]);
     let references: Vec<f64> = requests.iter().map(|request| request + spawn).collect();
     report_percentiles("exec_roundtrip", "ms", &values, &references, [Goal::AtMost(1.3), Goal::None]);
     sandbox.kill().await?;
     Ok(())
-}
-
-async fn spawn_ms(sandbox: &Sandbox) -> anyhow::Result<f64> {
-    guest::median(&sandbox.command("python3").args(["-c", SPAWN]).output().await?.stdout_utf8())
 }

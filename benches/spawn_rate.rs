@@ -10,27 +10,18 @@ use support::{Goal, guest, report_percentiles};
 const ROUNDS: usize = 10;
 const COMMANDS: usize = 64;
 
-/// How long each of `/bin/true` takes to start and reap, in ms.
-const SPAWN: &str = r"
-import os, time
-for _ in range(64):
-    began = time.perf_counter()
-    os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)
-    print((time.perf_counter() - began) * 1e3)
-";
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let (_host, sandbox) = guest::sandbox().await?;
     let (mut values, mut references) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        let spawn = sandbox.command("python3").args(["-c", SPAWN]).output().await?;
+        let spawn = guest::spawn_ms(&sandbox, COMMANDS).await?;
         let began = Instant::now();
         all_at_once(&sandbox).await?;
         let rate = f64::from(u32::try_from(COMMANDS)?) / began.elapsed().as_secs_f64();
         if round > 0 {
             values.push(rate);
-            references.push(1e3 / guest::median(&spawn.stdout_utf8())?);
+            references.push(1e3 / spawn);
         }
     }
     report_percentiles("spawn_rate", "/s", &values, &references, [Goal::None, Goal::None]);

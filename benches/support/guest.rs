@@ -127,6 +127,20 @@ impl RawCopy {
     }
 }
 
+/// How long each of so many `/bin/true` takes to start and reap in the guest, in turn: `posix_spawn` and `waitpid`, by a
+/// program whose memory is small. The median, in ms.
+pub(crate) async fn spawn_ms(sandbox: &Sandbox, processes: usize) -> anyhow::Result<f64> {
+    let script = format!(
+        "import os, time
+for _ in range({processes}):
+    began = time.perf_counter()
+    os.waitpid(os.posix_spawn('/bin/true', ['true'], {{}}), 0)
+    print((time.perf_counter() - began) * 1e3)
+"
+    );
+    median(&sandbox.command("python3").args(["-c", &script]).output().await?.stdout_utf8())
+}
+
 /// How long something takes, in ms.
 pub(crate) async fn ms(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<f64> {
     let began = Instant::now();
@@ -135,7 +149,7 @@ pub(crate) async fn ms(work: impl Future<Output = anyhow::Result<()>>) -> anyhow
 }
 
 /// The median of what a program of the guest prints, a number a line.
-pub(crate) fn median(text: &str) -> anyhow::Result<f64> {
+fn median(text: &str) -> anyhow::Result<f64> {
     let mut numbers = text.lines().map(str::parse::<f64>).collect::<Result<Vec<_>, _>>()?;
     numbers.sort_unstable_by(f64::total_cmp);
     ensure!(!numbers.is_empty(), "nothing was measured");

@@ -6,8 +6,9 @@
 //!                +-- /init, /health, /freeze --------------+--> Connection --> Connector --> the slot's namespace --> guest
 //! ```
 //!
-//! A file that is streamed has a connection of its own. All other calls share one HTTP/2 connection, which is opened on demand and opened again when it has broken. Output of a
-//! process that nobody reads holds that process back, and nothing else.
+//! A file that is streamed has a connection of its own. All other calls share one HTTP/2 connection, which is opened on
+//! demand and opened again when it has broken. Output of a process that nobody reads holds that process back, and nothing
+//! else.
 
 mod calls;
 mod connection;
