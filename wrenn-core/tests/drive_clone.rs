@@ -1,51 +1,10 @@
 //! Where the file system shares storage, a fork's drive is a clone, and that of the instant too.
 
-#![allow(clippy::unwrap_used, reason = "a test's own file system")]
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tempfile::TempDir;
-use wrenn_core::{Host, Sandbox};
-
 mod common;
+
+use common::mount::Mount;
 use common::run;
-
-/// An XFS in a file. Unmounted when it is dropped.
-struct Xfs {
-    dir: TempDir,
-}
-
-impl Xfs {
-    /// What keeps this machine from having one is the error.
-    fn mount() -> Result<Self, String> {
-        let dir = tempfile::Builder::new().prefix("wrenn-test-").tempdir().unwrap();
-        let xfs = Self { dir };
-        std::fs::create_dir(xfs.path()).unwrap();
-        let image = xfs.dir.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(4 << 30).unwrap();
-        let run = |program: &str, arguments: &[&Path]| Command::new(program).args(arguments).output();
-        let made = run("mkfs.xfs", &["-q".as_ref(), &image]);
-        let made = made.map_err(|error| format!("no mkfs.xfs ({error}): install xfsprogs"))?;
-        assert!(made.status.success(), "{made:?}");
-        let mounted = run("mount", &["-o".as_ref(), "loop".as_ref(), &image, &xfs.path()]).unwrap();
-        if !mounted.status.success() {
-            return Err(format!("this kernel mounts no XFS: {mounted:?}"));
-        }
-        Ok(xfs)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mounted")
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        // It fails where nothing is mounted.
-        let _ = Command::new("umount").arg(self.path()).output();
-    }
-}
+use wrenn_core::{Host, Sandbox};
 
 /// Writes a number to each of 256 blocks of a file in turn, each to the disk before the next: at any instant the blocks
 /// hold a number up to some block, and the number before from there on.
@@ -70,14 +29,14 @@ print('one instant' if len(steps) <= 1 and all(a == b + 1 for _, a, b in steps) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clone_of_a_drive_is_that_of_the_instant() {
     vm_test_or_return!();
-    let xfs = match Xfs::mount() {
+    let xfs = match Mount::xfs() {
         Ok(xfs) => xfs,
         Err(reason) => {
             println!("skipped: a_clone_of_a_drive_is_that_of_the_instant: {reason}");
             return;
         }
     };
-    common::link_images(&xfs.path());
+    common::link_images(xfs.path());
     let host = Host::builder().data_dir(xfs.path()).open().await.unwrap();
     let sandbox = Sandbox::create(&host, "base").await.unwrap();
     run(&sandbox, "head -c 96M /dev/urandom > large; sha256sum large > sum; sync").await;

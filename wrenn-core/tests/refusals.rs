@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::mount::Mount;
 use common::run;
 use wrenn_core::{Driver, Error, Event, Host, OnExpiry, Paging, Sandbox, SandboxState, Signal, Step};
 
@@ -464,29 +465,5 @@ fn fill(path: &Path) {
         while file.write_all_at(&chunk, at).is_ok() {
             at += size as u64;
         }
-    }
-}
-
-/// A file system of the test's own, gone with it.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn tmpfs(options: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(dir.path()).status().unwrap();
-        assert!(status.success());
-        Self(dir)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let status = Command::new("umount").arg("-l").arg(self.0.path()).status();
-        assert!(status.is_ok_and(|status| status.success()));
     }
 }

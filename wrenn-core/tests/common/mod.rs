@@ -1,6 +1,8 @@
 //! What the tests on real virtual machines share.
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used, reason = "tests; each file uses a part")]
 
+pub(crate) mod mount;
+
 use std::path::PathBuf;
 
 use tempfile::TempDir;

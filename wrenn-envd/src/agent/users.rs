@@ -45,17 +45,17 @@ struct Known {
 impl Users {
     /// The user that `name`, or a number in its place, stands for.
     pub(super) fn find(&self, name: &str) -> Result<User, UserError> {
-        self.find_in(Path::new("/etc"), name)
+        self.find_in(Path::new("/etc"), name, SystemTime::now())
     }
 
-    fn find_in(&self, etc: &Path, name: &str) -> Result<User, UserError> {
+    fn find_in(&self, etc: &Path, name: &str, now: SystemTime) -> Result<User, UserError> {
         let files = ["passwd", "group"].map(|file| Stamp::of(&etc.join(file)));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = last.as_ref().filter(|known| known.name == name && known.files == files) {
             return Ok(known.user.clone());
         }
         let user = User::find_in(etc, name)?;
-        let is_settled = files.iter().all(Stamp::is_settled);
+        let is_settled = files.iter().all(|file| file.is_settled(now));
         *last = is_settled.then(|| Known { name: name.to_owned(), user: user.clone(), files });
         Ok(user)
     }
@@ -72,9 +72,9 @@ impl Stamp {
     }
 
     /// Whether another change would be seen: a file's time is no finer than the kernel's clock ticks.
-    fn is_settled(&self) -> bool {
+    fn is_settled(&self, now: SystemTime) -> bool {
         let Some((.., seconds, _)) = self.0 else { return true };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(seconds).is_ok_and(|seconds| Duration::from_secs(seconds) + SETTLED < now)
     }
 }
@@ -162,17 +162,18 @@ mod tests {
     #[test]
     fn a_change_of_the_files_is_seen() {
         let (etc, users) = (etc(), Users::default());
-        let groups = || users.find_in(etc.path(), "user").unwrap().groups;
-        assert_eq!(groups(), [1000, 27]);
+        let now = SystemTime::now();
+        let groups_at = |now| users.find_in(etc.path(), "user", now).unwrap().groups;
+        assert_eq!(groups_at(now), [1000, 27]);
         assert!(users.last.lock().unwrap().is_none(), "what has just changed may change again at the same time");
         fs::write(etc.path().join("group"), "video:x:44:user\n").unwrap();
-        assert_eq!(groups(), [1000, 44]);
-        std::thread::sleep(SETTLED + Duration::from_secs(1));
-        assert_eq!([groups(), groups()], [[1000, 44], [1000, 44]]);
+        assert_eq!(groups_at(now), [1000, 44]);
+        let later = now + SETTLED + Duration::from_secs(2);
+        assert_eq!([groups_at(later), groups_at(later)], [[1000, 44], [1000, 44]]);
         assert!(users.last.lock().unwrap().is_some());
-        assert_eq!(users.find_in(etc.path(), "bare").unwrap().uid, 7);
+        assert_eq!(users.find_in(etc.path(), "bare", later).unwrap().uid, 7);
         fs::write(etc.path().join("group"), "video:x:45:user\n").unwrap();
-        assert_eq!(groups(), [1000, 45]);
+        assert_eq!(groups_at(later), [1000, 45]);
     }
 
     #[test]
