@@ -9,16 +9,16 @@
 //!
 //! Without control groups processes run all the same: less is limited, and less can be found again.
 
+mod leaves;
+
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
 };
+
+pub(super) use leaves::Leaf;
+use leaves::Leaves;
 
 /// Which share of the processor a process gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +32,7 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub(super) struct Groups {
     hierarchy: Option<PathBuf>,
-    last_leaf: AtomicU64,
-    /// Leaves whose process has ended, and that others are still in.
-    retired: Mutex<Vec<PathBuf>>,
-}
-
-/// The group of one process and of all that it starts.
-#[derive(Clone, Debug)]
-pub(super) struct Leaf {
-    directory: PathBuf,
-    /// The directory itself, which the new process is born into.
-    opened: Arc<OwnedFd>,
+    leaves: Leaves,
 }
 
 impl Groups {
@@ -92,38 +82,20 @@ impl Groups {
         self.hierarchy.as_ref().map(|hierarchy| hierarchy.join("sandbox"))
     }
 
-    /// Makes a group for one process.
+    /// A group for one process.
     pub(super) fn leaf(&self, kind: Kind) -> io::Result<Option<Leaf>> {
-        let Some(sandbox) = self.sandbox() else { return Ok(None) };
-        let number = self.last_leaf.fetch_add(1, Ordering::Relaxed) + 1;
-        let directory = sandbox.join(kind.name()).join(format!("p{number}"));
-        make(&directory)?;
-        let opened = Arc::new(File::open(&directory)?.into());
-        Ok(Some(Leaf { directory, opened }))
+        let parent = self.sandbox().map(|sandbox| sandbox.join(kind.name()));
+        parent.map(|parent| self.leaves.take(kind, &parent)).transpose()
     }
 
-    /// Removes the group of a process that has ended, now or when the last of its background processes has ended too.
+    /// Takes back the group of a process that has ended, now or when the last of its background processes has ended too.
     pub(super) fn retire(&self, leaf: &Leaf) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(leaf.directory.clone());
-        self.sweep();
+        self.leaves.retire(leaf);
     }
 
-    /// Removes the retired groups that nobody is in any more.
+    /// Takes back the retired groups that nobody is in any more.
     pub(super) fn sweep(&self) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired
-            .retain(|directory| fs::remove_dir(directory).is_err_and(|error| error.kind() != io::ErrorKind::NotFound));
-    }
-}
-
-impl Leaf {
-    pub(super) fn opened(&self) -> Arc<OwnedFd> {
-        self.opened.clone()
-    }
-
-    /// Kills everybody in the group, however far they have gone from the process that came first.
-    pub(super) fn kill(&self) -> io::Result<()> {
-        fs::write(self.directory.join("cgroup.kill"), "1")
+        self.leaves.sweep();
     }
 }
 

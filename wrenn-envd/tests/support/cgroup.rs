@@ -45,6 +45,13 @@ impl Cgroup {
         ["--cgroup", self.directory.to_str().expect("UTF-8")]
     }
 
+    /// Those that somebody is in.
+    pub(crate) fn occupied_leaves(&self) -> Vec<PathBuf> {
+        let mut leaves = self.leaves();
+        leaves.retain(|leaf| fs::read_to_string(leaf.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty()));
+        leaves
+    }
+
     /// Every group of one process, wherever it is.
     pub(crate) fn leaves(&self) -> Vec<PathBuf> {
         ["sandbox/user", "sandbox/ptys"].iter().flat_map(|group| children(&self.directory.join(group))).collect()

@@ -168,7 +168,7 @@ impl Launch {
             uid: Uid::from_raw(*uid),
             gid: Gid::from_raw(*gid),
             groups,
-            control_group: leaf.map(Leaf::opened),
+            control_group: leaf.map(Leaf::opened).transpose()?,
             streams,
             at_terminal: matches!(self.streams, Streams::Terminal(_)),
         })
