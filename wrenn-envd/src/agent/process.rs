@@ -112,7 +112,7 @@ impl Process {
                 status = &mut exit, if ended.is_none() => {
                     self.ended.store(true, Ordering::Release);
                     ended = Some(Ended::new(status.unwrap_or_else(|_| ExitStatus::from_raw(0))));
-                    outputs.note_what_is_left();
+                    outputs.note_what_is_left(&self.journal);
                 }
                 output = outputs.readable(), if has_room => Output::carry(output, &self.journal),
                 () = self.journal.room(), if !has_room => {}

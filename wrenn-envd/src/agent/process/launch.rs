@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use nix::unistd::{Gid, Uid};
@@ -45,6 +46,7 @@ pub(super) struct Launch {
     cwd: PathBuf,
     user: User,
     streams: Streams,
+    output_rest: Duration,
 }
 
 /// What a process's standard streams are.
@@ -109,7 +111,13 @@ impl Launch {
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
         let path = envs.get("PATH").map_or("", String::as_str);
         let program = find_program(&config.cmd, &cwd, path)?;
-        Ok(Self { program, config, tag, envs, cwd, user, streams })
+        Ok(Self { program, config, tag, envs, cwd, user, streams, output_rest: Duration::ZERO })
+    }
+
+    /// Leaves its output in the pipes for so long, or until it ends: whoever waits for the end alone is not to wake the
+    /// agent up meanwhile.
+    pub(super) fn with_output_rest(self, output_rest: Duration) -> Self {
+        Self { output_rest, ..self }
     }
 
     /// Starts it. It runs until it ends; nobody need read from it.
@@ -135,8 +143,8 @@ impl Launch {
         let failed = |error| LaunchError::Spawn(self.program.clone(), error);
         let (streams, ours) = match self.streams {
             Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
-            Streams::Pipes => pipes(true).map_err(failed)?,
-            Streams::OutputPipes => pipes(false).map_err(failed)?,
+            Streams::Pipes => pipes(true, self.output_rest).map_err(failed)?,
+            Streams::OutputPipes => pipes(false, self.output_rest).map_err(failed)?,
         };
         let program = self.program(leaf, streams).map_err(failed)?;
         let (pid, exit) = table.spawn(&program).map_err(failed)?;
@@ -182,7 +190,7 @@ struct Ours {
 }
 
 /// The process's ends, and the agent's.
-fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
+fn pipes(has_input: bool, output_rest: Duration) -> io::Result<([OwnedFd; 3], Ours)> {
     let (stdin, input) = if has_input {
         let (theirs, ours) = io::pipe()?;
         (theirs.into(), Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(ours.into())?))))
@@ -190,7 +198,7 @@ fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
         (File::open("/dev/null")?.into(), Input::Null)
     };
     let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
-    let outputs = Outputs::pipes(stdout, stderr)?;
+    let outputs = Outputs::pipes(stdout, stderr, output_rest)?;
     Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
 }
 

@@ -44,11 +44,17 @@ enum Source {
 }
 
 impl Outputs {
-    pub(super) fn pipes(stdout: PipeReader, stderr: PipeReader) -> io::Result<Self> {
+    /// Those of a process that is about to begin. `rest` is how long nobody looks at them, unless it ends before.
+    pub(super) fn pipes(stdout: PipeReader, stderr: PipeReader, rest: Duration) -> io::Result<Self> {
+        let until = (!rest.is_zero()).then(|| Instant::now() + rest);
         let output = |channel, pipe: PipeReader| {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            let pipe = sys::watch(OwnedFd::from(pipe).into()).map_err(|failed| failed.into_parts().1)?;
-            Ok::<_, io::Error>(Output::new(channel, Some(Source::Pipe(pipe))))
+            let pipe = OwnedFd::from(pipe).into();
+            let source = match until {
+                Some(until) => Source::Resting(pipe, until),
+                None => Source::Pipe(sys::watch(pipe).map_err(|failed| failed.into_parts().1)?),
+            };
+            Ok::<_, io::Error>(Output::new(channel, Some(source)))
         };
         Ok(Self { first: output(Channel::Stdout, stdout)?, second: output(Channel::Stderr, stderr)? })
     }
@@ -73,10 +79,15 @@ impl Outputs {
     }
 
     /// The process has ended: what is there now is its own.
-    pub(super) fn note_what_is_left(&mut self) {
+    pub(super) fn note_what_is_left(&mut self, journal: &Journal) {
         for output in [&mut self.first, &mut self.second] {
-            output.left_bytes = Some(output.source.as_ref().map_or(0, Source::readable_bytes));
-            output.source = output.source.take().map(Source::watched);
+            let left_bytes = output.source.as_ref().map_or(0, Source::readable_bytes);
+            output.left_bytes = Some(left_bytes);
+            output.source = output.source.take().map(Source::due);
+            // Mostly its end, for which nothing has to be watched then.
+            if left_bytes == 0 {
+                output.carry(journal);
+            }
         }
     }
 
@@ -153,6 +164,14 @@ impl Source {
             }
             Self::Resting(pipe, _) => Self::Resting(pipe, until),
             Self::Terminal(_) => self,
+        }
+    }
+
+    /// To be read now, if nobody watches it.
+    fn due(self) -> Self {
+        match self {
+            Self::Resting(pipe, _) => Self::Resting(pipe, Instant::now()),
+            watched => watched,
         }
     }
 

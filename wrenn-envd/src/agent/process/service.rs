@@ -88,6 +88,7 @@ impl wire::Process for Service {
                 .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
             Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
+        let launch = launch.with_output_rest(if waits_for_end { OUTPUT_REST } else { Duration::ZERO });
         let launched = launch.spawn(&self.table, &self.groups, &self.freezer).map_err(refuse_launch)?;
         let process = launched.process.clone();
         let reader = process.journal.attach(From::Offset(0));
@@ -248,6 +249,10 @@ impl Drop for KillOnDrop {
         }
     }
 }
+
+/// How long a short command takes to write its output and to end. One that writes more than a pipe holds may have to wait
+/// so long, once.
+const OUTPUT_REST: Duration = Duration::from_millis(5);
 
 /// How long an answer may be held back.
 const MOMENT: Duration = Duration::from_millis(20);
