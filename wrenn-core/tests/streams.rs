@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{run, sandbox};
-use wrenn_core::{Child, Command, Error, Event, Sandbox, SandboxState};
+use wrenn_core::{Child, Command, Error, Event, GuestEventKind, Sandbox, SandboxState};
 
 /// Counts for ever, a number a line, as fast as it is read but for a breath now and then.
 const COUNTER: &str = r"
@@ -189,11 +189,60 @@ async fn a_restored_guest_is_told_who_it_is_and_how_it_came_to_be() {
     assert!(set_up.status.success(), "{}", set_up.stderr_utf8());
     let who = "echo $E2B_SANDBOX_ID $E2B_TEMPLATE_ID";
     assert_eq!(run(&sandbox, who).await, format!("{} base", sandbox.id()));
+    let created = sandbox.guest_events(0).await.unwrap().last().map(|event| (event.number, event.kind)).unwrap();
+    assert_eq!(created.1, GuestEventKind::Created);
+    let created = created.0;
     let fork = sandbox.fork(1).await.unwrap().remove(0).unwrap();
     assert_eq!(run(&fork, who).await, format!("{} base", fork.id()));
     assert_eq!(run(&fork, "cat /var/tmp/events").await, "forked");
+    assert_eq!(kinds(&fork, created).await, [GuestEventKind::Forked]);
+    assert_eq!(kinds(&sandbox, created).await, [GuestEventKind::Continued]);
     let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "cat /var/tmp/events").await, "continued\nresumed");
+    let heard = kinds(&sandbox, created).await;
+    assert_eq!(heard, [GuestEventKind::Continued, GuestEventKind::Resumed]);
+    // Whoever waits is told that there will be nothing to hear.
+    let waiting = tokio::spawn({
+        let sandbox = sandbox.clone();
+        async move { sandbox.guest_events(created + 2).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    sandbox.pause().await.unwrap();
+    assert!(matches!(waiting.await.unwrap(), Err(Error::InvalidState { .. })));
     fork.kill().await.unwrap();
-    sandbox.kill().await.unwrap();
+}
+
+async fn kinds(sandbox: &Sandbox, after: u64) -> Vec<GuestEventKind> {
+    sandbox.guest_events(after).await.unwrap().iter().map(|event| event.kind).collect()
+}
+
+/// How far a guest's clock is from the host's, in seconds.
+async fn clock_error(sandbox: &Sandbox) -> f64 {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let before = now();
+    let theirs: f64 = run(sandbox, "date +%s.%N").await.parse().unwrap();
+    let after = now();
+    if theirs < before { before - theirs } else { (theirs - after).max(0.0) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_knows_what_time_it_is_after_a_pause_and_a_fork() {
+    vm_test_or_return!();
+    let (host, sandbox) = sandbox().await;
+    // The agent leaves a clock alone that is at most 50 ms behind; the rest is what a step may be late on a loaded machine.
+    const LATE_MAX: f64 = 0.5;
+    let paused = sandbox.pause().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let sandbox = paused.resume().await.unwrap();
+    let error = clock_error(&sandbox).await;
+    assert!(error < LATE_MAX, "after a pause of 3 s it is {error} s off");
+    sandbox.snapshot("late-clock").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let copy = Sandbox::create(&host, "late-clock").await.unwrap();
+    let error = clock_error(&copy).await;
+    assert!(error < LATE_MAX, "in a template's copy it is {error} s off");
+    host.remove_template("late-clock").unwrap();
+    for sandbox in [sandbox, copy] {
+        sandbox.kill().await.unwrap();
+    }
 }

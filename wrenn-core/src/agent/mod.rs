@@ -36,7 +36,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, AGENT_PORT, InitRequest,
+    ACCESS_TOKEN_HEADER, AGENT_PORT, EventsResponse, GuestEvent, InitRequest,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
@@ -139,6 +139,15 @@ impl AgentClient {
     /// Lets the processes run on.
     pub(crate) async fn thaw(&self) -> Result<()> {
         self.within(CALL_TIMEOUT, self.call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// What has become of the guest after that event; waits for it, and answers none after a while.
+    pub(crate) async fn events_after(&self, number: u64) -> Result<Vec<GuestEvent>> {
+        let route = format!("/events?after={number}");
+        let answer =
+            self.within(EVENTS_TIMEOUT, self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
+        let answer: EventsResponse = serde_json::from_slice(&answer).map_err(AgentError::lost)?;
+        Ok(answer.events)
     }
 
     /// A connection of its own to a port of the guest.
@@ -318,6 +327,8 @@ const AUTHORITY: &str = "guest";
 
 /// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The agent answers after 50 s at the latest.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(80);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 const FILE_BYTES_MAX: usize = 256 << 20;
