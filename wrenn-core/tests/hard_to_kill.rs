@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{run, sandbox};
-use wrenn_core::Error;
+use wrenn_core::{Error, Event};
 
 #[tokio::test]
 async fn a_guest_keeps_memory_processes_and_the_processor_for_its_agent() {
@@ -71,25 +71,38 @@ async fn no_program_takes_the_agent_down() {
     }
     assert_eq!(run(&sandbox, "echo up").await, "up");
     stopper.kill().await.unwrap();
-    assert_eq!(
-        run(&sandbox, "kill -9 1; kill -11 1; kill -1 1; sleep 0.5; grep -l ' Z ' /proc/[0-9]*/stat | wc -l").await,
-        "0"
-    );
+    let line = "kill -9 1; kill -11 1; kill -4 1; kill -1 1; sleep 0.5; grep -l ' Z ' /proc/[0-9]*/stat | wc -l";
+    let killer = sandbox.command("sh").args(["-c", line]).user("root").output().await.unwrap();
+    assert_eq!((killer.stdout_utf8().trim(), killer.stderr_utf8()), ("0", String::new()), "root may, and it is spared");
+    assert_eq!(run(&sandbox, "echo up; cat /proc/1/comm").await, "up\ninit");
 }
 
+/// A program that hears that it is to end, and takes its time.
+const TRAP: &str = "trap 'echo heard >/dev/console; sleep 0.5; exit' TERM; echo ready; while :; do sleep 0.1; done";
+
 #[tokio::test]
-async fn a_guest_that_switches_itself_off_ends() {
+async fn a_guest_that_switches_itself_off_ends_its_programs_first() {
     vm_test_or_return!();
-    let (_host, sandbox) = sandbox().await;
-    let vmm = sandbox.vmm_pid().await.unwrap();
-    // As busybox's `poweroff` does; what it prints may be the last that is heard.
-    let line = "kill -USR2 1; sleep 20";
-    let _ = sandbox.command("sh").args(["-c", line]).user("root").output().await;
-    for _ in 0..100 {
-        if !common::is_alive(vmm) {
-            return;
+    // What `poweroff`, `halt` and `reboot` of busybox and sysvinit send, Ctrl-Alt-Del, and a power failure.
+    for signal in ["USR2", "USR1", "TERM", "INT", "PWR"] {
+        let (_host, sandbox) = sandbox().await;
+        let vmm = sandbox.vmm_pid().await.unwrap();
+        let mut trap = sandbox.command("sh").args(["-c", TRAP]).user("root").spawn().await.unwrap();
+        assert!(matches!(trap.next_event().await.unwrap(), Some(Event::Stdout(_))));
+        let line = format!("kill -{signal} 1; sleep 20");
+        let asker = sandbox.command("sh").args(["-c", &line]).user("root").spawn().await.unwrap();
+        let mut console = String::new();
+        for _ in 0..200 {
+            if !common::is_alive(vmm) {
+                break;
+            }
+            // Once it has ended there is nothing to ask.
+            console = sandbox.console().await.unwrap_or(console);
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!common::is_alive(vmm), "SIG{signal}: it still runs: {console}");
+        assert!(console.contains("switching off") && console.contains("heard"), "SIG{signal}: {console}");
+        assert!(!console.contains("panic"), "SIG{signal}: {console}");
+        drop((trap, asker));
     }
-    panic!("it still runs: {}", sandbox.console().await.unwrap());
 }
