@@ -123,8 +123,8 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
     let table = Arc::new(process::Table::new(kept_bytes_max(&fs::read_to_string("/proc/meminfo").unwrap_or_default())));
     let (reaper, emptied) = (table.clone(), groups.clone());
     tokio::spawn(async move {
-        let Err(error) = reaper.reap_for_ever(|| emptied.sweep()).await;
-        init::complain(&format!("reap children: {error}"));
+        let complain = |error: &io::Error| init::complain(&format!("reap children: {error}"));
+        reaper.reap_for_ever(|| emptied.sweep(), complain).await
     });
     let restores = watch::Sender::new(0);
     if let Some(address) = publish {

@@ -11,7 +11,11 @@ use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
-use tokio::{io::unix::AsyncFd, sync::oneshot, time::Instant};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::oneshot,
+    time::{Instant, sleep},
+};
 
 use super::{
     Process,
@@ -127,12 +131,18 @@ impl Table {
         Some((found.pid, found.journal.clone()))
     }
 
-    /// Reaps for as long as the agent lives, and calls `reaped` when somebody has ended.
-    pub(crate) async fn reap_for_ever(&self, reaped: impl Fn()) -> io::Result<Infallible> {
+    /// Reaps for as long as the agent lives, and calls `reaped` when somebody may have ended. What fails is told to
+    /// `complain` and begun anew: an agent that no longer reaps would fill the guest with zombies.
+    pub(crate) async fn reap_for_ever(&self, reaped: impl Fn(), complain: impl Fn(&io::Error)) -> Infallible {
+        begin_anew_for_ever(|| self.reap_until_it_fails(&reaped), complain).await
+    }
+
+    async fn reap_until_it_fails(&self, reaped: impl Fn()) -> io::Result<Infallible> {
+        // Whoever has ended so far is reaped even where nothing will tell of those to come.
+        self.reap()?;
+        reaped();
         let child_signals = child_signals()?;
         loop {
-            self.reap()?;
-            reaped();
             // Several that end at once are one signal; so each is taken before it is looked who has ended.
             let mut ready = child_signals.readable().await?;
             while let Ok(read) =
@@ -140,6 +150,8 @@ impl Table {
             {
                 read?;
             }
+            self.reap()?;
+            reaped();
         }
     }
 
@@ -162,6 +174,18 @@ impl Table {
     }
 }
 
+/// Begins `work` again whenever it fails, after a pause: what fails at once is not to take a whole processor.
+async fn begin_anew_for_ever<F: Future<Output = io::Result<Infallible>>>(
+    work: impl Fn() -> F,
+    complain: impl Fn(&io::Error),
+) -> Infallible {
+    loop {
+        let Err(error) = work().await;
+        complain(&error);
+        sleep(PAUSE).await;
+    }
+}
+
 /// What tells of children that have ended. A handler would have to interrupt the agent first, and then to wake it up.
 fn child_signals() -> io::Result<AsyncFd<SignalFd>> {
     let signals = SignalFd::with_flags(&block_child_signals()?, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
@@ -180,3 +204,32 @@ pub(crate) fn block_child_signals() -> io::Result<SigSet> {
 /// How many processes that have ended are kept, and for how long. Their output counts as that of others does.
 const ENDED_MAX: usize = 64;
 const ENDED_FOR: Duration = Duration::from_secs(600);
+
+/// How long nobody is reaped after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_and_followed_by_another_attempt() {
+        let (begun, attempts, told) = (Instant::now(), RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let work = || async {
+            attempts.borrow_mut().push(begun.elapsed());
+            let attempt = attempts.borrow().len();
+            match attempt {
+                1 => Err(io::Error::other("first")),
+                2 => Err(io::Error::other("second")),
+                _ => std::future::pending().await,
+            }
+        };
+        let complain = |error: &io::Error| told.borrow_mut().push(error.to_string());
+        let ended = tokio::time::timeout(Duration::from_secs(60), begin_anew_for_ever(work, complain)).await;
+        assert!(ended.is_err(), "it never ends");
+        assert_eq!(*told.borrow(), ["first", "second"]);
+        assert_eq!(*attempts.borrow(), [Duration::ZERO, PAUSE, 2 * PAUSE]);
+    }
+}
