@@ -4,10 +4,9 @@ mod support;
 
 use std::fmt::Write as _;
 
-use proptest::prelude::*;
 use support::{
     Agent,
-    wire::{frame, frames, request, runner, send},
+    wire::{frame, frames},
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,21 +85,4 @@ async fn unary_calls_and_refusals_read_as_e2bs() {
     assert_eq!((refused.len(), refused[0].0), (1, 2), "{refused:?}");
     let trailer: serde_json::Value = serde_json::from_slice(&refused[0].1).unwrap();
     assert_eq!(trailer["error"]["code"], "not_found");
-}
-
-#[test]
-fn a_request_may_be_cut_anywhere() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let agent = Agent::start();
-    let whole = request("/process.Process/Start", "application/connect+json", &frame(0, START_JSON.as_bytes()));
-    let cuts = prop::collection::vec(0..whole.len(), 0..12);
-    let checked = runner(40).run(&cuts, |mut cuts| {
-        cuts.extend([0, whole.len()]);
-        cuts.sort_unstable();
-        let pieces = cuts.windows(2).map(|pair| &whole[pair[0]..pair[1]]).filter(|piece| !piece.is_empty());
-        let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, pieces))).into_owned();
-        prop_assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""exitCode":3"#), "{}", answer);
-        Ok(())
-    });
-    checked.unwrap();
 }

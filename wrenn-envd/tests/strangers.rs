@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{fs, io, time::Duration};
+use std::{cell::Cell, fs, io, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use http_body_util::StreamBody;
@@ -15,93 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use proptest::prelude::*;
 use support::{
     Agent,
-    wire::{frame, frames, request, runner, send},
+    wire::{request, runner, send},
 };
 use tokio::{net::TcpStream, time::timeout};
-
-const START: &str = r#"{"process":{"cmd":"/bin/sh","args":["-c","printf 'a\\377'; exit 3"]},"stdin":false}"#;
-
-/// The flag of a stream's last message.
-const END: u8 = 2;
-
-#[test]
-fn no_frame_takes_the_agent_down() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let agent = Agent::start();
-    let routes = prop::sample::select(vec![
-        "process.Process/Start",
-        "process.Process/Connect",
-        "process.Process/StreamInput",
-        "process.Process/SendInput",
-        "process.Process/List",
-        "process.Process/Update",
-        "process.Process/Nothing",
-        "filesystem.Filesystem/WatchDir",
-        "filesystem.Filesystem/Stat",
-        "filesystem.Filesystem/GetWatcherEvents",
-    ]);
-    let kinds = prop::sample::select(vec![
-        "application/connect+json",
-        "application/connect+proto",
-        "application/json",
-        "application/proto",
-        "application/grpc",
-        "text/plain",
-    ]);
-    let good = frame(0, START.as_bytes());
-    let mangled =
-        (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()).prop_map(move |(at, byte, end)| {
-            let mut body = good.clone();
-            // The length, the flags, the syntax or a name; and then it is cut off.
-            let at = at.index(40);
-            body[at] = byte;
-            body.truncate(end.index(body.len()));
-            body
-        });
-    let bodies = prop_oneof![prop::collection::vec(any::<u8>(), 0..60), mangled];
-    let checked = runner(400).run(&(routes, kinds, bodies), |(route, kind, body)| {
-        let request = request(&format!("/{route}"), kind, &body);
-        let answer = runtime.block_on(send(&agent, [request.as_slice()]));
-        prop_assert!(answer.starts_with(b"HTTP/1.1 "), "{:?}", String::from_utf8_lossy(&answer));
-        Ok(())
-    });
-    checked.unwrap();
-    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], &[b'{'; 100]].concat();
-    let huge = request("/process.Process/Start", "application/connect+json", &huge);
-    let answer = String::from_utf8_lossy(&runtime.block_on(send(&agent, [huge.as_slice()]))).into_owned();
-    assert!(answer.contains("resource_exhausted") || answer.contains("invalid_argument"), "{answer}");
-    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
-}
-
-#[tokio::test]
-async fn a_broken_envelope_of_a_stream_is_refused_with_its_reason() {
-    let agent = Agent::start();
-    let message = br#"{"path":"/tmp"}"#;
-    let whole = frame(0, message);
-    let cut_off = whole[..whole.len() - 4].to_vec();
-    let huge = [&[0, 0xff, 0xff, 0xff, 0xff][..], message].concat();
-    for (what, body, code) in [
-        ("a message that is cut off", cut_off, "invalid_argument"),
-        ("a header that is cut off", whole[..3].to_vec(), "invalid_argument"),
-        ("no message", Vec::new(), "unimplemented"),
-        ("two messages", [whole.clone(), whole.clone()].concat(), "unimplemented"),
-        ("no JSON", frame(0, b"{path"), "invalid_argument"),
-        ("JSON of another shape", frame(0, br#"{"path":7}"#), "invalid_argument"),
-        ("compressed with nothing", frame(1, message), "internal"),
-        ("more than is taken", huge, "resource_exhausted"),
-    ] {
-        for route in ["/filesystem.Filesystem/WatchDir", "/process.Process/Start"] {
-            let headers = [("content-type", "application/connect+json"), ("connect-protocol-version", "1")];
-            let answer = agent.call("POST", route, &headers, body.clone()).await;
-            let seen = frames(answer.body());
-            assert_eq!((seen.len(), seen[0].0), (1, END), "{route}, {what}: {seen:?}");
-            let end: serde_json::Value = serde_json::from_slice(&seen[0].1).unwrap();
-            assert_eq!(end["error"]["code"], code, "{route}, {what}: {end}");
-            assert!(end["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}");
-        }
-    }
-    assert_eq!(agent.shell("echo up").await.unwrap().stdout_utf8(), "up\n");
-}
 
 /// What a whole answer says: its status, its headers in lower case, its body.
 fn parse(answer: &[u8]) -> (u16, String, Vec<u8>) {
@@ -147,6 +63,52 @@ fn any_query_is_answered_or_refused() {
     });
     checked.unwrap();
     assert_eq!(fs::read_to_string(file).unwrap(), "here");
+    assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
+}
+
+#[test]
+fn any_boundary_is_taken_or_refused() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let route = format!("/files?path={}/file", directory.path().display());
+    let body = |boundary: &str| {
+        let head = "content-disposition: form-data; name=\"file\"; filename=\"a\"";
+        format!("--{boundary}\r\n{head}\r\n\r\nabc\r\n--{boundary}--\r\n")
+    };
+    let upload = |content_type: &str, boundary: &str| {
+        let request = request(&route, content_type, body(boundary).as_bytes());
+        parse(&runtime.block_on(send(&agent, [request.as_slice()]))).0
+    };
+    let written = || fs::read_to_string(directory.path().join("file")).unwrap();
+    for good in ["multipart/form-data; boundary=xyz", r#"multipart/form-data; charset=utf-8; boundary="xyz""#] {
+        assert_eq!((upload(good, "xyz"), written().as_str()), (200, "abc"), "{good}");
+    }
+    let good = r#"multipart/form-data; boundary="xyz""#;
+    let mangled = (any::<prop::sample::Index>(), "[ -~\t]{0,3}").prop_map(move |(at, piece)| {
+        let mut kind = good.to_owned();
+        let at = at.index(kind.len());
+        kind.replace_range(at..=at, &piece);
+        kind
+    });
+    let long = (60..5000_usize).prop_map(|length| format!("multipart/form-data; boundary={}", "x".repeat(length)));
+    let kinds = prop_oneof![4 => mangled, 2 => "multipart/[ -~\t]{0,40}", 2 => "multipart/form-data; boundary=[ -~]{0,20}", 1 => long];
+    let (taken, refused) = (Cell::new(0), Cell::new(0));
+    let checked = runner(400).run(&(kinds, prop_oneof![Just("xyz".to_owned()), "[!-~]{0,5}"]), |(kind, boundary)| {
+        match upload(&kind, &boundary) {
+            200 => {
+                taken.update(|count| count + 1);
+                // What is not said to be in parts is a file as it is.
+                let written = written();
+                prop_assert!(written == "abc" || written == body(&boundary), "{} by {:?}", written, kind);
+            }
+            400 | 415 => refused.update(|count| count + 1),
+            status => prop_assert!(false, "{} to {:?}", status, kind),
+        }
+        Ok(())
+    });
+    checked.unwrap();
+    assert!(taken.get() > 10 && refused.get() > 100, "{taken:?} {refused:?}");
     assert_eq!(runtime.block_on(agent.shell("echo up")).unwrap().stdout_utf8(), "up\n");
 }
 

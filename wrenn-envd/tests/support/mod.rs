@@ -2,13 +2,16 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub(crate) mod cgroup;
+pub(crate) mod exchange;
 pub(crate) mod session;
 pub(crate) mod wire;
 
 use std::{
-    io::{BufRead as _, BufReader},
+    fs::File,
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    os::unix::fs::FileExt as _,
+    process::{Child, Command},
+    thread,
     time::Duration,
 };
 
@@ -25,9 +28,11 @@ use wrenn_envd::proto::process::{
     process_event::{EndEvent, Event, data_event::Output},
 };
 
-/// A running agent, which ends with the test.
+/// A running agent, which ends with the test. It fails the test if anything in it has panicked: here that ends one call,
+/// but the agent of a guest is built to end at once, and the guest with it.
 pub(crate) struct Agent {
     child: Child,
+    stderr: File,
     pub(crate) address: SocketAddr,
 }
 
@@ -40,12 +45,32 @@ impl Agent {
     pub(crate) fn start_with(options: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wrenn-envd"));
         command.args(["--no-init", "--address", "127.0.0.1", "--port", "0"]).args(options);
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the agent starts");
-        let mut line = String::new();
-        let stderr = child.stderr.take().expect("its stderr is piped");
-        BufReader::new(stderr).read_line(&mut line).expect("it says where it serves");
-        let (_, address) = line.trim().rsplit_once(' ').expect("the address is the last word");
-        Self { child, address: address.parse().expect("an address") }
+        let stderr = tempfile::tempfile().expect("a file");
+        command.stderr(stderr.try_clone().expect("a descriptor"));
+        let child = command.spawn().expect("the agent starts");
+        let mut agent = Self { child, stderr, address: ([127, 0, 0, 1], 0).into() };
+        let line = agent.first_line();
+        let (_, address) = line.rsplit_once(' ').expect("the address is the last word");
+        agent.address = address.parse().expect("an address");
+        agent
+    }
+
+    fn first_line(&self) -> String {
+        for _ in 0..10_000 {
+            if let Some((line, _)) = self.said().split_once('\n') {
+                return line.to_owned();
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        panic!("the agent does not say where it serves")
+    }
+
+    /// All that it has written to its console.
+    pub(crate) fn said(&self) -> String {
+        let length = self.stderr.metadata().expect("an open file").len();
+        let mut said = vec![0; usize::try_from(length).expect("a short text")];
+        self.stderr.read_exact_at(&mut said, 0).expect("it only grows");
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -96,6 +121,8 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let said = self.said();
+        assert!(thread::panicking() || !said.contains("panicked at"), "{said}");
     }
 }
 
