@@ -39,15 +39,15 @@ impl Http {
     }
 }
 
-/// A server in the guest that copies between a socket and its memory or a file, with the calls of a plain program: it sends
-/// as many bytes as the first line asks for, or takes as many and answers one byte.
+/// A server in the guest that copies between a socket and its memory, a file or a program's pipe, with the calls of a plain
+/// program: it sends as many bytes as the first line asks for, or takes as many and answers one byte.
 pub(crate) struct RawCopy {
     sandbox: Sandbox,
     _server: Child,
 }
 
 const SERVER: &str = r"
-import socket
+import os, socket, subprocess
 listener = socket.create_server(('0.0.0.0', 9000))
 print('ready', flush=True)
 block = bytearray(1 << 18)
@@ -55,6 +55,10 @@ while True:
     stream, _ = listener.accept()
     word, count = stream.makefile('rb', buffering=0).readline().split()
     left = int(count)
+    if word == b'pipe':
+        head = subprocess.Popen(['head', '-c', str(left), '/dev/zero'], stdout=subprocess.PIPE, bufsize=0)
+        while block := os.read(head.stdout.fileno(), 1 << 16): stream.sendall(block)
+        head.stdout.close(); head.wait(); left = 0; block = bytearray(1 << 18)
     modes = {b'save': 'wb', b'load': 'rb'}
     file = open('/dev/shm/raw', modes[word], buffering=0) if word in modes else None
     while left:
@@ -89,6 +93,11 @@ impl RawCopy {
     /// From the file that [`save`](Self::save) has left, which is no shorter.
     pub(crate) async fn load(&self, bytes: usize) -> anyhow::Result<()> {
         self.receive("load", bytes).await
+    }
+
+    /// From a program that writes so much into a pipe.
+    pub(crate) async fn pipe(&self, bytes: usize) -> anyhow::Result<()> {
+        self.receive("pipe", bytes).await
     }
 
     async fn receive(&self, word: &str, bytes: usize) -> anyhow::Result<()> {
