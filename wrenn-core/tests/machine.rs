@@ -1,4 +1,5 @@
 //! What a program finds in a guest: the machine that its agent makes of two drives and a kernel.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

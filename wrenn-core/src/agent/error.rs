@@ -67,6 +67,11 @@ impl AgentError {
         matches!(self, Self::NotReachable { .. } | Self::ConnectionLost { .. })
     }
 
+    /// Whether the agent could not do it at that moment, and did nothing: its metadata service was slow, say.
+    pub(super) fn is_for_now(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == http::StatusCode::SERVICE_UNAVAILABLE.as_str())
+    }
+
     pub(crate) fn lost(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::ConnectionLost { source: Some(source.into()) }
     }

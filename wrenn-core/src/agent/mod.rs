@@ -14,6 +14,8 @@ mod calls;
 mod connection;
 mod error;
 mod files;
+#[cfg(test)]
+mod init_tests;
 mod process;
 
 use std::{
@@ -36,7 +38,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, AGENT_PORT, EventsResponse, GuestEvent, InitRequest,
+    ACCESS_TOKEN_HEADER, AGENT_PORT, EventsResponse, GuestEvent, InitRequest, Timestamp,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
@@ -104,21 +106,23 @@ impl AgentClient {
         self.init_within(request, CALL_TIMEOUT).await
     }
 
-    /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet.
+    /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet, or is not ready.
     ///
-    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards.
+    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards. When it names a time,
+    /// each try names the time by then.
     pub(crate) async fn init_within(&self, request: &InitRequest, timeout: Duration) -> Result<()> {
-        let body: Bytes = serde_json::to_vec(request)
-            .map_err(|error| AgentError::InvalidArgument { message: error.to_string() })?
-            .into();
         let deadline = Instant::now() + timeout;
         let init = || async {
+            let now = request.timestamp.map(|_| Timestamp::now());
+            let body: Bytes = serde_json::to_vec(&InitRequest { timestamp: now, ..request.clone() })
+                .map_err(|error| AgentError::InvalidArgument { message: error.to_string() })?
+                .into();
             let done = self.call(Method::POST, "/init", json_headers(), body.clone()).await;
             match (done, &request.access_token) {
                 // An earlier try was carried out, and its answer lost: the guest knows the new token alone.
                 (Err(AgentError::Unauthorized { .. }), Some(token)) if self.token().as_ref() != Some(token) => {
                     let headers = with_token(json_headers(), Some(token))?;
-                    self.send(Method::POST, "/init", headers, body.clone()).await
+                    self.send(Method::POST, "/init", headers, body).await
                 }
                 (done, _) => done,
             }
@@ -203,12 +207,14 @@ impl AgentClient {
         accepted(sender.send_request(request).await.map_err(AgentError::lost)?).await
     }
 
-    /// Calls again until `deadline` for as long as the agent cannot be reached.
+    /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
     async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
         loop {
             self.connection.open(deadline).await?;
             match timeout_at(deadline, call()).await {
-                Ok(Err(error)) if error.is_retryable() && Instant::now() + RETRY_PAUSE < deadline => {
+                Ok(Err(error))
+                    if (error.is_retryable() || error.is_for_now()) && Instant::now() + RETRY_PAUSE < deadline =>
+                {
                     sleep(RETRY_PAUSE).await
                 }
                 Ok(answered) => return answered,
