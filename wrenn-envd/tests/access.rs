@@ -2,6 +2,11 @@
 
 mod support;
 
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use connectrpc::{
     ErrorCode,
@@ -11,7 +16,7 @@ use hyper::StatusCode;
 use support::{Agent, start};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, MetricsResponse, PROTOCOL_VERSION, VERSION_HEADER,
+    ACCESS_TOKEN_HEADER, PROTOCOL_VERSION, VERSION_HEADER,
     proto::filesystem::{FilesystemClient, StatRequest},
 };
 
@@ -122,15 +127,42 @@ async fn a_restore_closes_the_connections_from_before_it() {
     assert_eq!(stale.read(&mut [0; 1]).await.unwrap_or(0), 0);
 }
 
+/// By the names on the wire: the agent's own type would read whatever it writes.
 #[tokio::test]
-async fn metrics_describe_the_machine() {
+async fn metrics_describe_the_machine_in_e2bs_words() {
     let agent = Agent::start();
     let answer = agent.call("GET", "/metrics", &[], "").await;
-    let metrics: MetricsResponse = serde_json::from_slice(answer.body()).unwrap();
-    assert!(
-        metrics.cpu_count > 0 && metrics.mem_total > metrics.mem_used && metrics.disk_total >= metrics.disk_used,
-        "{metrics:?}"
-    );
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let metrics: BTreeMap<String, f64> = serde_json::from_slice(answer.body()).unwrap();
+    let names: Vec<_> = metrics.keys().map(String::as_str).collect();
+    let expected = [
+        "cpu_count",
+        "cpu_used_pct",
+        "disk_total",
+        "disk_used",
+        "mem_cache",
+        "mem_total",
+        "mem_total_mib",
+        "mem_used",
+        "mem_used_mib",
+        "ts",
+    ];
+    assert_eq!(names, expected);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((metrics["ts"] - now).abs() < 10.0, "{metrics:?}, but it is {now}");
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(metrics["cpu_count"], f64::from(u32::try_from(processors).unwrap()));
+    assert!((0.0..=100.0).contains(&metrics["cpu_used_pct"]), "{metrics:?}");
+    // As the kernel says it, in KiB.
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.strip_suffix(" kB")).unwrap();
+    assert_eq!(metrics["mem_total"], total.trim().parse::<f64>().unwrap() * 1024.0);
+    let mib = f64::from(1 << 20);
+    assert_eq!(metrics["mem_total_mib"], (metrics["mem_total"] / mib).floor());
+    assert_eq!(metrics["mem_used_mib"], (metrics["mem_used"] / mib).floor());
+    for (part, whole) in [("mem_used", "mem_total"), ("mem_cache", "mem_total"), ("disk_used", "disk_total")] {
+        assert!(metrics[part] > 0.0 && metrics[part] < metrics[whole], "{part}: {metrics:?}");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod exchange;
 pub(crate) mod session;
+pub(crate) mod stream;
 pub(crate) mod wire;
 
 use std::{

@@ -39,12 +39,12 @@ pub(crate) fn whole_frames(mut body: &[u8]) -> Option<Vec<(u8, Vec<u8>)>> {
 /// A field of a protobuf message that is text, bytes or a message.
 pub(crate) fn text(field: u8, value: impl AsRef<[u8]>) -> Vec<u8> {
     let value = value.as_ref();
-    [vec![field << 3 | 2], varint(value.len() as u64), value.to_vec()].concat()
+    [varint(u64::from(field) << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
 }
 
 /// A field that is a number or a bool.
 pub(crate) fn number(field: u8, value: u64) -> Vec<u8> {
-    [vec![field << 3], varint(value)].concat()
+    [varint(u64::from(field) << 3), varint(value)].concat()
 }
 
 fn varint(mut value: u64) -> Vec<u8> {
