@@ -2,10 +2,14 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use connectrpc::{
-    ErrorCode, Protocol,
+    ConnectError, ErrorCode, Protocol,
     client::{CallOptions, ClientConfig, HttpClient},
 };
 use futures::stream;
@@ -14,9 +18,11 @@ use support::{
     session::{Session, by_pid, by_tag},
     start,
 };
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use wrenn_envd::proto::process::{
-    ProcessClient, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest, Signal, StartResponse,
-    StreamInputRequest, process_event::Event, process_input::Input, stream_input_request,
+    CloseStdinRequest, ProcessClient, ProcessInput, ProcessSelector, SendInputRequest, SendSignalRequest, Signal,
+    StartResponse, StreamInputRequest, process_event::Event, process_input::Input, stream_input_request,
 };
 
 fn begin(process: ProcessSelector) -> StreamInputRequest {
@@ -109,6 +115,115 @@ async fn without_stdin_there_is_nothing_to_read_and_nothing_to_write_to() {
     let request = SendInputRequest { process: session.selector().into(), input: input.into(), ..Default::default() };
     let error = agent.client().send_input(request).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::FailedPrecondition);
+    session.signal(Signal::SIGNAL_SIGKILL).await.unwrap();
+}
+
+/// A process that reads nothing until a file is there, and a client's megabyte of input that waits for it.
+struct Waiting {
+    agent: Arc<Agent>,
+    session: Session,
+    go: PathBuf,
+    input: JoinHandle<Result<(), ConnectError>>,
+    _directory: TempDir,
+}
+
+impl Waiting {
+    async fn start() -> Self {
+        let (agent, directory) = (Arc::new(Agent::start()), tempfile::tempdir().expect("a directory"));
+        let go = directory.path().join("go");
+        let line = format!("while [ ! -e {} ]; do sleep 0.02; done; wc -c", go.display());
+        let mut request = start("sh", &["-c", &line]);
+        (request.stdin, request.tag) = (Some(true), Some("waiting".to_owned()));
+        let session = Session::start(&agent, request).await.expect("it starts");
+        let (client, input) = (agent.client(), megabyte(by_tag("waiting")));
+        let input = tokio::spawn(async move { client.send_input(input).await.map(drop) });
+        // Until the pipe is full.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!input.is_finished(), "nobody reads it");
+        Self { agent, session, go, input, _directory: directory }
+    }
+
+    fn close(&self) -> JoinHandle<Result<(), ConnectError>> {
+        let client = self.agent.client();
+        let request = CloseStdinRequest { process: by_tag("waiting").into(), ..Default::default() };
+        tokio::spawn(async move { client.close_stdin(request).await.map(drop) })
+    }
+
+    /// What the process has read, once it may.
+    async fn count(self) -> usize {
+        std::fs::write(&self.go, "").expect("a file");
+        let done = soon(self.session.finish()).await.expect("no error");
+        done.stdout_utf8().trim().parse().expect("a number")
+    }
+}
+
+fn megabyte(process: ProcessSelector) -> SendInputRequest {
+    let input = ProcessInput { input: Some(Input::Stdin(vec![b'x'; 1_000_000])), ..Default::default() };
+    SendInputRequest { process: process.into(), input: input.into(), ..Default::default() }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it comes within 10 s")
+}
+
+#[tokio::test]
+async fn a_close_comes_after_all_input_that_was_sent_before_it() {
+    let mut waiting = Waiting::start().await;
+    let close = waiting.close();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!close.is_finished() && !waiting.input.is_finished());
+    std::fs::write(&waiting.go, "").unwrap();
+    soon(&mut waiting.input).await.unwrap().unwrap();
+    soon(close).await.unwrap().unwrap();
+    assert_eq!(waiting.count().await, 1_000_000);
+}
+
+#[tokio::test]
+async fn input_that_its_client_gave_up_holds_nobody_back() {
+    // By the end of a stream of HTTP/2.
+    let waiting = Waiting::start().await;
+    let close = waiting.close();
+    waiting.input.abort();
+    soon(close).await.unwrap().unwrap();
+    let count = waiting.count().await;
+    assert!((1..1_000_000).contains(&count), "{count}");
+    // By the end of a connection of HTTP/1.1.
+    let waiting = Waiting::start().await;
+    waiting.input.abort();
+    let agent = waiting.agent.clone();
+    let input = tokio::spawn(async move {
+        let body = r#"{"process":{"tag":"waiting"},"input":{"stdin":"eA=="}}"#;
+        agent.call("POST", "/process.Process/SendInput", &[("content-type", "application/json")], body).await
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!input.is_finished(), "the pipe is full");
+    input.abort();
+    soon(waiting.close()).await.unwrap().unwrap();
+    assert!((1..1_000_000).contains(&waiting.count().await));
+}
+
+#[tokio::test]
+async fn a_kill_waits_for_no_input() {
+    let waiting = Waiting::start().await;
+    let close = waiting.close();
+    soon(waiting.session.signal(Signal::SIGNAL_SIGKILL)).await.unwrap();
+    assert_eq!(soon(waiting.session.finish()).await.unwrap().end.unwrap().status, "signal: killed");
+    let error = soon(waiting.input).await.unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::FailedPrecondition);
+    soon(close).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn input_for_a_process_that_has_closed_its_own_says_so() {
+    let agent = Agent::start();
+    let mut request = start("sh", &["-c", "exec <&-; echo closed; sleep 60"]);
+    request.stdin = Some(true);
+    let mut session = Session::start(&agent, request).await.unwrap();
+    session.expect("closed").await;
+    for message in ["the process has closed its standard input", "its standard input is closed"] {
+        let error = session.input(Input::Stdin(b"x".to_vec())).await.unwrap_err();
+        assert_eq!((error.code, error.message.as_deref()), (ErrorCode::FailedPrecondition, Some(message)));
+    }
     session.signal(Signal::SIGNAL_SIGKILL).await.unwrap();
 }
 

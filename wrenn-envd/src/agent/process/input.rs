@@ -23,6 +23,8 @@ pub(super) enum Input {
 pub(super) enum InputError {
     #[error("its standard input is closed")]
     Closed,
+    #[error("the process has closed its standard input")]
+    Unread,
     #[error("its standard input cannot be written to")]
     Broken(#[source] io::Error),
     #[error("it has a terminal: send the input as `pty`")]
@@ -50,7 +52,10 @@ impl Process {
         if writing.is_err() {
             *stdin = None;
         }
-        writing.map_err(InputError::Broken)
+        writing.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => InputError::Unread,
+            _ => InputError::Broken(error),
+        })
     }
 
     /// The same, for a process at a terminal.
@@ -60,7 +65,10 @@ impl Process {
         terminal.write_all(bytes).await.map_err(InputError::Broken)
     }
 
-    /// Closes standard input, so that the process reads its end. Closing it again does nothing.
+    /// Closes standard input, so that the process reads its end after all that was sent before. Closing it again does
+    /// nothing.
+    ///
+    /// It waits for input that is being written, for as long as whoever sent that does: one who gives up lets go.
     pub(super) async fn close_stdin(&self) -> Result<(), InputError> {
         match &self.input {
             Input::Null => {}
