@@ -8,6 +8,7 @@
 mod api_error;
 mod cgroups;
 mod clock;
+mod environment;
 mod events;
 mod files;
 mod filesystem;

@@ -13,6 +13,7 @@ use super::{
     Mode,
     api_error::ApiError,
     clock::{self, Decision},
+    environment,
     http::{Body, empty},
     init,
     mmds::{Metadata, Mmds},
@@ -52,6 +53,7 @@ impl Order {
         refuse_volumes(&request)?;
         request.instance_id = metadata.instance_id.or(request.instance_id);
         request.env_id = metadata.env_id.or(request.env_id);
+        refuse_malformed(&request)?;
         Ok(Self { request, headers: head.headers, vouched_hash: hash })
     }
 
@@ -120,6 +122,24 @@ fn change_guest(settings: &mut Settings, request: &InitRequest) -> Result<(), Ap
         init::set_ca_bundle(pem).map_err(|error| failed("take over caBundle", &error))?;
     }
     Ok(())
+}
+
+/// What no process could be started with would fail each of them later, and say nothing of where it came from.
+///
+/// A user or a directory that is not there is no mistake: it may be made later, and until then calls that need it say so.
+fn refuse_malformed(request: &InitRequest) -> Result<(), ApiError> {
+    environment::check(request.env_vars.iter().flatten())
+        .map_err(|error| ApiError::bad_request(format!("envVars: {error}")))?;
+    let texts = [
+        ("instanceID", &request.instance_id),
+        ("envID", &request.env_id),
+        ("defaultUser", &request.default_user),
+        ("defaultWorkdir", &request.default_workdir),
+    ];
+    match texts.iter().find(|(_, text)| text.as_ref().is_some_and(|text| text.contains('\0'))) {
+        Some((name, _)) => Err(ApiError::bad_request(format!("{name} holds a NUL"))),
+        None => Ok(()),
+    }
 }
 
 /// A volume that is not there is worse than none: programs would write to the guest's own drive in its place.

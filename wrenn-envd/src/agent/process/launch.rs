@@ -28,6 +28,7 @@ use super::{
 use crate::{
     agent::{
         cgroups::{Groups, Kind, Leaf},
+        environment::{self, VariableError},
         freezer::Freezer,
         settings::Settings,
         sys::{self, Program},
@@ -78,10 +79,12 @@ pub(super) enum LaunchError {
     NotInPath { command: String, path: String },
     #[error("the command {0:?} is missing, or cannot be executed")]
     NoProgram(PathBuf),
-    #[error(
-        "the command {0:?}, its arguments and its environment may not hold a NUL, and names may not be empty or hold a `=`"
-    )]
-    Malformed(String),
+    #[error("no command is named: `cmd` is empty")]
+    NoCommand,
+    #[error("{0} holds a NUL, which no program can be given")]
+    Nul(String),
+    #[error(transparent)]
+    Variable(#[from] VariableError),
     #[error("the command {0:?} cannot be executed")]
     Spawn(PathBuf, #[source] io::Error),
     #[error("no terminal can be opened")]
@@ -99,15 +102,8 @@ impl Launch {
         user: User,
         settings: &Settings,
     ) -> Result<Self, LaunchError> {
-        let texts = [&config.cmd].into_iter().chain(&config.args).chain(config.envs.keys()).chain(config.envs.values());
-        let is_name = |name: &String| !name.is_empty() && !name.contains('=');
-        if config.cmd.is_empty()
-            || texts.into_iter().any(|text| text.contains('\0'))
-            || !config.envs.keys().all(is_name)
-        {
-            return Err(LaunchError::Malformed(config.cmd.clone()));
-        }
-        let envs = environment(&user, settings, &config, streams);
+        refuse_malformed(&config)?;
+        let envs = environment_of(&user, settings, &config, streams);
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
         let path = envs.get("PATH").map_or("", String::as_str);
         let program = find_program(&config.cmd, &cwd, path)?;
@@ -226,10 +222,24 @@ impl Started {
     }
 }
 
+/// Refuses what the kernel has no way to take.
+fn refuse_malformed(config: &ProcessConfig) -> Result<(), LaunchError> {
+    if config.cmd.is_empty() {
+        return Err(LaunchError::NoCommand);
+    }
+    let args = config.args.iter().zip(1..).map(|(arg, number)| (format!("argument {number}"), arg));
+    let cwd = config.cwd.iter().map(|cwd| ("the working directory".to_owned(), cwd));
+    let mut texts = [("the command".to_owned(), &config.cmd)].into_iter().chain(args).chain(cwd);
+    if let Some((what, _)) = texts.find(|(_, text)| text.contains('\0')) {
+        return Err(LaunchError::Nul(what));
+    }
+    Ok(environment::check(&config.envs)?)
+}
+
 type Environment = BTreeMap<String, String>;
 
 /// PATH, HOME, USER and LOGNAME, and TERM at a terminal; then the sandbox's, then the request's.
-fn environment(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Environment {
+fn environment_of(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Environment {
     let own = [
         ("PATH", DEFAULT_PATH.to_owned()),
         ("HOME", user.home.to_string_lossy().into_owned()),
@@ -290,7 +300,7 @@ mod tests {
         let settings = settings(r#"{"envVars":{"A":"sandbox","B":"sandbox","HOME":"/h"}}"#);
         let config =
             ProcessConfig { envs: [("B".into(), "request".into())].into_iter().collect(), ..Default::default() };
-        let envs = environment(&user(), &settings, &config, Streams::Pipes);
+        let envs = environment_of(&user(), &settings, &config, Streams::Pipes);
         let value = |name: &str| envs.get(name).map(String::as_str);
         assert_eq!((value("A"), value("B")), (Some("sandbox"), Some("request")));
         assert_eq!((value("HOME"), value("USER"), value("LOGNAME")), (Some("/h"), Some("user"), Some("user")));

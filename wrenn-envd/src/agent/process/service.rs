@@ -289,7 +289,9 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
         LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) => ConnectError::not_found(message),
         LaunchError::Terminal(_) | LaunchError::Group(_) => ConnectError::resource_exhausted(message),
         LaunchError::Frozen => ConnectError::failed_precondition(message),
-        LaunchError::NoDirectory(_) | LaunchError::Malformed(_) => ConnectError::invalid_argument(message),
+        LaunchError::NoDirectory(_) | LaunchError::NoCommand | LaunchError::Nul(_) | LaunchError::Variable(_) => {
+            ConnectError::invalid_argument(message)
+        }
         LaunchError::Spawn(_, source) => match source.kind() {
             std::io::ErrorKind::PermissionDenied => ConnectError::permission_denied(message),
             std::io::ErrorKind::WouldBlock | std::io::ErrorKind::OutOfMemory => {
