@@ -9,7 +9,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use connectrpc::{
-    ErrorCode,
+    ErrorCode, Protocol,
     client::{CallOptions, ClientConfig, HttpClient},
 };
 use hyper::StatusCode;
@@ -17,7 +17,10 @@ use support::{Agent, start};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use wrenn_envd::{
     ACCESS_TOKEN_HEADER, PROTOCOL_VERSION, VERSION_HEADER,
-    proto::filesystem::{FilesystemClient, StatRequest},
+    proto::{
+        filesystem::{FilesystemClient, StatRequest},
+        process::{ListRequest, ProcessClient},
+    },
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -37,6 +40,12 @@ async fn everything_but_health_needs_the_token_once_it_is_set() {
         ("GET", "/files?path=/etc/passwd"),
         ("POST", "/init"),
         ("POST", "/freeze"),
+        ("POST", "/unfreeze"),
+        ("POST", "/fsfreeze"),
+        ("POST", "/fsthaw"),
+        ("GET", "/events?after=0"),
+        ("POST", "/files?path=/no/such/place"),
+        ("POST", "/files/compose"),
     ] {
         for headers in [&[][..], &[(ACCESS_TOKEN_HEADER, "wrong")][..]] {
             let answer = agent.call(method, route, headers, "").await;
@@ -46,10 +55,20 @@ async fn everything_but_health_needs_the_token_once_it_is_set() {
             assert!(body["message"].is_string());
         }
     }
+    let options = |token| CallOptions::default().with_header(ACCESS_TOKEN_HEADER, token);
+    for protocol in [Protocol::Connect, Protocol::Grpc, Protocol::GrpcWeb] {
+        let config = ClientConfig::new(format!("http://{}", agent.address).parse().unwrap()).with_protocol(protocol);
+        let client = ProcessClient::new(HttpClient::plaintext_http2_only(), config);
+        let request = ListRequest::default;
+        let error = client.list(request()).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unauthenticated, "{protocol:?}");
+        let error = client.list_with_options(request(), options("wrong")).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unauthenticated, "{protocol:?}");
+        client.list_with_options(request(), options("first")).await.unwrap();
+    }
     let error = agent.shell("true").await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Unauthenticated);
-    let options = CallOptions::default().with_header(ACCESS_TOKEN_HEADER, "first");
-    assert_eq!(agent.run(start("true", &[]), options).await.unwrap().exit_code(), 0);
+    assert_eq!(agent.run(start("true", &[]), options("first")).await.unwrap().exit_code(), 0);
 }
 
 #[tokio::test]

@@ -2,12 +2,15 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, process::Command, time::Duration};
 
 use connectrpc::{ConnectError, ErrorCode, client::CallOptions};
-use hyper::StatusCode;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, StatusCode, body::Bytes};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use support::{Agent, start};
+use tokio::net::TcpStream;
 use wrenn_envd::proto::process::StartRequest;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -133,4 +136,63 @@ async fn what_ends_in_the_parent_is_no_name_to_move_or_to_write_to() {
     // In the middle it is the kernel's to follow.
     let answer = agent.call("POST", &format!("/files?path={}", at("inner/../made")), &[OCTETS], "new").await;
     assert_eq!((answer.status(), fs::read_to_string(at("made")).unwrap().as_str()), (StatusCode::OK, "new"));
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_never_waited_for() {
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| format!("{}/{name}", directory.path().display());
+    let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    nix::unistd::mkfifo(at("fifo").as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::write(at("file"), "kept").unwrap();
+    for name in ["socket", "fifo"] {
+        for (method, body) in [("GET", ""), ("POST", "x")] {
+            let call = agent.call(method, &format!("/files?path={}", at(name)), &[OCTETS], body).await;
+            assert_eq!(call.status(), StatusCode::BAD_REQUEST, "{method} {name}");
+        }
+        let body = json!({"source_paths": [at("file"), at(name)], "destination": at("whole")}).to_string();
+        let call = agent.call("POST", "/files/compose", &[JSON], body);
+        let answer = tokio::time::timeout(Duration::from_secs(5), call).await.expect("nobody writes to it");
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{name}");
+        assert!(String::from_utf8_lossy(answer.body()).contains(&at(name)), "{answer:?}");
+    }
+    assert_eq!(fs::read_to_string(at("file")).unwrap(), "kept");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "nothing is made, and nothing left");
+}
+
+#[tokio::test]
+async fn a_method_that_a_route_does_not_know_is_said() {
+    let agent = Agent::start();
+    for method in ["PUT", "DELETE", "PATCH"] {
+        let answer = agent.call(method, "/files?path=/etc/passwd", &[], "x").await;
+        assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        let refusal: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(refusal, json!({"code": 405, "message": "GET and POST are what /files knows"}));
+    }
+}
+
+/// What has been promised cannot be taken back, but a part is not to look like the whole.
+#[tokio::test]
+async fn a_file_that_shrinks_while_it_is_read_is_no_whole_answer() {
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    for encoding in ["identity", "gzip"] {
+        // Noise, which gzip does not make small enough for the buffers on the way.
+        let noise = Command::new("head").args(["-c", "64000000", "/dev/urandom"]).output().unwrap().stdout;
+        fs::write(&path, noise).unwrap();
+        let stream = TokioIo::new(TcpStream::connect(agent.address).await.unwrap());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("/files?path={}", path.display())).header("host", "guest");
+        let request = request.header("accept-encoding", encoding).body(Empty::<Bytes>::new()).unwrap();
+        let mut answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.body_mut().frame().await.unwrap().unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+        let rest = tokio::time::timeout(Duration::from_secs(30), answer.into_body().collect()).await;
+        assert!(rest.expect("it ends").is_err(), "{encoding}");
+    }
+    assert_eq!(agent.shell("echo up").await.unwrap().stdout_utf8(), "up\n");
 }
