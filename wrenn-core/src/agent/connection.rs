@@ -196,6 +196,6 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 /// How much of an answer may be under way: a slow reader holds its process back, not the host's memory. With what the
 /// agent has in hand for a slow reader this is less than the agent keeps of a process's output, so that a reader whose
 /// connection breaks comes back in time for what it had not read.
-const WINDOW_BYTES: u32 = 128 << 10;
+const WINDOW_BYTES: u32 = 192 << 10;
 /// All answers together: no number of readers that stand still shall hold up another.
 const ALL_WINDOWS_BYTES: u32 = (1 << 31) - 1;

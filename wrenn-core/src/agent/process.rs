@@ -224,13 +224,12 @@ impl ProcessStream {
                 self.pid.replace(start.pid).is_none().then_some(ProcessEvent::Start { pid: start.pid })
             }
             Event::Data(data) => {
-                let offset = data.offset.unwrap_or(self.offset);
                 let (event, bytes) = match data.output? {
                     Output::Stdout(bytes) => (ProcessEvent::Stdout as fn(Bytes) -> ProcessEvent, bytes),
                     Output::Stderr(bytes) => (ProcessEvent::Stderr as fn(Bytes) -> ProcessEvent, bytes),
                     Output::Pty(bytes) => (ProcessEvent::Pty as fn(Bytes) -> ProcessEvent, bytes),
                 };
-                self.offset = offset + bytes.len() as u64;
+                self.offset += bytes.len() as u64;
                 Some(event(bytes))
             }
             Event::Lost(lost) => {

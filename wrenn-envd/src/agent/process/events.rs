@@ -19,7 +19,8 @@ use crate::proto::process::{
     process_event::{self, DataEvent, EndEvent, KeepAlive, LostEvent, StartEvent, data_event},
 };
 
-/// Whether a client is told where in the output it is.
+/// Whether a client counts output, and is told of what is lost and of how much there was. An offset in each event would go
+/// out behind the output, in a packet of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offsets {
     /// It did not ask, and sees E2B's events alone.
@@ -72,19 +73,19 @@ pub(super) fn events(
 fn on_the_wire(entry: Entry, offsets: Offsets) -> Result<ProcessEvent, ConnectError> {
     let shown = |offset| (offsets == Offsets::Shown).then_some(offset);
     match entry {
-        Entry::Output(chunk) => Ok(data(chunk, shown)),
+        Entry::Output(chunk) => Ok(data(chunk)),
         Entry::Lost { offset, bytes } => Ok(event(LostEvent { offset, bytes, ..Default::default() })),
         Entry::Finish { finish, offset } => end(finish, shown(offset)),
     }
 }
 
-fn data(chunk: Chunk, shown: impl Fn(u64) -> Option<u64>) -> ProcessEvent {
+fn data(chunk: Chunk) -> ProcessEvent {
     let output = match chunk.channel {
         Channel::Stdout => data_event::Output::Stdout(chunk.bytes),
         Channel::Stderr => data_event::Output::Stderr(chunk.bytes),
         Channel::Pty => data_event::Output::Pty(chunk.bytes),
     };
-    event(DataEvent { output: Some(output), offset: shown(chunk.offset), ..Default::default() })
+    event(DataEvent { output: Some(output), ..Default::default() })
 }
 
 /// The end of a process; one whose time was up ends its readers' streams with an error, as clients expect.
