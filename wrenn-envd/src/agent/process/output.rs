@@ -114,7 +114,7 @@ impl Output {
         });
         self.source = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(source),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(source.watched()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(self.empty(source)),
             Ok(0) | Err(_) => None,
             Ok(length) => Some(self.paced(source, length)),
         };
@@ -127,6 +127,14 @@ impl Output {
             return source;
         }
         match self.pace.rest(Instant::now(), length, SCRATCH_BYTES) {
+            Some(until) => source.resting(until),
+            None => source.watched(),
+        }
+    }
+
+    /// The source, after nothing was found in it: watched or left alone.
+    fn empty(&mut self, source: Source) -> Source {
+        match self.pace.lull(Instant::now()).filter(|_| self.left_bytes.is_none()) {
             Some(until) => source.resting(until),
             None => source.watched(),
         }
@@ -203,6 +211,6 @@ const SCRATCH_BYTES: usize = 64 << 10;
 
 /// What a pipe holds once it rests: enough for the fastest writer, who would else wait for its end. Only what is written
 /// takes memory.
-const PIPE_BYTES: i32 = 256 << 10;
+const PIPE_BYTES: i32 = 512 << 10;
 
 const UNWATCHED: Duration = Duration::from_millis(20);

@@ -13,12 +13,15 @@ use tokio::time::Instant;
 pub(super) struct Pace {
     /// When the present window began, and what came in it.
     window: Option<(Instant, usize)>,
+    /// Whether the pipe was found empty, and left alone all the same.
+    is_lull: bool,
 }
 
 impl Pace {
     /// Until when to leave the pipe alone after `length` of at most `length_max` bytes were read at `now`; `None` where it
     /// is to be watched.
     pub(super) fn rest(&mut self, now: Instant, length: usize, length_max: usize) -> Option<Instant> {
+        self.is_lull = false;
         let window = self.window.take().filter(|(began, _)| now - *began < WINDOW);
         let (began, bytes) = window.unwrap_or((now, 0));
         let bytes = bytes.saturating_add(length);
@@ -26,14 +29,22 @@ impl Pace {
         // A full buffer says that there may be more already.
         (bytes >= WINDOW_BYTES).then(|| if length < length_max { now + REST } else { now })
     }
+
+    /// The same for a pipe that was found empty: whoever fills one in a moment fills it again in the next, and needs the
+    /// processor for it.
+    pub(super) fn lull(&mut self, now: Instant) -> Option<Instant> {
+        let is_fast = self.window.is_some_and(|(began, bytes)| now - began < WINDOW && bytes >= WINDOW_BYTES);
+        self.is_lull = is_fast && !self.is_lull;
+        self.is_lull.then(|| now + REST)
+    }
 }
 
 /// The least that counts as much, and in what time: a program that answers what it is asked stays below.
 const WINDOW_BYTES: usize = 16 << 10;
 const WINDOW: Duration = Duration::from_millis(8);
 
-/// How long a pipe is left alone. More than a few would be seen.
-const REST: Duration = Duration::from_millis(2);
+/// How long a pipe is left alone: with the timer's own millisecond, less than a fast writer takes to fill it.
+const REST: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -69,5 +80,20 @@ mod tests {
         assert_eq!(rests[3..], [Some(began + REST); 5]);
         assert_eq!(pace.rest(began + REST, MAX, MAX), Some(began + REST), "there may be more");
         assert_eq!(pace.rest(began + ms(100), 10, MAX), None, "the flood is over");
+    }
+
+    #[test]
+    fn an_empty_pipe_is_left_alone_once_after_much_came() {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        assert_eq!(pace.lull(began), None, "nothing came");
+        pace.rest(began, MAX, MAX);
+        assert_eq!(pace.lull(began), Some(began + REST));
+        assert_eq!(pace.lull(began + REST), None, "it was over");
+        pace.rest(began + REST, MAX, MAX);
+        assert_eq!(pace.lull(began + REST), Some(began + REST + REST));
+        pace.rest(began + ms(20), 10, MAX);
+        assert_eq!(pace.lull(began + ms(20)), None, "little came");
+        pace.rest(began + ms(40), MAX, MAX);
+        assert_eq!(pace.lull(began + ms(60)), None, "long ago");
     }
 }
