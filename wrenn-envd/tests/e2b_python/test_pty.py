@@ -63,9 +63,9 @@ def test_connect_takes_up_a_terminal(sandbox):
 
 def test_an_interrupt_reaches_the_foreground(sandbox):
     handle = sandbox.pty.create(PtySize(rows=24, cols=80))
-    sandbox.pty.send_stdin(handle.pid, b"echo begun-$((1 + 1)); sleep 60; echo over-$?\n")
+    sandbox.pty.send_stdin(handle.pid, b"sh -c 'echo begun-$((1 + 1)); exec sleep 60'; echo over-$?\n")
     screen = Screen(handle)
-    # An interrupt before the shell has read the line would take the line away.
+    # It says so itself: an interrupt before it is in the foreground would be the shell's.
     screen.until(b"begun-2")
     sandbox.pty.stream_input(handle.pid, [b"\x03"])
     screen.until(b"^C")
