@@ -162,7 +162,7 @@ struct RawCopy {
 }
 
 /// What a client asks of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Way {
     FromMemory = 0,
     FromPipe = 1,
