@@ -1,10 +1,10 @@
 //! From the call to the collected end of a command that does nothing, beside the two things that it cannot do without: a
 //! request to the same guest and its answer, and starting and reaping a process there.
 
-use std::time::Instant;
+use wrenn_core::Sandbox;
 
 mod support;
-use support::{Goal, guest, note, report_percentiles};
+use support::{Goal, guest, report_percentiles};
 
 const ROUNDS: usize = 200;
 
@@ -12,25 +12,28 @@ const ROUNDS: usize = 200;
 async fn main() -> anyhow::Result<()> {
     let (_host, sandbox) = guest::sandbox().await?;
     let mut http = guest::Http::connect(&sandbox).await?;
-    let spawn_before = guest::spawn_ms(&sandbox, 40).await?;
-    let (mut values, mut requests) = (Vec::new(), Vec::new());
+    let mut spawner = guest::Spawner::start(&sandbox).await?;
+    let [mut values, mut requests, mut spawns] = [const { Vec::new() }; 3];
     for round in 0..=ROUNDS {
-        let began = Instant::now();
-        http.health().await?;
-        let request = began.elapsed();
-        let began = Instant::now();
-        let output = sandbox.command("/bin/true").output().await?;
-        anyhow::ensure!(output.status.success(), "{}", output.status);
+        let request = guest::ms(http.health()).await?;
+        let spawn = spawner.spawn_ms().await?;
+        let value = guest::ms(exec(&sandbox)).await?;
         if round > 0 {
-            values.push(began.elapsed().as_secs_f64() * 1e3);
-            requests.push(request.as_secs_f64() * 1e3);
+            values.push(value);
+            requests.push(request);
+            spawns.push(spawn);
         }
     }
-    let spawn = f64::midpoint(spawn_before, guest::spawn_ms(&sandbox, 40).await?);
-    note(&format!("a process takes {spawn:.2} ms to start and reap in the guest"));
     report_percentiles("exec_roundtrip/request", "ms", &requests, &requests, [Goal::None, Goal::None]);
-    let references: Vec<f64> = requests.iter().map(|request| request + spawn).collect();
+    report_percentiles("exec_roundtrip/spawn", "ms", &spawns, &spawns, [Goal::None, Goal::None]);
+    let references: Vec<f64> = requests.iter().zip(&spawns).map(|(request, spawn)| request + spawn).collect();
     report_percentiles("exec_roundtrip", "ms", &values, &references, [Goal::AtMost(1.3), Goal::None]);
     sandbox.kill().await?;
+    Ok(())
+}
+
+async fn exec(sandbox: &Sandbox) -> anyhow::Result<()> {
+    let output = sandbox.command("/bin/true").output().await?;
+    anyhow::ensure!(output.status.success(), "{}", output.status);
     Ok(())
 }
