@@ -16,6 +16,7 @@ mod events;
 mod input;
 mod journal;
 mod launch;
+mod moment;
 mod output;
 mod pace;
 mod ring;
@@ -37,6 +38,7 @@ use std::{
 
 use input::Input;
 use journal::{Finish, Journal};
+use moment::Moment;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -45,8 +47,8 @@ use output::{Output, Outputs};
 pub(super) use service::{Service, keepalive};
 pub(super) use table::{Table, block_child_signals};
 use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep_until},
+    sync::oneshot::{self, error::RecvError},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::cgroups::Leaf;
@@ -102,18 +104,24 @@ impl Process {
         self.kill_all();
     }
 
-    /// Carries output to the journal until the process has ended and its output is all there.
-    async fn run(&self, mut outputs: Outputs, exit: oneshot::Receiver<ExitStatus>) -> Finish {
+    /// Carries output to the journal until the process has ended and its output is all there. `moment` goes if the process
+    /// outlives it.
+    async fn run(
+        &self,
+        mut outputs: Outputs,
+        exit: oneshot::Receiver<ExitStatus>,
+        moment: &mut Option<Moment>,
+    ) -> Finish {
         let mut exit = pin!(exit);
-        let mut ended: Option<Ended> = None;
+        let mut ended = None;
+        if let Some(Moment { length, .. }) = moment {
+            ended = timeout(*length, &mut exit).await.ok().map(|status| self.has_ended(status, &mut outputs));
+            moment.take_if(|_| ended.is_none());
+        }
         while ended.as_ref().is_none_or(|ended| !outputs.are_drained(ended.grace_is_over)) {
             let has_room = self.journal.has_room();
             tokio::select! {
-                status = &mut exit, if ended.is_none() => {
-                    self.ended.store(true, Ordering::Release);
-                    ended = Some(Ended::new(status.unwrap_or_else(|_| ExitStatus::from_raw(0))));
-                    outputs.note_what_is_left(&self.journal);
-                }
+                status = &mut exit, if ended.is_none() => ended = Some(self.has_ended(status, &mut outputs)),
                 output = outputs.readable(), if has_room => Output::carry(output, &self.journal),
                 () = self.journal.room(), if !has_room => {}
                 () = Ended::grace(ended.as_ref()) => {
@@ -125,6 +133,12 @@ impl Process {
         }
         let status = ended.map_or_else(|| ExitStatus::from_raw(0), |ended| ended.status);
         Finish { status, timed_out: self.timed_out.load(Ordering::Acquire) }
+    }
+
+    fn has_ended(&self, status: Result<ExitStatus, RecvError>, outputs: &mut Outputs) -> Ended {
+        self.ended.store(true, Ordering::Release);
+        outputs.note_what_is_left(&self.journal);
+        Ended::new(status.unwrap_or_else(|_| ExitStatus::from_raw(0)))
     }
 }
 

@@ -240,26 +240,6 @@ impl Reader {
         }
     }
 
-    /// Waits until the process has ended and nothing comes any more, or until there are `bytes` to read.
-    ///
-    /// # Cancel-Safety
-    ///
-    /// Cancelling loses nothing.
-    pub(super) async fn finish_or(&self, bytes: u64) {
-        loop {
-            let mut news = std::pin::pin!(self.journal.news.notified());
-            news.as_mut().enable();
-            let is_there = {
-                let state = self.journal.lock();
-                state.finish.is_some() || state.ring.end() - self.position >= bytes
-            };
-            if is_there {
-                return;
-            }
-            news.await;
-        }
-    }
-
     fn take(&mut self, also_half_a_character: bool) -> Taken {
         let mut state = self.journal.lock();
         let first = state.ring.first();
@@ -376,18 +356,6 @@ mod tests {
         drop((first, beside));
         journal.push(Channel::Stderr, b"c");
         assert_eq!(text(&mut journal.attach(From::Unread).unwrap()).await, "c");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_waits_for_the_end_is_told_of_much_output_too() {
-        let journal = journal();
-        let mut reader = journal.attach(From::Offset(0)).unwrap();
-        journal.push(Channel::Stdout, b"four");
-        assert!(timeout(Duration::from_secs(60), reader.finish_or(5)).await.is_err());
-        reader.finish_or(4).await;
-        assert_eq!(text(&mut reader).await, "four");
-        let (_, ()) = tokio::join!(reader.finish_or(1), async { journal.finish(finish()) });
-        assert_eq!(reader.next().await, Some(Entry::Finish { finish: finish(), offset: 4 }));
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::{Duration, Instant},
 };
 
 use nix::unistd::{Gid, Uid};
@@ -47,7 +47,6 @@ pub(super) struct Launch {
     cwd: PathBuf,
     user: User,
     streams: Streams,
-    output_rest: Duration,
 }
 
 /// What a process's standard streams are.
@@ -66,6 +65,8 @@ pub(super) struct Launched {
     pub(super) process: Arc<Process>,
     pub(super) outputs: Outputs,
     pub(super) exit: oneshot::Receiver<ExitStatus>,
+    /// How long it took to start.
+    pub(super) took: Duration,
 }
 
 /// Why a process could not be started.
@@ -107,13 +108,7 @@ impl Launch {
         let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
         let path = envs.get("PATH").map_or("", String::as_str);
         let program = find_program(&config.cmd, &cwd, path)?;
-        Ok(Self { program, config, tag, envs, cwd, user, streams, output_rest: Duration::ZERO })
-    }
-
-    /// Leaves its output in the pipes for so long, or until it ends: whoever waits for the end alone is not to wake the
-    /// agent up meanwhile.
-    pub(super) fn with_output_rest(self, output_rest: Duration) -> Self {
-        Self { output_rest, ..self }
+        Ok(Self { program, config, tag, envs, cwd, user, streams })
     }
 
     /// Starts it. It runs until it ends; nobody need read from it.
@@ -139,12 +134,13 @@ impl Launch {
         let failed = |error| LaunchError::Spawn(self.program.clone(), error);
         let (streams, ours) = match self.streams {
             Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
-            Streams::Pipes => pipes(true, self.output_rest).map_err(failed)?,
-            Streams::OutputPipes => pipes(false, self.output_rest).map_err(failed)?,
+            Streams::Pipes => pipes(true).map_err(failed)?,
+            Streams::OutputPipes => pipes(false).map_err(failed)?,
         };
         let program = self.program(leaf, streams).map_err(failed)?;
+        let began = Instant::now();
         let (pid, exit) = table.spawn(&program).map_err(failed)?;
-        Ok(Started { pid, ours, exit })
+        Ok(Started { pid, ours, exit, took: began.elapsed() })
     }
 
     fn terminal(&self, size: Size) -> io::Result<([OwnedFd; 3], Ours)> {
@@ -186,16 +182,29 @@ struct Ours {
 }
 
 /// The process's ends, and the agent's.
-fn pipes(has_input: bool, output_rest: Duration) -> io::Result<([OwnedFd; 3], Ours)> {
+fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
     let (stdin, input) = if has_input {
         let (theirs, ours) = io::pipe()?;
         (theirs.into(), Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(ours.into())?))))
     } else {
-        (File::open("/dev/null")?.into(), Input::Null)
+        (nothing()?, Input::Null)
     };
     let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
-    let outputs = Outputs::pipes(stdout, stderr, output_rest)?;
+    let outputs = Outputs::pipes(stdout, stderr)?;
     Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
+}
+
+/// `/dev/null`, which is looked up once.
+fn nothing() -> io::Result<OwnedFd> {
+    static NOTHING: OnceLock<File> = OnceLock::new();
+    let opened = match NOTHING.get() {
+        Some(opened) => opened,
+        None => NOTHING.get_or_init({
+            let file = File::open("/dev/null")?;
+            || file
+        }),
+    };
+    Ok(opened.try_clone()?.into())
 }
 
 /// A process that runs already, and that nobody knows yet.
@@ -203,6 +212,7 @@ struct Started {
     pid: u32,
     ours: Ours,
     exit: oneshot::Receiver<ExitStatus>,
+    took: Duration,
 }
 
 impl Started {
@@ -218,7 +228,7 @@ impl Started {
             ended: AtomicBool::new(false),
         });
         table.insert(process.clone());
-        Launched { process, outputs: self.ours.outputs, exit: self.exit }
+        Launched { process, outputs: self.ours.outputs, exit: self.exit, took: self.took }
     }
 }
 

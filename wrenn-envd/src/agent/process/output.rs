@@ -44,16 +44,11 @@ enum Source {
 }
 
 impl Outputs {
-    /// Those of a process that is about to begin. `rest` is how long nobody looks at them, unless it ends before.
-    pub(super) fn pipes(stdout: PipeReader, stderr: PipeReader, rest: Duration) -> io::Result<Self> {
-        let until = (!rest.is_zero()).then(|| Instant::now() + rest);
+    /// Those of a process that is about to begin. Each is read once before it is watched.
+    pub(super) fn pipes(stdout: PipeReader, stderr: PipeReader) -> io::Result<Self> {
         let output = |channel, pipe: PipeReader| {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            let pipe = OwnedFd::from(pipe).into();
-            let source = match until {
-                Some(until) => Source::Resting(pipe, until),
-                None => Source::Pipe(sys::watch(pipe).map_err(|failed| failed.into_parts().1)?),
-            };
+            let source = Source::Resting(OwnedFd::from(pipe).into(), Instant::now());
             Ok::<_, io::Error>(Output::new(channel, Some(source)))
         };
         Ok(Self { first: output(Channel::Stdout, stdout)?, second: output(Channel::Stderr, stderr)? })

@@ -8,14 +8,15 @@ use connectrpc::{
 };
 use futures::StreamExt as _;
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Process, Table,
     events::{Offsets, Shared, events},
     input::InputError,
-    journal::{From, Reader},
+    journal::From,
     launch::{Launch, LaunchError, Launched, Streams},
+    moment::{Moment, Over},
     terminal,
 };
 use crate::{
@@ -88,15 +89,15 @@ impl wire::Process for Service {
                 .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
             Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
-        let launch = launch.with_output_rest(if waits_for_end { OUTPUT_REST } else { Duration::ZERO });
         let launched = launch.spawn(&self.table, &self.groups, &self.freezer).map_err(refuse_launch)?;
         let process = launched.process.clone();
         let reader = process.journal.attach(From::Offset(0));
         let reader = reader.map_err(|error| ConnectError::internal(error.to_string()))?;
         let deadline = context.deadline().map(Instant::from_std);
-        tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline));
-        if waits_for_end {
-            await_end(&process, &reader, &self.freezer).await;
+        let (moment, over) = waits_for_end.then(|| Moment::of(launched.took)).unzip();
+        tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline, moment));
+        if let Some(over) = over {
+            await_end(&process, over, &self.freezer).await;
         }
         let events = events(process.pid, reader, offsets, keepalive(&context));
         Response::stream_ok(
@@ -204,10 +205,16 @@ fn streams(request: &wire::StartRequest) -> Result<Streams, ConnectError> {
 }
 
 /// Runs a process to its end, or to its deadline. Nobody's connection owns this.
-async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadline: Option<Instant>) {
-    let Launched { process, outputs, exit } = launched;
+async fn live(
+    table: Arc<Table>,
+    groups: Arc<Groups>,
+    launched: Launched,
+    deadline: Option<Instant>,
+    mut moment: Option<Moment>,
+) {
+    let Launched { process, outputs, exit, .. } = launched;
     let finish = {
-        let running = process.run(outputs, exit);
+        let running = process.run(outputs, exit, &mut moment);
         tokio::pin!(running);
         tokio::select! {
             finish = &mut running => finish,
@@ -220,6 +227,7 @@ async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadli
     // First, so that whoever hears of the end finds it gone.
     table.retire(&process);
     process.journal.finish(finish);
+    drop(moment);
     if let Some(leaf) = &process.leaf {
         // Nobody waits for that: the end is told first.
         tokio::task::yield_now().await;
@@ -227,13 +235,11 @@ async fn live(table: Arc<Table>, groups: Arc<Groups>, launched: Launched, deadli
     }
 }
 
-/// Waits a moment for the end, so that the start, the output and the end go out together: each piece by itself costs the
-/// guest about as much as a short process does. Whoever gives up meanwhile knows no number to kill the process by.
-async fn await_end(process: &Arc<Process>, reader: &Reader, freezer: &Freezer) {
+/// Waits a moment for the end. Whoever gives up meanwhile knows no number to kill the process by.
+async fn await_end(process: &Arc<Process>, over: Over, freezer: &Freezer) {
     let mut abandoned = KillOnDrop(Some(process.clone()));
     tokio::select! {
-        // Where it lasts longer, or writes much, the pieces are worth sending.
-        _ = timeout(MOMENT, reader.finish_or(MUCH_BYTES)) => {}
+        _ = over => {}
         // Who comes back after a pause has to know the process.
         () = freezer.frozen() => {}
     }
@@ -249,14 +255,6 @@ impl Drop for KillOnDrop {
         }
     }
 }
-
-/// How long a short command takes to write its output and to end. One that writes more than a pipe holds may have to wait
-/// so long, once.
-const OUTPUT_REST: Duration = Duration::from_millis(5);
-
-/// How long an answer may be held back.
-const MOMENT: Duration = Duration::from_millis(20);
-const MUCH_BYTES: u64 = 16 << 10;
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
