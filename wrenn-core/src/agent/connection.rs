@@ -1,22 +1,27 @@
 use std::{
     fmt, io,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Uri, header::HOST};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{
-    body::Incoming,
-    client::conn::http2::{self, SendRequest},
-    rt::Executor,
+    body::{Body, Frame, Incoming, SizeHint},
+    client::conn::http1::{self, SendRequest},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     net::TcpStream,
-    task::AbortHandle,
-    time::{Instant, sleep, timeout_at},
+    runtime::Handle,
+    time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wrenn_envd::AGENT_PORT;
 
 /// Opens a socket to a port of the guest, from inside the sandbox's network namespace.
@@ -24,47 +29,55 @@ pub(crate) trait Connector: Send + Sync {
     fn connect(&self, port: u16) -> futures::future::BoxFuture<'_, io::Result<TcpStream>>;
 }
 
-/// One HTTP/2 connection to the agent, which is opened when it is needed and again when it has broken.
+/// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
+///
+/// ```text
+///  request -> an idle one, or a new one -> the answer begins -> it is read to its end -> idle
+///                                                |
+///                                                +- it is dropped, and goes on for more than a moment -> closed
+/// ```
+///
+/// HTTP/2 would need one for all, and costs an emulated guest a millisecond a call, and a fifth more for each byte.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(super) struct Connections {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     /// The guest owns its network: a handle that outlives it must not keep it.
     connector: Weak<dyn Connector>,
-    /// Held while a connection is opened, so that callers share the attempt.
-    opening: tokio::sync::Mutex<()>,
-    open: Mutex<Option<Open>>,
+    ahead: Option<Ahead>,
+    /// The one that was used last comes last.
+    idle: Mutex<Vec<Idle>>,
+    /// What is left of answers that were dropped is read here.
+    finishing: TaskTracker,
+    closed: CancellationToken,
 }
+
+type Sender = SendRequest<ClientBody>;
+
+struct Idle {
+    sender: Sender,
+    since: Instant,
+}
+
+/// How much of an answer may have come that nobody has read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    /// In the kernel.
+    pub(super) kernel_bytes: usize,
+    /// Here.
+    pub(super) bytes: usize,
+}
+
+/// The body of an answer; nothing, once that has ended.
+pub(crate) struct Answer(Option<Flow>);
 
 /// Dropping it closes the connection.
-struct Open {
-    sender: SendRequest<ClientBody>,
-    tasks: Tasks,
-}
-
-/// The tasks that drive one connection, and end with it.
-#[derive(Clone, Default)]
-struct Tasks {
-    handles: Arc<Mutex<Vec<AbortHandle>>>,
-}
-
-impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        let handle = tokio::spawn(task).abort_handle();
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.retain(|handle| !handle.is_finished());
-        handles.push(handle);
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        for handle in self.tasks.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            handle.abort();
-        }
-    }
+struct Flow {
+    body: Incoming,
+    sender: Sender,
+    shared: Arc<Shared>,
 }
 
 /// Why a request was not answered.
@@ -76,21 +89,26 @@ pub(super) enum SendError {
     Broken(#[source] hyper::Error),
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("is_open", &self.shared.lock().is_some()).finish()
+        f.debug_struct("Connections").field("idle", &self.shared.lock().len()).finish_non_exhaustive()
     }
 }
 
-impl Connection {
-    pub(super) fn new(connector: Weak<dyn Connector>) -> Self {
-        let shared = Shared { connector, opening: tokio::sync::Mutex::default(), open: Mutex::default() };
+impl Connections {
+    /// Reads no further ahead than that; without it, as far as the kernel thinks best.
+    pub(super) fn new(connector: Weak<dyn Connector>, ahead: Option<Ahead>) -> Self {
+        let finishing = TaskTracker::new();
+        finishing.close();
+        let closed = CancellationToken::new();
+        let shared = Shared { connector, ahead, idle: Mutex::default(), finishing, closed };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Closes the connection; what is under way on it fails. The next request opens a new one.
+    /// Closes every connection, for good; what is under way fails.
     pub(super) fn close(&self) {
-        *self.shared.lock() = None;
+        self.shared.closed.cancel();
+        self.shared.lock().clear();
     }
 
     /// A connection of its own to any port of the guest.
@@ -98,29 +116,26 @@ impl Connection {
         self.shared.dial(port).await
     }
 
-    /// Opens the connection if it is not open; tries again until `deadline`.
+    /// Sees to it that there is a connection; tries again until `deadline`.
     pub(super) async fn open(&self, deadline: Instant) -> Result<(), SendError> {
-        self.sender(deadline).await.map(drop)
+        let sender = self.sender(deadline).await?;
+        self.shared.keep(sender);
+        Ok(())
     }
 
-    async fn sender(&self, deadline: Instant) -> Result<SendRequest<ClientBody>, SendError> {
+    async fn sender(&self, deadline: Instant) -> Result<Sender, SendError> {
+        if let Some(sender) = self.shared.idle_sender().await {
+            return Ok(sender);
+        }
         let mut backoff = BACKOFF_MIN;
-        let _opening = self.shared.opening.lock().await;
         loop {
-            if let Some(open) = self.shared.lock().as_ref().filter(|open| !open.sender.is_closed()) {
-                return Ok(open.sender.clone());
-            }
             let attempt_end = deadline.min(Instant::now() + ATTEMPT_MAX);
             let error = match timeout_at(attempt_end, self.shared.connect()).await {
-                Ok(Ok(open)) => {
-                    let sender = open.sender.clone();
-                    *self.shared.lock() = Some(open);
-                    return Ok(sender);
-                }
+                Ok(Ok(sender)) => return Ok(sender),
                 Ok(Err(error)) => error,
                 Err(_) => io::Error::new(io::ErrorKind::TimedOut, "the agent does not answer"),
             };
-            if Instant::now() + backoff >= deadline {
+            if Instant::now() + backoff >= deadline || self.shared.closed.is_cancelled() {
                 return Err(SendError::NotReachable(error));
             }
             sleep(backoff).await;
@@ -128,13 +143,16 @@ impl Connection {
         }
     }
 
-    async fn request(&self, request: Request<ClientBody>) -> Result<Response<Incoming>, SendError> {
-        let mut request = request;
+    async fn request(&self, request: Request<ClientBody>) -> Result<Response<Answer>, SendError> {
+        let mut request = in_origin_form(request);
         // A connection that has just been found broken gives the request back, unsent; another is tried then.
-        for _ in 0..2 {
+        for _ in 0..TRIES {
             let mut sender = self.sender(Instant::now() + CONNECT_MAX).await?;
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    let shared = Arc::clone(&self.shared);
+                    return Ok(response.map(|body| Answer::new(Flow { body, sender, shared })));
+                }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(SendError::Broken(error.into_error())),
@@ -146,13 +164,22 @@ impl Connection {
     }
 }
 
-impl ClientTransport for Connection {
-    type ResponseBody = Incoming;
+/// As HTTP/1.1 has it: the authority is a header.
+fn in_origin_form(mut request: Request<ClientBody>) -> Request<ClientBody> {
+    request.headers_mut().insert(HOST, HeaderValue::from_static(super::AUTHORITY));
+    if let Some(route) = request.uri().path_and_query().cloned() {
+        *request.uri_mut() = Uri::from(route);
+    }
+    request
+}
+
+impl ClientTransport for Connections {
+    type ResponseBody = Answer;
     type Error = SendError;
 
-    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Incoming>, SendError>> {
-        let connection = self.clone();
-        Box::pin(async move { connection.request(request).await })
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Answer>, SendError>> {
+        let connections = self.clone();
+        Box::pin(async move { connections.request(request).await })
     }
 }
 
@@ -162,27 +189,109 @@ impl Shared {
         self.connector.upgrade().ok_or_else(gone)?.connect(port).await
     }
 
-    async fn connect(&self) -> io::Result<Open> {
+    async fn connect(&self) -> io::Result<Sender> {
+        if self.closed.is_cancelled() {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the sandbox was stopped"));
+        }
         let stream = self.dial(AGENT_PORT).await?;
         stream.set_nodelay(true)?;
-        let tasks = Tasks::default();
-        let mut builder = http2::Builder::new(tasks.clone());
-        builder.timer(TokioTimer::new());
-        builder.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(ALL_WINDOWS_BYTES);
-        // Each frame costs the guest a call: a piece of output fits into one.
-        builder.max_frame_size(WINDOW_BYTES);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tasks.execute(async move {
-            // Whoever waits on it hears of its end.
-            let _ = connection.await;
-        });
-        let open = Open { sender: sender.clone(), tasks };
-        sender.ready().await.map_err(io::Error::other)?;
-        Ok(open)
+        let mut builder = http1::Builder::new();
+        if let Some(Ahead { kernel_bytes, bytes }) = self.ahead {
+            setsockopt(&stream, sockopt::RcvBuf, &kernel_bytes)?;
+            builder.max_buf_size(bytes);
+        }
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        // Whoever waits on it hears of its end. One that was opened while all were closed ends at once.
+        tokio::spawn(self.closed.clone().run_until_cancelled_owned(connection));
+        Ok(sender)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn idle_sender(&self) -> Option<Sender> {
+        if self.lock().is_empty() && !self.finishing.is_empty() {
+            // The last call's is back in less time than a new one takes; or it was dropped for good.
+            let _ = timeout(BACK_MAX, self.finishing.wait()).await;
+        }
+        loop {
+            let Idle { mut sender, since } = self.lock().pop()?;
+            // Nor is one kept that has not sent its whole request.
+            if since.elapsed() < IDLE_MAX && matches!(timeout(BACK_MAX, sender.ready()).await, Ok(Ok(()))) {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn keep(&self, sender: Sender) {
+        let mut idle = self.lock();
+        if idle.len() < IDLE_CONNECTIONS_MAX && !self.closed.is_cancelled() {
+            idle.push(Idle { sender, since: Instant::now() });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    fn new(flow: Flow) -> Self {
+        let mut this = Self(Some(flow));
+        this.keep_if_ended();
+        this
+    }
+
+    fn keep_if_ended(&mut self) {
+        if let Some(Flow { sender, shared, .. }) = self.0.take_if(|flow| flow.body.is_end_stream()) {
+            shared.keep(sender);
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(flow) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
+        match &frame {
+            Some(Ok(_)) => self.keep_if_ended(),
+            Some(Err(_)) => self.0 = None,
+            None => {
+                if let Some(Flow { sender, shared, .. }) = self.0.take() {
+                    shared.keep(sender);
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |flow| flow.body.size_hint())
+    }
+}
+
+impl Drop for Answer {
+    /// Who has read the last message of a stream has not read the stream's end, which comes with it.
+    fn drop(&mut self) {
+        if let (Some(flow), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            flow.shared.finishing.clone().spawn_on(flow.finish(), &runtime);
+        }
+    }
+}
+
+impl Flow {
+    async fn finish(mut self) {
+        let rest = Limited::new(&mut self.body, REST_BYTES_MAX).collect();
+        if matches!(timeout(REST_MAX, rest).await, Ok(Ok(_))) {
+            self.shared.keep(self.sender);
+        }
     }
 }
 
@@ -190,12 +299,16 @@ impl Shared {
 const ATTEMPT_MAX: Duration = Duration::from_millis(500);
 /// All attempts of a request whose connection is gone.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+const TRIES: usize = 3;
 const BACKOFF_MIN: Duration = Duration::from_millis(2);
 const BACKOFF_MAX: Duration = Duration::from_millis(50);
 
-/// How much of an answer may be under way: a slow reader holds its process back, not the host's memory. With what the
-/// agent has in hand for a slow reader this is less than the agent keeps of a process's output, so that a reader whose
-/// connection breaks comes back in time for what it had not read.
-const WINDOW_BYTES: u32 = 192 << 10;
-/// All answers together: no number of readers that stand still shall hold up another.
-const ALL_WINDOWS_BYTES: u32 = (1 << 31) - 1;
+/// How long a connection waits for the next call. An agent closes one after 30 s.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+const IDLE_CONNECTIONS_MAX: usize = 8;
+
+/// How long the end of an answer may take after its last message, and how long it may be.
+const REST_MAX: Duration = Duration::from_millis(20);
+const REST_BYTES_MAX: usize = 4 << 10;
+/// How long a connection may take that should be idle, before another is opened.
+const BACK_MAX: Duration = Duration::from_millis(2);

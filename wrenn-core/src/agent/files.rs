@@ -9,18 +9,18 @@ use connectrpc::{
 };
 use futures::stream;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONTENT_TYPE, RANGE},
 };
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use tokio::{sync::mpsc, task::JoinHandle};
 use wrenn_envd::proto::filesystem::{
     self as wire, EntryInfo, FilesystemEvent, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
     WatchDirRequest, WatchDirResponse, watch_dir_response,
 };
 
-use super::{AgentClient, AgentError, Result};
+use super::{AgentClient, AgentError, Answer, Result};
 
 /// Which file, as whom. A relative path is relative to the home of the user, or of the default one.
 #[derive(Clone, Debug, Default)]
@@ -49,13 +49,13 @@ pub(crate) struct Upload {
 /// The events of one watch.
 #[derive(Debug)]
 pub(crate) struct WatchStream {
-    messages: ServerStream<Incoming, wire::__buffa::view::WatchDirResponseView<'static>>,
+    messages: ServerStream<Answer, wire::__buffa::view::WatchDirResponseView<'static>>,
 }
 
 impl AgentClient {
     /// Reads a regular file, of at most 256 MiB.
     pub(crate) async fn read_file(&self, request: &FileRequest) -> Result<Bytes> {
-        self.call(Method::GET, &request.route(), HeaderMap::new(), Bytes::new()).await
+        super::collected(self.ask_files(Method::GET, request, HeaderMap::new(), full_body(Bytes::new())).await?).await
     }
 
     /// Opens a regular file for reading from `offset` on.
@@ -63,15 +63,14 @@ impl AgentClient {
     /// # Errors
     ///
     /// [`AgentError::InvalidArgument`] for an offset that is not in the file.
-    pub(crate) async fn open_file(&self, request: &FileRequest, offset: u64) -> Result<Incoming> {
+    pub(crate) async fn open_file(&self, request: &FileRequest, offset: u64) -> Result<Answer> {
         let mut headers = HeaderMap::new();
         if offset > 0 {
             headers.insert(RANGE, header_value(&format!("bytes={offset}-"))?);
         }
-        let headers = super::with_token(headers, self.token().as_deref())?;
         let outside =
             || AgentError::InvalidArgument { message: format!("{} has no byte at the offset {offset}", request.path) };
-        match self.ask_alone(Method::GET, &request.route(), headers, full_body(Bytes::new())).await {
+        match self.ask_files(Method::GET, request, headers, full_body(Bytes::new())).await {
             // Of a file without a length all is sent, whatever was asked for.
             Ok(answer) if offset > 0 && answer.status() != StatusCode::PARTIAL_CONTENT => Err(outside()),
             Ok(answer) => Ok(answer.into_body()),
@@ -88,7 +87,8 @@ impl AgentClient {
     ///
     /// Cancelling leaves the file as it was, or written.
     pub(crate) async fn write_file(&self, request: &FileRequest, contents: Bytes) -> Result<()> {
-        self.call(Method::POST, &request.route(), request.upload_headers()?, contents).await.map(drop)
+        let answer = self.ask_files(Method::POST, request, request.upload_headers()?, full_body(contents)).await?;
+        super::collected(answer).await.map(drop)
     }
 
     /// Begins to write a file whose contents come piece by piece.
@@ -96,11 +96,22 @@ impl AgentClient {
         let (pieces, received) = mpsc::channel(PIECES_MAX);
         let agent = Arc::clone(self);
         let answer = tokio::spawn(async move {
-            let headers = super::with_token(request.upload_headers()?, agent.token().as_deref())?;
-            let answer = agent.ask_alone(Method::POST, &request.route(), headers, body(received)).await?;
-            super::collected(answer.into_body()).await.map(drop)
+            let headers = request.upload_headers()?;
+            let answer = agent.ask_files(Method::POST, &request, headers, body(received)).await?;
+            super::collected(answer).await.map(drop)
         });
         Upload { pieces, answer }
+    }
+
+    async fn ask_files(
+        &self,
+        method: Method,
+        request: &FileRequest,
+        headers: HeaderMap,
+        body: ClientBody,
+    ) -> Result<Response<Answer>> {
+        let headers = super::with_token(headers, self.token().as_deref())?;
+        super::ask(&self.files, method, &request.route(), headers, body).await
     }
 
     /// What lies at a path.

@@ -3,8 +3,8 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, sync::Mutex};
 
 use futures::{FutureExt as _, future::BoxFuture};
-use hyper::{server::conn::http2, service::service_fn};
-use hyper_util::rt::TokioExecutor;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -34,7 +34,7 @@ async fn fake_agent(statuses: &'static [u16]) -> (Arc<Loopback>, Arc<Mutex<Vec<I
                 Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
             }
         });
-        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await
+        http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await
     });
     (connector, seen)
 }

@@ -3,15 +3,16 @@
 //! ```text
 //!  AgentClient --+-- process.Process ----------- (calls) --+
 //!                +-- filesystem.Filesystem, /files (files) +
-//!                +-- /init, /health, /freeze --------------+--> Connection --> Connector --> the slot's namespace --> guest
+//!                +-- /init, /health, /freeze --------------+--> Connections --> Connector --> the slot's namespace --> guest
 //! ```
 //!
-//! A file that is streamed has a connection of its own. All other calls share one HTTP/2 connection, which is opened on
-//! demand and opened again when it has broken. Output of a process that nobody reads holds that process back, and nothing
-//! else.
+//! Each call that is under way has a connection to itself: output of a process that nobody reads holds that process back,
+//! and nothing else.
 
 mod calls;
 mod connection;
+#[cfg(test)]
+mod connection_tests;
 mod error;
 mod files;
 #[cfg(test)]
@@ -29,39 +30,36 @@ use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport as _, full_body};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+    header::{AUTHORIZATION, CONTENT_TYPE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Limited};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, AGENT_PORT, EventsResponse, GuestEvent, InitRequest, Timestamp,
+    ACCESS_TOKEN_HEADER, EventsResponse, GuestEvent, InitRequest, Timestamp,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
-pub(crate) use connection::Connector;
-use connection::{Connection, SendError};
+use connection::{Ahead, Connections, SendError};
+pub(crate) use connection::{Answer, Connector};
 pub use error::AgentError;
 pub(crate) use files::{FileRequest, Piece, Upload, WatchStream};
 pub(crate) use process::{InputKind, ProcessEntry, ProcessEvent, ProcessSpec, ProcessStream, Signal};
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
-    connection: Connection,
-    processes: ProcessClient<Connection>,
-    filesystem: FilesystemClient<Connection>,
+    calls: Connections,
+    /// Apart, since nothing holds them back: a file is read from where it lies.
+    files: Connections,
+    processes: ProcessClient<Connections>,
+    filesystem: FilesystemClient<Connections>,
     token: RwLock<Option<String>>,
-    /// Ends the connections that carry a file each.
-    closed: watch::Sender<bool>,
 }
 
 impl fmt::Debug for AgentClient {
     /// Leaves out the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentClient").field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("AgentClient").field("calls", &self.calls).field("files", &self.files).finish_non_exhaustive()
     }
 }
 
@@ -71,12 +69,13 @@ impl AgentClient {
     /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
     /// Connects nothing yet.
     pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
-        let connection = Connection::new(connector);
+        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD));
+        let files = Connections::new(connector, None);
         let base =
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
-        let processes = ProcessClient::new(connection.clone(), ClientConfig::new(base.clone()));
-        let filesystem = FilesystemClient::new(connection.clone(), ClientConfig::new(base));
-        Self { connection, processes, filesystem, token: RwLock::new(token), closed: watch::Sender::new(false) }
+        let processes = ProcessClient::new(calls.clone(), ClientConfig::new(base.clone()));
+        let filesystem = FilesystemClient::new(calls.clone(), ClientConfig::new(base));
+        Self { calls, files, processes, filesystem, token: RwLock::new(token) }
     }
 
     /// From now on calls carry this token.
@@ -87,8 +86,8 @@ impl AgentClient {
     /// Closes every connection, for good: what is under way fails with [`AgentError::ConnectionLost`]. Done before the guest
     /// ends, since nobody would tell a connection of its own that it leads nowhere.
     pub(crate) fn close(&self) {
-        self.closed.send_replace(true);
-        self.connection.close();
+        self.calls.close();
+        self.files.close();
     }
 
     /// Waits until the agent serves.
@@ -156,7 +155,7 @@ impl AgentClient {
 
     /// A connection of its own to a port of the guest.
     pub(crate) async fn dial(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
-        self.connection.dial(port).await
+        self.calls.dial(port).await
     }
 
     /// One plain HTTP call with the token, and its body.
@@ -166,51 +165,13 @@ impl AgentClient {
     }
 
     async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
-        let answer = self.ask(method, route, headers, full_body(body)).await?;
-        collected(answer.into_body()).await
-    }
-
-    /// Sends a request, and gives the answer when its body begins; one that refuses is an error.
-    async fn ask(
-        &self,
-        method: Method,
-        route: &str,
-        headers: HeaderMap,
-        body: ClientBody,
-    ) -> Result<Response<Incoming>> {
-        let request = compose(method, route, headers, body)?;
-        accepted(self.connection.send(request).await?).await
-    }
-
-    /// The same over a connection of its own, which the answer keeps. HTTP/1.1 costs the guest a fraction of HTTP/2 for
-    /// every byte, and neither way waits for what others have under way.
-    async fn ask_alone(
-        &self,
-        method: Method,
-        route: &str,
-        headers: HeaderMap,
-        body: ClientBody,
-    ) -> Result<Response<Incoming>> {
-        let mut request = compose(method, route, headers, body)?;
-        request.headers_mut().insert(HOST, HeaderValue::from_static(AUTHORITY));
-        let dialled = tokio::time::timeout(CALL_TIMEOUT, self.connection.dial(AGENT_PORT)).await;
-        let stream = dialled.map_err(|_| out_of_time())?.map_err(|source| AgentError::NotReachable { source })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AgentError::lost)?;
-        let mut closed = self.closed.subscribe();
-        tokio::spawn(async move {
-            // Whoever waits on it hears of its end. One that was opened while all were closed ends at once.
-            tokio::select! {
-                _ = connection => {}
-                _ = closed.wait_for(|is_closed| *is_closed) => {}
-            }
-        });
-        accepted(sender.send_request(request).await.map_err(AgentError::lost)?).await
+        collected(ask(&self.calls, method, route, headers, full_body(body)).await?).await
     }
 
     /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
     async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
         loop {
-            self.connection.open(deadline).await?;
+            self.calls.open(deadline).await?;
             match timeout_at(deadline, call()).await {
                 Ok(Err(error))
                     if (error.is_retryable() || error.is_for_now()) && Instant::now() + RETRY_PAUSE < deadline =>
@@ -257,6 +218,22 @@ impl AgentClient {
     }
 }
 
+/// Sends a request, and gives the answer when its body begins; one that refuses is an error.
+async fn ask(
+    connections: &Connections,
+    method: Method,
+    route: &str,
+    headers: HeaderMap,
+    body: ClientBody,
+) -> Result<Response<Answer>> {
+    let answer = connections.send(compose(method, route, headers, body)?).await?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(AgentError::from_status(status, &collected(answer).await?))
+}
+
 fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) -> Result<Request<ClientBody>> {
     let uri = Uri::builder().scheme(Scheme::HTTP).authority(Authority::from_static(AUTHORITY));
     let invalid = |error: http::Error| AgentError::InvalidArgument { message: error.to_string() };
@@ -269,17 +246,9 @@ fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) ->
     Ok(request)
 }
 
-/// An answer that is no refusal.
-async fn accepted(answer: Response<Incoming>) -> Result<Response<Incoming>> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    Err(AgentError::from_status(status, &collected(answer.into_body()).await?))
-}
-
-async fn collected(body: Incoming) -> Result<Bytes> {
-    Ok(Limited::new(body, FILE_BYTES_MAX).collect().await.map_err(AgentError::lost)?.to_bytes())
+async fn collected(answer: Response<Answer>) -> Result<Bytes> {
+    let body = Limited::new(answer.into_body(), FILE_BYTES_MAX);
+    Ok(body.collect().await.map_err(AgentError::lost)?.to_bytes())
 }
 
 impl From<SendError> for AgentError {
@@ -333,6 +302,11 @@ const AUTHORITY: &str = "guest";
 
 /// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of an answer to a call may be on its way here: a slow reader holds its process back. With what the agent has in
+/// hand for a slow reader this is less than it keeps of a process's output, so that a reader whose connection breaks comes
+/// back in time for what it had not read.
+const CALL_AHEAD: Ahead = Ahead { kernel_bytes: 192 << 10, bytes: 128 << 10 };
+
 /// The agent answers after 50 s at the latest.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(80);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

@@ -2,7 +2,6 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, client::ServerStream};
-use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout_at};
 use wrenn_envd::proto::process::{
     self as wire, ConnectResponse, ProcessEvent as WireEvent, StartResponse,
@@ -10,7 +9,7 @@ use wrenn_envd::proto::process::{
     process_selector::Selector,
 };
 
-use super::{AgentClient, AgentError};
+use super::{AgentClient, AgentError, Answer};
 
 /// A process to start in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,8 +112,8 @@ pub(crate) struct ProcessStream {
 /// The two calls answer with the same events, in messages of different names.
 #[derive(Debug)]
 pub(super) enum Messages {
-    Started(ServerStream<Incoming, wire::__buffa::view::StartResponseView<'static>>),
-    Attached(ServerStream<Incoming, wire::__buffa::view::ConnectResponseView<'static>>),
+    Started(ServerStream<Answer, wire::__buffa::view::StartResponseView<'static>>),
+    Attached(ServerStream<Answer, wire::__buffa::view::ConnectResponseView<'static>>),
 }
 
 impl Messages {

@@ -6,13 +6,12 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::PollSender;
 
-use crate::agent::{AgentError, Piece, Upload};
+use crate::agent::{AgentError, Answer, Piece, Upload};
 
 /// A file of the guest that is read from its beginning, or from an offset, to its end.
 ///
@@ -21,7 +20,7 @@ use crate::agent::{AgentError, Piece, Upload};
 pub struct FileReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
 
 impl FileReader {
-    pub(super) fn new(body: Incoming) -> Self {
+    pub(super) fn new(body: Answer) -> Self {
         Self(StreamReader::new(body.into_data_stream().map_err(|error| AgentError::lost(error).into_io()).boxed()))
     }
 }

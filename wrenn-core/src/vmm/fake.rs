@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use http_body_util::Empty;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
@@ -110,7 +110,7 @@ async fn serve_agent(listener: TcpListener) {
             *answer.status_mut() = http::StatusCode::NO_CONTENT;
             Ok::<_, Infallible>(answer)
         });
-        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let server = hyper::server::conn::http1::Builder::new();
         tokio::spawn(server.serve_connection(TokioIo::new(stream), no_content));
     }
 }

@@ -26,7 +26,7 @@ use tower::ServiceExt as _;
 
 use super::{
     Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, init,
-    lifecycle::Lifecycle, metrics::Metrics, mmds::Mmds, process, settings::Settings, setup,
+    lifecycle::Lifecycle, metrics::Metrics, mmds::Mmds, process, settings::Settings, setup, sys,
 };
 use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 
@@ -82,6 +82,7 @@ impl Server {
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
         // Answers are small and awaited; one that waits for more to send only waits.
         let _ = stream.set_nodelay(true);
+        let _ = sys::limit_unsent(&stream, SENT_AHEAD_BYTES);
         let mut restores = self.lifecycle.restores.subscribe();
         let announced = Arc::new(Mutex::new(*restores.borrow_and_update()));
         let known = announced.clone();
@@ -90,7 +91,7 @@ impl Server {
             async move { Ok::<_, Infallible>(server.answer(request, &known).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new());
+        builder.http1().timer(TokioTimer::new()).max_buf_size(SENT_AHEAD_BYTES);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -229,9 +230,9 @@ const FILESYSTEM_PREFIX: &str = "/filesystem.Filesystem/";
 /// Of a request or a message: input to a process may be large.
 const RPC_BYTES_MAX: usize = 16 << 20;
 
-/// How much of an answer waits to be sent: what a slow reader has not taken is to be in the process's own ring still, when
-/// its connection breaks.
-const SENT_AHEAD_BYTES: usize = 128 << 10;
+/// How much of an answer waits to be sent, and as much again in the kernel: what a slow reader has not taken is to be in the
+/// process's own ring still, when its connection breaks.
+const SENT_AHEAD_BYTES: usize = 64 << 10;
 
 /// How many calls a connection may have under way: each process that a client follows is one.
 const STREAMS_MAX: u32 = 4096;

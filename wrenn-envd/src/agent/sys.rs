@@ -54,6 +54,15 @@ pub(super) fn watch_signals(signals: SignalFd) -> io::Result<AsyncFd<SignalFd>> 
     Ok(watched?)
 }
 
+/// Has a connection take no more to send while it has so many bytes that it has not sent once.
+pub(super) fn limit_unsent(connection: impl AsFd, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).map_err(io::Error::other)?;
+    let length = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    let (fd, level, name) = (connection.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+    // SAFETY: the option takes one `c_int`, which is live.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const bytes).cast(), length) })
+}
+
 /// How many bytes can be read from a pipe or a terminal without waiting.
 pub(super) fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
     let mut bytes: c_int = 0;

@@ -164,16 +164,16 @@ impl Journal {
 
     /// Whether every reader is near enough for more.
     pub(super) fn has_room(&self) -> bool {
-        let (window, kept) = match self.budget.is_spent() {
-            true => (KEPT_BYTES_MIN, KEPT_BYTES_MIN),
-            false => (WINDOW_BYTES, KEPT_BYTES_MAX),
+        let (window, run_ahead) = match self.budget.is_spent() {
+            true => (KEPT_BYTES_MIN, KEPT_BYTES_MIN / 2),
+            false => (WINDOW_BYTES, KEPT_BYTES_MAX - ON_THE_WAY_BYTES),
         };
         let state = self.lock();
         let behind = |position| state.ring.end() - position;
         match (state.slowest(), state.left) {
             (Some(slowest), _) => behind(slowest) < window as u64,
-            // Half, since what was on its way to the reader when it went has to be kept, too.
-            (None, Some((position, until))) if Instant::now() < until => behind(position) < (kept / 2) as u64,
+            // What was on its way to the reader when it went has to be kept, too.
+            (None, Some((position, until))) if Instant::now() < until => behind(position) < run_ahead as u64,
             (None, _) => true,
         }
     }
@@ -289,6 +289,9 @@ impl Drop for Reader {
 
 /// What is kept of a process's output, for readers who come back.
 pub(super) const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// How much of it may be on its way to a reader that stands still: here, in both kernels, and at the host.
+const ON_THE_WAY_BYTES: usize = 640 << 10;
 
 /// The same, and how far a reader may be behind, when all processes together have kept too much.
 const KEPT_BYTES_MIN: usize = 64 << 10;
