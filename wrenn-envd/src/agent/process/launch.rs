@@ -131,7 +131,11 @@ impl Launch {
     }
 
     fn spawn_in(&self, leaf: Option<&Leaf>, table: &Table) -> Result<Started, LaunchError> {
-        let failed = |error| LaunchError::Spawn(self.program.clone(), error);
+        // That a program is there is not asked of each, but of one that does not start.
+        let failed = |error| match is_program(&self.program) {
+            true => LaunchError::Spawn(self.program.clone(), error),
+            false => LaunchError::NoProgram(self.program.clone()),
+        };
         let (streams, ours) = match self.streams {
             Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
             Streams::Pipes => pipes(true).map_err(failed)?,
@@ -274,19 +278,19 @@ fn working_directory(user: &User, settings: &Settings, asked: Option<&str>) -> R
     }
 }
 
-/// What `exec` would find, so that what is missing can be named.
+/// What `exec` would find. Only what has to be looked up is known to be there.
 fn find_program(command: &str, cwd: &Path, path: &str) -> Result<PathBuf, LaunchError> {
-    let is_program = |candidate: &Path| {
-        fs::metadata(candidate).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    };
     if command.contains('/') {
-        let program = cwd.join(command);
-        return if is_program(&program) { Ok(program) } else { Err(LaunchError::NoProgram(program)) };
+        return Ok(cwd.join(command));
     }
     path.split(':')
         .map(|directory| cwd.join(directory).join(command))
         .find(|candidate| is_program(candidate))
         .ok_or_else(|| LaunchError::NotInPath { command: command.to_owned(), path: path.to_owned() })
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -332,6 +336,7 @@ mod tests {
         assert_eq!(find_program("sh", Path::new("/"), "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
         let error = find_program("no-such-command", Path::new("/"), "/nowhere:/bin").unwrap_err().to_string();
         assert!(error.contains("no-such-command") && error.contains("/nowhere:/bin"), "{error}");
-        assert!(find_program("./passwd", Path::new("/etc"), "").is_err(), "not executable");
+        assert!(find_program("passwd", Path::new("/"), "/etc").is_err(), "not executable");
+        assert_eq!(find_program("./sh", Path::new("/bin"), "").unwrap(), Path::new("/bin/./sh"));
     }
 }

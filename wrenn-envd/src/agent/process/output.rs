@@ -76,13 +76,11 @@ impl Outputs {
     /// The process has ended: what is there now is its own.
     pub(super) fn note_what_is_left(&mut self, journal: &Journal) {
         for output in [&mut self.first, &mut self.second] {
-            let left_bytes = output.source.as_ref().map_or(0, Source::readable_bytes);
-            output.left_bytes = Some(left_bytes);
             output.source = output.source.take().map(Source::due);
-            // Mostly its end, for which nothing has to be watched then.
-            if left_bytes == 0 {
-                output.carry(journal);
-            }
+            output.left_bytes = Some(0);
+            // Mostly this is its end, and nothing has to be counted.
+            output.carry(journal);
+            output.left_bytes = Some(output.source.as_ref().map_or(0, Source::readable_bytes));
         }
     }
 
