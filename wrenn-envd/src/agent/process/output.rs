@@ -1,13 +1,13 @@
 use std::{
-    cell::RefCell,
     fs::File,
-    io::{self, PipeReader, Read},
+    io::{self, PipeReader},
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::buffer::spare_capacity;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::yield_now,
@@ -100,11 +100,12 @@ impl Output {
     /// Moves what is there to the journal.
     pub(super) fn carry(&mut self, journal: &Journal) {
         let Some(source) = self.source.take() else { return };
-        let read = SCRATCH.with_borrow_mut(|scratch| {
-            let length = source.try_read(scratch)?;
-            journal.push(self.channel, &scratch[..length]);
-            Ok::<_, io::Error>(length)
-        });
+        // Room that is not needed was never touched, and costs nothing.
+        let mut piece = Vec::with_capacity(PIECE_BYTES_MAX);
+        let read = source.try_read(&mut piece);
+        if read.is_ok() {
+            journal.push(self.channel, piece);
+        }
         self.source = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(source),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(self.empty(source)),
@@ -119,7 +120,7 @@ impl Output {
             *left_bytes = left_bytes.saturating_sub(length);
             return source;
         }
-        match self.pace.rest(Instant::now(), length, SCRATCH_BYTES) {
+        match self.pace.rest(Instant::now(), length, PIECE_BYTES_MAX) {
             Some(until) => source.resting(until),
             None => source.watched(),
         }
@@ -147,10 +148,12 @@ impl Output {
 }
 
 impl Source {
-    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => pipe.try_io(Interest::READABLE, |mut pipe| pipe.read(buffer)),
-            Self::Resting(pipe, _) => Read::read(&mut &*pipe, buffer),
+            Self::Pipe(pipe) => {
+                pipe.try_io(Interest::READABLE, |pipe| Ok(rustix::io::read(pipe, spare_capacity(buffer))?))
+            }
+            Self::Resting(pipe, _) => Ok(rustix::io::read(pipe, spare_capacity(buffer))?),
             Self::Terminal(terminal) => terminal.try_read(buffer),
         }
     }
@@ -195,12 +198,8 @@ impl Source {
     }
 }
 
-thread_local! {
-    /// A whole pipe fits. Shared, so that a process that is silent costs no memory.
-    static SCRATCH: RefCell<[u8; SCRATCH_BYTES]> = const { RefCell::new([0; SCRATCH_BYTES]) };
-}
-
-const SCRATCH_BYTES: usize = 64 << 10;
+/// A whole pipe, before it rests.
+const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// What a pipe holds once it rests: enough for the fastest writer, who would else wait for its end. Only what is written
 /// takes memory.

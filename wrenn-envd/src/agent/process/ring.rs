@@ -1,8 +1,8 @@
-//! The newest of a process's output, in one bounded piece of memory.
+//! The newest of a process's output, in bounded memory.
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Where a piece of output was written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,19 +28,28 @@ impl Chunk {
 
 /// Output from [`Ring::first`] to [`Ring::end`].
 ///
-/// Many small writes cost what one large write costs: bytes lie beside each other, and a run of one channel's is one entry.
+/// Many small writes cost what one large write costs: they are gathered. What comes in a large piece stays where it was read
+/// to, and is sent from there.
 #[derive(Debug, Default)]
 pub(super) struct Ring {
-    bytes: VecDeque<u8>,
     runs: VecDeque<Run>,
     first: u64,
+    end: u64,
 }
 
-/// Bytes of one channel, from the end of the run before.
-#[derive(Clone, Copy, Debug)]
+/// Bytes of one channel that lie beside each other.
+#[derive(Debug)]
 struct Run {
     channel: Channel,
-    end: u64,
+    /// Of its first byte, which may be one that is held no longer.
+    offset: u64,
+    held: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    Piece(Bytes),
+    Gathered(Vec<u8>),
 }
 
 impl Ring {
@@ -51,64 +60,89 @@ impl Ring {
 
     /// The offset of the next byte to come.
     pub(super) fn end(&self) -> u64 {
-        self.first + count(self.bytes.len())
+        self.end
     }
 
-    /// The memory that the output takes, in bytes.
+    /// The memory that the output takes, in bytes. At either end it may be the rest of a run more.
     pub(super) fn cost(&self) -> usize {
-        self.bytes.len() + self.runs.len() * size_of::<Run>()
+        usize::try_from(self.end - self.first).unwrap_or(usize::MAX) + self.runs.len() * size_of::<Run>()
     }
 
-    pub(super) fn push(&mut self, channel: Channel, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.bytes.extend(bytes);
-        let end = self.end();
+    pub(super) fn push(&mut self, channel: Channel, mut piece: Vec<u8>) {
+        let (length, offset) = (piece.len(), self.end);
+        self.end += count(length);
         match self.runs.back_mut() {
-            Some(run) if run.channel == channel => run.end = end,
-            _ => self.runs.push_back(Run { channel, end }),
+            _ if length == 0 => {}
+            _ if length >= PIECE_MIN => {
+                piece.shrink_to_fit();
+                self.runs.push_back(Run { channel, offset, held: Held::Piece(piece.into()) });
+            }
+            Some(Run { channel: last, held: Held::Gathered(bytes), .. })
+                if *last == channel && bytes.len() + length <= GATHERED_MAX =>
+            {
+                bytes.extend_from_slice(&piece);
+            }
+            // A copy: the piece may have room for many times as much.
+            _ => self.runs.push_back(Run { channel, offset, held: Held::Gathered(piece.as_slice().to_vec()) }),
         }
     }
 
     /// Lets go of the oldest output until the rest costs no more than `cost_max`, but of nothing from `keep_from` on.
     pub(super) fn trim(&mut self, cost_max: usize, keep_from: u64) {
         while self.cost() > cost_max && self.first < keep_from {
-            let Some(run) = self.runs.front() else { return };
+            let Some(run_end) = self.runs.front().map(Run::end) else { return };
             let excess = count(self.cost() - cost_max);
-            let to = run.end.min(keep_from).min(self.first + excess);
-            let length = usize::try_from(to - self.first).unwrap_or(usize::MAX).min(self.bytes.len());
-            let is_whole_run = to == run.end;
-            self.bytes.drain(..length);
-            self.first = to;
-            if is_whole_run {
+            self.first = run_end.min(keep_from).min(self.first + excess);
+            if self.first == run_end {
                 self.runs.pop_front();
             }
         }
-        // One burst must not hold its memory for the rest of the process's life.
-        if self.bytes.capacity() > 2 * self.bytes.len().max(SHRINK_BELOW) {
-            self.bytes.shrink_to(self.bytes.len().max(SHRINK_BELOW));
-        }
     }
 
-    /// Up to `length_max` bytes of one channel from `offset` on; `None` where nothing is held.
+    /// Up to `length_max` bytes of one channel from `offset` on; `None` where nothing is held. Where the next byte is of the
+    /// same channel it is no less than the longest character takes.
     pub(super) fn read(&self, offset: u64, length_max: usize) -> Option<Chunk> {
         if offset < self.first {
             return None;
         }
-        let run = self.runs.get(self.runs.partition_point(|run| run.end <= offset))?;
-        let start = usize::try_from(offset - self.first).ok()?;
-        let length = usize::try_from(run.end - offset).map_or(length_max, |length| length.min(length_max));
-        Some(Chunk { channel: run.channel, offset, bytes: self.copy(start, length) })
+        let mut rest = self.runs.range(self.runs.partition_point(|run| run.end() <= offset)..);
+        let run = rest.next()?;
+        let channel = run.channel;
+        let mut bytes = run.read(offset, length_max);
+        while bytes.len() < CHARACTER_MAX.min(length_max) {
+            let Some(run) = rest.next().filter(|run| run.channel == channel) else { break };
+            let more = run.read(run.offset, length_max.min(2 * CHARACTER_MAX) - bytes.len());
+            bytes = [bytes, more].concat().into();
+        }
+        Some(Chunk { channel, offset, bytes })
     }
 
-    fn copy(&self, start: usize, length: usize) -> Bytes {
-        let (front, back) = self.bytes.as_slices();
-        let end = start + length;
-        let mut copy = BytesMut::with_capacity(length);
-        copy.extend_from_slice(&front[start.min(front.len())..end.min(front.len())]);
-        copy.extend_from_slice(&back[start.saturating_sub(front.len())..end.saturating_sub(front.len())]);
-        copy.freeze()
+    /// Where the byte of that offset was written to.
+    pub(super) fn channel_at(&self, offset: u64) -> Option<Channel> {
+        self.runs.get(self.runs.partition_point(|run| run.end() <= offset)).map(|run| run.channel)
+    }
+}
+
+impl Run {
+    fn bytes(&self) -> &[u8] {
+        match &self.held {
+            Held::Piece(bytes) => bytes,
+            Held::Gathered(bytes) => bytes,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.offset + count(self.bytes().len())
+    }
+
+    fn read(&self, offset: u64, length_max: usize) -> Bytes {
+        let length = self.bytes().len();
+        let start = usize::try_from(offset - self.offset).map_or(length, |start| start.min(length));
+        let end = length.min(start.saturating_add(length_max));
+        match &self.held {
+            Held::Piece(bytes) => bytes.slice(start..end),
+            Held::Gathered(bytes) => Bytes::copy_from_slice(&bytes[start..end]),
+        }
     }
 }
 
@@ -116,8 +150,11 @@ fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-/// Less memory than this is not worth giving back.
-const SHRINK_BELOW: usize = 64 << 10;
+/// The least that is not copied beside what came before.
+const PIECE_MIN: usize = 16 << 10;
+const GATHERED_MAX: usize = 64 << 10;
+/// Of UTF-8, in bytes.
+const CHARACTER_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -126,11 +163,11 @@ mod tests {
     use super::*;
 
     /// Everything that was ever written, a byte and its channel at a time.
-    fn check(ring: &Ring, written: &[(Channel, u8)]) {
+    fn check(ring: &Ring, written: &[(Channel, u8)], length_max: usize) {
         assert_eq!(ring.end(), count(written.len()));
         let mut offset = ring.first();
-        while let Some(chunk) = ring.read(offset, 7) {
-            assert!(!chunk.bytes.is_empty() && chunk.bytes.len() <= 7);
+        while let Some(chunk) = ring.read(offset, length_max) {
+            assert!(!chunk.bytes.is_empty() && chunk.bytes.len() <= length_max);
             for byte in &chunk.bytes {
                 assert_eq!(written[usize::try_from(offset).unwrap()], (chunk.channel, *byte));
                 offset += 1;
@@ -144,20 +181,27 @@ mod tests {
         prop_oneof![Just(Channel::Stdout), Just(Channel::Stderr), Just(Channel::Pty)]
     }
 
+    /// Mostly few, which are gathered, and some that stay a piece.
+    fn length() -> impl Strategy<Value = usize> {
+        prop_oneof![4 => 0_usize..40, 1 => PIECE_MIN - 2..PIECE_MIN + 40]
+    }
+
     proptest! {
         #[test]
         fn holds_the_newest_output_byte_for_byte(
-            steps in prop::collection::vec((channel(), prop::collection::vec(any::<u8>(), 0..40), 0_usize..200, any::<bool>()), 0..60)
+            steps in prop::collection::vec((channel(), any::<u8>(), length(), 0_usize..100_000, any::<bool>()), 0..40),
+            length_max in prop_oneof![Just(100), Just(1 << 10), Just(1 << 20)],
         ) {
             let (mut ring, mut written) = (Ring::default(), Vec::new());
-            for (channel, bytes, cost_max, keep_all) in steps {
-                ring.push(channel, &bytes);
+            for (channel, first, length, cost_max, keep_all) in steps {
+                let bytes: Vec<u8> = (0..length).map(|at| first.wrapping_add(at.to_le_bytes()[0])).collect();
+                ring.push(channel, bytes.clone());
                 written.extend(bytes.iter().map(|byte| (channel, *byte)));
                 let first = ring.first();
                 ring.trim(cost_max, if keep_all { first } else { u64::MAX });
                 let is_right = if keep_all { ring.first() == first } else { ring.cost() <= cost_max };
                 prop_assert!(is_right);
-                check(&ring, &written);
+                check(&ring, &written, length_max);
             }
         }
     }
@@ -165,7 +209,7 @@ mod tests {
     #[test]
     fn what_somebody_has_yet_to_read_is_kept() {
         let mut ring = Ring::default();
-        ring.push(Channel::Stdout, &[1; 100]);
+        ring.push(Channel::Stdout, vec![1; 100]);
         ring.trim(0, 60);
         assert_eq!((ring.first(), ring.end()), (60, 100));
         assert_eq!(ring.read(59, 10), None);
@@ -174,16 +218,35 @@ mod tests {
     }
 
     #[test]
+    fn a_character_that_lies_in_two_runs_can_be_read_whole() {
+        let mut ring = Ring::default();
+        let mut piece = vec![b'x'; PIECE_MIN];
+        piece.extend(&"€".as_bytes()[..1]);
+        ring.push(Channel::Stdout, piece);
+        ring.push(Channel::Stdout, "€".as_bytes()[1..2].into());
+        ring.push(Channel::Stdout, [&"€".as_bytes()[2..], &vec![b'y'; PIECE_MIN]].concat());
+        ring.push(Channel::Stderr, b"z".into());
+        let first = ring.read(0, 1 << 20).unwrap();
+        assert_eq!((first.bytes.len(), ring.channel_at(first.end())), (PIECE_MIN + 1, Some(Channel::Stdout)));
+        let joined = ring.read(count(PIECE_MIN), 1 << 20).unwrap();
+        assert_eq!(joined.bytes, "€yyyyy");
+        let last = ring.read(joined.end(), 1 << 20).unwrap();
+        assert_eq!((last.bytes.len(), ring.channel_at(last.end())), (PIECE_MIN - 5, Some(Channel::Stderr)));
+        assert_eq!((ring.read(last.end(), 9).unwrap().bytes, ring.channel_at(ring.end())), ("z".into(), None));
+    }
+
+    #[test]
     fn small_writes_take_no_more_memory_than_large_ones() {
         let mut ring = Ring::default();
         for _ in 0..100_000 {
-            ring.push(Channel::Stdout, b"x");
+            ring.push(Channel::Stdout, b"x".into());
             ring.trim(1 << 10, u64::MAX);
         }
-        assert!(ring.cost() <= 1 << 10 && ring.bytes.capacity() <= 4 << 10 && ring.runs.len() == 1);
+        assert!(ring.cost() <= 1 << 10 && ring.runs.len() <= 2);
+        assert!(ring.runs.iter().all(|run| run.bytes().len() <= GATHERED_MAX));
         for _ in 0..100_000 {
-            ring.push(Channel::Stdout, b"x");
-            ring.push(Channel::Stderr, b"y");
+            ring.push(Channel::Stdout, b"x".into());
+            ring.push(Channel::Stderr, b"y".into());
             ring.trim(1 << 10, u64::MAX);
         }
         assert!(ring.cost() <= 1 << 10 && ring.runs.capacity() <= 256);

@@ -1,9 +1,10 @@
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use rustix::buffer::spare_capacity;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{agent::sys::terminal, proto::process::PTY};
@@ -32,9 +33,9 @@ impl Terminal {
         self.master.readable().await.map(|mut guard| guard.retain_ready())
     }
 
-    /// Reads what is there; `Ok(0)` when no process has the terminal open any more.
-    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.master.try_io(Interest::READABLE, |mut master| master.read(buffer)) {
+    /// Reads what is there, into the room that `buffer` has; `Ok(0)` when no process has the terminal open any more.
+    pub(super) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        match self.master.try_io(Interest::READABLE, |master| Ok(rustix::io::read(master, spare_capacity(buffer))?)) {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
             read => read,
         }
