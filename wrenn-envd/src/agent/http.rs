@@ -91,7 +91,7 @@ impl Server {
             async move { Ok::<_, Infallible>(server.answer(request, &known).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).max_buf_size(SENT_AHEAD_BYTES);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX).max_buf_size(SENT_AHEAD_BYTES);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -229,6 +229,9 @@ const FILESYSTEM_PREFIX: &str = "/filesystem.Filesystem/";
 
 /// Of a request or a message: input to a process may be large.
 const RPC_BYTES_MAX: usize = 16 << 20;
+
+/// How long a connection waits for its next request: clients that keep one use it sooner, or not at all.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
 
 /// How much of an answer waits to be sent, and as much again in the kernel: what a slow reader has not taken is to be in the
 /// process's own ring still, when its connection breaks.
