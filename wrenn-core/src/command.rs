@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::agent::{AgentClient, AgentError, InputKind, ProcessSpec};
+use tokio::task::JoinError;
+
+use crate::agent::{AgentClient, AgentError, InputKind, ProcessSpec, ProcessStream};
 use crate::child::{Child, Event, ExitStatus, RUN, next, started};
 use crate::sandbox::Sandbox;
 use crate::{Error, Result};
@@ -208,9 +210,7 @@ pub(crate) async fn collect(
     let started_at = Instant::now();
     spec.timeout = timeout;
     spec.until_end = true;
-    let mut stream = agent.start(&spec).await.map_err(Error::command)?;
-    let pid = started(&mut stream, agent).await?;
-    let mut guard = KillOnDrop { agent: Arc::clone(agent), pid: Some(pid) };
+    let (mut stream, mut guard) = begin(agent, spec).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let status = loop {
         match next(&mut stream, agent).await {
@@ -240,6 +240,23 @@ fn timed_out(error: Error, timeout: Option<Duration>, stdout: Vec<u8>, stderr: V
             Error::CommandTimedOut { after, stdout, stderr }
         }
         (error, _) => error,
+    }
+}
+
+/// Starts a command that is killed unless somebody collects it. In a task of its own: whoever gave up while the answer was on
+/// its way would know no number to kill it by.
+async fn begin(agent: &Arc<AgentClient>, spec: ProcessSpec) -> Result<(ProcessStream, KillOnDrop)> {
+    let agent = Arc::clone(agent);
+    let began = tokio::spawn(async move {
+        let mut stream = agent.start(&spec).await.map_err(Error::command)?;
+        let pid = started(&mut stream, &agent).await?;
+        Ok((stream, KillOnDrop { agent, pid: Some(pid) }))
+    });
+    match began.await.map_err(JoinError::try_into_panic) {
+        Ok(began) => began,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and with it whoever waits here.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which connection carries which call, against a server that is no agent.
+//! Which connection carries which call, and what becomes of calls that are given up, against a server that is no agent.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
 
 use super::*;
 
@@ -26,6 +29,9 @@ struct FakeAgent {
     /// How many connections were opened to it, and how many of them have ended.
     opened: AtomicUsize,
     ended: AtomicUsize,
+    /// Of processes that were started, and that were signalled.
+    started: Notify,
+    signalled: Notify,
 }
 
 impl Connector for FakeAgent {
@@ -38,14 +44,21 @@ impl FakeAgent {
     async fn start() -> (Arc<Self>, Connections) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let this = Arc::new(Self { address, opened: AtomicUsize::default(), ended: AtomicUsize::default() });
+        let this = Arc::new(Self {
+            address,
+            opened: AtomicUsize::default(),
+            ended: AtomicUsize::default(),
+            started: Notify::new(),
+            signalled: Notify::new(),
+        });
         let agent = this.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 agent.opened.fetch_add(1, Ordering::SeqCst);
                 let agent = agent.clone();
                 tokio::spawn(async move {
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+                    let service = service_fn(|request| answer(&agent, request));
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                     agent.ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -68,8 +81,8 @@ impl FakeAgent {
 }
 
 /// `/none` has no body, `/two` one in two pieces, `/endless` one that stands still after the first; `/last` is an answer after
-/// which the connection is closed.
-async fn answer(request: Request<Incoming>) -> Result<Response<ClientBody>, Infallible> {
+/// which the connection is closed. A process says that it has started, and never anything more.
+async fn answer(agent: &FakeAgent, request: Request<Incoming>) -> Result<Response<ClientBody>, Infallible> {
     let piece = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
     let pieces = stream::iter([piece("one"), piece("two")]);
     let response = match request.uri().path() {
@@ -79,6 +92,19 @@ async fn answer(request: Request<Incoming>) -> Result<Response<ClientBody>, Infa
             Response::builder().body(BodyExt::boxed(StreamBody::new(pieces.take(1).chain(stream::pending()))))
         }
         "/last" => Response::builder().header("connection", "close").body(full_body(Bytes::new())),
+        "/process.Process/Start" => {
+            agent.started.notify_one();
+            // The envelope: no flags, and a length of four bytes; then a response with an event with a start with a pid.
+            let envelope: &[u8] = &[0, 0, 0, 0, 6, 0x0a, 4, 0x0a, 2, 0x08, 7];
+            let body = stream::iter([Ok(Frame::data(envelope.into()))]).chain(stream::pending());
+            Response::builder()
+                .header("content-type", "application/connect+proto")
+                .body(BodyExt::boxed(StreamBody::new(body)))
+        }
+        "/process.Process/SendSignal" => {
+            agent.signalled.notify_one();
+            Response::builder().header("content-type", "application/proto").body(full_body(Bytes::new()))
+        }
         path => panic!("{path}"),
     };
     Ok(response.unwrap())
@@ -155,4 +181,22 @@ async fn what_is_under_way_when_all_are_closed_fails_and_does_not_end() {
     let refused = ask_for(&connections, "/none").await;
     assert!(matches!(refused, Err(AgentError::NotReachable { .. })), "{:?}", refused.err());
     assert_eq!(agent.opened(), 2);
+}
+
+#[tokio::test]
+async fn a_command_that_is_given_up_while_its_answer_is_on_its_way_is_killed() {
+    let (agent, _) = FakeAgent::start().await;
+    let connector: Arc<dyn Connector> = agent.clone();
+    let client = Arc::new(AgentClient::new(Arc::downgrade(&connector), None));
+    let spec = ProcessSpec { cmd: "sleep".to_owned(), ..Default::default() };
+    let mut command = Box::pin(crate::command::collect(&client, spec, None, 1 << 10));
+    tokio::select! {
+        biased;
+        ended = &mut command => panic!("{ended:?}"),
+        () = agent.started.notified() => {}
+    }
+    // The answer comes, and nobody looks at it.
+    sleep(Duration::from_millis(50)).await;
+    drop(command);
+    tokio::time::timeout(Duration::from_secs(10), agent.signalled.notified()).await.expect("it is killed");
 }

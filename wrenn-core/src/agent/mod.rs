@@ -10,9 +10,9 @@
 //! and nothing else.
 
 mod calls;
-mod connection;
 #[cfg(test)]
-mod connection_tests;
+mod client_tests;
+mod connection;
 mod error;
 mod files;
 #[cfg(test)]
