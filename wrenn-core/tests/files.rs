@@ -257,7 +257,7 @@ print('ready', flush=True)\"";
 async fn two_hundred_commands_run_at_once_and_others_are_still_answered() {
     vm_test_or_return!();
     let (_host, sandbox) = sandbox().await;
-    // More than a connection of HTTP/2 usually has under way; each waits for its word.
+    // Each has a connection to itself, and waits for its word.
     let mut children = Vec::new();
     for number in 0..250 {
         let echo = format!("read word; echo {number} $word");

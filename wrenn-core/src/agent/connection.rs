@@ -37,7 +37,7 @@ pub(crate) trait Connector: Send + Sync {
 ///                                                +- it is dropped, and goes on for more than a moment -> closed
 /// ```
 ///
-/// HTTP/2 would need one for all, and costs an emulated guest a millisecond a call, and a fifth more for each byte.
+/// HTTP/2 would need one for all, and costs an emulated guest about a millisecond more for each call.
 #[derive(Clone)]
 pub(super) struct Connections {
     shared: Arc<Shared>,

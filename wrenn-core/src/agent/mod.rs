@@ -300,13 +300,13 @@ fn out_of_time() -> AgentError {
 /// Names nobody: the connector knows where the guest is.
 const AUTHORITY: &str = "guest";
 
-/// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of an answer to a call may be on its way here: a slow reader holds its process back. With what the agent has in
 /// hand for a slow reader this is less than it keeps of a process's output, so that a reader whose connection breaks comes
 /// back in time for what it had not read.
 const CALL_AHEAD: Ahead = Ahead { kernel_bytes: 192 << 10, bytes: 128 << 10 };
 
+/// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The agent answers after 50 s at the latest.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(80);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);

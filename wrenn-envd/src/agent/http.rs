@@ -80,7 +80,8 @@ impl Server {
     }
 
     async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
-        // Answers are small and awaited; one that waits for more to send only waits.
+        // Answers are small and awaited; one that waits for more to send only waits. Without
+        // either a connection serves less well, and that is all.
         let _ = stream.set_nodelay(true);
         let _ = sys::limit_unsent(&stream, SENT_AHEAD_BYTES);
         let mut restores = self.lifecycle.restores.subscribe();

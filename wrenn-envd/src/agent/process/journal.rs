@@ -293,11 +293,11 @@ impl Drop for Reader {
 /// What is kept of a process's output, for readers who come back.
 pub(super) const KEPT_BYTES_MAX: usize = 1 << 20;
 
-/// How much of it may be on its way to a reader that stands still: here, in both kernels, and at the host.
-const ON_THE_WAY_BYTES: usize = 640 << 10;
-
 /// The same, and how far a reader may be behind, when all processes together have kept too much.
 const KEPT_BYTES_MIN: usize = 64 << 10;
+
+/// How much of what is kept may be on its way to a reader that stands still: here, in both kernels, and at the host.
+const ON_THE_WAY_BYTES: usize = 640 << 10;
 
 /// Far longer than a client takes to notice that its connection is gone, and to come back.
 const EXPECTED_BACK: Duration = Duration::from_secs(3);
