@@ -2,9 +2,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::agent::AgentError;
-use crate::image::ImageError;
-use crate::{SandboxId, SandboxState};
+use crate::agent::error::AgentError;
+use crate::id::SandboxId;
+use crate::image::error::ImageError;
+use crate::state::SandboxState;
 
 /// What a caller can act on. Each text names its remedy where there is one.
 ///
@@ -122,6 +123,9 @@ pub enum Error {
         source: BoxError,
     },
 }
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A cause whose type is not part of the interface.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

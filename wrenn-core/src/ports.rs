@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use crate::agent::AgentError;
-use crate::sandbox::Sandbox;
-use crate::{Error, Result};
+use crate::agent::error::AgentError;
+use crate::error::{Error, Result};
+use crate::sandbox::handle::Sandbox;
 
 /// A TCP port that something in the guest listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,10 +8,9 @@ use wrenn_envd::proto::process::{
     pty::Size,
 };
 
-use super::{
-    AgentClient, AgentError, InputKind, ProcessEntry, ProcessSpec, ProcessStream, Result, Signal, process::Messages,
-    with_header,
-};
+use crate::agent::client::{AgentClient, Result, with_header};
+use crate::agent::error::AgentError;
+use crate::agent::process::{InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream, Signal};
 
 impl AgentClient {
     /// Starts a process. The first event is [`ProcessEvent::Start`](super::ProcessEvent::Start).

@@ -24,10 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wrenn_envd::AGENT_PORT;
 
-/// Opens a socket to a port of the guest, from inside the sandbox's network namespace.
-pub(crate) trait Connector: Send + Sync {
-    fn connect(&self, port: u16) -> futures::future::BoxFuture<'_, io::Result<TcpStream>>;
-}
+use crate::network::connector::Connector;
 
 /// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
 ///
@@ -166,7 +163,7 @@ impl Connections {
 
 /// As HTTP/1.1 has it: the authority is a header.
 fn in_origin_form(mut request: Request<ClientBody>) -> Request<ClientBody> {
-    request.headers_mut().insert(HOST, HeaderValue::from_static(super::AUTHORITY));
+    request.headers_mut().insert(HOST, HeaderValue::from_static(AUTHORITY));
     if let Some(route) = request.uri().path_and_query().cloned() {
         *request.uri_mut() = Uri::from(route);
     }
@@ -312,3 +309,6 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const REST_BYTES_MAX: usize = 4 << 10;
 /// How long a connection may take that should be idle, before another is opened.
 const BACK_MAX: Duration = Duration::from_millis(2);
+
+/// Names nobody: the connector knows where the guest is.
+pub(super) const AUTHORITY: &str = "guest";

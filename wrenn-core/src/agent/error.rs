@@ -2,7 +2,7 @@ use std::{error::Error, io};
 
 use connectrpc::{ConnectError, ErrorCode};
 
-use super::connection::SendError;
+use crate::agent::connection::SendError;
 
 /// Why the guest's agent did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,15 @@ impl AgentError {
             http::StatusCode::NOT_FOUND => Self::NotFound { what: message },
             http::StatusCode::BAD_REQUEST => Self::InvalidArgument { message },
             status => Self::Refused { code: status.as_u16().to_string(), message },
+        }
+    }
+}
+
+impl From<SendError> for AgentError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotReachable(source) => Self::NotReachable { source },
+            SendError::Broken(source) => Self::lost(source),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Calls about files: contents over plain HTTP, everything else as calls of `filesystem.Filesystem`.
 
+use crate::agent::client::ask;
+use crate::agent::client::collected;
+use crate::agent::client::escape;
+use crate::agent::client::with_token;
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use bytes::Bytes;
@@ -20,7 +24,9 @@ use wrenn_envd::proto::filesystem::{
     WatchDirRequest, WatchDirResponse, watch_dir_response,
 };
 
-use super::{AgentClient, AgentError, Answer, Result};
+use crate::agent::client::{AgentClient, Result};
+use crate::agent::connection::Answer;
+use crate::agent::error::AgentError;
 
 /// Which file, as whom. A relative path is relative to the home of the user, or of the default one.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +61,7 @@ pub(crate) struct WatchStream {
 impl AgentClient {
     /// Reads a regular file, of at most 256 MiB.
     pub(crate) async fn read_file(&self, request: &FileRequest) -> Result<Bytes> {
-        super::collected(self.ask_files(Method::GET, request, HeaderMap::new(), full_body(Bytes::new())).await?).await
+        collected(self.ask_files(Method::GET, request, HeaderMap::new(), full_body(Bytes::new())).await?).await
     }
 
     /// Opens a regular file for reading from `offset` on.
@@ -88,7 +94,7 @@ impl AgentClient {
     /// Cancelling leaves the file as it was, or written.
     pub(crate) async fn write_file(&self, request: &FileRequest, contents: Bytes) -> Result<()> {
         let answer = self.ask_files(Method::POST, request, request.upload_headers()?, full_body(contents)).await?;
-        super::collected(answer).await.map(drop)
+        collected(answer).await.map(drop)
     }
 
     /// Begins to write a file whose contents come piece by piece.
@@ -98,7 +104,7 @@ impl AgentClient {
         let answer = tokio::spawn(async move {
             let headers = request.upload_headers()?;
             let answer = agent.ask_files(Method::POST, &request, headers, body(received)).await?;
-            super::collected(answer).await.map(drop)
+            collected(answer).await.map(drop)
         });
         Upload { pieces, answer }
     }
@@ -110,8 +116,8 @@ impl AgentClient {
         headers: HeaderMap,
         body: ClientBody,
     ) -> Result<Response<Answer>> {
-        let headers = super::with_token(headers, self.token().as_deref())?;
-        super::ask(&self.files, method, &request.route(), headers, body).await
+        let headers = with_token(headers, self.token().as_deref())?;
+        ask(&self.files, method, &request.route(), headers, body).await
     }
 
     /// What lies at a path.
@@ -189,8 +195,8 @@ impl WatchStream {
 
 impl FileRequest {
     fn route(&self) -> String {
-        let user = self.user.as_deref().map_or_else(String::new, |user| format!("&username={}", super::escape(user)));
-        format!("/files?path={}{user}", super::escape(&self.path))
+        let user = self.user.as_deref().map_or_else(String::new, |user| format!("&username={}", escape(user)));
+        format!("/files?path={}{user}", escape(&self.path))
     }
 
     fn upload_headers(&self) -> Result<HeaderMap> {

@@ -9,7 +9,9 @@ use wrenn_envd::proto::process::{
     process_selector::Selector,
 };
 
-use super::{AgentClient, AgentError, Answer};
+use crate::agent::client::AgentClient;
+use crate::agent::connection::Answer;
+use crate::agent::error::AgentError;
 
 /// A process to start in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

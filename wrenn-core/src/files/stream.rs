@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::PollSender;
 
-use crate::agent::{AgentError, Answer, Piece, Upload};
+use crate::agent::connection::Answer;
+use crate::agent::error::AgentError;
+use crate::agent::files::{Piece, Upload};
 
 /// A file of the guest that is read from its beginning, or from an offset, to its end.
 ///

@@ -13,13 +13,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::statvfs::statvfs;
 use tokio::task::spawn_blocking;
 
-use super::initramfs::{self, Init};
-use super::kernel::Kernel;
-use super::manifest::{BASE, DRIVE, FILES, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
-use super::modules::Module;
-use super::rootfs::Recipe;
-use super::store::Store;
-use super::{Image, ImageBuilder, ImageError, Step, ext4, tools};
+use super::initramfs;
+use crate::image::error::ImageError;
+use crate::image::initramfs::Init;
+use crate::image::installed::Image;
+use crate::image::kernel::Kernel;
+use crate::image::manifest::{BASE, DRIVE, FILES, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
+use crate::image::modules::Module;
+use crate::image::rootfs::Recipe;
+use crate::image::settings::ImageBuilder;
+use crate::image::step::Step;
+use crate::image::store::Store;
+use crate::image::{ext4, tools};
 
 /// Which files of the previous image will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

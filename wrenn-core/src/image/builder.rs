@@ -1,52 +1,52 @@
+//! What makes an image: the parts that are not there yet are built, the others linked.
+
+use crate::image::settings::ImageBuilder;
+use crate::image::settings::setting;
 use std::path::{Path, PathBuf};
 
-use super::build::{Build, Origin, Plan, blocking};
-use super::initramfs::Init;
-use super::manifest::Manifest;
-use super::rootfs::Recipe;
-use super::store::Store;
-use super::{Image, ImageError, Name, Step};
+use crate::image::build::{Build, Origin, Plan, blocking};
+use crate::image::error::ImageError;
+use crate::image::initramfs::Init;
+use crate::image::installed::Image;
+use crate::image::manifest::Manifest;
+use crate::image::name::Name;
+use crate::image::rootfs::Recipe;
+use crate::image::step::Step;
+use crate::image::store::Store;
 
-/// What an image shall be. Made by [`Image::builder`].
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct ImageBuilder {
-    pub(super) name: String,
-    agent: Option<PathBuf>,
-    pub(super) recipe: Recipe,
-    pub(super) drive_size_bytes: u64,
+impl Image {
+    /// Describes an image to [`build`](ImageBuilder::build).
+    pub fn builder(name: impl Into<String>) -> ImageBuilder {
+        ImageBuilder::new(name.into())
+    }
+
+    /// Packs the image's initramfs again with another agent; the other files stay the same ones. Returns at once when it
+    /// has this agent already.
+    ///
+    /// # Errors
+    ///
+    /// When the agent is not a static x86-64 binary, or cannot be written.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// As [`ImageBuilder::build`].
+    pub async fn refresh(&self, agent: impl Into<PathBuf>) -> Result<Self, ImageError> {
+        refresh(self, agent.into()).await
+    }
+
+    /// Whether the image has this agent and is what this version of wrenn would build. Reads the agent.
+    ///
+    /// # Errors
+    ///
+    /// When the agent is not a static x86-64 binary, or cannot be read.
+    pub fn is_current(&self, agent: &Path) -> Result<bool, ImageError> {
+        let init = Init::read(agent)?;
+        let recipe = recipe_of(&self.manifest);
+        Ok(init.sha256 == self.manifest.agent_sha256 && recipe.digest() == self.manifest.recipe_sha256)
+    }
 }
 
 impl ImageBuilder {
-    pub(super) fn new(name: String) -> Self {
-        let recipe = Recipe { suite: "bookworm".to_owned(), extra_packages: Vec::new() };
-        Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES }
-    }
-
-    /// The agent's binary, static and for x86-64. There is no default.
-    pub fn agent(mut self, path: impl Into<PathBuf>) -> Self {
-        self.agent = Some(path.into());
-        self
-    }
-
-    /// The size of each sandbox's writable drive, in bytes: 4 GiB by default. It is sparse, and costs what is written.
-    pub fn drive_size_bytes(mut self, size_bytes: u64) -> Self {
-        self.drive_size_bytes = size_bytes;
-        self
-    }
-
-    /// The Debian release, by code name: `bookworm` by default.
-    pub fn suite(mut self, suite: impl Into<String>) -> Self {
-        self.recipe.suite = suite.into();
-        self
-    }
-
-    /// One more Debian package in the base. Each makes the base larger, and a change of them makes it anew.
-    pub fn package(mut self, package: impl Into<String>) -> Self {
-        self.recipe.extra_packages.push(package.into());
-        self
-    }
-
     /// Builds the image, or as much of it as is not there yet: a base takes about a minute, network and root, another
     /// agent or drive size a fraction of a second, and no change nothing.
     ///
@@ -93,27 +93,6 @@ impl ImageBuilder {
             initramfs: Origin::reuse_if(same_init),
         }
     }
-
-    /// The settings become arguments of programs, so they are checked before any runs.
-    fn check(&self) -> Result<(), ImageError> {
-        let word = |text: &str, more: &[u8]| {
-            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-            text.bytes().next().is_some_and(plain) && text.bytes().all(|byte| plain(byte) || more.contains(&byte))
-        };
-        if !word(&self.recipe.suite, b"-") {
-            return Err(setting("suite", &self.recipe.suite, "a code name, like `bookworm`"));
-        }
-        for package in &self.recipe.extra_packages {
-            if !word(package, b"+.-") {
-                return Err(setting("package", package, "a Debian package's name"));
-            }
-        }
-        let size = self.drive_size_bytes;
-        if !DRIVE_SIZES_BYTES.contains(&size) || !size.is_multiple_of(4096) {
-            return Err(setting("drive_size_bytes", &size.to_string(), "a multiple of 4096 from 16 MiB to 8 TiB"));
-        }
-        Ok(())
-    }
 }
 
 /// Makes the initramfs again and nothing else, even if this version of wrenn would build another base.
@@ -140,10 +119,3 @@ pub(super) async fn refresh(image: &Image, agent: PathBuf) -> Result<Image, Imag
 pub(super) fn recipe_of(manifest: &Manifest) -> Recipe {
     Recipe { suite: manifest.suite.clone(), extra_packages: manifest.extra_packages.clone() }
 }
-
-fn setting(setting: &'static str, value: &str, rule: &'static str) -> ImageError {
-    ImageError::Setting { setting, value: value.to_owned(), rule }
-}
-
-const DRIVE_SIZE_BYTES: u64 = 4 << 30;
-const DRIVE_SIZES_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=8 << 40;

@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
-use super::ImageError;
-use super::tools::Tool;
+use crate::image::error::ImageError;
+use crate::image::tools::Tool;
 
 /// Writes the tree under `root` to `image`, as tight as an estimate of its size allows.
 pub(super) async fn write_base(root: &Path, image: &Path) -> Result<(), ImageError> {

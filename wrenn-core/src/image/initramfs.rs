@@ -17,8 +17,9 @@ use object::LittleEndian;
 use object::elf::{EM_X86_64, FileHeader64};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
-use super::modules::Module;
-use super::{ImageError, digest};
+use crate::image::digest;
+use crate::image::error::ImageError;
+use crate::image::modules::Module;
 
 /// A binary that can be a guest's first process.
 #[derive(Debug)]

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ImageError;
-use super::modules::{Module, ModuleTree};
-use super::tools::Tool;
+use crate::image::error::ImageError;
+use crate::image::modules::{Module, ModuleTree};
+use crate::image::tools::Tool;
 
 /// A kernel package, unpacked.
 #[derive(Debug)]

@@ -4,8 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{BASE, MANIFEST, Manifest};
-use super::{Image, ImageError, Name, store};
+use crate::image::error::ImageError;
+use crate::image::installed::Image;
+use crate::image::manifest::{BASE, MANIFEST, Manifest};
+use crate::image::name::Name;
+use crate::image::store;
 
 impl Image {
     /// The names of a data directory's images, sorted. None of them is opened.

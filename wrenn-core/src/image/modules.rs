@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use object::{Object as _, ObjectSection as _};
 
-use super::ImageError;
+use crate::image::error::ImageError;
 
 /// A module as it travels in the initramfs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::tools::{self, Tool};
-use super::{ImageError, Step, digest};
+use super::tools;
+use crate::image::digest;
+use crate::image::error::ImageError;
+use crate::image::step::Step;
+use crate::image::tools::Tool;
 
 /// What the base is made of.
 #[derive(Debug, Clone)]

@@ -18,8 +18,10 @@ use std::time::Duration;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::TempDir;
 
-use super::manifest::{FILES, MANIFEST};
-use super::{ImageError, Name, Step};
+use crate::image::error::ImageError;
+use crate::image::manifest::{FILES, MANIFEST};
+use crate::image::name::Name;
+use crate::image::step::Step;
 
 /// The right to build one image.
 #[derive(Debug)]

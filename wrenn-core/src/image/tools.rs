@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use super::ImageError;
+use crate::image::error::ImageError;
 
 /// A host program (or file) that wrenn uses.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,48 +1,35 @@
 //! A sandbox on disk.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use wrenn_envd::GuestEventKind;
-use wrenn_snapshot::{CompactPolicy, GenerationId};
+use wrenn_snapshot::CompactPolicy;
 
-use super::task::Task;
-use super::{Fixed, Sandbox, SandboxInfo, SandboxState};
-use crate::data_dir::FileLock;
-use crate::guest::blocking;
-use crate::step::Step;
-use crate::template;
-use crate::{Error, Host, Result, SandboxId, record};
+use crate::error::{Error, Result};
+use crate::id::SandboxId;
+use crate::runtime::blocking;
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::registry::Registry;
+use crate::sandbox::start::start;
+use crate::sandbox::template;
+use crate::site::data_dir::FileLock;
+use crate::site::record;
+use crate::site::records::PausedRecord;
+use crate::site::step::Step;
+use crate::state::{SandboxInfo, SandboxState};
 
 /// A paused sandbox: resumable by any program that opens the data directory, for as long as it is there.
 #[derive(Debug, Clone)]
 pub struct PausedSandbox {
-    host: Host,
+    registry: Arc<Registry>,
     record: PausedRecord,
 }
 
-/// What is kept of a paused sandbox; it stays while the sandbox runs again, so that a crash falls back to it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PausedRecord {
-    #[serde(flatten)]
-    pub(crate) fixed: Fixed,
-    #[serde(with = "record::text")]
-    pub(crate) generation: GenerationId,
-    pub(crate) paused_at_ms: u64,
-    /// What the pause stored, in bytes.
-    pub(crate) stored_bytes: u64,
-}
-
-impl PausedRecord {
-    pub(crate) fn info(&self, state: SandboxState) -> SandboxInfo {
-        self.fixed.info(state)
-    }
-}
-
 impl PausedSandbox {
-    pub(crate) fn new(host: Host, record: PausedRecord) -> Self {
-        Self { host, record }
+    pub(crate) fn new(registry: Arc<Registry>, record: PausedRecord) -> Self {
+        Self { registry, record }
     }
 
     /// The sandbox's identity, which it keeps.
@@ -58,7 +45,7 @@ impl PausedSandbox {
     }
 
     #[cfg(test)]
-    pub(super) fn generation(&self) -> GenerationId {
+    pub(crate) fn generation(&self) -> wrenn_snapshot::GenerationId {
         self.record.generation
     }
 
@@ -80,9 +67,10 @@ impl PausedSandbox {
     pub async fn resume(&self) -> Result<Sandbox> {
         let lock = self.lock_patiently().await?;
         let record = self.current_record()?;
-        self.host.0.observer.at(Step::Load)?;
-        let generation = template::load(&self.host, record.generation).await?;
-        Task::start(&self.host, generation, record.fixed, GuestEventKind::Resumed, Some(lock)).await
+        self.registry.site.observer.at(Step::Load)?;
+        let generation = template::load(&self.registry.site, record.generation).await?;
+        let shared = start(&self.registry, generation, record.fixed, GuestEventKind::Resumed, Some(lock)).await?;
+        Ok(Sandbox::new(shared, Arc::clone(&self.registry)))
     }
 
     /// Folds those of the earlier pauses together that are mostly overwritten, and frees what was folded. Says how many
@@ -101,22 +89,22 @@ impl PausedSandbox {
     fn compact_here(&self) -> Result<u64> {
         let lock = self.lock("be compacted")?;
         let record = self.current_record()?;
-        let store = &self.host.0.store;
+        let store = &self.registry.site.store;
         let compaction = store.compact(&store.load(record.generation)?, CompactPolicy::default())?;
         if compaction.generation.id() != record.generation {
             let record = PausedRecord { generation: compaction.generation.id(), ..record };
-            self.host.keep(&self.host.0.data.sandbox(self.id()), &record)?;
+            self.registry.site.keep(&self.registry.site.data.sandbox(self.id()), &record)?;
         }
         drop((lock, compaction.generation));
-        self.host.tidy();
+        self.registry.site.tidy();
         Ok(compaction.released_bytes)
     }
 
     /// Since this handle was made the sandbox may have been resumed and paused again, or removed.
     fn current_record(&self) -> Result<PausedRecord> {
-        let record = record::read::<PausedRecord>(&self.host.0.data.sandbox(self.id()))?;
+        let record = record::read::<PausedRecord>(&self.registry.site.data.sandbox(self.id()))?;
         record.ok_or_else(|| {
-            self.host.0.data.forget_lock(self.id().as_str());
+            self.registry.site.data.forget_lock(self.id().as_str());
             Error::NotFound(format!("sandbox {} was removed", self.id()))
         })
     }
@@ -127,10 +115,10 @@ impl PausedSandbox {
     /// [`Error::InvalidState`] where it has been resumed; then [`Sandbox::kill`] ends it.
     pub fn delete(self) -> Result<()> {
         let lock = self.lock("be deleted")?;
-        record::remove(&self.host.0.data.sandbox(self.id()))?;
-        self.host.0.data.forget_lock(self.id().as_str());
+        record::remove(&self.registry.site.data.sandbox(self.id()))?;
+        self.registry.site.data.forget_lock(self.id().as_str());
         drop(lock);
-        self.host.tidy();
+        self.registry.site.tidy();
         Ok(())
     }
 
@@ -146,7 +134,7 @@ impl PausedSandbox {
     }
 
     fn lock(&self, operation: &'static str) -> Result<FileLock> {
-        let lock = self.host.0.data.try_lock(self.id().as_str())?;
+        let lock = self.registry.site.data.try_lock(self.id().as_str())?;
         let state = SandboxState::Running;
         lock.ok_or_else(|| Error::InvalidState { id: self.id().clone(), operation, state })
     }

@@ -14,37 +14,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, join_all};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::Generation;
 
-use super::{Fixed, Lifetime, OnExpiry, PausedRecord, PausedSandbox, Sandbox, SandboxState, Shared};
-use crate::data_dir::FileLock;
-use crate::guest::{Guest, Renewal, SaveReport, Then, blocking};
-use crate::step::Step;
-use crate::template::{self, Template};
-use crate::vmm::Exit;
-use crate::{Error, Host, RestoreReport, Result, SandboxId, TemplateName, record};
-
-type Reply<T> = oneshot::Sender<Result<T>>;
-
-#[derive(Debug)]
-pub(super) enum Request {
-    Pause(Reply<PausedSandbox>),
-    Fork(usize, Reply<Vec<Result<Sandbox>>>),
-    Snapshot(TemplateName, Reply<Template>),
-    Kill(Reply<()>),
-    SetTtl(Option<Duration>, Reply<()>),
-    Report(Reply<RestoreReport>),
-    SaveReport(Reply<Option<SaveReport>>),
-    Console(Reply<String>),
-    Pid(Reply<u32>),
-}
+use crate::clock::unix_ms;
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::guest::then::Then;
+use crate::id::TemplateName;
+use crate::runtime::blocking;
+use crate::sandbox::request::{Reply, Request};
+use crate::sandbox::template::Template;
+use crate::site::data_dir::FileLock;
+use crate::site::records::PausedRecord;
+use crate::site::{Site, record};
+use crate::state::{Fixed, Lifetime, OnExpiry, SandboxState};
+use crate::vmm::exit::Exit;
 
 pub(super) struct Task {
-    host: Host,
+    site: Arc<Site>,
     guest: Guest,
     fixed: Fixed,
     /// Held by whoever runs a sandbox that has a pause on disk.
@@ -60,42 +49,19 @@ enum Next {
 }
 
 impl Task {
-    /// Restores a guest from `generation` and hands out its handle.
-    ///
-    /// Boxed, since a task that forks starts tasks.
-    pub(super) fn start(
-        host: &Host,
-        generation: Generation,
+    /// Owns `guest` from now on. The sender is told of the sandbox's state.
+    pub(super) fn new(
+        site: Arc<Site>,
+        guest: Guest,
         fixed: Fixed,
-        event: GuestEventKind,
         lock: Option<FileLock>,
-    ) -> BoxFuture<'_, Result<Sandbox>> {
-        Box::pin(Self::start_here(host, generation, fixed, event, lock))
-    }
-
-    async fn start_here(
-        host: &Host,
-        generation: Generation,
-        fixed: Fixed,
-        event: GuestEventKind,
-        lock: Option<FileLock>,
-    ) -> Result<Sandbox> {
-        let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
-        let renewal = Renewal { id, template, event, envs };
-        let guest = Guest::restore(host, generation, &renewal).await?;
-        host.0.observer.at(Step::Ready)?;
-        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
-        let (state, watch) = watch::channel(SandboxState::Running);
-        let agent = Arc::clone(&guest.agent);
-        let sandbox = Sandbox(Arc::new(Shared { fixed: fixed.clone(), agent, requests, state: watch }));
+        state: watch::Sender<SandboxState>,
+    ) -> Self {
         let deadline = fixed.lifetime.map(|lifetime| Instant::now() + lifetime.ttl);
-        let task = Self { host: host.clone(), guest, fixed, lock, state, deadline };
-        tokio::spawn(task.run(inbox));
-        host.enrol(&sandbox);
-        Ok(sandbox)
+        Self { site, guest, fixed, lock, state, deadline }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         let mut exited = self.guest.machine.exited();
         let mut next = Next::Running;
         while let Next::Running = next {
@@ -125,7 +91,7 @@ impl Task {
 
     /// Ends the VM. Whoever waits for the state is told when it is gone.
     async fn end(&mut self, state: SandboxState) -> Next {
-        self.guest.keep_working_set(&self.host);
+        self.guest.keep_working_set(&self.site);
         self.guest.kill().await;
         drop(self.lock.take());
         self.state.send_replace(state);
@@ -142,9 +108,10 @@ impl Task {
                 let removed = self.forget();
                 return self.settle(Some(SandboxState::Ended), removed, reply).await;
             }
-            Request::Fork(count, reply) => {
-                let children = self.fork(count).await;
-                return self.settle(None, children, reply).await;
+            Request::Fork(reply) => {
+                let captured = self.capture_and_go_on().await;
+                let inherited = captured.map(|generation| (generation, self.fixed.clone()));
+                return self.settle(None, inherited, reply).await;
             }
             Request::Snapshot(name, reply) => {
                 let template = self.snapshot(&name).await;
@@ -173,13 +140,13 @@ impl Task {
             Some(state) => {
                 let leaves_garbage = self.guest.leaves_garbage();
                 let over = self.end(state).await;
-                let host = self.host.clone();
+                let site = Arc::clone(&self.site);
                 if state == SandboxState::Ended {
                     // A failed join is a panic, which was printed.
-                    let _ = blocking("collect garbage", move || host.tidy()).await;
+                    let _ = blocking("collect garbage", move || site.tidy()).await;
                 } else if leaves_garbage {
                     // Nobody waits for it.
-                    tokio::task::spawn_blocking(move || host.tidy());
+                    tokio::task::spawn_blocking(move || site.tidy());
                 }
                 over
             }
@@ -192,14 +159,14 @@ impl Task {
         next
     }
 
-    async fn pause(&mut self) -> Result<PausedSandbox> {
+    async fn pause(&mut self) -> Result<PausedRecord> {
         self.state.send_replace(SandboxState::Saving);
-        let recorded = match self.guest.capture(&self.host, Then::Stay).await {
+        let recorded = match self.guest.capture(&self.site, Then::Stay).await {
             Ok(generation) => self.record(generation).await,
             Err(error) => Err(error),
         };
         match recorded {
-            Ok(record) => Ok(PausedSandbox::new(self.host.clone(), record)),
+            Ok(record) => Ok(record),
             Err(error) => self.go_on_after(error).await,
         }
     }
@@ -217,17 +184,17 @@ impl Task {
 
     async fn record(&mut self, generation: Generation) -> Result<PausedRecord> {
         if self.lock.is_none() {
-            self.lock = self.host.0.data.try_lock(self.fixed.id.as_str())?;
+            self.lock = self.site.data.try_lock(self.fixed.id.as_str())?;
         }
         let record = PausedRecord {
             fixed: self.fixed.clone(),
             generation: generation.id(),
-            paused_at_ms: template::unix_ms(),
+            paused_at_ms: unix_ms(),
             stored_bytes: generation.bytes_on_disk()?,
         };
-        let (host, path) = (self.host.clone(), self.host.0.data.sandbox(&self.fixed.id));
+        let (site, path) = (Arc::clone(&self.site), self.site.data.sandbox(&self.fixed.id));
         blocking("record the pause", move || {
-            let kept = host.keep(&path, &record);
+            let kept = site.keep(&path, &record);
             drop(generation);
             kept.map(|()| record)
         })
@@ -237,7 +204,7 @@ impl Task {
     /// Captures, and goes on whatever came of it.
     async fn capture_and_go_on(&mut self) -> Result<Generation> {
         self.state.send_replace(SandboxState::Saving);
-        match self.guest.capture(&self.host, Then::GoOn).await {
+        match self.guest.capture(&self.site, Then::GoOn).await {
             Ok(generation) => {
                 self.state.send_replace(SandboxState::Running);
                 Ok(generation)
@@ -246,27 +213,18 @@ impl Task {
         }
     }
 
-    async fn fork(&mut self, count: usize) -> Result<Vec<Result<Sandbox>>> {
-        let generation = self.capture_and_go_on().await?;
-        let children = (0..count).map(|_| {
-            let fixed = Fixed { id: SandboxId::random(), created_at_ms: template::unix_ms(), ..self.fixed.clone() };
-            Self::start(&self.host, generation.clone(), fixed, GuestEventKind::Forked, None)
-        });
-        Ok(join_all(children).await)
-    }
-
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
-        Template::check_free(&self.host, name)?;
+        Template::check_free(&self.site, name)?;
         let generation = self.capture_and_go_on().await?;
-        let (host, name, shape) = (self.host.clone(), name.clone(), self.guest.manifest.shape.clone());
-        let keep = move || Template::name_snapshot(&host, &name, &generation, &shape);
+        let (site, name, shape) = (Arc::clone(&self.site), name.clone(), self.guest.manifest.shape.clone());
+        let keep = move || Template::name_snapshot(&site, &name, &generation, &shape);
         blocking("record the snapshot", keep).await?
     }
 
     fn forget(&mut self) -> Result<()> {
         if self.lock.is_some() {
-            record::remove(&self.host.0.data.sandbox(&self.fixed.id))?;
-            self.host.0.data.forget_lock(self.fixed.id.as_str());
+            record::remove(&self.site.data.sandbox(&self.fixed.id))?;
+            self.site.data.forget_lock(self.fixed.id.as_str());
         }
         Ok(())
     }
@@ -313,5 +271,4 @@ fn answer<T>(reply: Reply<T>, result: Result<T>) {
     let _ = reply.send(result);
 }
 
-const REQUESTS_MAX: usize = 16;
 const EXPIRY_RETRY: Duration = Duration::from_secs(10);

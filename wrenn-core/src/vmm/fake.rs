@@ -14,9 +14,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
-use super::{BootMedia, Console, Exit, Machine, MachineShape, Network, Parts, Plug, Restore, Saved, SavedMemory, Vmm};
-use crate::agent::Connector;
-use crate::{Error, RestoreReport, Result};
+use crate::error::{Error, Result};
+use crate::network::connector::Connector;
+use crate::network::slot::{Network, Plug};
+use crate::vmm::console::Console;
+use crate::vmm::exit::Exit;
+use crate::vmm::machine::{Machine, Vmm};
+use crate::vmm::paging::RestoreReport;
+use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::saved::{Saved, SavedMemory};
+use crate::vmm::shape::MachineShape;
 
 /// What a machine can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha512};
 
-use crate::{SandboxId, TemplateName};
+use crate::id::{SandboxId, TemplateName};
 
 /// What a metadata service says of a guest.
 #[derive(Clone, PartialEq, Eq)]

@@ -25,10 +25,12 @@ use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use wrenn_snapshot::{EndReason, ServeEnd};
 
-use super::inject::{self, Via};
+use super::inject;
 use crate::sys::{ChildLimits, restrict};
 use crate::vmm::console::Console;
-use crate::vmm::{Exit, Identity};
+use crate::vmm::exit::Exit;
+use crate::vmm::identity::Identity;
+use crate::vmm::inject::Via;
 
 /// A VMM's new userfaultfds.
 #[derive(Debug)]
@@ -331,7 +333,7 @@ mod tests {
             println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: a jailer needs root");
             return;
         }
-        let Some(program) = crate::vmm::qemu::on_path(JAILER) else {
+        let Some(program) = crate::program::on_path(JAILER) else {
             println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: there is no {JAILER}");
             return;
         };

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::room::{BASE, DRIVE};
-use crate::vmm::{MachineShape, Metadata};
+use crate::vmm::firecracker::room::{BASE, DRIVE};
+use crate::vmm::metadata::Metadata;
+use crate::vmm::shape::MachineShape;
 
 /// Names of the files in a VMM's room.
 pub(super) const API_SOCKET: &str = "api.sock";
@@ -116,7 +117,7 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vmm::Acceleration;
+    use crate::vmm::shape::Acceleration;
 
     #[test]
     fn a_machine_is_described_by_names_that_every_room_has() {

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::vmm::{Identity, MachineShape};
+use crate::vmm::identity::Identity;
+use crate::vmm::shape::MachineShape;
 
 /// How to start Firecracker in a jail.
 #[derive(Debug)]

@@ -9,16 +9,22 @@ use serde_json::Value;
 use tokio::sync::watch;
 use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
-use super::api::{Api, ApiError};
-use super::config::{self, Backend, MEMORY, STATE, VmState};
-use super::jail::Cgroup;
-use super::memory::{Leave, Served};
-use super::room::Door;
-use crate::guest::blocking;
+use super::config;
+use crate::error::{Error, Result};
+use crate::runtime::blocking;
 use crate::vmm::console::Console;
+use crate::vmm::exit::Exit;
+use crate::vmm::firecracker::api::{Api, ApiError};
+use crate::vmm::firecracker::config::{Backend, MEMORY, STATE, VmState};
+use crate::vmm::firecracker::jail::Cgroup;
+use crate::vmm::firecracker::memory::{Leave, Served};
+use crate::vmm::firecracker::room::Door;
+use crate::vmm::machine::Machine;
+use crate::vmm::metadata::Metadata;
+use crate::vmm::paging::{Paging, RestoreReport};
 use crate::vmm::process::Process;
-use crate::vmm::{Exit, Machine, Metadata, Saved, SavedMemory};
-use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
+use crate::vmm::saved::{Saved, SavedMemory};
+use wrenn_snapshot::RestoreReport as MemoryReport;
 
 #[derive(Debug)]
 pub(super) struct FirecrackerMachine {

@@ -16,9 +16,10 @@ use wrenn_snapshot::{
     EndReason, HandOver, PageServer, ServeCounters, ServeOptions, Space, StopHandle, TouchedPages, Tracking, adopt,
 };
 
-use crate::vmm::Restore;
+use crate::error::{Error, Result};
+use crate::vmm::paging::Paging;
+use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Attended};
-use crate::{Error, Paging, Result};
 
 /// A machine's memory while it is served.
 #[derive(Debug)]

@@ -23,17 +23,25 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use wrenn_snapshot::Space;
 
-use self::config::{API_SOCKET, Backend, FLAT_MEMORY, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE};
-use self::jail::{Jail, Limits};
-use self::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
-use self::room::{BASE, Content, Devices, Door, Room};
-use super::process::{Launch, Process, Tracing};
-use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, STATE_BLOB, Vmm};
-use crate::guest::blocking;
+use crate::error::{Error, Result};
 use crate::image::vmlinux;
-use crate::probe::has_virtualization;
-use crate::vmm::qemu::on_path;
-use crate::{Confinement, Error, Paging, Result};
+use crate::network::slot::Plug;
+use crate::program::on_path;
+use crate::runtime::blocking;
+use crate::vmm::driver::Confinement;
+use crate::vmm::firecracker::config::{
+    API_SOCKET, Backend, FLAT_MEMORY, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE,
+};
+use crate::vmm::firecracker::jail::{Jail, Limits};
+use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
+use crate::vmm::firecracker::room::{BASE, Content, Devices, Door, Room};
+use crate::vmm::machine::{Machine, Vmm};
+use crate::vmm::paging::Paging;
+use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::probe::has_virtualization;
+use crate::vmm::process::{Launch, Process, Tracing};
+use crate::vmm::saved::STATE_BLOB;
+use crate::vmm::shape::MachineShape;
 
 /// The driver, bound to one binary.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use rustix::mount::{
     open_tree,
 };
 
-use crate::vmm::Identity;
+use crate::vmm::identity::Identity;
 
 /// A room to be made by the thread whose child the VMM will be.
 #[derive(Debug)]
@@ -248,7 +248,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let drive = crate::drive::unnamed_file(dir.path()).unwrap();
+        let drive = crate::unnamed::unnamed_file(dir.path()).unwrap();
         let room = room(dir.path(), drive.try_clone().unwrap());
         let (opened, door) = std::sync::mpsc::channel();
         let (leave, left) = std::sync::mpsc::channel::<()>();

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use crate::vmm::{Acceleration, MachineShape};
+use crate::vmm::shape::{Acceleration, MachineShape};
 
 /// The numbers of the descriptors that QEMU inherits. It opens nothing of a sandbox's by a path.
 pub(super) const MEMORY_FD: RawFd = 40;

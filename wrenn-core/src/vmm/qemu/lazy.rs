@@ -11,11 +11,13 @@ use wrenn_snapshot::{
     ServeOptions, Space, SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
 };
 
-use crate::guest::blocking;
+use crate::error::{Error, Result};
+use crate::runtime::blocking;
 use crate::vmm::memory::GuestMemory;
+use crate::vmm::paging::Paging;
+use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Process, Userfaultfds};
-use crate::vmm::{Restore, SavedMemory};
-use crate::{Error, Paging, Result};
+use crate::vmm::saved::SavedMemory;
 
 #[derive(Debug)]
 pub(super) struct LazyMemory {

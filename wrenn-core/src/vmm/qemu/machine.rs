@@ -12,14 +12,19 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
-use super::lazy::{LazyMemory, Written, save_memory};
-use super::qmp::{Qmp, QmpError};
-use crate::guest::blocking;
+use crate::error::{Error, Result};
+use crate::runtime::blocking;
 use crate::vmm::console::Console;
+use crate::vmm::exit::Exit;
+use crate::vmm::machine::Machine;
 use crate::vmm::memory::GuestMemory;
+use crate::vmm::paging::{Paging, RestoreReport};
+use crate::vmm::parts::Restore;
 use crate::vmm::process::{Process, Userfaultfds};
-use crate::vmm::{Exit, Machine, Restore, STATE_BLOB, Saved};
-use crate::{Error, MemoryReport, Paging, RestoreReport, Result};
+use crate::vmm::qemu::lazy::{LazyMemory, Written, save_memory};
+use crate::vmm::qemu::qmp::{Qmp, QmpError};
+use crate::vmm::saved::{STATE_BLOB, Saved};
+use wrenn_snapshot::RestoreReport as MemoryReport;
 
 #[derive(Debug)]
 pub(super) struct QemuMachine {

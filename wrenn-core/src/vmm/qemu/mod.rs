@@ -5,6 +5,7 @@ mod lazy;
 mod machine;
 mod qmp;
 
+use crate::program::on_path;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,14 +14,18 @@ use async_trait::async_trait;
 use tokio::net::UnixStream;
 use wrenn_snapshot::{Generation, Space};
 
-use self::args::Start;
-use self::machine::QemuMachine;
-use self::qmp::Qmp;
-use super::memory::GuestMemory;
-use super::process::{Launch, Process, Tracing, Userfaultfds};
-use super::{BootMedia, Machine, MachineShape, Parts, Plug, Restore, Vmm};
-use crate::guest::blocking;
-use crate::{Error, Paging, Result};
+use crate::error::{Error, Result};
+use crate::network::slot::Plug;
+use crate::runtime::blocking;
+use crate::vmm::machine::{Machine, Vmm};
+use crate::vmm::memory::GuestMemory;
+use crate::vmm::paging::Paging;
+use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::process::{Launch, Process, Tracing, Userfaultfds};
+use crate::vmm::qemu::args::Start;
+use crate::vmm::qemu::machine::QemuMachine;
+use crate::vmm::qemu::qmp::Qmp;
+use crate::vmm::shape::MachineShape;
 
 /// The driver, bound to one binary.
 #[derive(Debug)]
@@ -172,10 +177,4 @@ fn missing(program: &str, source: Option<io::Error>) -> Error {
         remedy: "install it with `apt-get install qemu-system-x86`, or name it in WRENN_QEMU".to_owned(),
         source: source.map(Into::into),
     }
-}
-
-/// The first executable of that name on the `PATH`.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

@@ -1,0 +1,286 @@
+//! A client of one guest's agent.
+
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod init_tests;
+
+use std::{
+    fmt,
+    sync::{PoisonError, RwLock, Weak},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport as _, full_body};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+    uri::{Authority, PathAndQuery, Scheme},
+};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::time::{Instant, sleep, timeout_at};
+use wrenn_envd::{
+    ACCESS_TOKEN_HEADER, EventsResponse, GuestEvent, InitRequest, Timestamp,
+    proto::{filesystem::FilesystemClient, process::ProcessClient},
+};
+
+use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections};
+use crate::agent::error::AgentError;
+use crate::network::connector::Connector;
+
+/// Talks to one guest's agent.
+pub(crate) struct AgentClient {
+    pub(super) calls: Connections,
+    /// Apart, since nothing holds them back: a file is read from where it lies.
+    pub(super) files: Connections,
+    pub(super) processes: ProcessClient<Connections>,
+    pub(super) filesystem: FilesystemClient<Connections>,
+    pub(super) token: RwLock<Option<String>>,
+}
+
+impl fmt::Debug for AgentClient {
+    /// Leaves out the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentClient").field("calls", &self.calls).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+pub(super) type Result<T, E = AgentError> = std::result::Result<T, E>;
+
+impl AgentClient {
+    /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
+    /// Connects nothing yet.
+    pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
+        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD));
+        let files = Connections::new(connector, None);
+        let base =
+            Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
+        let processes = ProcessClient::new(calls.clone(), ClientConfig::new(base.clone()));
+        let filesystem = FilesystemClient::new(calls.clone(), ClientConfig::new(base));
+        Self { calls, files, processes, filesystem, token: RwLock::new(token) }
+    }
+
+    /// From now on calls carry this token.
+    pub(crate) fn set_token(&self, token: Option<String>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
+    /// Closes every connection, for good: what is under way fails with [`AgentError::ConnectionLost`]. Done before the guest
+    /// ends, since nobody would tell a connection of its own that it leads nowhere.
+    pub(crate) fn close(&self) {
+        self.calls.close();
+        self.files.close();
+    }
+
+    /// Waits until the agent serves.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotReachable`] after `timeout`.
+    pub(crate) async fn wait_ready(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        self.until(deadline, || self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// Tells the guest who it is and what time it is, before user code runs; see [`InitRequest`].
+    pub(crate) async fn init(&self, request: &InitRequest) -> Result<()> {
+        self.init_within(request, CALL_TIMEOUT).await
+    }
+
+    /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet, or is not ready.
+    ///
+    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards. When it names a time,
+    /// each try names the time by then.
+    pub(crate) async fn init_within(&self, request: &InitRequest, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let init = || async {
+            let now = request.timestamp.map(|_| Timestamp::now());
+            let body: Bytes = serde_json::to_vec(&InitRequest { timestamp: now, ..request.clone() })
+                .map_err(|error| AgentError::InvalidArgument { message: error.to_string() })?
+                .into();
+            let done = self.call(Method::POST, "/init", json_headers(), body.clone()).await;
+            match (done, &request.access_token) {
+                // An earlier try was carried out, and its answer lost: the guest knows the new token alone.
+                (Err(AgentError::Unauthorized { .. }), Some(token)) if self.token().as_ref() != Some(token) => {
+                    let headers = with_token(json_headers(), Some(token))?;
+                    self.send(Method::POST, "/init", headers, body).await
+                }
+                (done, _) => done,
+            }
+        };
+        self.until(deadline, init).await?;
+        if let Some(token) = &request.access_token {
+            self.set_token(Some(token.clone()).filter(|token| !token.is_empty()));
+        }
+        Ok(())
+    }
+
+    /// Stops every process of the guest but the agent. Until [`thaw`](Self::thaw), or an [`init`](Self::init) with
+    /// entropy, none runs and none can be started.
+    pub(crate) async fn freeze(&self) -> Result<()> {
+        self.within(CALL_TIMEOUT, self.call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// Lets the processes run on.
+    pub(crate) async fn thaw(&self) -> Result<()> {
+        self.within(CALL_TIMEOUT, self.call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// What has become of the guest after that event; waits for it, and answers none after a while.
+    pub(crate) async fn events_after(&self, number: u64) -> Result<Vec<GuestEvent>> {
+        let route = format!("/events?after={number}");
+        let answer =
+            self.within(EVENTS_TIMEOUT, self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
+        let answer: EventsResponse = serde_json::from_slice(&answer).map_err(AgentError::lost)?;
+        Ok(answer.events)
+    }
+
+    /// A connection of its own to a port of the guest.
+    pub(crate) async fn dial(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+        self.calls.dial(port).await
+    }
+
+    /// One plain HTTP call with the token, and its body.
+    async fn call(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+        let headers = with_token(headers, self.token().as_deref())?;
+        self.send(method, route, headers, body).await
+    }
+
+    async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+        collected(ask(&self.calls, method, route, headers, full_body(body)).await?).await
+    }
+
+    /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
+    async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
+        loop {
+            self.calls.open(deadline).await?;
+            match timeout_at(deadline, call()).await {
+                Ok(Err(error))
+                    if (error.is_retryable() || error.is_for_now()) && Instant::now() + RETRY_PAUSE < deadline =>
+                {
+                    sleep(RETRY_PAUSE).await
+                }
+                Ok(answered) => return answered,
+                Err(_) => return Err(out_of_time()),
+            }
+        }
+    }
+
+    pub(super) async fn within<T>(&self, timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(out_of_time()))
+    }
+
+    /// What calls carry now.
+    pub(crate) fn token(&self) -> Option<String> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn options(&self) -> Result<CallOptions> {
+        match self.token() {
+            Some(token) => with_header(CallOptions::default(), ACCESS_TOKEN_HEADER, &token),
+            None => Ok(CallOptions::default()),
+        }
+    }
+
+    /// For calls on behalf of one of the guest's users.
+    pub(super) fn options_of(&self, user: Option<&str>) -> Result<CallOptions> {
+        let options = self.options()?;
+        match user {
+            Some(user) => {
+                let credentials = format!("Basic {}", STANDARD.encode(format!("{user}:")));
+                with_header(options, AUTHORIZATION.as_str(), &credentials)
+            }
+            None => Ok(options),
+        }
+    }
+
+    /// For calls that an agent answers at once.
+    pub(super) fn quick_options(&self) -> Result<CallOptions> {
+        Ok(self.options()?.with_timeout(CALL_TIMEOUT))
+    }
+}
+
+/// Sends a request, and gives the answer when its body begins; one that refuses is an error.
+pub(super) async fn ask(
+    connections: &Connections,
+    method: Method,
+    route: &str,
+    headers: HeaderMap,
+    body: ClientBody,
+) -> Result<Response<Answer>> {
+    let answer = connections.send(compose(method, route, headers, body)?).await?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    Err(AgentError::from_status(status, &collected(answer).await?))
+}
+
+fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) -> Result<Request<ClientBody>> {
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(Authority::from_static(AUTHORITY));
+    let invalid = |error: http::Error| AgentError::InvalidArgument { message: error.to_string() };
+    let route: PathAndQuery = route.parse().map_err(|error: http::uri::InvalidUri| invalid(error.into()))?;
+    let uri = uri.path_and_query(route).build().map_err(invalid)?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+pub(super) async fn collected(answer: Response<Answer>) -> Result<Bytes> {
+    let body = Limited::new(answer.into_body(), FILE_BYTES_MAX);
+    Ok(body.collect().await.map_err(AgentError::lost)?.to_bytes())
+}
+
+pub(super) fn with_header(options: CallOptions, name: &str, value: &str) -> Result<CallOptions> {
+    options.try_with_header(name, value).map_err(|error| AgentError::InvalidArgument { message: error.to_string() })
+}
+
+pub(super) fn with_token(mut headers: HeaderMap, token: Option<&str>) -> Result<HeaderMap> {
+    if let Some(token) = token {
+        let mut value: HeaderValue = token
+            .parse()
+            .map_err(|_| AgentError::InvalidArgument { message: "the access token cannot be a header".to_owned() })?;
+        value.set_sensitive(true);
+        headers.insert(ACCESS_TOKEN_HEADER, value);
+    }
+    Ok(headers)
+}
+
+fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+/// Percent-encodes everything that a query could mistake.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                escaped.push(char::from(byte))
+            }
+            byte => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+pub(super) fn out_of_time() -> AgentError {
+    AgentError::TimedOut { message: "it did not answer".to_owned() }
+}
+
+/// How much of an answer to a call may be on its way here: a slow reader holds its process back. With what the agent has in
+/// hand for a slow reader this is less than it keeps of a process's output, so that a reader whose connection breaks comes
+/// back in time for what it had not read.
+const CALL_AHEAD: Ahead = Ahead { kernel_bytes: 192 << 10, bytes: 128 << 10 };
+
+/// For calls that an agent answers at once; a guest under emulation and load may be slow about it.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The agent answers after 50 s at the latest.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(80);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+const FILE_BYTES_MAX: usize = 256 << 20;

@@ -1,0 +1,95 @@
+//! What a process does, and how it ends.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::agent::client::AgentClient;
+use crate::agent::error::AgentError;
+use crate::agent::process::{ProcessEvent, ProcessStream};
+use crate::error::{Error, Result};
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PtySize {
+    /// Characters a line, 1 or more.
+    pub columns: u16,
+    /// Lines, 1 or more.
+    pub rows: u16,
+}
+
+impl Default for PtySize {
+    /// What a terminal has always been: 80 columns, 24 rows.
+    fn default() -> Self {
+        Self { columns: 80, rows: 24 }
+    }
+}
+
+/// How a process in the guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExitStatus {
+    pub(crate) code: Option<i32>,
+    description: String,
+}
+
+impl ExitStatus {
+    /// Whether it exited with 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// What it exited with; `None` where a signal ended it.
+    #[must_use]
+    pub fn code(&self) -> Option<i32> {
+        self.code
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.description)
+    }
+}
+
+/// What a running command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// It wrote to its standard output.
+    Stdout(Bytes),
+    /// It wrote to its standard error.
+    Stderr(Bytes),
+    /// It wrote to its terminal.
+    Pty(Bytes),
+    /// It wrote more than the guest keeps while nobody read it, which is 1 MiB at most: what follows comes after a gap
+    /// of so many bytes.
+    Lost {
+        /// The length of the gap.
+        bytes: u64,
+    },
+    /// It ended; nothing follows.
+    Exit(ExitStatus),
+}
+
+pub(crate) async fn started(stream: &mut ProcessStream, agent: &AgentClient) -> Result<u32> {
+    match stream.next(agent).await.map_err(Error::command)? {
+        Some(ProcessEvent::Start { pid }) => Ok(pid),
+        _ => Err(Error::command(AgentError::ConnectionLost { source: None })),
+    }
+}
+
+pub(crate) async fn next(stream: &mut ProcessStream, agent: &AgentClient) -> Result<Event> {
+    match stream.next(agent).await.map_err(Error::command)? {
+        Some(ProcessEvent::Stdout(bytes)) => Ok(Event::Stdout(bytes)),
+        Some(ProcessEvent::Stderr(bytes)) => Ok(Event::Stderr(bytes)),
+        Some(ProcessEvent::Pty(bytes)) => Ok(Event::Pty(bytes)),
+        Some(ProcessEvent::Lost { bytes }) => Ok(Event::Lost { bytes }),
+        Some(ProcessEvent::End { exit_code, exited, status }) => {
+            Ok(Event::Exit(ExitStatus { code: exited.then_some(exit_code), description: status }))
+        }
+        Some(ProcessEvent::Start { .. }) | None => Err(Error::command(AgentError::ConnectionLost { source: None })),
+    }
+}
+
+pub(crate) const RUN: &str = "run a command";

@@ -1,0 +1,247 @@
+//! The guest's files, in the manner of `tokio::fs`.
+
+use crate::files::entry::FileEntry;
+use crate::files::stream::FileReader;
+use crate::files::stream::FileWriter;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
+
+use crate::files::stream::PIECE_BYTES_MAX;
+
+use crate::agent::error::AgentError;
+use crate::agent::files::FileRequest;
+use crate::error::{Error, Result};
+use crate::sandbox::handle::Sandbox;
+
+/// The files of one sandbox, as one of its users sees them. Clones are cheap.
+///
+/// A relative path is relative to the user's home. Every call has the rights of the user, by the guest kernel's own check.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let files = sandbox.files();
+/// files.write("data/in.csv", "a,b\n1,2\n").await?;
+/// for entry in files.list("data").await? {
+///     println!("{} {} {:?}", entry.path, entry.len, entry.kind);
+/// }
+///
+/// // Any size, in constant memory.
+/// let source = tokio::fs::File::open("/tmp/big.tar").await.expect("it is there");
+/// files.write_from("big.tar", source).await?;
+/// let mut big = files.open("big.tar").await?;
+/// let copied = tokio::io::copy(&mut big, &mut tokio::io::sink()).await;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// Every call fails with [`Error::NotFound`] where the path leads nowhere, [`Error::InvalidInput`] for a path or a user
+/// that cannot be, [`Error::InvalidState`] where the sandbox does not run, and [`Error::Agent`] with the guest's reason
+/// otherwise: rights that are missing, a disk that is full.
+#[derive(Debug, Clone)]
+pub struct Files {
+    sandbox: Sandbox,
+    user: Option<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Sandbox {
+    /// The guest's files, as the user `user`; [`Files::as_user`] names another.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new(self.clone())
+    }
+
+    /// Writes a file in the guest, whole or not at all, as the user `user`; missing directories are made. Short for
+    /// [`Files::write`].
+    ///
+    /// # Errors
+    /// As [`Files::write`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was, or written.
+    pub async fn write_file(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
+        self.files().write(path, contents).await
+    }
+
+    /// Reads a file of the guest, of at most 256 MiB, as the user `user`. Short for [`Files::read`].
+    ///
+    /// # Errors
+    /// As [`Files::read`].
+    pub async fn read_file(&self, path: &str) -> Result<Bytes> {
+        self.files().read(path).await
+    }
+}
+
+impl Files {
+    pub(crate) fn new(sandbox: Sandbox) -> Self {
+        Self { sandbox, user: None, metadata: BTreeMap::new() }
+    }
+
+    /// As another of the guest's users. Default: `user`.
+    #[must_use]
+    pub fn as_user(mut self, name: impl Into<String>) -> Self {
+        self.user = Some(name.into());
+        self
+    }
+
+    /// Notes something with each file that is written through this handle, where [`FileEntry::metadata`] finds it. A key
+    /// is lower-case letters, digits, `-` and `_`; a value is printable ASCII. Default: nothing.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Reads a regular file, of at most 256 MiB; [`open`](Self::open) has no such limit.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn read(&self, path: &str) -> Result<Bytes> {
+        let request = self.request(path);
+        self.call("read a file", self.sandbox.agent().read_file(&request)).await
+    }
+
+    /// Writes a file, whole or not at all; missing directories are made. What reads it meanwhile reads the former one.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was, or written.
+    pub async fn write(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
+        let request = self.request(path);
+        self.call("write a file", self.sandbox.agent().write_file(&request, contents.into())).await
+    }
+
+    /// Opens a regular file for reading. It takes 128 KiB of memory, however long the file is.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn open(&self, path: &str) -> Result<FileReader> {
+        self.open_at(path, 0).await
+    }
+
+    /// As [`open`](Self::open), from the byte `offset` on.
+    ///
+    /// # Errors
+    /// See [`Files`]; [`Error::InvalidInput`] where the file is not that long.
+    pub async fn open_at(&self, path: &str, offset: u64) -> Result<FileReader> {
+        let request = self.request(path);
+        let body = self.call("read a file", self.sandbox.agent().open_file(&request, offset)).await?;
+        Ok(FileReader::new(body))
+    }
+
+    /// Begins to write a file. It is in its place when [`FileWriter`] has been shut down, and not before.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where the sandbox does not run. What the guest has against it is said when it is written.
+    pub async fn create(&self, path: &str) -> Result<FileWriter> {
+        let request = self.request(path);
+        self.sandbox.while_running("write a file", async { Ok(()) }).await?;
+        Ok(FileWriter::new(self.sandbox.agent().upload(request)))
+    }
+
+    /// Writes all that `source` gives to a file, whole or not at all, in constant memory. Answers how many bytes it were.
+    ///
+    /// # Errors
+    /// See [`Files`]; [`Error::Failed`] where the source cannot be read.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was.
+    pub async fn write_from(&self, path: &str, source: impl AsyncRead) -> Result<u64> {
+        // In large pieces: each costs the guest a call.
+        let mut source = std::pin::pin!(BufReader::with_capacity(PIECE_BYTES_MAX, source));
+        let mut writer = self.create(path).await?;
+        let copied = async {
+            let bytes = tokio::io::copy_buf(&mut source, &mut writer).await?;
+            writer.shutdown().await?;
+            Ok(bytes)
+        };
+        self.sandbox.while_running("write a file", async { copied.await.map_err(failed_write) }).await
+    }
+
+    /// What lies at a path. A symbolic link is told of itself.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn stat(&self, path: &str) -> Result<FileEntry> {
+        let entry = self.call("look at a file", self.sandbox.agent().stat(path, self.user())).await?;
+        Ok(entry.into())
+    }
+
+    /// Whether anything lies at a path.
+    ///
+    /// # Errors
+    /// See [`Files`]; not [`Error::NotFound`].
+    pub async fn exists(&self, path: &str) -> Result<bool> {
+        match self.stat(path).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in a directory.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn list(&self, path: &str) -> Result<Vec<FileEntry>> {
+        self.list_levels(path, 1).await
+    }
+
+    /// What is in a directory and in those below it, `levels` levels in all, at most 100,000 entries. Symbolic links are
+    /// not followed.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn list_levels(&self, path: &str, levels: u32) -> Result<Vec<FileEntry>> {
+        let list = self.sandbox.agent().list_dir(path, levels, self.user());
+        Ok(self.call("list a directory", list).await?.into_iter().map(FileEntry::from).collect())
+    }
+
+    /// Makes a directory, and those on the way to it.
+    ///
+    /// # Errors
+    /// See [`Files`]; [`Error::Agent`] where there is one.
+    pub async fn make_dir(&self, path: &str) -> Result<()> {
+        self.call("make a directory", self.sandbox.agent().make_dir(path, self.user())).await
+    }
+
+    /// Renames a file or a directory, and makes the directories on the way to the new name.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.call("rename a file", self.sandbox.agent().rename(from, to, self.user())).await
+    }
+
+    /// Removes a file, or a directory with all that is in it. What is not there is no error.
+    ///
+    /// # Errors
+    /// See [`Files`].
+    pub async fn remove(&self, path: &str) -> Result<()> {
+        self.call("remove a file", self.sandbox.agent().remove(path, self.user())).await
+    }
+
+    async fn call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
+        self.sandbox.while_running(what, async { call.await.map_err(Error::file(what)) }).await
+    }
+
+    fn request(&self, path: &str) -> FileRequest {
+        FileRequest { path: path.to_owned(), user: self.user.clone(), metadata: self.metadata.clone() }
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+}
+
+/// The guest's reason where it is in there, else that of the source.
+fn failed_write(error: std::io::Error) -> Error {
+    match error.downcast::<AgentError>() {
+        Ok(refusal) => Error::file("write a file")(refusal),
+        Err(error) => Error::failed("copy into a file of the guest")(error.into()),
+    }
+}

@@ -1,0 +1,87 @@
+//! The first life of an image: booted to its agent, and nobody yet.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wrenn_envd::InitRequest;
+
+use crate::agent::client::AgentClient;
+use crate::error::{Error, Result};
+use crate::exec::collect::{collect, shell_spec};
+use crate::guest::manifest::{Manifest, Surroundings};
+use crate::guest::{Guest, drive};
+use crate::image::Image;
+use crate::runtime::blocking;
+use crate::site::Site;
+use crate::vmm::identity::Identity;
+use crate::vmm::parts::{BootMedia, Parts};
+use crate::vmm::shape::MachineShape;
+
+impl Guest {
+    /// Boots an image to its agent. The guest has no identity yet, so that every restore gives it one.
+    pub(crate) async fn boot(site: &Arc<Site>, image: &Image, shape: MachineShape) -> Result<Self> {
+        let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
+        let media = BootMedia { kernel: open(&image.kernel())?, initramfs: open(&image.initramfs())? };
+        let template = open(&image.drive_template())?;
+        let drive = drive::create(site)?;
+        let filled = drive.try_clone().map_err(Error::io("open", site.data.path()))?;
+        let copied = blocking("copy the drive's template", move || drive::copy_sparse(&template, &filled)).await?;
+        copied.map_err(Error::io("write a drive in", site.data.path()))?;
+        let network = site.vmm.network().await?;
+        let parts = Parts {
+            base: open(&image.base())?,
+            drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
+            plug: network.plug,
+            identity: Identity::ephemeral(shape.acceleration),
+        };
+        let manifest = Manifest {
+            vmm: site.vmm.version().to_owned(),
+            shape,
+            made_on: Surroundings::here().clone(),
+            image: image.name().to_owned(),
+            base_digest: image.base_digest().to_owned(),
+            guest_kernel: image.kernel_release().to_owned(),
+            token: None,
+        };
+        let machine = site.vmm.boot(&manifest.shape, parts, media).await?;
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
+        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let guest = Self {
+            machine,
+            agent,
+            drive,
+            _connector,
+            restored_from: None,
+            lineage: None,
+            manifest,
+            halted: false,
+            save_report: None,
+        };
+        guest.alive("boot the template", guest.settle()).await?;
+        Ok(guest)
+    }
+
+    /// Waits for a booted agent, and puts into memory what every sandbox will want first.
+    async fn settle(&self) -> Result<()> {
+        if let Err(source) = self.agent.wait_ready(BOOT_TIMEOUT).await {
+            let console = self.machine.console().tail(12);
+            return Err(Error::BootTimedOut { after: BOOT_TIMEOUT, console, source });
+        }
+        let init = InitRequest { default_user: Some(USER.to_owned()), ..Self::clock() };
+        self.agent.init(&init).await.map_err(Error::agent("be initialised"))?;
+        for warm_up in WARM_UPS {
+            let spec = shell_spec(warm_up);
+            collect(&self.agent, spec, Some(BOOT_TIMEOUT), 1 << 20).await?;
+        }
+        Ok(())
+    }
+}
+/// The user that the base image has for commands.
+const USER: &str = "user";
+/// A boot takes 3 s under emulation on an idle machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Their pages are then in every template's page cache.
+const WARM_UPS: [&str; 2] =
+    ["true", "command -v python3 >/dev/null && python3 -c 'import json, os, random, socket, subprocess, uuid' || true"];

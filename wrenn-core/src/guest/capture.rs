@@ -1,0 +1,86 @@
+//! A guest captured at one instant, and what becomes of it then.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wrenn_snapshot::{Generation, Space};
+
+use crate::error::{Error, Result};
+use crate::guest::Guest;
+use crate::guest::drive::{self, SavedDrive};
+use crate::guest::lineage::Lineage;
+use crate::guest::then::{SaveReport, Then};
+use crate::runtime::blocking;
+use crate::site::Site;
+use crate::vmm::saved::{STATE_BLOB, Saved};
+
+impl Guest {
+    /// Publishes a generation of the guest as it is at one instant. Afterwards, and after a failure, the guest is
+    /// stopped if [`is_halted`](Self::is_halted) says so: [`go_on`](Self::go_on) or [`kill`](Self::kill) comes next.
+    pub(crate) async fn capture(&mut self, site: &Arc<Site>, then: Then) -> Result<Generation> {
+        let parent = match &mut self.lineage {
+            Some(lineage) => Some(lineage.parent().await),
+            None => None,
+        };
+        let store = site.store.clone();
+        let begin = move || {
+            let pending = store.begin(parent.as_ref())?;
+            let [memory, drive] = [pending.space_writer(Space::Memory)?, pending.space_writer(Space::Drive)?];
+            Ok::<_, Error>((pending, memory, drive))
+        };
+        let (mut pending, mut memory, drive_writer) = blocking("begin a snapshot", begin).await??;
+        if then == Then::GoOn {
+            drive::write_ahead(Arc::clone(&self.drive), site.data.path().to_owned()).await?;
+            memory = self.machine.save_ahead(memory).await?;
+        }
+        let began = Instant::now();
+        self.halt().await?;
+        let stopped = Instant::now();
+        let drive = SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive_writer, then);
+        // Both to their ends: a machine whose saving was cut short could not go on.
+        let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
+        let (Saved { memory, state }, drive) = (saved?, drive?);
+        // From here on nothing of the guest is read: what remains is to store it, and to make that durable.
+        let stopped_for = stopped.elapsed();
+        if then == Then::GoOn {
+            self.go_on().await?;
+        }
+        let held_bytes = memory.held_bytes();
+        self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed(), held_bytes });
+        let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
+        let publish = move || {
+            pending.write_blob(STATE_BLOB, &state)?;
+            pending.seal(memory.finish()?)?;
+            pending.seal(drive.finish()?)?;
+            Ok::<_, Error>(pending.publish(&metadata)?)
+        };
+        let generation = blocking("publish the snapshot", publish).await??;
+        self.machine.saved();
+        self.hand_on_working_set(site, generation.id());
+        match &mut self.lineage {
+            Some(lineage) => lineage.go_on_from(generation.clone()),
+            None => self.lineage = Some(Lineage::new(generation.clone(), None)),
+        }
+        if let (Some(lineage), Then::GoOn) = (&mut self.lineage, then) {
+            lineage.shorten(site);
+        }
+        Ok(generation)
+    }
+
+    /// Freezes the guest's processes, so that none runs in a copy before it is somebody of its own, and stops it.
+    async fn halt(&mut self) -> Result<()> {
+        self.halted = true;
+        let freeze = self.agent.freeze();
+        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
+        self.machine.stop().await
+    }
+
+    /// Lets a guest that was halted go on as itself.
+    pub(crate) async fn go_on(&mut self) -> Result<()> {
+        self.machine.resume().await?;
+        let thaw = self.agent.thaw();
+        self.alive("thaw the guest", async { thaw.await.map_err(Error::agent("thaw its processes")) }).await?;
+        self.halted = false;
+        Ok(())
+    }
+}

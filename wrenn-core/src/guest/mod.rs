@@ -1,0 +1,91 @@
+//! A machine, its network, its drive and its agent, as one thing: what a sandbox's task owns.
+//!
+//! ```text
+//!  Guest::boot ─────▶ (running, not yet anybody's) ── capture ──▶ a template's generation
+//!  Guest::restore ──▶ running ── capture(GoOn) ──▶ running, or after a failure halted ── go_on ──▶ running
+//!                             ── capture(Stay) ──▶ halted ── kill
+//! ```
+//!
+//! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
+//! a name), so a step that fails, or a future that is dropped, leaves nothing.
+
+mod boot;
+mod capture;
+pub(crate) mod drive;
+mod flat;
+mod lineage;
+pub(crate) mod manifest;
+pub(crate) mod restore;
+pub(crate) mod then;
+mod working_set;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use wrenn_envd::{InitRequest, Timestamp};
+use wrenn_snapshot::GenerationId;
+
+use crate::agent::client::AgentClient;
+use crate::error::{Error, Result};
+use crate::guest::lineage::Lineage;
+use crate::guest::manifest::Manifest;
+use crate::guest::then::SaveReport;
+use crate::network::connector::Connector;
+use crate::vmm::exit::Exit;
+use crate::vmm::machine::Machine;
+
+pub(crate) struct Guest {
+    pub(crate) machine: Box<dyn Machine>,
+    pub(crate) agent: Arc<AgentClient>,
+    drive: Arc<File>,
+    /// Keeps the network: the agent's client only borrows it.
+    _connector: Arc<dyn Connector>,
+    /// The generation that it was restored from.
+    restored_from: Option<GenerationId>,
+    /// What the guest's memory and drive were last equal to; `None` for one that was booted and not captured yet.
+    lineage: Option<Lineage>,
+    pub(crate) manifest: Manifest,
+    halted: bool,
+    save_report: Option<SaveReport>,
+}
+
+impl Guest {
+    /// Whether the guest stands still, or may.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Whether it leaves generations to collect, once what it was captured in is recorded.
+    pub(crate) fn leaves_garbage(&self) -> bool {
+        self.lineage.as_ref().is_some_and(Lineage::leaves_garbage)
+    }
+
+    /// How long the last capture took of the guest's time.
+    pub(crate) fn save_report(&self) -> Option<SaveReport> {
+        self.save_report
+    }
+
+    /// Ends the VM, and lets go of what it depended on.
+    pub(crate) async fn kill(&mut self) {
+        self.agent.close();
+        self.machine.kill().await;
+        self.lineage = None;
+    }
+
+    /// Does `work`, or fails at once when the VM ends meanwhile.
+    async fn alive<T>(&self, during: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut exited = self.machine.exited();
+        tokio::select! {
+            result = work => result,
+            exit = exited.wait_for(Option::is_some) => {
+                let exit = exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default();
+                Err(Error::VmEnded { during, exit, console: self.machine.console().tail(12) })
+            }
+        }
+    }
+
+    /// A renewal of the guest's clock alone.
+    fn clock() -> InitRequest {
+        InitRequest { timestamp: Some(Timestamp::now()), ..InitRequest::default() }
+    }
+}

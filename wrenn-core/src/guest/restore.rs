@@ -1,0 +1,115 @@
+//! A guest made of a generation, as somebody new.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wrenn_envd::{GuestEventKind, InitRequest};
+use wrenn_snapshot::Generation;
+
+use crate::agent::client::AgentClient;
+use crate::error::{Error, Result};
+use crate::guest::lineage::Lineage;
+use crate::guest::manifest::Manifest;
+use crate::guest::{Guest, drive, flat, working_set};
+use crate::id::{SandboxId, TemplateName};
+use crate::image::Image;
+use crate::site::Site;
+use crate::site::step::Step;
+use crate::vmm::identity::Identity;
+use crate::vmm::metadata::Metadata;
+use crate::vmm::paging::Paging;
+use crate::vmm::parts::{Parts, Restore};
+
+/// What a restored guest becomes.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewal {
+    pub(crate) id: SandboxId,
+    pub(crate) template: TemplateName,
+    /// How it comes to be, for the guest's hooks and clients.
+    pub(crate) event: GuestEventKind,
+    /// Replaces the environment of processes that are started from now on; `None` keeps it.
+    pub(crate) envs: Option<BTreeMap<String, String>>,
+}
+
+impl Guest {
+    /// Makes a guest of a generation: lazily, and as somebody new.
+    pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal) -> Result<Self> {
+        let step = |step| site.observer.at(step);
+        let mut manifest = Manifest::of(&from)?;
+        manifest.check_restorable(site)?;
+        step(Step::Slot)?;
+        let network = site.vmm.network().await?;
+        let base = Image::base_of_digest(site.data.path(), &manifest.image, &manifest.base_digest)?;
+        let drive = drive::create(site)?;
+        let parts = Parts {
+            base: File::open(&base).map_err(Error::io("open", &base))?,
+            drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
+            plug: network.plug,
+            identity: Identity::ephemeral(manifest.shape.acceleration),
+        };
+        step(Step::Machine)?;
+        let fill = drive::fill(site, from.clone(), &drive);
+        let restore = Restore {
+            generation: from.clone(),
+            paging: site.paging,
+            working_set: match site.paging {
+                Paging::Lazy | Paging::Populate => working_set::of(site, from.id()),
+                Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
+            },
+            flat: match site.paging {
+                Paging::Mapped => Some(flat::memory(site, &from).await?),
+                Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
+            },
+        };
+        let started = site.vmm.restore(&manifest.shape, parts, restore);
+        // The drive is filled while the VMM starts.
+        let (machine, ()) = tokio::try_join!(started, fill)?;
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), manifest.token.clone()));
+        let token = fresh_token();
+        manifest.token = Some(token.clone());
+        let metadata = Metadata { sandbox: renewal.id.clone(), template: renewal.template.clone(), token };
+        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let restored_from = Some(from.id());
+        let (lineage, halted, save_report) = (None, false, None);
+        let mut guest =
+            Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report };
+        guest.machine.describe(&metadata).await?;
+        step(Step::Run)?;
+        guest.machine.resume().await?;
+        step(Step::Agent)?;
+        guest.alive("restore the guest", guest.renew(renewal)).await?;
+        // Last, since it may begin to compact, which the restore shall not wait for.
+        let lineage = guest.lineage.insert(Lineage::new(from, Some(renewal.id.clone())));
+        lineage.shorten(site);
+        Ok(guest)
+    }
+
+    /// Everything that must differ between two guests of one generation, before any of their processes runs: the
+    /// agent thaws them when it has done this.
+    async fn renew(&self, renewal: &Renewal) -> Result<()> {
+        let token = self.manifest.token.clone();
+        let init = InitRequest {
+            access_token: token.clone(),
+            env_vars: renewal.envs.clone(),
+            instance_id: Some(renewal.id.to_string()),
+            env_id: Some(renewal.template.to_string()),
+            event: Some(renewal.event),
+            entropy: Some(rand::random::<[u8; 64]>().to_vec()),
+            hostname: Some(renewal.id.to_string()),
+            machine_id: Some(format!("{:032x}", rand::random::<u128>())),
+            ..Self::clock()
+        };
+        self.agent.init_within(&init, RENEW_TIMEOUT).await.map_err(Error::agent("renew its guest"))?;
+        self.agent.set_token(token);
+        Ok(())
+    }
+}
+
+/// A restored agent answers in tens of milliseconds; the rest is for a machine under load.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn fresh_token() -> String {
+    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
+}

@@ -1,0 +1,143 @@
+//! What a host shall be, and its opening.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use wrenn_snapshot::LocalStore;
+
+use crate::error::Result;
+use crate::host::choice::{Choice, check_paging};
+use crate::host::handle::Host;
+use crate::sandbox::registry::Registry;
+use crate::site::Site;
+use crate::site::data_dir::{self, DataDir};
+use crate::site::step::{Observer, Step};
+use crate::vmm::driver::{Confinement, Driver};
+use crate::vmm::paging::Paging;
+use crate::vmm::probe::Probe;
+
+/// Options of [`Host::builder`].
+#[derive(Default)]
+pub struct HostBuilder {
+    data_dir: Option<PathBuf>,
+    choice: Choice,
+    paging: Option<Paging>,
+    observer: Observer,
+}
+
+impl fmt::Debug for HostBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostBuilder")
+            .field("data_dir", &self.data_dir)
+            .field("choice", &self.choice)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostBuilder {
+    /// Where everything is kept. Default: `WRENN_DATA_DIR`, else `/var/lib/wrenn` for root and
+    /// `$XDG_DATA_HOME/wrenn` for others.
+    #[must_use]
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(path.into());
+        self
+    }
+
+    /// The QEMU binary. Default: `WRENN_QEMU`, else `qemu-system-x86_64` on the `PATH`.
+    #[must_use]
+    pub fn qemu(mut self, path: impl Into<PathBuf>) -> Self {
+        self.choice.qemu = Some(path.into());
+        self
+    }
+
+    /// The Firecracker binary. Default: `WRENN_FIRECRACKER`, else `firecracker` on the `PATH`.
+    #[must_use]
+    pub fn firecracker(mut self, path: impl Into<PathBuf>) -> Self {
+        self.choice.firecracker = Some(path.into());
+        self
+    }
+
+    /// The VMM. Default: `WRENN_VMM`, which is `firecracker` or `qemu`; else Firecracker where it is installed and KVM
+    /// serves it, and QEMU elsewhere.
+    #[must_use]
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.choice.driver = Some(driver);
+        self
+    }
+
+    /// How Firecracker is kept from the host. Default: `WRENN_CONFINEMENT`, which is `user` or `jailer`; else
+    /// [`Confinement::User`].
+    #[must_use]
+    pub fn confinement(mut self, confinement: Confinement) -> Self {
+        self.choice.confinement = Some(confinement);
+        self
+    }
+
+    /// How memory comes to restored guests. Default: `WRENN_PAGING`, else [`Paging::Lazy`] where the host allows it.
+    #[must_use]
+    pub fn paging(mut self, paging: Paging) -> Self {
+        self.paging = Some(paging);
+        self
+    }
+
+    /// Called before each step of making or resuming a sandbox; an error that it returns fails that step, and what was
+    /// made so far is undone. For progress displays, and for tests of what a failure leaves behind. Default: none.
+    #[must_use]
+    pub fn on_step(mut self, observe: impl Fn(Step) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
+        self.observer = Observer::new(observe);
+        self
+    }
+
+    pub(crate) fn data_dir_or_default(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(data_dir::default_path)
+    }
+
+    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
+        self.choice.firecracker_version().await
+    }
+
+    pub(crate) async fn qemu_version(&self) -> Result<String> {
+        self.choice.qemu_version().await
+    }
+
+    pub(crate) async fn choose(self, data_dir: &Path) -> Result<Probe> {
+        self.choice.make(data_dir).await.map(|(_, probe)| probe)
+    }
+
+    /// Opens the host.
+    ///
+    /// # Errors
+    /// [`Error::Host`](crate::Error::Host) where the directory cannot be written or the VMM is missing, each with its remedy.
+    pub async fn open(self) -> Result<Host> {
+        let data = DataDir::create(&self.data_dir_or_default())?;
+        let (vmm, probe) = self.choice.make(data.path()).await?;
+        tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
+        let paging = self.paging.unwrap_or_else(Paging::choose);
+        check_paging(paging, &probe)?;
+        let store = LocalStore::open(data.generations())?;
+        Ok(Host::assemble(Site { data, store, vmm, probe, paging, observer: self.observer }))
+    }
+}
+
+impl Host {
+    /// Opens a data directory, making it if need be. What other programs left when they were killed is reclaimed, and
+    /// every paused sandbox is kept.
+    ///
+    /// # Errors
+    /// As [`HostBuilder::open`].
+    pub async fn open(data_dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().data_dir(data_dir.as_ref()).open().await
+    }
+
+    /// Opens the default data directory, or sets other options first.
+    #[must_use]
+    pub fn builder() -> HostBuilder {
+        HostBuilder::default()
+    }
+
+    pub(crate) fn assemble(site: Site) -> Self {
+        site.tidy();
+        Self(Arc::new(Registry::new(site)))
+    }
+}

@@ -1,0 +1,126 @@
+//! Which VMM runs the sandboxes of a host, and how it is confined.
+
+use crate::vmm::driver::Confinement;
+use crate::vmm::driver::Driver;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::vmm::firecracker::Firecracker;
+use crate::vmm::machine::Vmm;
+use crate::vmm::paging::Paging;
+use crate::vmm::probe;
+use crate::vmm::probe::Probe;
+use crate::vmm::qemu::Qemu;
+use crate::vmm::shape::Acceleration;
+
+/// What a host was told of its VMM.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Choice {
+    pub(crate) driver: Option<Driver>,
+    pub(crate) confinement: Option<Confinement>,
+    pub(crate) firecracker: Option<PathBuf>,
+    pub(crate) qemu: Option<PathBuf>,
+}
+
+impl Choice {
+    /// Finds the VMM that this host is to use: the one that was named, else Firecracker where it is installed and KVM
+    /// serves it, else QEMU.
+    pub(crate) async fn make(mut self, data_dir: &Path) -> Result<(Arc<dyn Vmm>, Probe)> {
+        self.driver = self.driver.or_else(from_environment);
+        let confinement = self.confinement.or_else(confinement_from_environment).unwrap_or_default();
+        let program = Firecracker::program(self.firecracker);
+        let unwanted = match (self.driver, program) {
+            (Some(Driver::Qemu), _) => "it was asked for".to_owned(),
+            (None, None) => "Firecracker is not installed".to_owned(),
+            (Some(Driver::Firecracker), None) => return Err(no_firecracker()),
+            (named, Some(program)) => {
+                let firecracker = Firecracker::open(program, confinement, data_dir).await?;
+                match (firecracker.finishes_a_guest().await, named) {
+                    (Ok(true), _) => return Ok((Arc::new(firecracker), served())),
+                    (ended, Some(_)) => return Err(no_kvm(ended.err())),
+                    (_, None) => "KVM does not serve Firecracker here".to_owned(),
+                }
+            }
+        };
+        let qemu = Qemu::find(self.qemu).await?;
+        let mut probe = probe::probe(qemu.program()).await;
+        probe.reason = format!("QEMU, since {unwanted}; {}", probe.reason);
+        Ok((Arc::new(qemu), probe))
+    }
+}
+
+impl Choice {
+    /// The version of the Firecracker that is installed, if any is.
+    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
+        let Some(program) = Firecracker::program(self.firecracker.clone()) else { return Ok(None) };
+        let version = Firecracker::version_of(&program).await?;
+        Ok(Some(format!("{version}, at {}", program.display())))
+    }
+
+    pub(crate) async fn qemu_version(&self) -> Result<String> {
+        let qemu = Qemu::find(self.qemu.clone()).await?;
+        Ok(format!("{}, at {}", qemu.version(), qemu.program().display()))
+    }
+}
+
+fn served() -> Probe {
+    Probe {
+        driver: Driver::Firecracker,
+        acceleration: Acceleration::Kvm,
+        reason: "Firecracker, since a short guest ran to its end under KVM".to_owned(),
+    }
+}
+
+fn from_environment() -> Option<Driver> {
+    match std::env::var("WRENN_VMM").as_deref() {
+        Ok("firecracker") => Some(Driver::Firecracker),
+        Ok("qemu") => Some(Driver::Qemu),
+        Ok("") | Err(_) => None,
+        Ok(other) => {
+            tracing::warn!(other, "WRENN_VMM is neither firecracker nor qemu and is ignored");
+            None
+        }
+    }
+}
+
+fn confinement_from_environment() -> Option<Confinement> {
+    match std::env::var("WRENN_CONFINEMENT").as_deref() {
+        Ok("jailer") => Some(Confinement::Jailer),
+        Ok("user") => Some(Confinement::User),
+        Ok("") | Err(_) => None,
+        Ok(other) => {
+            tracing::warn!(other, "WRENN_CONFINEMENT is neither user nor jailer and is ignored");
+            None
+        }
+    }
+}
+
+/// Refuses a way of paging that the VMM does not have.
+pub(crate) fn check_paging(paging: Paging, probe: &Probe) -> Result<()> {
+    if paging == Paging::Mapped && probe.driver != Driver::Firecracker {
+        return Err(Error::Host {
+            problem: format!("Paging::Mapped needs Firecracker, and this host has {}", probe.reason),
+            remedy: "choose Paging::Lazy".to_owned(),
+            source: None,
+        });
+    }
+    Ok(())
+}
+
+fn no_firecracker() -> Error {
+    Error::Host {
+        problem: "Firecracker was asked for and is not here".to_owned(),
+        remedy: "put a released binary on the PATH, or name it in WRENN_FIRECRACKER".to_owned(),
+        source: None,
+    }
+}
+
+fn no_kvm(source: Option<std::io::Error>) -> Error {
+    Error::Host {
+        problem: "Firecracker was asked for, and a short guest made no progress under KVM".to_owned(),
+        remedy: "give this user /dev/kvm, on a host whose KVM runs ordinary guests; or use QEMU, which needs none"
+            .to_owned(),
+        source: source.map(Into::into),
+    }
+}

@@ -1,0 +1,137 @@
+//! What a sandbox shall be, and its creation.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wrenn_envd::GuestEventKind;
+
+use crate::clock::unix_ms;
+use crate::error::Result;
+use crate::exec::collect::check_envs;
+use crate::guest::manifest::Manifest;
+use crate::host::handle::Host;
+use crate::id::{SandboxId, TemplateName};
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::start::start;
+use crate::sandbox::template::{Template, Wanted};
+use crate::site::step::Step;
+use crate::state::{Fixed, Lifetime, OnExpiry};
+
+impl Sandbox {
+    /// Creates a sandbox with the template's processors and memory.
+    ///
+    /// # Errors
+    /// As [`SandboxBuilder::create`].
+    ///
+    /// # Cancel-Safety
+    /// As [`SandboxBuilder::create`].
+    pub async fn create(host: &Host, template: &str) -> Result<Self> {
+        Self::builder(host, template).create().await
+    }
+
+    /// Sets options first.
+    #[must_use]
+    pub fn builder(host: &Host, template: &str) -> SandboxBuilder {
+        SandboxBuilder::new(host, template)
+    }
+}
+
+/// Options of [`Sandbox::builder`].
+#[derive(Debug, Clone)]
+pub struct SandboxBuilder {
+    host: Host,
+    template: String,
+    wanted: Wanted,
+    envs: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+    ttl: Option<Duration>,
+    on_expiry: OnExpiry,
+}
+
+impl SandboxBuilder {
+    fn new(host: &Host, template: &str) -> Self {
+        Self {
+            host: host.clone(),
+            template: template.to_owned(),
+            wanted: Wanted::default(),
+            envs: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            ttl: None,
+            on_expiry: OnExpiry::Kill,
+        }
+    }
+
+    /// Virtual processors, 1 to 32. Default: the template's; 1 for an image. Each other number is one more boot of the
+    /// image, once.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.wanted.vcpus = Some(vcpus);
+        self
+    }
+
+    /// Memory in MiB, 128 to 65,536. Default: the template's; 512 for an image. It costs the host what the guest
+    /// touches. Each other size is one more boot of the image, once.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.wanted.memory_mib = Some(memory_mib);
+        self
+    }
+
+    /// Adds a variable to the environment of every command. Kept across pauses.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.envs.insert(name.into(), value.into());
+        self
+    }
+
+    /// Notes something for whoever lists sandboxes. Kept across pauses.
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Ends the sandbox after this long, counted from its create and anew from each resume. Default: never.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// What then becomes of it. Default: [`OnExpiry::Kill`].
+    #[must_use]
+    pub fn on_expiry(mut self, on_expiry: OnExpiry) -> Self {
+        self.on_expiry = on_expiry;
+        self
+    }
+
+    /// Creates the sandbox.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) for an unknown template, [`Error::InvalidInput`](crate::Error::InvalidInput) for a shape outside the limits,
+    /// [`Error::Host`](crate::Error::Host) where the machine lacks something, [`Error::Corrupt`](crate::Error::Corrupt) for a damaged template.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next
+    /// create.
+    pub async fn create(self) -> Result<Sandbox> {
+        let template: TemplateName = self.template.parse()?;
+        check_envs(&self.envs)?;
+        let registry = self.host.0;
+        registry.site.observer.at(Step::Load)?;
+        let generation = Template::generation(&registry.site, &template, self.wanted).await?;
+        let shape = Manifest::of(&generation)?.shape;
+        let fixed = Fixed {
+            id: SandboxId::random(),
+            template,
+            vcpus: shape.vcpus,
+            memory_mib: shape.memory_mib,
+            envs: self.envs,
+            labels: self.labels,
+            lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry }),
+            created_at_ms: unix_ms(),
+        };
+        let shared = start(&registry, generation, fixed, GuestEventKind::Created, None).await?;
+        Ok(Sandbox::new(shared, registry))
+    }
+}

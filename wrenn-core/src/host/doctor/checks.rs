@@ -1,0 +1,220 @@
+//! The single checks. Each tries what it speaks of, so that its verdict is the kernel's.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use memmap2::MmapMut;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
+use wrenn_snapshot::{DirtyTracker, Features, Region, arm, create_uffd};
+
+use crate::error::BoxError;
+use crate::guest::manifest::Surroundings;
+use crate::host::builder::HostBuilder;
+use crate::host::doctor::finding::Finding;
+use crate::image::installed::Image;
+use crate::unnamed;
+
+/// What takes no VMM. Blocks for some milliseconds.
+pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
+    vec![
+        kernel(),
+        data_directory(data_dir),
+        unnamed_files(data_dir),
+        shared_storage(data_dir),
+        images(data_dir),
+        kvm(),
+        userfaultfd(),
+        network_namespaces(),
+        mount_namespaces(),
+        cgroups(),
+        nftables(),
+    ]
+}
+
+/// The VMMs that are installed.
+pub(super) async fn of_programs(host: &HostBuilder) -> Vec<Finding> {
+    let firecracker = match host.firecracker_version().await {
+        Ok(Some(version)) => Finding::good("firecracker", version),
+        Ok(None) => Finding::lacking(
+            "firecracker",
+            "it is not installed",
+            "put a released binary on the PATH, or name it in WRENN_FIRECRACKER: it is what production runs on",
+        ),
+        Err(error) => Finding::lacking("firecracker", chain(&error), "the text above says what to do"),
+    };
+    let qemu = match host.qemu_version().await {
+        Ok(version) => Finding::good("qemu", version),
+        Err(error) => Finding::lacking("qemu", chain(&error), "it is needed where KVM serves no Firecracker"),
+    };
+    vec![firecracker, qemu]
+}
+
+/// An error with all of its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+pub(super) fn failed(error: &dyn std::error::Error) -> Finding {
+    Finding::missing("doctor", chain(error), "report this: the checks themselves failed")
+}
+
+fn kernel() -> Finding {
+    let Surroundings { kernel, processor, .. } = Surroundings::here();
+    let found = format!("Linux {kernel} on {}", processor.name);
+    if cfg!(not(target_arch = "x86_64")) {
+        return Finding::missing("machine", found, "use an x86-64 machine: the drivers know no other yet");
+    }
+    Finding::good("machine", found)
+}
+
+fn data_directory(path: &Path) -> Finding {
+    const WHAT: &str = "data directory";
+    if let Err(error) = std::fs::create_dir_all(path).and_then(|()| tempfile::tempfile_in(path).map(drop)) {
+        let found = format!("{} cannot be written: {error}", path.display());
+        return Finding::missing(WHAT, found, "run as a user who may, or name another one with WRENN_DATA_DIR");
+    }
+    let free = match statvfs(path) {
+        Ok(space) => space.blocks_available() * space.fragment_size(),
+        Err(errno) => return Finding::lacking(WHAT, errno.to_string(), "its free space cannot be told"),
+    };
+    let found = format!("{} has {} MiB free", path.display(), free >> 20);
+    if free < FREE_BYTES_MIN {
+        return Finding::lacking(
+            WHAT,
+            found,
+            "free some: building the base image takes 1.5 GiB, each pause what was written",
+        );
+    }
+    Finding::good(WHAT, found)
+}
+
+fn unnamed_files(path: &Path) -> Finding {
+    const WHAT: &str = "unnamed files";
+    use std::os::unix::fs::OpenOptionsExt;
+    match OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(path) {
+        Ok(_) => Finding::good(WHAT, "the data directory's file system has O_TMPFILE"),
+        Err(error) => Finding::lacking(
+            WHAT,
+            format!("O_TMPFILE fails there: {error}"),
+            "put WRENN_DATA_DIR on ext4, xfs or btrfs: Firecracker's drives need it",
+        ),
+    }
+}
+
+fn shared_storage(path: &Path) -> Finding {
+    const WHAT: &str = "shared storage";
+    let cloned = unnamed::unnamed_file(path).and_then(|file| unnamed::clone(&file, path));
+    match cloned {
+        Ok(_) => Finding::good(WHAT, "the data directory's file system clones files"),
+        Err(error) => Finding::lacking(
+            WHAT,
+            format!("FICLONE fails there: {error}"),
+            "put WRENN_DATA_DIR on xfs or btrfs: else a fork stops its sandbox for as long as its drive takes to read",
+        ),
+    }
+}
+
+fn images(data_dir: &Path) -> Finding {
+    const WHAT: &str = "images";
+    match Image::names(data_dir) {
+        Ok(names) if names.is_empty() => {
+            Finding::missing(WHAT, "there are none", "build one: `cargo xtask setup`, or `Image::builder`")
+        }
+        Ok(names) => Finding::good(WHAT, names.join(", ")),
+        Err(error) => Finding::missing(WHAT, chain(&error), "build it anew: `cargo xtask setup`, or `Image::builder`"),
+    }
+}
+
+/// Whether it opens. Whether it serves is what the choice of the VMM finds out.
+fn kvm() -> Finding {
+    const WHAT: &str = "kvm";
+    match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Finding::good(WHAT, "/dev/kvm opens; whether it runs guests is said below"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::lacking(
+            WHAT,
+            "there is no /dev/kvm",
+            "load kvm_intel or kvm_amd, or switch virtualization on in the firmware or the cloud's settings; without it \
+             QEMU emulates the processor",
+        ),
+        Err(error) => {
+            Finding::lacking(WHAT, format!("/dev/kvm: {error}"), "give this user the group `kvm`, or run as root")
+        }
+    }
+}
+
+fn userfaultfd() -> Finding {
+    const WHAT: &str = "lazy restore";
+    let remedy = "run as root, or give this user /dev/userfaultfd; and use Linux 6.7 or later";
+    match serve_and_track() {
+        Ok(()) => Finding::good(WHAT, "userfaultfd serves and tracks, PAGEMAP_SCAN finds what was written"),
+        Err(error) => Finding::lacking(WHAT, format!("{}; restores copy all memory first", chain(&*error)), remedy),
+    }
+}
+
+/// As a restore does, on memory that nobody touches.
+fn serve_and_track() -> Result<(), BoxError> {
+    let uffd = create_uffd()?;
+    let memory = MmapMut::map_anon(TRIED_BYTES)?;
+    let region = Region::new(u64::try_from(memory.as_ptr().expose_provenance())?, u64::try_from(TRIED_BYTES)?, 0);
+    arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
+    DirtyTracker::new(File::open("/proc/self/pagemap")?, vec![region])?.collect()?;
+    Ok(())
+}
+
+fn network_namespaces() -> Finding {
+    const WHAT: &str = "network";
+    match wrenn_net::Slot::create() {
+        Ok(_) => Finding::good(WHAT, "a namespace with a tap can be made"),
+        Err(error) => Finding::missing(WHAT, chain(&error), "run as root, and load the driver with `modprobe tun`"),
+    }
+}
+
+fn mount_namespaces() -> Finding {
+    const WHAT: &str = "mount namespaces";
+    // On a thread that ends: it never comes back from there.
+    let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS)).join();
+    match tried {
+        Ok(Ok(())) => Finding::good(WHAT, "one can be made"),
+        Ok(Err(errno)) => Finding::lacking(WHAT, errno.to_string(), "run as root: Firecracker is started in one"),
+        Err(_) => Finding::lacking(WHAT, "the check panicked", "report this"),
+    }
+}
+
+fn cgroups() -> Finding {
+    const WHAT: &str = "cgroups";
+    let remedy = "boot with cgroup version 2 and its controllers: without them the jailer bounds no machine's memory";
+    match std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers") {
+        Ok(controllers)
+            if ["cpu", "memory", "pids"].iter().all(|name| controllers.split_whitespace().any(|c| c == *name)) =>
+        {
+            Finding::good(WHAT, controllers.trim())
+        }
+        Ok(controllers) => Finding::lacking(WHAT, format!("version 2 has only [{}]", controllers.trim()), remedy),
+        Err(error) => Finding::lacking(WHAT, format!("no version 2: {error}"), remedy),
+    }
+}
+
+fn nftables() -> Finding {
+    const WHAT: &str = "nftables";
+    match super::nft::answers() {
+        Ok(()) => Finding::good(WHAT, "the kernel answers"),
+        Err(error) => Finding::lacking(
+            WHAT,
+            format!("the kernel does not answer: {error}"),
+            "load it with `modprobe nf_tables`, as root: routes out of sandboxes will need it",
+        ),
+    }
+}
+
+const TRIED_BYTES: usize = 4 * 4096;
+const FREE_BYTES_MIN: u64 = 2 << 30;

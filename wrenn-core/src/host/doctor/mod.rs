@@ -1,0 +1,102 @@
+//! What this machine has of what wrenn needs, found by trying it.
+
+mod checks;
+pub(crate) mod finding;
+mod nft;
+
+use crate::host::doctor::finding::Finding;
+use crate::host::doctor::finding::Verdict;
+use crate::host::handle::Host;
+use std::fmt;
+
+use crate::host::builder::HostBuilder;
+use crate::vmm::probe::Probe;
+
+/// What was found of a machine. Its `Display` is a report of a line or two for each finding.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Diagnosis {
+    /// The VMM that a host would use, and why; or why there is none.
+    pub choice: Result<Probe, String>,
+    /// What was looked at, in the order of a sandbox's start.
+    pub findings: Vec<Finding>,
+}
+
+impl HostBuilder {
+    /// Looks at this machine: what it has of what wrenn needs, which VMM would be used and why, and a remedy for each
+    /// thing that is not there. Takes up to some seconds, starts nothing that stays, and never fails.
+    ///
+    /// ```no_run
+    /// # async fn demo() {
+    /// println!("{}", wrenn_core::Host::builder().doctor().await);
+    /// # }
+    /// ```
+    pub async fn doctor(self) -> Diagnosis {
+        Diagnosis::make(self).await
+    }
+}
+
+impl Host {
+    /// Looks at this machine with the default options: [`HostBuilder::doctor`].
+    pub async fn doctor() -> Diagnosis {
+        Self::builder().doctor().await
+    }
+}
+
+impl Diagnosis {
+    /// Whether sandboxes can run.
+    #[must_use]
+    pub fn is_able(&self) -> bool {
+        self.choice.is_ok() && self.findings.iter().all(|finding| finding.verdict != Verdict::Missing)
+    }
+
+    pub(crate) async fn make(host: HostBuilder) -> Self {
+        let data_dir = host.data_dir_or_default();
+        let blocking = data_dir.clone();
+        let looked = tokio::task::spawn_blocking(move || checks::of_the_host(&blocking)).await;
+        let mut findings = looked.unwrap_or_else(|error| vec![checks::failed(&error)]);
+        findings.extend(checks::of_programs(&host).await);
+        let choice = match host.choose(&data_dir).await {
+            Ok(probe) => Ok(probe),
+            Err(error) => Err(checks::chain(&error)),
+        };
+        Self { choice, findings }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Finding { subject, verdict, found, remedy } in &self.findings {
+            writeln!(f, "{verdict:<8} {subject}: {found}")?;
+            if let Some(remedy) = remedy {
+                writeln!(f, "         {remedy}")?;
+            }
+        }
+        match &self.choice {
+            Ok(probe) => {
+                writeln!(f, "Sandboxes run under {:?} on {:?}: {}.", probe.driver, probe.acceleration, probe.reason)
+            }
+            Err(why) => writeln!(f, "No VMM can be used: {why}."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_each_remedy() {
+        let findings = vec![
+            Finding::good("kernel", "6.18"),
+            Finding::lacking("cgroups", "no version 2", "mount it"),
+            Finding::missing("tap", "no driver", "modprobe tun"),
+        ];
+        let diagnosis = Diagnosis { choice: Err("no QEMU".to_owned()), findings };
+        let report = diagnosis.to_string();
+        assert!(report.contains("good     kernel: 6.18\n"), "{report}");
+        assert!(report.contains("MISSING  tap: no driver\n         modprobe tun\n"), "{report}");
+        assert!(report.ends_with("No VMM can be used: no QEMU.\n"), "{report}");
+        assert!(!diagnosis.is_able());
+    }
+}

@@ -1,0 +1,9 @@
+//! The door and the registry: opening a data directory, choosing a VMM, creating sandboxes, and finding them again.
+
+pub(crate) mod builder;
+pub(crate) mod choice;
+pub(crate) mod create;
+pub(crate) mod doctor;
+pub(crate) mod handle;
+#[cfg(test)]
+mod lifecycle_tests;

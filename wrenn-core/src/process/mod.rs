@@ -1,0 +1,5 @@
+//! Processes in a guest, in the manner of [`std::process`].
+
+pub(crate) mod child;
+pub(crate) mod command;
+pub(crate) mod list;

@@ -1,0 +1,31 @@
+//! What handles ask a sandbox's task for.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use wrenn_snapshot::Generation;
+
+use crate::error::Result;
+use crate::guest::then::SaveReport;
+use crate::id::TemplateName;
+use crate::sandbox::template::Template;
+use crate::site::records::PausedRecord;
+use crate::state::Fixed;
+use crate::vmm::paging::RestoreReport;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Pause(Reply<PausedRecord>),
+    /// The generation that children start from, and what they inherit.
+    Fork(Reply<(Generation, Fixed)>),
+    Snapshot(TemplateName, Reply<Template>),
+    Kill(Reply<()>),
+    SetTtl(Option<Duration>, Reply<()>),
+    Report(Reply<RestoreReport>),
+    SaveReport(Reply<Option<SaveReport>>),
+    Console(Reply<String>),
+    Pid(Reply<u32>),
+}

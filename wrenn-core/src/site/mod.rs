@@ -1,0 +1,28 @@
+//! What a host has, below its sandboxes: the data directory, the store, the VMM, and how memory comes to guests.
+
+pub(crate) mod data_dir;
+mod garbage;
+pub(crate) mod record;
+pub(crate) mod records;
+pub(crate) mod step;
+
+use std::sync::Arc;
+
+use wrenn_snapshot::LocalStore;
+
+use crate::site::data_dir::DataDir;
+use crate::site::step::Observer;
+use crate::vmm::machine::Vmm;
+use crate::vmm::paging::Paging;
+use crate::vmm::probe::Probe;
+
+/// What every sandbox of a host shares.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) data: DataDir,
+    pub(crate) store: LocalStore,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) probe: Probe,
+    pub(crate) paging: Paging,
+    pub(crate) observer: Observer,
+}

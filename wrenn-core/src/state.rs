@@ -1,0 +1,96 @@
+//! What a sandbox is and where it is in its life: what handles, records and errors say of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::id::{SandboxId, TemplateName};
+
+/// What of a sandbox does not change, and survives its pauses.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Fixed {
+    pub(crate) id: SandboxId,
+    pub(crate) template: TemplateName,
+    pub(crate) vcpus: u32,
+    pub(crate) memory_mib: u32,
+    pub(crate) envs: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) lifetime: Option<Lifetime>,
+    pub(crate) created_at_ms: u64,
+}
+
+/// How long a sandbox lives, and what then becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Lifetime {
+    pub(crate) ttl: Duration,
+    pub(crate) on_expiry: OnExpiry,
+}
+
+/// What becomes of a sandbox at the end of its time-to-live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum OnExpiry {
+    /// It is killed, and nothing of it is kept.
+    Kill,
+    /// It is paused: [`Host::paused`](crate::Host::paused) finds it.
+    Pause,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SandboxState {
+    /// Its machine runs, here or in another program.
+    Running,
+    /// Its machine is stopped for a pause, a fork or a snapshot.
+    Saving,
+    /// It is on disk alone.
+    Paused,
+    /// It was killed, or its machine died.
+    Ended,
+}
+
+impl fmt::Display for SandboxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Saving => "being saved",
+            Self::Paused => "paused",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// A sandbox as [`Host::sandboxes`](crate::Host::sandboxes) lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SandboxInfo {
+    /// Its identity, and its host name.
+    pub id: SandboxId,
+    /// What it was created from.
+    pub template: TemplateName,
+    /// Where it is in its life.
+    pub state: SandboxState,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// What its creator noted.
+    pub labels: BTreeMap<String, String>,
+    /// When it was created, in milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl Fixed {
+    pub(crate) fn info(&self, state: SandboxState) -> SandboxInfo {
+        SandboxInfo {
+            id: self.id.clone(),
+            template: self.template.clone(),
+            state,
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            labels: self.labels.clone(),
+            created_at_ms: self.created_at_ms,
+        }
+    }
+}

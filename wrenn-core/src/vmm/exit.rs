@@ -1,0 +1,21 @@
+//! How a VMM ended.
+
+use std::sync::Arc;
+
+/// How a VMM ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Exit {
+    /// By itself, or killed; the text is its exit status.
+    Process(String),
+    /// Killed, because its memory could not be served any more.
+    PageServer(Arc<wrenn_snapshot::Error>),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process(status) => f.write_str(status),
+            Self::PageServer(error) => write!(f, "killed, since its memory could not be read: {error}"),
+        }
+    }
+}

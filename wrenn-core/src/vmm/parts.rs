@@ -1,0 +1,58 @@
+//! What a machine is given at its start.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use wrenn_snapshot::{Generation, Populate, ServeOptions, WorkingSet};
+
+use crate::network::slot::Plug;
+use crate::vmm::identity::Identity;
+use crate::vmm::paging::Paging;
+
+/// What a machine is plugged into: all of it already open, so that the VMM needs no rights of its own.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) base: File,
+    pub(crate) drive: File,
+    pub(crate) plug: Plug,
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What a machine is restored from, and how.
+#[derive(Debug)]
+pub(crate) struct Restore {
+    pub(crate) generation: Generation,
+    pub(crate) paging: Paging,
+    /// What an earlier restore of the generation touched, to have ready before it is asked for.
+    pub(crate) working_set: Option<WorkingSet>,
+    /// All of its memory, for [`Paging::Mapped`].
+    pub(crate) flat: Option<File>,
+}
+
+impl Restore {
+    /// How a page server is to serve it. `watch` tells the end of the VMM.
+    pub(super) fn serve_options(&self, watch: OwnedFd) -> ServeOptions {
+        ServeOptions {
+            watch: Some(watch),
+            prefetch: self.working_set.clone(),
+            record_pages_max: if self.working_set.is_none() { RECORD_PAGES_MAX } else { 0 },
+            populate: match self.paging {
+                Paging::Populate => Populate::InBackground { bytes_per_second: POPULATE_BYTES_PER_SECOND },
+                Paging::Lazy | Paging::OnDemand | Paging::Eager | Paging::Mapped => Populate::OnDemand,
+            },
+            ..ServeOptions::default()
+        }
+    }
+}
+
+/// What a machine boots.
+#[derive(Debug)]
+pub(crate) struct BootMedia {
+    pub(crate) kernel: File,
+    pub(crate) initramfs: File,
+}
+
+/// What is touched first is what the next restore wants first; 48 MiB hold what a command or two need.
+const RECORD_PAGES_MAX: u32 = 12 * 1024;
+/// A quarter of a processor, and two seconds for 1 GiB.
+const POPULATE_BYTES_PER_SECOND: u64 = 512 << 20;

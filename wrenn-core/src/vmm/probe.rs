@@ -1,0 +1,117 @@
+//! What this machine can do. `/dev/kvm` being there says little: under some hypervisors it opens, and an ordinary guest
+//! then spins without progress. So the decision takes the processor's flags and a guest that has to finish.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::vmm::driver::Driver;
+use crate::vmm::shape::Acceleration;
+
+/// What was found, and what follows.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Probe {
+    /// The VMM that runs them.
+    pub driver: Driver,
+    /// What the guests will run on.
+    pub acceleration: Acceleration,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// Chooses QEMU's acceleration. `WRENN_ACCELERATION=kvm|tcg` decides without a probe.
+pub(crate) async fn probe(qemu: &Path) -> Probe {
+    match std::env::var("WRENN_ACCELERATION").as_deref() {
+        Ok("kvm") => return choose(Acceleration::Kvm, "WRENN_ACCELERATION says so"),
+        Ok("tcg") => return choose(Acceleration::Tcg, "WRENN_ACCELERATION says so"),
+        Ok("") | Err(_) => {}
+        Ok(other) => tracing::warn!(other, "WRENN_ACCELERATION is neither kvm nor tcg and is ignored"),
+    }
+    if !has_virtualization() {
+        return choose(Acceleration::Tcg, "the processor offers no virtualization (no vmx or svm flag)");
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return choose(
+            Acceleration::Tcg,
+            format!("/dev/kvm cannot be opened ({error}): give this user the group `kvm`"),
+        );
+    }
+    match finishes_a_guest(qemu, "kvm").await {
+        Ok(true) => choose(Acceleration::Kvm, "a short guest ran to its end under KVM"),
+        Ok(false) => choose(Acceleration::Tcg, "a short guest made no progress under KVM"),
+        Err(error) => choose(Acceleration::Tcg, format!("the KVM probe could not be run: {error}")),
+    }
+}
+
+fn choose(acceleration: Acceleration, reason: impl Into<String>) -> Probe {
+    Probe { driver: Driver::Qemu, acceleration, reason: reason.into() }
+}
+
+/// Whether the processor has what KVM takes.
+pub(crate) fn has_virtualization() -> bool {
+    shows_virtualization(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+fn shows_virtualization(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
+}
+
+/// Runs firmware of three instructions whose last one ends QEMU with a status of its own.
+async fn finishes_a_guest(qemu: &Path, accel: &str) -> std::io::Result<bool> {
+    let mut firmware = tempfile::NamedTempFile::new()?;
+    firmware.write_all(&probe_firmware())?;
+    let mut child = Command::new(qemu)
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "microvm", "-m", "16M"])
+        .args(["-accel", accel, "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"])
+        .arg(firmware.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    match timeout(PROBE_TIMEOUT, child.wait()).await {
+        Ok(status) => Ok(status?.code() == Some(DEBUG_EXIT_STATUS)),
+        Err(_elapsed) => Ok(false),
+    }
+}
+
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// `isa-debug-exit` ends QEMU with `(value << 1) | 1`; the value is 1.
+const DEBUG_EXIT_STATUS: i32 = 3;
+
+/// The reset vector is 16 bytes before the end of the firmware.
+fn probe_firmware() -> Vec<u8> {
+    let mut firmware = vec![0xf4; 64 * 1024]; // hlt
+    let reset = firmware.len() - 16;
+    firmware[reset..reset + 4].copy_from_slice(&[0xb0, 0x01, 0xe6, 0xf4]); // mov al, 1; out 0xf4, al
+    firmware
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flags_decide_and_not_words_that_contain_them() {
+        assert!(shows_virtualization("model name: x\nflags : fpu svm de\n"));
+        assert!(shows_virtualization("flags\t\t: fpu vmx\n"));
+        assert!(!shows_virtualization("flags : fpu svm_lock novmx\nbugs : svm\n"));
+        assert!(!shows_virtualization(""));
+    }
+
+    #[tokio::test]
+    async fn the_probe_guest_finishes_where_guests_do() {
+        let Some(qemu) = crate::program::on_path(crate::vmm::qemu::PROGRAM) else {
+            println!("skipped: the_probe_guest_finishes_where_guests_do: qemu-system-x86_64 is not installed");
+            return;
+        };
+        assert!(finishes_a_guest(&qemu, "tcg").await.unwrap());
+    }
+}
