@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-use crate::NetError;
+use crate::error::NetError;
 
 /// A namespace that lives as long as this descriptor, a socket made in it, or a tap's queue that somebody holds.
 #[derive(Debug)]

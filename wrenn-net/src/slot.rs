@@ -10,7 +10,7 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::LinkUnspec;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::NetError;
+use crate::error::NetError;
 use crate::netns::NetNs;
 use crate::sys;
 
