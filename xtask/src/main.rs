@@ -4,6 +4,7 @@
 mod lab;
 mod quickstart;
 mod report;
+mod rooms;
 mod setup;
 mod shell;
 mod test;
@@ -51,8 +52,14 @@ enum Command {
     },
     /// Set up, then run the benches; `target/bench/summary.json` has their figures.
     Bench,
-    /// Formatting, lints and documentation.
+    /// Formatting, lints, the order of imports, the length of files, and documentation.
     Lint,
+    /// Which file of a crate imports which: prints each circle, each import against the order of rooms in
+    /// `ARCHITECTURE.md`, and how long the files are. Fails if anything is wrong.
+    Rooms {
+        /// A directory of the workspace, such as `wrenn-core`. Default: each.
+        package: Option<String>,
+    },
     /// The whole gate: `lint`, then `test`.
     Ci,
 }
@@ -75,6 +82,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             shell::cargo(&["bench", "--package", "wrenn-benches"])
         }
         Command::Lint => lint(),
+        Command::Rooms { package } => rooms::run(package.as_deref()),
         Command::Ci => {
             lint()?;
             test::run(false, &[]).await
@@ -85,6 +93,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 
 fn lint() -> anyhow::Result<()> {
     shell::cargo(&["fmt", "--all", "--check"])?;
+    rooms::lint()?;
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"])?;
     shell::cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     println!("lint: nothing to say");
