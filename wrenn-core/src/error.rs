@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::error::AgentError;
-use crate::id::SandboxId;
+use crate::id::{NameError, SandboxId};
 use crate::image::error::ImageError;
 use crate::state::SandboxState;
 
@@ -194,6 +194,12 @@ impl From<wrenn_snapshot::Error> for Error {
             wrenn_snapshot::Error::Corrupt { .. } => Self::Corrupt(error),
             error => Self::Failed { what: "use the snapshot store".to_owned(), source: error.into() },
         }
+    }
+}
+
+impl From<NameError> for Error {
+    fn from(error: NameError) -> Self {
+        Self::InvalidInput(error.to_string())
     }
 }
 

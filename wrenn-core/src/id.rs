@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+/// A text that is not a sandbox's id, or not a template's name. Its `Display` says what one is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NameError(String);
 
 /// A sandbox's identity: `sb` and 16 hex digits, which is also its host name.
 ///
@@ -33,22 +36,22 @@ impl fmt::Display for SandboxId {
 }
 
 impl FromStr for SandboxId {
-    type Err = Error;
+    type Err = NameError;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, NameError> {
         let digits = text.strip_prefix("sb").unwrap_or_default();
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         if digits.len() == 16 && digits.bytes().all(hex) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::invalid(format!("{text:?} is not a sandbox id: one is `sb` and 16 hex digits")))
+        Err(NameError(format!("{text:?} is not a sandbox id: one is `sb` and 16 hex digits")))
     }
 }
 
 impl TryFrom<String> for SandboxId {
-    type Error = Error;
+    type Error = NameError;
 
-    fn try_from(text: String) -> Result<Self> {
+    fn try_from(text: String) -> Result<Self, NameError> {
         text.parse()
     }
 }
@@ -79,15 +82,15 @@ impl fmt::Display for TemplateName {
 }
 
 impl FromStr for TemplateName {
-    type Err = Error;
+    type Err = NameError;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, NameError> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let starts_well = text.bytes().next().is_some_and(plain);
         if starts_well && text.len() <= 63 && text.bytes().all(|b| plain(b) || b"._-".contains(&b)) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::invalid(format!(
+        Err(NameError(format!(
             "{text:?} is not a template name: use up to 63 lower-case letters, digits, `.`, `_` and `-`, \
              beginning with a letter or a digit"
         )))
@@ -95,9 +98,9 @@ impl FromStr for TemplateName {
 }
 
 impl TryFrom<String> for TemplateName {
-    type Error = Error;
+    type Error = NameError;
 
-    fn try_from(text: String) -> Result<Self> {
+    fn try_from(text: String) -> Result<Self, NameError> {
         text.parse()
     }
 }

@@ -57,7 +57,7 @@ pub use host::create::SandboxBuilder;
 pub use host::doctor::Diagnosis;
 pub use host::doctor::finding::{Finding, Verdict};
 pub use host::handle::Host;
-pub use id::{SandboxId, TemplateName};
+pub use id::{NameError, SandboxId, TemplateName};
 pub use ports::Port;
 pub use process::child::{Child, Signal};
 pub use process::command::Command;

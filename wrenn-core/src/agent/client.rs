@@ -27,8 +27,8 @@ use wrenn_envd::{
 };
 
 use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections};
+use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
-use crate::network::connector::Connector;
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wrenn_envd::AGENT_PORT;
 
-use crate::network::connector::Connector;
+use crate::agent::connector::Connector;
 
 /// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
 ///

@@ -12,6 +12,7 @@
 mod calls;
 pub(crate) mod client;
 pub(crate) mod connection;
+pub(crate) mod connector;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod process;

@@ -26,11 +26,11 @@ use wrenn_envd::{InitRequest, Timestamp};
 use wrenn_snapshot::GenerationId;
 
 use crate::agent::client::AgentClient;
+use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
 use crate::guest::lineage::Lineage;
 use crate::guest::manifest::Manifest;
 use crate::guest::then::SaveReport;
-use crate::network::connector::Connector;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::Machine;
 

@@ -1,4 +1,3 @@
-//! A guest's network, as the host sees it: a slot that a machine is plugged into, and the way to the guest's ports.
+//! A guest's network, as the host sees it: the slot that a machine is plugged into.
 
-pub(crate) mod connector;
 pub(crate) mod slot;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::net::TcpStream;
 
+use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
-use crate::network::connector::Connector;
 use crate::runtime::blocking;
 
 /// How a machine is plugged in, and how its agent is reached.

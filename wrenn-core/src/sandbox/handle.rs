@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::guest::then::SaveReport;
 use crate::id::SandboxId;
 use crate::sandbox::alive::Watch;
-use crate::sandbox::paused::PausedSandbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
@@ -62,22 +61,6 @@ impl Sandbox {
     #[must_use]
     pub fn info(&self) -> SandboxInfo {
         self.shared.fixed.info(self.state())
-    }
-
-    /// Stops the guest and keeps its memory, drive and devices on disk; everything else is freed. What is stored is
-    /// what was written since the last pause.
-    ///
-    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed, and
-    /// [`Child::reattach`](crate::Child::reattach) goes on with the stream.
-    ///
-    /// # Errors
-    /// [`Error::NoSpace`] and others leave the sandbox running. [`Error::InvalidState`] where it does not run.
-    ///
-    /// # Cancel-Safety
-    /// A pause that has begun goes on; [`Host::paused`](crate::Host::paused) finds its result.
-    pub async fn pause(&self) -> Result<PausedSandbox> {
-        let record = self.request("be paused", Request::Pause).await?;
-        Ok(PausedSandbox::new(Arc::clone(&self.registry), record))
     }
 
     /// Keeps the running sandbox as a template under a new name, and goes on.

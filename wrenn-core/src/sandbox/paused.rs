@@ -12,6 +12,7 @@ use crate::id::SandboxId;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
+use crate::sandbox::request::Request;
 use crate::sandbox::start::start;
 use crate::sandbox::template;
 use crate::site::data_dir::FileLock;
@@ -19,6 +20,24 @@ use crate::site::record;
 use crate::site::records::PausedRecord;
 use crate::site::step::Step;
 use crate::state::{SandboxInfo, SandboxState};
+
+impl Sandbox {
+    /// Stops the guest and keeps its memory, drive and devices on disk; everything else is freed. What is stored is
+    /// what was written since the last pause.
+    ///
+    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed, and
+    /// [`Child::reattach`](crate::Child::reattach) goes on with the stream.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and others leave the sandbox running. [`Error::InvalidState`] where it does not run.
+    ///
+    /// # Cancel-Safety
+    /// A pause that has begun goes on; [`Host::paused`](crate::Host::paused) finds its result.
+    pub async fn pause(&self) -> Result<PausedSandbox> {
+        let record = self.request("be paused", Request::Pause).await?;
+        Ok(PausedSandbox::new(Arc::clone(self.registry()), record))
+    }
+}
 
 /// A paused sandbox: resumable by any program that opens the data directory, for as long as it is there.
 #[derive(Debug, Clone)]

@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
+use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
-use crate::network::connector::Connector;
 use crate::network::slot::{Network, Plug};
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
