@@ -1,26 +1,55 @@
+//! What a caller can act on when something fails.
+
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::error::AgentError;
-use crate::id::{NameError, SandboxId};
+use crate::id::{NameError, SandboxId, TemplateName};
 use crate::image::error::ImageError;
-use crate::state::SandboxState;
+use crate::state::{Exit, SandboxState};
 
 /// What a caller can act on. Each text names its remedy where there is one.
 ///
 /// `Display` leaves the cause out: walk [`source`](std::error::Error::source), or print with `{:#}` through `anyhow`.
+/// [`code`](Self::code) is for programs, [`subject`](Self::subject) is the thing that it is about.
+///
+/// ```
+/// use wrenn_core::{Error, SandboxId, Subject};
+///
+/// let error = Error::from("sandbox 7".parse::<SandboxId>().unwrap_err());
+/// assert_eq!(error.code(), "invalid_input");
+/// assert!(!error.is_retryable());
+/// assert_eq!(error.subject(), None);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument cannot be used; the text says what can.
-    #[error("{0}")]
-    InvalidInput(String),
-    /// There is no such sandbox, template, file or command.
-    #[error("{0}")]
-    NotFound(String),
+    #[error("{message}")]
+    InvalidInput {
+        /// What it is about, where that has a name.
+        subject: Option<Subject>,
+        /// What is wrong, and what can be used.
+        message: String,
+    },
+    /// There is no such sandbox, template, image, process or file.
+    #[error("{message}")]
+    NotFound {
+        /// What is not there.
+        subject: Option<Subject>,
+        /// What is not there, and where to look for what is.
+        message: String,
+    },
+    /// The name is taken.
+    #[error("there is {subject} already: choose another name, or remove it first")]
+    AlreadyExists {
+        /// What has the name.
+        subject: Subject,
+    },
     /// The sandbox is not in a state in which it can do this.
-    #[error("sandbox {id} cannot {operation} while it is {state}")]
+    #[error("sandbox {id} cannot {operation} while it is {state}{}", Because(exit.as_ref()))]
     InvalidState {
         /// Whose state.
         id: SandboxId,
@@ -28,6 +57,8 @@ pub enum Error {
         operation: &'static str,
         /// What it is.
         state: SandboxState,
+        /// Why it no longer runs, where that is so.
+        exit: Option<Exit>,
     },
     /// This machine lacks something that wrenn needs.
     #[error("{problem}: {remedy}")]
@@ -51,8 +82,12 @@ pub enum Error {
     },
     /// Stored data is not what was stored. Nothing of it was loaded.
     #[error("stored data is damaged: restore the data directory from a copy, or delete what it names")]
-    Corrupt(#[source] wrenn_snapshot::Error),
-    /// The virtual machine has ended.
+    Corrupt {
+        /// What is damaged, with its place.
+        #[source]
+        source: BoxError,
+    },
+    /// The virtual machine has ended, by itself or by somebody who is not this library.
     #[error("the virtual machine ended during {during} ({exit}); the last of its console:\n{console}")]
     VmEnded {
         /// What it was needed for.
@@ -113,6 +148,9 @@ pub enum Error {
         #[source]
         source: AgentError,
     },
+    /// An image could not be used or built.
+    #[error("could not use the image")]
+    Image(#[source] ImageError),
     /// Something that has no remedy of its own failed.
     #[error("could not {what}")]
     Failed {
@@ -131,18 +169,76 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Error {
+    /// A name for programs that never changes: `not_found`, `vm_ended`, and so on.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidInput { .. } => "invalid_input",
+            Self::NotFound { .. } => "not_found",
+            Self::AlreadyExists { .. } => "already_exists",
+            Self::InvalidState { .. } => "invalid_state",
+            Self::Host { .. } => "host_lacks",
+            Self::NoSpace { .. } => "no_space",
+            Self::Corrupt { .. } => "corrupt",
+            Self::VmEnded { .. } => "vm_ended",
+            Self::BootTimedOut { .. } => "boot_timed_out",
+            Self::CommandTimedOut { .. } => "command_timed_out",
+            Self::OutputTooLong { .. } => "output_too_long",
+            Self::OutputLost { .. } => "output_lost",
+            Self::Agent { source, .. } => source.code(),
+            Self::Image(_) => "image",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// What it is about, where that has a name.
+    #[must_use]
+    pub fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::InvalidInput { subject, .. } | Self::NotFound { subject, .. } => subject.clone(),
+            Self::AlreadyExists { subject } => Some(subject.clone()),
+            Self::InvalidState { id, .. } => Some(Subject::Sandbox(id.clone())),
+            Self::NoSpace { path, .. } => Some(Subject::Path(path.clone())),
+            Self::Host { .. }
+            | Self::Corrupt { .. }
+            | Self::VmEnded { .. }
+            | Self::BootTimedOut { .. }
+            | Self::CommandTimedOut { .. }
+            | Self::OutputTooLong { .. }
+            | Self::OutputLost { .. }
+            | Self::Agent { .. }
+            | Self::Image(_)
+            | Self::Failed { .. } => None,
+        }
+    }
+
+    /// What to do about it, where it is this host that lacks something. The texts of the others say it themselves.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        match self {
+            Self::Host { remedy, .. } => Some(remedy),
+            _ => None,
+        }
+    }
+
     /// Whether the same call may succeed later with nothing changed by the caller.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::VmEnded { .. }
-                | Self::Agent { source: AgentError::NotReachable { .. } | AgentError::ConnectionLost { .. }, .. }
-        )
+        match self {
+            Self::VmEnded { .. } => true,
+            Self::InvalidState { state, .. } => *state == SandboxState::Saving,
+            Self::Agent { source, .. } => source.is_retryable(),
+            Self::Image(source) => source.is_retryable(),
+            _ => false,
+        }
     }
 
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
-        Self::InvalidInput(text.into())
+        Self::InvalidInput { subject: None, message: text.into() }
+    }
+
+    pub(crate) fn not_found(subject: Subject, message: impl Into<String>) -> Self {
+        Self::NotFound { subject: Some(subject), message: message.into() }
     }
 
     pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(BoxError) -> Self {
@@ -167,8 +263,8 @@ impl Error {
     /// For a call on files of the guest.
     pub(crate) fn file(what: &'static str) -> impl FnOnce(AgentError) -> Self {
         move |source| match source {
-            AgentError::NotFound { what } => Self::NotFound(what),
-            AgentError::InvalidArgument { message } => Self::InvalidInput(message),
+            AgentError::NotFound { what } => Self::NotFound { subject: None, message: what },
+            AgentError::InvalidArgument { message } => Self::invalid(message),
             source => Self::Agent { what, source },
         }
     }
@@ -176,8 +272,8 @@ impl Error {
     /// For a command of the guest.
     pub(crate) fn command(source: AgentError) -> Self {
         match source {
-            AgentError::NotFound { what } => Self::NotFound(what),
-            AgentError::InvalidArgument { message } | AgentError::OutOfRange { message } => Self::InvalidInput(message),
+            AgentError::NotFound { what } => Self::NotFound { subject: None, message: what },
+            AgentError::InvalidArgument { message } | AgentError::OutOfRange { message } => Self::invalid(message),
             source => Self::Agent { what: "run a command", source },
         }
     }
@@ -187,11 +283,51 @@ impl Error {
     }
 }
 
+/// The thing that an [`Error`] is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// A sandbox, running, paused or gone.
+    Sandbox(SandboxId),
+    /// A template.
+    Template(TemplateName),
+    /// An image, by its name.
+    Image(String),
+    /// A process of the guest, by its number or its tag.
+    Process(String),
+    /// A file or a directory, of the guest or of the host.
+    Path(PathBuf),
+    /// A port of the guest.
+    Port(u16),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sandbox(id) => write!(f, "a sandbox {id}"),
+            Self::Template(name) => write!(f, "a template named {name}"),
+            Self::Image(name) => write!(f, "an image named {name}"),
+            Self::Process(name) => write!(f, "a process {name}"),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Port(number) => write!(f, "port {number}"),
+        }
+    }
+}
+
+/// The reason behind a state, at the end of a text.
+struct Because<'a>(Option<&'a Exit>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |exit| write!(f, ": {exit}"))
+    }
+}
+
 impl From<wrenn_snapshot::Error> for Error {
     fn from(error: wrenn_snapshot::Error) -> Self {
         match error {
             wrenn_snapshot::Error::NoSpace { path, source } => Self::NoSpace { path, source: source.into() },
-            wrenn_snapshot::Error::Corrupt { .. } => Self::Corrupt(error),
+            wrenn_snapshot::Error::Corrupt { .. } => Self::Corrupt { source: error.into() },
             error => Self::Failed { what: "use the snapshot store".to_owned(), source: error.into() },
         }
     }
@@ -199,13 +335,20 @@ impl From<wrenn_snapshot::Error> for Error {
 
 impl From<NameError> for Error {
     fn from(error: NameError) -> Self {
-        Self::InvalidInput(error.to_string())
+        Self::invalid(error.to_string())
     }
 }
 
 impl From<ImageError> for Error {
     fn from(error: ImageError) -> Self {
-        Self::Failed { what: "use the image".to_owned(), source: error.into() }
+        match error {
+            ImageError::NotFound { ref name, .. } => {
+                Self::NotFound { subject: Some(Subject::Image(name.clone())), message: error.to_string() }
+            }
+            ImageError::Name(_) | ImageError::Setting { .. } => Self::invalid(error.to_string()),
+            ImageError::NoSpace { ref path, .. } => Self::NoSpace { path: path.clone(), source: error.into() },
+            error => Self::Image(error),
+        }
     }
 }
 

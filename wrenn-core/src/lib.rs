@@ -43,7 +43,7 @@ mod unnamed;
 mod vmm;
 
 pub use agent::error::AgentError;
-pub use error::{BoxError, Error, Result};
+pub use error::{BoxError, Error, Result, Subject};
 pub use events::guest::{GuestEvent, GuestEventKind};
 pub use exec::collect::Output;
 pub use exec::event::{Event, ExitStatus, PtySize};
@@ -67,7 +67,7 @@ pub use sandbox::paused::PausedSandbox;
 pub use sandbox::template::Template;
 pub use site::data_dir::default_path as default_data_dir;
 pub use site::step::Step;
-pub use state::{OnExpiry, SandboxInfo, SandboxState};
+pub use state::{Exit, OnExpiry, SandboxInfo, SandboxState};
 pub use vmm::driver::{Confinement, Driver};
 pub use vmm::paging::{Paging, RestoreReport};
 pub use vmm::probe::Probe;

@@ -61,7 +61,7 @@ impl Sandbox {
         let files = self.files();
         let (v4, v6) = tokio::try_join!(files.read("/proc/net/tcp"), async {
             match files.read("/proc/net/tcp6").await {
-                Err(Error::NotFound(_)) => Ok(bytes::Bytes::new()),
+                Err(Error::NotFound { .. }) => Ok(bytes::Bytes::new()),
                 read => read,
             }
         })?;

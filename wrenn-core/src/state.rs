@@ -94,3 +94,51 @@ impl Fixed {
         }
     }
 }
+
+/// Why a sandbox no longer runs, as [`Sandbox::wait`](crate::Sandbox::wait) tells it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case", tag = "why")]
+#[non_exhaustive]
+pub enum Exit {
+    /// It was paused: [`Host::paused`](crate::Host::paused) finds it.
+    Paused,
+    /// It was killed.
+    Killed,
+    /// Its last handle was dropped. Its last pause, if it has one, is kept.
+    Dropped,
+    /// Its time was over, and it was killed, as [`OnExpiry::Kill`] says; nothing of it is kept.
+    Expired,
+    /// Its time was over, and no pause succeeded, so it was killed. Its last pause, if it has one, is kept.
+    NotPaused {
+        /// Why the last attempt failed.
+        error: String,
+    },
+    /// Its virtual machine ended: the guest's power-off or panic, a signal to the VMM, or the VMM's own failure.
+    VmEnded {
+        /// How the VMM ended.
+        exit: String,
+        /// The last lines that the guest and the VMM printed.
+        console: String,
+    },
+    /// A save failed, and the guest could not go on after it.
+    Broken {
+        /// What failed.
+        error: String,
+        /// The last lines that the guest and the VMM printed.
+        console: String,
+    },
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused => f.write_str("it was paused"),
+            Self::Killed => f.write_str("it was killed"),
+            Self::Dropped => f.write_str("its last handle was dropped"),
+            Self::Expired => f.write_str("its time-to-live was over"),
+            Self::NotPaused { error } => write!(f, "its time-to-live was over, and it could not be paused: {error}"),
+            Self::VmEnded { exit, .. } => write!(f, "its virtual machine ended ({exit})"),
+            Self::Broken { error, .. } => write!(f, "it could not go on after a save that failed: {error}"),
+        }
+    }
+}

@@ -92,7 +92,7 @@ async fn a_paused_sandbox_survives_the_program_that_made_it() {
     assert!(after.starts_with("2 "), "{after}");
     assert_eq!(identity(&after), identity(before));
     sandbox.kill().await.unwrap();
-    assert!(matches!(host.paused(&id), Err(Error::NotFound(_))));
+    assert!(matches!(host.paused(&id), Err(Error::NotFound { .. })));
 }
 
 /// Each round writes, zeroes, truncates and rewrites; the model is what `sha256sum` said before the pause.

@@ -365,7 +365,7 @@ async fn a_snapshot_that_cannot_be_right_is_refused_by_name() {
     let state = files.iter().find(|path| path.to_string_lossy().contains("state")).unwrap();
     flip_a_bit(state);
     let error = host.paused(paused.id()).unwrap().resume().await.unwrap_err();
-    assert!(matches!(error, Error::Corrupt(_)), "{error:?}");
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
     flip_a_bit(state);
 
     let memory = files.iter().find(|path| path.to_string_lossy().contains("memory")).unwrap();

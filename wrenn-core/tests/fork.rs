@@ -152,8 +152,8 @@ async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
     let name = format!("test-{}", sandbox.id());
     let template = sandbox.snapshot(&name).await.unwrap();
     assert_eq!(template.memory_mib(), Some(512));
-    assert!(matches!(sandbox.snapshot(&name).await, Err(Error::InvalidInput(_))), "the name is taken");
-    assert!(matches!(sandbox.snapshot("base").await, Err(Error::InvalidInput(_))), "the name is an image's");
+    assert!(matches!(sandbox.snapshot(&name).await, Err(Error::InvalidInput { .. })), "the name is taken");
+    assert!(matches!(sandbox.snapshot("base").await, Err(Error::InvalidInput { .. })), "the name is an image's");
     assert_eq!(run(&sandbox, "cat cache").await, "warm");
     sandbox.kill().await.unwrap();
 
@@ -162,11 +162,11 @@ async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
     run(&first, "echo changed > cache").await;
     assert_eq!(run(&second, "cat cache").await, "warm");
     let locked = Sandbox::builder(&host, &name).memory_mib(1024).create().await;
-    assert!(matches!(locked, Err(Error::InvalidInput(_))), "{locked:?}");
+    assert!(matches!(locked, Err(Error::InvalidInput { .. })), "{locked:?}");
 
     // Sandboxes outlive the name that they came from.
     host.remove_template(&name).unwrap();
-    assert!(matches!(Sandbox::create(&host, &name).await, Err(Error::NotFound(_))));
+    assert!(matches!(Sandbox::create(&host, &name).await, Err(Error::NotFound { .. })));
     let second = second.pause().await.unwrap().resume().await.unwrap();
     assert_eq!(run(&second, "cat cache").await, "warm");
     first.kill().await.unwrap();

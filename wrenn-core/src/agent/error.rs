@@ -67,6 +67,20 @@ impl AgentError {
         matches!(self, Self::NotReachable { .. } | Self::ConnectionLost { .. })
     }
 
+    /// A name for programs that never changes.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotReachable { .. } => "agent_not_reachable",
+            Self::Unauthorized { .. } => "agent_unauthorized",
+            Self::NotFound { .. } => "not_found",
+            Self::InvalidArgument { .. } | Self::OutOfRange { .. } => "invalid_input",
+            Self::TimedOut { .. } => "agent_timed_out",
+            Self::Refused { .. } => "agent_refused",
+            Self::ConnectionLost { .. } => "agent_connection_lost",
+        }
+    }
+
     /// Whether the agent could not do it at that moment, and did nothing: its metadata service was slow, say.
     pub(super) fn is_for_now(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if code == http::StatusCode::SERVICE_UNAVAILABLE.as_str())

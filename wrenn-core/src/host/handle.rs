@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::id::{SandboxId, TemplateName};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::paused::PausedSandbox;
@@ -76,7 +76,12 @@ impl Host {
     /// # Errors
     /// [`Error::NotFound`]; a paused one is found by [`paused`](Self::paused).
     pub fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
-        let missing = || Error::NotFound(format!("no sandbox {id} runs here; `Host::sandboxes` lists what there is"));
+        let missing = || {
+            Error::not_found(
+                Subject::Sandbox(id.clone()),
+                format!("no sandbox {id} runs here; `Host::sandboxes` lists what there is"),
+            )
+        };
         Ok(Sandbox::new(self.0.find(id).ok_or_else(missing)?, Arc::clone(&self.0)))
     }
 
@@ -86,7 +91,12 @@ impl Host {
     /// [`Error::NotFound`] where there is none.
     pub fn paused(&self, id: &SandboxId) -> Result<PausedSandbox> {
         let record = record::read::<PausedRecord>(&self.0.site.data.sandbox(id))?;
-        let missing = || Error::NotFound(format!("no sandbox {id} is paused; `Host::sandboxes` lists what there is"));
+        let missing = || {
+            Error::not_found(
+                Subject::Sandbox(id.clone()),
+                format!("no sandbox {id} is paused; `Host::sandboxes` lists what there is"),
+            )
+        };
         Ok(PausedSandbox::new(Arc::clone(&self.0), record.ok_or_else(missing)?))
     }
 
@@ -105,7 +115,7 @@ impl Host {
     pub fn remove_template(&self, name: &str) -> Result<()> {
         let name: TemplateName = name.parse()?;
         if !record::remove(&self.0.site.data.template(&name))? {
-            return Err(Error::NotFound(format!("no snapshot is named {name}")));
+            return Err(Error::not_found(Subject::Template(name.clone()), format!("no snapshot is named {name}")));
         }
         self.0.site.tidy();
         Ok(())

@@ -26,7 +26,7 @@ impl Watch {
         operation: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let refused = |state| Error::InvalidState { id: self.id.clone(), operation, state };
+        let refused = |state| Error::InvalidState { id: self.id.clone(), operation, state, exit: None };
         let now = *self.state.borrow();
         if is_over(&now) {
             return Err(refused(now));

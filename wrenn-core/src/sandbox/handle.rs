@@ -164,7 +164,7 @@ impl Sandbox {
         request: impl FnOnce(Reply<T>) -> Request,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let refused = || Error::InvalidState { id: self.id().clone(), operation, state: self.state() };
+        let refused = || Error::InvalidState { id: self.id().clone(), operation, state: self.state(), exit: None };
         self.shared.requests.send(request(reply)).await.map_err(|_gone| refused())?;
         answer.await.map_err(|_gone| refused())?
     }

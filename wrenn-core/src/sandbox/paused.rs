@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::CompactPolicy;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::id::SandboxId;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
@@ -124,7 +124,7 @@ impl PausedSandbox {
         let record = record::read::<PausedRecord>(&self.registry.site.data.sandbox(self.id()))?;
         record.ok_or_else(|| {
             self.registry.site.data.forget_lock(self.id().as_str());
-            Error::NotFound(format!("sandbox {} was removed", self.id()))
+            Error::not_found(Subject::Sandbox(self.id().clone()), format!("sandbox {} was removed", self.id()))
         })
     }
 
@@ -155,7 +155,7 @@ impl PausedSandbox {
     fn lock(&self, operation: &'static str) -> Result<FileLock> {
         let lock = self.registry.site.data.try_lock(self.id().as_str())?;
         let state = SandboxState::Running;
-        lock.ok_or_else(|| Error::InvalidState { id: self.id().clone(), operation, state })
+        lock.ok_or_else(|| Error::InvalidState { id: self.id().clone(), operation, state, exit: None })
     }
 }
 

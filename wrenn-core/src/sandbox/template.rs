@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wrenn_snapshot::{Generation, GenerationId};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::guest::Guest;
 use crate::guest::then::Then;
 use crate::id::TemplateName;
@@ -234,5 +234,5 @@ fn unknown(site: &Arc<Site>, name: &TemplateName) -> Result<Error> {
         [] => "there are none yet: `cargo xtask setup` makes `base`".to_owned(),
         names => format!("there are {}", names.join(", ")),
     };
-    Ok(Error::NotFound(format!("no template is named {name}; {here}")))
+    Ok(Error::not_found(Subject::Template(name.clone()), format!("no template is named {name}; {here}")))
 }
