@@ -314,6 +314,18 @@ impl fmt::Display for Subject {
     }
 }
 
+/// An error with all of its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// The reason behind a state, at the end of a text.
 struct Because<'a>(Option<&'a Exit>);
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::id::{SandboxId, TemplateName};
 
@@ -24,6 +24,26 @@ pub(crate) struct Fixed {
 pub(crate) struct Lifetime {
     pub(crate) ttl: Duration,
     pub(crate) on_expiry: OnExpiry,
+    #[serde(default)]
+    pub(crate) from: TtlFrom,
+}
+
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self { ttl: Duration::MAX, on_expiry: OnExpiry::Kill, from: TtlFrom::Start }
+    }
+}
+
+/// What a sandbox's time-to-live counts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum TtlFrom {
+    /// From its create, from each resume, and from each [`Sandbox::set_ttl`](crate::Sandbox::set_ttl): a fixed end.
+    #[default]
+    Start,
+    /// From its last use: a command or a stream that is under way, a call about its files, a
+    /// [`Sandbox::ping`](crate::Sandbox::ping). A sandbox in use does not end.
+    LastUse,
 }
 
 /// What becomes of a sandbox at the end of its time-to-live.
@@ -79,6 +99,8 @@ pub struct SandboxInfo {
     pub labels: BTreeMap<String, String>,
     /// When it was created, in milliseconds since 1970.
     pub created_at_ms: u64,
+    /// When its time is over, if it runs here and that is to come. With [`TtlFrom::LastUse`]: unless it is used.
+    pub expires_at: Option<SystemTime>,
 }
 
 impl Fixed {
@@ -91,8 +113,16 @@ impl Fixed {
             memory_mib: self.memory_mib,
             labels: self.labels.clone(),
             created_at_ms: self.created_at_ms,
+            expires_at: None,
         }
     }
+}
+
+/// Where a sandbox is in its life, and why it is over if it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub(crate) state: SandboxState,
+    pub(crate) exit: Option<Exit>,
 }
 
 /// Why a sandbox no longer runs, as [`Sandbox::wait`](crate::Sandbox::wait) tells it.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::mount::Mount;
 use common::run;
-use wrenn_core::{Driver, Error, Event, Host, OnExpiry, Paging, Sandbox, SandboxState, Signal, Step};
+use wrenn_core::{Driver, Error, Event, Exit, Host, OnExpiry, Paging, Sandbox, SandboxState, Signal, Step};
 
 /// The whole chain of causes, as a program prints it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -235,7 +235,9 @@ async fn a_guest_that_reboots_or_panics_ends_its_sandbox() {
         let began = Instant::now();
         let error =
             sandbox.exec(&format!("echo {trigger} | sudo tee /proc/sysrq-trigger; sleep 60")).await.unwrap_err();
-        assert!(matches!(error, Error::InvalidState { state: SandboxState::Ended, .. }), "{error:?}");
+        assert!(matches!(&error, Error::VmEnded { during: "run a command", .. }), "{error:?}");
+        let Exit::VmEnded { console, .. } = sandbox.wait().await else { panic!("{:?}", sandbox.wait().await) };
+        assert!(trigger == "b" || console.contains("sysrq triggered crash"), "{console}");
         assert!(began.elapsed() < Duration::from_secs(20), "{trigger}: {:?}", began.elapsed());
     }
 }
@@ -259,7 +261,8 @@ async fn a_page_that_is_damaged_on_disk_never_reaches_the_guest() {
     }
     let sandbox = paused.resume().await.unwrap();
     let error = sandbox.exec("md5sum < /dev/shm/x").await.unwrap_err();
-    assert!(matches!(error, Error::InvalidState { state: SandboxState::Ended, .. }), "{error:?}");
+    let Error::VmEnded { exit, .. } = &error else { panic!("{error:?}") };
+    assert!(exit.contains("its memory could not be read"), "{exit}");
     paused.delete().unwrap();
 }
 
@@ -277,9 +280,9 @@ async fn a_vmm_that_is_killed_fails_the_exec_at_once() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(vmm), nix::sys::signal::Signal::SIGKILL).unwrap();
     let error = long.await.unwrap().unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert!(matches!(error, Error::InvalidState { state: SandboxState::Ended, .. }), "{error:?}");
-    assert!(matches!(sandbox.exec("true").await, Err(Error::InvalidState { .. })));
-    assert!(matches!(sandbox.pause().await, Err(Error::InvalidState { .. })));
+    assert!(matches!(&error, Error::VmEnded { exit, .. } if exit.contains("SIGKILL")), "{error:?}");
+    assert!(matches!(sandbox.exec("true").await, Err(Error::VmEnded { .. })));
+    assert!(matches!(sandbox.pause().await, Err(Error::VmEnded { .. })));
     sandbox.kill().await.unwrap();
 }
 

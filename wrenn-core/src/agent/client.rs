@@ -26,6 +26,7 @@ use wrenn_envd::{
     proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
+use crate::agent::activity::Activity;
 use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections};
 use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
@@ -38,6 +39,7 @@ pub(crate) struct AgentClient {
     pub(super) processes: ProcessClient<Connections>,
     pub(super) filesystem: FilesystemClient<Connections>,
     pub(super) token: RwLock<Option<String>>,
+    activity: Activity,
 }
 
 impl fmt::Debug for AgentClient {
@@ -59,7 +61,7 @@ impl AgentClient {
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
         let processes = ProcessClient::new(calls.clone(), ClientConfig::new(base.clone()));
         let filesystem = FilesystemClient::new(calls.clone(), ClientConfig::new(base));
-        Self { calls, files, processes, filesystem, token: RwLock::new(token) }
+        Self { calls, files, processes, filesystem, token: RwLock::new(token), activity: Activity::new() }
     }
 
     /// From now on calls carry this token.
@@ -82,6 +84,17 @@ impl AgentClient {
     pub(crate) async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         self.until(deadline, || self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
+    }
+
+    /// When the guest was last used.
+    pub(crate) fn last_used(&self) -> Instant {
+        self.activity.last_used()
+    }
+
+    /// Whether the agent answers. Asking counts as use of the guest.
+    pub(crate) async fn ping(&self) -> Result<()> {
+        self.activity.touch();
+        self.within(CALL_TIMEOUT, self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
     }
 
     /// Tells the guest who it is and what time it is, before user code runs; see [`InitRequest`].

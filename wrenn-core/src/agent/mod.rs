@@ -9,6 +9,7 @@
 //! Each call that is under way has a connection to itself: output of a process that nobody reads holds that process back,
 //! and nothing else.
 
+pub(crate) mod activity;
 mod calls;
 pub(crate) mod client;
 pub(crate) mod connection;

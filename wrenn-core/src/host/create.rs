@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use wrenn_envd::GuestEventKind;
-
 use crate::clock::unix_ms;
 use crate::error::Result;
 use crate::exec::collect::check_envs;
@@ -12,10 +10,10 @@ use crate::guest::manifest::Manifest;
 use crate::host::handle::Host;
 use crate::id::{SandboxId, TemplateName};
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::start::start;
+use crate::sandbox::start::{Origin, start};
 use crate::sandbox::template::{Template, Wanted};
 use crate::site::step::Step;
-use crate::state::{Fixed, Lifetime, OnExpiry};
+use crate::state::{Fixed, Lifetime, OnExpiry, TtlFrom};
 
 impl Sandbox {
     /// Creates a sandbox with the template's processors and memory.
@@ -46,6 +44,7 @@ pub struct SandboxBuilder {
     labels: BTreeMap<String, String>,
     ttl: Option<Duration>,
     on_expiry: OnExpiry,
+    ttl_from: TtlFrom,
 }
 
 impl SandboxBuilder {
@@ -58,6 +57,7 @@ impl SandboxBuilder {
             labels: BTreeMap::new(),
             ttl: None,
             on_expiry: OnExpiry::Kill,
+            ttl_from: TtlFrom::Start,
         }
     }
 
@@ -91,10 +91,18 @@ impl SandboxBuilder {
         self
     }
 
-    /// Ends the sandbox after this long, counted from its create and anew from each resume. Default: never.
+    /// Ends the sandbox after this long, counted from its create and anew from each resume, or from its last use if
+    /// [`ttl_from`](Self::ttl_from) says so. Default: never. More than a year or two is never, too.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
+        self
+    }
+
+    /// What the time-to-live counts from. Default: [`TtlFrom::Start`], a fixed end.
+    #[must_use]
+    pub fn ttl_from(mut self, from: TtlFrom) -> Self {
+        self.ttl_from = from;
         self
     }
 
@@ -128,10 +136,10 @@ impl SandboxBuilder {
             memory_mib: shape.memory_mib,
             envs: self.envs,
             labels: self.labels,
-            lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry }),
+            lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry, from: self.ttl_from }),
             created_at_ms: unix_ms(),
         };
-        let shared = start(&registry, generation, fixed, GuestEventKind::Created, None).await?;
+        let shared = start(&registry, generation, fixed, Origin::Created, None).await?;
         Ok(Sandbox::new(shared, registry))
     }
 }

@@ -24,7 +24,7 @@ use crate::vmm::probe::Probe;
 use crate::vmm::shape::{Acceleration, MachineShape};
 
 /// A host with one snapshot, `fake`, of a machine that has written a page.
-async fn fake_host() -> (TempDir, Host, Script) {
+pub(super) async fn fake_host() -> (TempDir, Host, Script) {
     let dir = tempfile::tempdir().unwrap();
     write_image(&dir);
     let shape = MachineShape { vcpus: 1, memory_mib: 128, acceleration: Acceleration::Tcg, tsc_khz: None };
@@ -75,6 +75,7 @@ fn write_image(dir: &TempDir) {
 fn state_of<T: std::fmt::Debug>(refusal: Result<T>) -> SandboxState {
     match refusal {
         Err(Error::InvalidState { state, .. }) => state,
+        Err(Error::VmEnded { .. }) => SandboxState::Ended,
         other => panic!("not a refusal: {other:?}"),
     }
 }

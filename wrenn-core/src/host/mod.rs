@@ -4,6 +4,10 @@ pub(crate) mod builder;
 pub(crate) mod choice;
 pub(crate) mod create;
 pub(crate) mod doctor;
+#[cfg(test)]
+mod ends_tests;
+pub(crate) mod events;
 pub(crate) mod handle;
 #[cfg(test)]
 mod lifecycle_tests;
+pub(crate) mod shutdown;

@@ -6,55 +6,77 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::id::SandboxId;
-use crate::state::SandboxState;
+use crate::state::{Exit, Life, SandboxState};
 
 /// Who wants to know of a sandbox's end, without keeping it alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     id: SandboxId,
-    state: watch::Receiver<SandboxState>,
+    life: watch::Receiver<Life>,
 }
 
 impl Watch {
-    pub(super) fn new(id: SandboxId, state: watch::Receiver<SandboxState>) -> Self {
-        Self { id, state }
+    pub(super) fn new(id: SandboxId, life: watch::Receiver<Life>) -> Self {
+        Self { id, life }
     }
 
-    /// Does `work` if the sandbox runs, and fails at once when it no longer does.
+    /// Does `work` if the sandbox runs, and fails at once, with the reason, when it no longer does.
     pub(crate) async fn while_running<T>(
         &self,
         operation: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let refused = |state| Error::InvalidState { id: self.id.clone(), operation, state, exit: None };
-        let now = *self.state.borrow();
-        if is_over(&now) {
-            return Err(refused(now));
+        if is_over(&self.life.borrow()) {
+            return Err(self.refusal(operation));
         }
-        let (mut state, mut later) = (self.state.clone(), self.state.clone());
         tokio::select! {
             result = work => match result {
                 // The connection may break a moment before the end of the VM is known: the end is the better reason.
                 Err(Error::Agent { source, what }) if source.is_retryable() => {
-                    match tokio::time::timeout(END_GRACE, over(&mut later)).await {
-                        Ok(state) => Err(refused(state)),
+                    match tokio::time::timeout(END_GRACE, self.over()).await {
+                        Ok(()) => Err(self.refusal(operation)),
                         Err(_elapsed) => Err(Error::Agent { what, source }),
                     }
                 }
                 result => result,
             },
-            state = over(&mut state) => Err(refused(state)),
+            () = self.over() => Err(self.refusal(operation)),
+        }
+    }
+
+    /// Waits until the sandbox no longer runs.
+    pub(crate) async fn over(&self) {
+        // A task that is gone without a word has panicked: its sandbox is over too.
+        let _ = self.life.clone().wait_for(is_over).await;
+    }
+
+    /// Why it no longer runs. Waits until it does not.
+    pub(super) async fn exit(&self) -> Exit {
+        self.over().await;
+        self.life.borrow().exit.clone().unwrap_or_else(lost)
+    }
+
+    /// Why the sandbox cannot do `operation`: the end of its machine where that is the reason, else its state.
+    pub(super) fn refusal(&self, operation: &'static str) -> Error {
+        let gone = self.life.has_changed().is_err();
+        let Life { state, exit } = self.life.borrow().clone();
+        match exit.or_else(|| gone.then(lost)) {
+            Some(Exit::VmEnded { exit, console }) => Error::VmEnded { during: operation, exit, console },
+            exit => {
+                let state = if gone && state != SandboxState::Paused { SandboxState::Ended } else { state };
+                Error::InvalidState { id: self.id.clone(), operation, state, exit }
+            }
         }
     }
 }
 
-fn is_over(state: &SandboxState) -> bool {
-    matches!(state, SandboxState::Paused | SandboxState::Ended)
+fn is_over(life: &Life) -> bool {
+    matches!(life.state, SandboxState::Paused | SandboxState::Ended)
 }
 
-/// Waits until the sandbox no longer runs.
-async fn over(state: &mut watch::Receiver<SandboxState>) -> SandboxState {
-    state.wait_for(is_over).await.map_or(SandboxState::Ended, |state| *state)
+/// The task that owned the sandbox has panicked: the machine went with it.
+fn lost() -> Exit {
+    Exit::Broken { error: "its task panicked".to_owned(), console: String::new() }
 }
 
 const END_GRACE: Duration = Duration::from_millis(500);

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use wrenn_envd::GuestEventKind;
 
 use crate::clock::unix_ms;
 use crate::error::{Error, Result};
 use crate::id::SandboxId;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::request::Request;
-use crate::sandbox::start::start;
+use crate::sandbox::start::{Origin, start};
 use crate::state::Fixed;
 
 impl Sandbox {
@@ -31,7 +30,7 @@ impl Sandbox {
         let registry = self.registry();
         let children = (0..count).map(|_| {
             let fixed = Fixed { id: SandboxId::random(), created_at_ms: unix_ms(), ..fixed.clone() };
-            start(registry, generation.clone(), fixed, GuestEventKind::Forked, None)
+            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), None)
         });
         let children = join_all(children).await.into_iter();
         Ok(children.map(|child| Ok(Self::new(child?, Arc::clone(registry)))).collect())

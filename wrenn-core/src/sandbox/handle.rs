@@ -14,7 +14,7 @@ use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
 use crate::sandbox::template::Template;
-use crate::state::{SandboxInfo, SandboxState};
+use crate::state::{Exit, SandboxInfo, SandboxState};
 use crate::vmm::paging::RestoreReport;
 
 /// A running sandbox. Clones are the same sandbox.
@@ -54,13 +54,13 @@ impl Sandbox {
     /// Where it is in its life.
     #[must_use]
     pub fn state(&self) -> SandboxState {
-        *self.shared.state.borrow()
+        self.shared.state()
     }
 
     /// All that is known of it.
     #[must_use]
     pub fn info(&self) -> SandboxInfo {
-        self.shared.fixed.info(self.state())
+        self.shared.info()
     }
 
     /// Keeps the running sandbox as a template under a new name, and goes on.
@@ -83,10 +83,33 @@ impl Sandbox {
     /// # Cancel-Safety
     /// A kill that has begun goes on.
     pub async fn kill(&self) -> Result<()> {
-        match self.request("be killed", Request::Kill).await {
-            Err(Error::InvalidState { state: SandboxState::Ended, .. }) => Ok(()),
-            result => result,
+        let (reply, answer) = oneshot::channel();
+        if self.shared.kills.send(reply).is_err() {
+            return Ok(());
         }
+        // No answer: it had ended, or was ending, by itself.
+        answer.await.unwrap_or(Ok(()))
+    }
+
+    /// Waits until the sandbox no longer runs, and says why: at once where it has ended, as often as it is asked.
+    ///
+    /// A sandbox that was paused has ended for its handles: the one that [`PausedSandbox::resume`](crate::PausedSandbox::resume)
+    /// gives is another.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling loses nothing.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: wrenn_core::Sandbox) {
+    /// use wrenn_core::Exit;
+    ///
+    /// if let Exit::VmEnded { exit, console } = sandbox.wait().await {
+    ///     eprintln!("the machine ended by itself ({exit}):\n{console}");
+    /// }
+    /// # }
+    /// ```
+    pub async fn wait(&self) -> Exit {
+        self.shared.watch().exit().await
     }
 
     /// Replaces the time-to-live, counted from now. `None`: it lives as long as its handles.
@@ -94,7 +117,21 @@ impl Sandbox {
     /// # Errors
     /// [`Error::InvalidState`] where it does not run.
     pub async fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
-        self.request("be given a time-to-live", |reply| Request::SetTtl(ttl, reply)).await
+        self.while_running("be given a time-to-live", async {
+            self.shared.countdown.send_modify(|countdown| countdown.restart(ttl));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Uses the sandbox without doing anything, for a time-to-live that counts from the last use, and says that its
+    /// agent answers.
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where it does not run, [`Error::Agent`] where its agent does not answer in time.
+    pub async fn ping(&self) -> Result<()> {
+        let ping = async { self.shared.agent.ping().await.map_err(Error::agent("answer")) };
+        self.while_running("be asked whether it is there", ping).await
     }
 
     /// What the restore behind this sandbox has done so far: faults, pages and bytes that came in, and how long they
@@ -114,12 +151,10 @@ impl Sandbox {
         self.request("report", Request::SaveReport).await
     }
 
-    /// The last 64 KiB that the guest's kernel and the VMM printed.
-    ///
-    /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
-    pub async fn console(&self) -> Result<String> {
-        self.request("show its console", Request::Console).await
+    /// The last 64 KiB that the guest's kernel and the VMM printed, also when the sandbox has ended.
+    #[must_use]
+    pub fn console(&self) -> String {
+        self.shared.console.text()
     }
 
     /// The process id of the VMM.
@@ -127,7 +162,7 @@ impl Sandbox {
     /// # Errors
     /// [`Error::InvalidState`] where it does not run.
     pub async fn vmm_pid(&self) -> Result<u32> {
-        self.request("name its VMM", Request::Pid).await
+        self.while_running("name its VMM", async { Ok(self.shared.vmm_pid) }).await
     }
 
     /// The token that the guest's agent asks for, in its header `X-Access-Token`: for clients that speak the agent's
@@ -151,7 +186,11 @@ impl Sandbox {
     }
 
     pub(crate) fn watch_state(&self) -> Watch {
-        Watch::new(self.id().clone(), self.shared.state.clone())
+        self.shared.watch()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state(), SandboxState::Paused | SandboxState::Ended)
     }
 
     pub(super) fn registry(&self) -> &Arc<Registry> {
@@ -164,8 +203,17 @@ impl Sandbox {
         request: impl FnOnce(Reply<T>) -> Request,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
-        let refused = || Error::InvalidState { id: self.id().clone(), operation, state: self.state(), exit: None };
-        self.shared.requests.send(request(reply)).await.map_err(|_gone| refused())?;
-        answer.await.map_err(|_gone| refused())?
+        self.shared.requests.send(request(reply)).await.map_err(|_gone| self.shared.refusal(operation))?;
+        match answer.await {
+            Ok(answer) => answer,
+            // The task dropped what it was doing, since the sandbox ends: the reason comes when it has.
+            Err(_gone) => {
+                let _ = tokio::time::timeout(END_MAX, self.shared.watch().over()).await;
+                Err(self.shared.refusal(operation))
+            }
+        }
     }
 }
+
+/// A VMM is gone within a moment of its kill; removing a pause from a slow disk may take as long as a kill waits for it.
+const END_MAX: Duration = Duration::from_secs(15);

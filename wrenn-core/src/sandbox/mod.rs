@@ -1,8 +1,11 @@
 //! A sandbox: one task owns what is behind it, and handles send it requests.
 
 pub(crate) mod alive;
+pub(crate) mod countdown;
+pub(crate) mod event;
 mod fork;
 pub(crate) mod handle;
+mod inbox;
 pub(crate) mod paused;
 pub(crate) mod registry;
 mod request;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::CompactPolicy;
 
 use crate::error::{Error, Result, Subject};
@@ -13,7 +12,7 @@ use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::Request;
-use crate::sandbox::start::start;
+use crate::sandbox::start::{Origin, start};
 use crate::sandbox::template;
 use crate::site::data_dir::FileLock;
 use crate::site::record;
@@ -88,7 +87,7 @@ impl PausedSandbox {
         let record = self.current_record()?;
         self.registry.site.observer.at(Step::Load)?;
         let generation = template::load(&self.registry.site, record.generation).await?;
-        let shared = start(&self.registry, generation, record.fixed, GuestEventKind::Resumed, Some(lock)).await?;
+        let shared = start(&self.registry, generation, record.fixed, Origin::Resumed, Some(lock)).await?;
         Ok(Sandbox::new(shared, Arc::clone(&self.registry)))
     }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::error::{Error, Result};
 use crate::id::SandboxId;
+use crate::sandbox::event::Events;
 use crate::sandbox::shared::Shared;
 use crate::site::Site;
 use crate::state::SandboxInfo;
@@ -12,31 +14,65 @@ use crate::state::SandboxInfo;
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) site: Arc<Site>,
-    running: Mutex<HashMap<SandboxId, Weak<Shared>>>,
+    pub(crate) events: Events,
+    running: Mutex<Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    sandboxes: HashMap<SandboxId, Weak<Shared>>,
+    /// Whether the host was shut down: nobody starts any more.
+    is_closed: bool,
 }
 
 impl Registry {
     pub(crate) fn new(site: Site) -> Self {
-        Self { site: Arc::new(site), running: Mutex::default() }
+        Self { site: Arc::new(site), events: Events::default(), running: Mutex::default() }
+    }
+
+    /// Everything that runs here.
+    pub(crate) fn all(&self) -> Vec<Arc<Shared>> {
+        self.lock().sandboxes.values().filter_map(Weak::upgrade).collect()
     }
 
     /// What runs here, and what is known of it.
     pub(crate) fn infos(&self) -> Vec<SandboxInfo> {
-        let running: Vec<Arc<Shared>> = self.lock().values().filter_map(Weak::upgrade).collect();
-        running.iter().map(|shared| shared.info()).collect()
+        self.all().iter().map(|shared| shared.info()).collect()
     }
 
     pub(crate) fn find(&self, id: &SandboxId) -> Option<Arc<Shared>> {
-        self.lock().get(id).and_then(Weak::upgrade)
+        self.lock().sandboxes.get(id).and_then(Weak::upgrade)
     }
 
-    pub(super) fn enrol(&self, shared: &Arc<Shared>) {
+    /// Lets nobody start any more.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
+    }
+
+    /// Refuses to start anything once the host was shut down.
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.lock().is_closed { Err(shut_down()) } else { Ok(()) }
+    }
+
+    pub(super) fn enrol(&self, shared: &Arc<Shared>) -> Result<()> {
         let mut running = self.lock();
-        running.retain(|_, shared| shared.strong_count() > 0);
-        running.insert(shared.fixed.id.clone(), Arc::downgrade(shared));
+        if running.is_closed {
+            return Err(shut_down());
+        }
+        running.sandboxes.retain(|_, shared| shared.strong_count() > 0);
+        running.sandboxes.insert(shared.fixed.id.clone(), Arc::downgrade(shared));
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SandboxId, Weak<Shared>>> {
+    fn lock(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shut_down() -> Error {
+    Error::Host {
+        problem: "this host was shut down".to_owned(),
+        remedy: "open the data directory again with `Host::open`".to_owned(),
+        source: None,
     }
 }

@@ -1,7 +1,5 @@
 //! What handles ask a sandbox's task for.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 use wrenn_snapshot::Generation;
 
@@ -16,16 +14,13 @@ use crate::vmm::paging::RestoreReport;
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
+/// A kill has a way of its own, since it does not wait for these.
 #[derive(Debug)]
 pub(super) enum Request {
     Pause(Reply<PausedRecord>),
     /// The generation that children start from, and what they inherit.
     Fork(Reply<(Generation, Fixed)>),
     Snapshot(TemplateName, Reply<Template>),
-    Kill(Reply<()>),
-    SetTtl(Option<Duration>, Reply<()>),
     Report(Reply<RestoreReport>),
     SaveReport(Reply<Option<SaveReport>>),
-    Console(Reply<String>),
-    Pid(Reply<u32>),
 }

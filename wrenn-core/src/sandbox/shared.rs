@@ -3,23 +3,52 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::agent::client::AgentClient;
-use crate::sandbox::request::Request;
-use crate::state::{Fixed, SandboxInfo, SandboxState};
+use crate::error::Error;
+use crate::sandbox::alive::Watch;
+use crate::sandbox::countdown::Countdown;
+use crate::sandbox::request::{Reply, Request};
+use crate::state::{Fixed, Life, SandboxInfo, SandboxState};
+use crate::vmm::console::Console;
 
 /// Its last owner's end is the sandbox's end: the task's inbox closes.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) fixed: Fixed,
     pub(super) agent: Arc<AgentClient>,
+    pub(super) console: Console,
+    pub(super) vmm_pid: u32,
+    /// Served one after another.
     pub(super) requests: mpsc::Sender<Request>,
-    pub(super) state: watch::Receiver<SandboxState>,
+    /// Served before all else, whatever the task does.
+    pub(super) kills: mpsc::UnboundedSender<Reply<()>>,
+    pub(super) countdown: watch::Sender<Countdown>,
+    pub(super) life: watch::Receiver<Life>,
 }
 
 impl Shared {
+    pub(super) fn state(&self) -> SandboxState {
+        self.life.borrow().state
+    }
+
     /// All that is known of the sandbox.
     pub(super) fn info(&self) -> SandboxInfo {
-        self.fixed.info(*self.state.borrow())
+        let info = self.fixed.info(self.state());
+        SandboxInfo { expires_at: self.countdown.borrow().ends_at_time(self.last_used()), ..info }
+    }
+
+    fn last_used(&self) -> Instant {
+        self.agent.last_used()
+    }
+
+    pub(super) fn watch(&self) -> Watch {
+        Watch::new(self.fixed.id.clone(), self.life.clone())
+    }
+
+    /// Why it cannot do `operation`.
+    pub(super) fn refusal(&self, operation: &'static str) -> Error {
+        self.watch().refusal(operation)
     }
 }

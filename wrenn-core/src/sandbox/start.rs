@@ -9,12 +9,43 @@ use wrenn_snapshot::Generation;
 use crate::error::Result;
 use crate::guest::Guest;
 use crate::guest::restore::Renewal;
+use crate::id::SandboxId;
+use crate::sandbox::countdown::Countdown;
+use crate::sandbox::event::HostEventKind;
+use crate::sandbox::inbox::Inbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::shared::Shared;
 use crate::sandbox::task::Task;
 use crate::site::data_dir::FileLock;
 use crate::site::step::Step;
-use crate::state::{Fixed, SandboxState};
+use crate::state::{Fixed, Life, SandboxState};
+
+/// How a sandbox comes to run.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Created,
+    Resumed,
+    /// From a running one.
+    Forked(SandboxId),
+}
+
+impl Origin {
+    fn told_to_the_guest(&self) -> GuestEventKind {
+        match self {
+            Self::Created => GuestEventKind::Created,
+            Self::Resumed => GuestEventKind::Resumed,
+            Self::Forked(_) => GuestEventKind::Forked,
+        }
+    }
+
+    fn event(&self, fixed: &Fixed) -> HostEventKind {
+        match self {
+            Self::Created => HostEventKind::Created { template: fixed.template.clone() },
+            Self::Resumed => HostEventKind::Resumed,
+            Self::Forked(parent) => HostEventKind::Forked { parent: parent.clone() },
+        }
+    }
+}
 
 /// Restores a guest from `generation` and hands out what its handles share.
 ///
@@ -24,20 +55,29 @@ pub(crate) async fn start(
     registry: &Arc<Registry>,
     generation: Generation,
     fixed: Fixed,
-    event: GuestEventKind,
+    origin: Origin,
     lock: Option<FileLock>,
 ) -> Result<Arc<Shared>> {
+    registry.check_open()?;
     let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
-    let renewal = Renewal { id, template, event, envs };
+    let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs };
     let site = &registry.site;
+    let beginning = origin.event(&fixed);
     let guest = Guest::restore(site, generation, &renewal).await?;
     site.observer.at(Step::Ready)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
-    let (state, watch) = watch::channel(SandboxState::Running);
+    let (kills, to_kill) = mpsc::unbounded_channel();
+    let (countdown, counted) = watch::channel(Countdown::start(fixed.lifetime));
+    let (life, lives) = watch::channel(Life { state: SandboxState::Running, exit: None });
     let agent = Arc::clone(&guest.agent);
-    let shared = Arc::new(Shared { fixed: fixed.clone(), agent, requests, state: watch });
-    tokio::spawn(Task::new(Arc::clone(site), guest, fixed, lock, state).run(inbox));
-    registry.enrol(&shared);
+    let inbox = Inbox { requests: inbox, kills: to_kill, countdown: counted, agent: Arc::clone(&agent) };
+    let (console, vmm_pid) = (guest.machine.console().clone(), guest.machine.pid());
+    let shared =
+        Arc::new(Shared { fixed: fixed.clone(), agent, console, vmm_pid, requests, kills, countdown, life: lives });
+    registry.enrol(&shared)?;
+    let id = fixed.id.clone();
+    tokio::spawn(Task::new(Arc::clone(registry), guest, fixed, lock, life).run(inbox));
+    registry.events.tell(&id, beginning);
     Ok(shared)
 }
 

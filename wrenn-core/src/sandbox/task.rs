@@ -1,167 +1,232 @@
 //! The task that owns a running sandbox's guest.
 //!
 //! ```text
-//!  Task::start ─▶ restore ─▶ Running ──capture──▶ Saving ──┬─ pause ─────────▶ Paused
-//!                              ▲ │                         └─ fork, snapshot,
-//!                              │ │                            or a failure ──┐
-//!                              │ └─ kill, time-to-live, VM's end, last       │
-//!                              │    handle dropped ───────▶ Ended            │
-//!                              └────────────── go_on ────────────────────────┘
+//!  start ─▶ Running ──serve──▶ Saving ──┬─ pause ──────────────▶ Paused
+//!             ▲ │                       └─ fork, snapshot, or a
+//!             │ │                          failure ────────────┐
+//!             │ └─ kill, time-to-live, VM's end, last handle   │
+//!             │    dropped ──▶ end ──▶ Ended                   │
+//!             └────────────────────── go_on ───────────────────┘
 //! ```
 //!
-//! Requests are served one after another, so two pauses are a pause and a refusal.
+//! Requests are served one after another, so two pauses are a pause and a refusal. A kill is not a request: it ends what
+//! is being served, and so does the end of a time-to-live that kills.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 use wrenn_snapshot::Generation;
 
 use crate::clock::unix_ms;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::guest::Guest;
 use crate::guest::then::Then;
 use crate::id::TemplateName;
 use crate::runtime::blocking;
+use crate::sandbox::event::HostEventKind;
+use crate::sandbox::inbox::{Inbox, Urgent, Wake};
+use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::template::Template;
 use crate::site::data_dir::FileLock;
+use crate::site::record;
 use crate::site::records::PausedRecord;
-use crate::site::{Site, record};
-use crate::state::{Fixed, Lifetime, OnExpiry, SandboxState};
-use crate::vmm::exit::Exit;
+use crate::state::{Exit, Fixed, Life, OnExpiry, SandboxState};
 
 pub(super) struct Task {
-    site: Arc<Site>,
+    registry: Arc<Registry>,
     guest: Guest,
     fixed: Fixed,
     /// Held by whoever runs a sandbox that has a pause on disk.
     lock: Option<FileLock>,
-    state: watch::Sender<SandboxState>,
-    deadline: Option<Instant>,
+    life: watch::Sender<Life>,
+    records: Arc<Mutex<Records>>,
+    /// Why the guest could not go on after a save that failed.
+    broken: Option<Error>,
+    /// Whether its end leaves generations to collect; known when the machine has ended.
+    leaves_garbage: bool,
 }
 
-/// Whether the task has anything left to own.
-enum Next {
-    Running,
-    Over,
+/// Whether a pause may still be recorded: one that a kill overtook writes nothing.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    #[default]
+    Kept,
+    Removed,
 }
 
 impl Task {
-    /// Owns `guest` from now on. The sender is told of the sandbox's state.
+    /// Owns `guest` from now on. `life` is told of the sandbox's state.
     pub(super) fn new(
-        site: Arc<Site>,
+        registry: Arc<Registry>,
         guest: Guest,
         fixed: Fixed,
         lock: Option<FileLock>,
-        state: watch::Sender<SandboxState>,
+        life: watch::Sender<Life>,
     ) -> Self {
-        let deadline = fixed.lifetime.map(|lifetime| Instant::now() + lifetime.ttl);
-        Self { site, guest, fixed, lock, state, deadline }
+        Self { registry, guest, fixed, lock, life, records: Arc::default(), broken: None, leaves_garbage: false }
     }
 
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
-        let mut exited = self.guest.machine.exited();
-        let mut next = Next::Running;
-        while let Next::Running = next {
-            let deadline = self.deadline;
-            let expired = async move {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
+    pub(super) async fn run(mut self, mut inbox: Inbox) {
+        let mut failed_expiries = 0;
+        loop {
+            let exited = self.guest.machine.exited();
+            let exit = match inbox.next(exited, failed_expiries).await {
+                Wake::VmEnded => self.ended_by_itself(),
+                Wake::Killed(reply) => return self.die(Exit::Killed, Some(reply)).await,
+                Wake::Dropped => return self.end(Exit::Dropped).await,
+                Wake::Expired if inbox.on_expiry() == OnExpiry::Kill => return self.die_of(Urgent::Expired).await,
+                Wake::Expired => {
+                    if failed_expiries == 0 {
+                        self.registry.events.tell(&self.fixed.id, HostEventKind::Expired);
+                    }
+                    self.fixed.lifetime = inbox.lifetime();
+                    match inbox.urgent_or(self.pause_in_the_end(failed_expiries)).await {
+                        Ok(exit) => {
+                            failed_expiries += 1;
+                            exit
+                        }
+                        Err(urgent) => return self.die_of(urgent).await,
+                    }
+                }
+                Wake::Request(request) => {
+                    self.fixed.lifetime = inbox.lifetime();
+                    match inbox.urgent_or(self.serve(request)).await {
+                        Ok(exit) => exit,
+                        Err(urgent) => return self.die_of(urgent).await,
+                    }
                 }
             };
-            next = tokio::select! {
-                biased;
-                exit = exit_of(&mut exited) => {
-                    let console = self.guest.machine.console().tail(8);
-                    tracing::warn!(id = %self.fixed.id, exit, console, "the VM ended");
-                    self.end(SandboxState::Ended).await
-                }
-                request = inbox.recv() => match request {
-                    Some(request) => self.serve(request).await,
-                    None => self.end(SandboxState::Ended).await,
-                },
-                () = expired => self.expire().await,
-            };
+            if let Some(exit) = exit {
+                return self.end(exit).await;
+            }
         }
         // What is still in the inbox is dropped with it, and whoever sent it is told so.
     }
 
-    /// Ends the VM. Whoever waits for the state is told when it is gone.
-    async fn end(&mut self, state: SandboxState) -> Next {
-        self.guest.keep_working_set(&self.site);
-        self.guest.kill().await;
-        drop(self.lock.take());
-        self.state.send_replace(state);
-        Next::Over
-    }
-
-    async fn serve(&mut self, request: Request) -> Next {
+    /// Does what is asked for. An exit ends the sandbox.
+    async fn serve(&mut self, request: Request) -> Option<Exit> {
         match request {
             Request::Pause(reply) => {
                 let paused = self.pause().await;
-                return self.settle(paused.is_ok().then_some(SandboxState::Paused), paused, reply).await;
-            }
-            Request::Kill(reply) => {
-                let removed = self.forget();
-                return self.settle(Some(SandboxState::Ended), removed, reply).await;
+                if paused.is_ok() {
+                    self.end_machine().await;
+                    self.set_life(SandboxState::Paused, Some(Exit::Paused));
+                }
+                self.answer(paused, reply).await
             }
             Request::Fork(reply) => {
                 let captured = self.capture_and_go_on().await;
                 let inherited = captured.map(|generation| (generation, self.fixed.clone()));
-                return self.settle(None, inherited, reply).await;
+                self.answer(inherited, reply).await
             }
             Request::Snapshot(name, reply) => {
                 let template = self.snapshot(&name).await;
-                return self.settle(None, template, reply).await;
-            }
-            Request::SetTtl(ttl, reply) => {
-                self.set_ttl(ttl);
-                answer(reply, Ok(()));
+                self.answer(template, reply).await
             }
             Request::Report(reply) => {
-                let report = self.guest.machine.restore_report();
                 let none = || Error::failed("report")("this machine was not restored".into());
-                answer(reply, report.ok_or_else(none));
+                let report = self.guest.machine.restore_report().ok_or_else(none);
+                self.answer(report, reply).await
             }
-            Request::SaveReport(reply) => answer(reply, Ok(self.guest.save_report())),
-            Request::Console(reply) => answer(reply, Ok(self.guest.machine.console().text())),
-            Request::Pid(reply) => answer(reply, Ok(self.guest.machine.pid())),
+            Request::SaveReport(reply) => {
+                let report = Ok(self.guest.save_report());
+                self.answer(report, reply).await
+            }
         }
-        Next::Running
     }
 
-    /// Carries on, or ends in `end`; and answers when that is done.
-    async fn settle<T>(&mut self, end: Option<SandboxState>, result: Result<T>, reply: Reply<T>) -> Next {
-        let dead = self.guest.machine.exited().borrow().is_some();
-        let next = match end.or_else(|| dead.then_some(SandboxState::Ended)) {
-            Some(state) => {
-                let leaves_garbage = self.guest.leaves_garbage();
-                let over = self.end(state).await;
-                let site = Arc::clone(&self.site);
-                if state == SandboxState::Ended {
-                    // A failed join is a panic, which was printed.
-                    let _ = blocking("collect garbage", move || site.tidy()).await;
-                } else if leaves_garbage {
-                    // Nobody waits for it.
-                    tokio::task::spawn_blocking(move || site.tidy());
-                }
-                over
+    /// Answers, once what came of it is seen; and says whether the sandbox goes on.
+    async fn answer<T>(&mut self, result: Result<T>, reply: Reply<T>) -> Option<Exit> {
+        let exit = self.over();
+        match &exit {
+            None => self.set_life(SandboxState::Running, None),
+            Some(Exit::Paused) => {}
+            Some(exit) => {
+                self.end_machine().await;
+                self.set_life(SandboxState::Ended, Some(exit.clone()));
             }
-            None => {
-                self.state.send_replace(SandboxState::Running);
-                Next::Running
+        }
+        // Whoever asked may have gone; what was asked for is done all the same.
+        let _ = reply.send(result);
+        exit
+    }
+
+    /// Why the sandbox does not go on, if it does not.
+    fn over(&mut self) -> Option<Exit> {
+        if self.life.borrow().exit == Some(Exit::Paused) {
+            return Some(Exit::Paused);
+        }
+        let console = || self.guest.machine.console().tail(CONSOLE_LINES);
+        match self.broken.take() {
+            Some(error) => Some(Exit::Broken { error: chain(&error), console: console() }),
+            None => self.ended_by_itself(),
+        }
+    }
+
+    fn ended_by_itself(&self) -> Option<Exit> {
+        let exit = self.guest.machine.exited().borrow().as_ref().map(ToString::to_string)?;
+        let console = self.guest.machine.console().tail(CONSOLE_LINES);
+        tracing::warn!(id = %self.fixed.id, exit, console, "the VM ended");
+        Some(Exit::VmEnded { exit, console })
+    }
+
+    async fn die_of(self, urgent: Urgent) {
+        match urgent {
+            Urgent::Kill(reply) => self.die(Exit::Killed, Some(reply)).await,
+            Urgent::Expired => {
+                self.registry.events.tell(&self.fixed.id, HostEventKind::Expired);
+                self.die(Exit::Expired, None).await;
             }
-        };
-        answer(reply, result);
-        next
+            Urgent::TooLong(after) => {
+                let error = format!("a save did not end within {after:?}");
+                let console = self.guest.machine.console().tail(CONSOLE_LINES);
+                self.end(Exit::Broken { error, console }).await;
+            }
+        }
+    }
+
+    /// Ends the sandbox and removes its pause, whatever it was doing.
+    async fn die(mut self, exit: Exit, reply: Option<Reply<()>>) {
+        self.guest.kill().await;
+        let forgotten = self.forget().await;
+        self.end(exit).await;
+        if let Some(reply) = reply {
+            let _ = reply.send(forgotten);
+        }
+    }
+
+    /// Ends the VM, if that is not done. Whoever waits for the state is told when it is gone.
+    async fn end(mut self, exit: Exit) {
+        if self.life.borrow().exit.is_none() {
+            self.end_machine().await;
+            self.set_life(SandboxState::Ended, Some(exit.clone()));
+        }
+        let is_paused = exit == Exit::Paused;
+        let kind = if is_paused { HostEventKind::Paused } else { HostEventKind::Ended { exit } };
+        self.registry.events.tell(&self.fixed.id, kind);
+        if !is_paused || self.leaves_garbage {
+            // Nobody waits for it.
+            let site = Arc::clone(&self.registry.site);
+            tokio::task::spawn_blocking(move || site.tidy());
+        }
+    }
+
+    async fn end_machine(&mut self) {
+        self.leaves_garbage = self.guest.leaves_garbage();
+        self.guest.keep_working_set(&self.registry.site);
+        self.guest.kill().await;
+        drop(self.lock.take());
+    }
+
+    fn set_life(&self, state: SandboxState, exit: Option<Exit>) {
+        self.life.send_replace(Life { state, exit });
     }
 
     async fn pause(&mut self) -> Result<PausedRecord> {
-        self.state.send_replace(SandboxState::Saving);
-        let recorded = match self.guest.capture(&self.site, Then::Stay).await {
+        self.set_life(SandboxState::Saving, None);
+        let recorded = match self.guest.capture(&self.registry.site, Then::Stay).await {
             Ok(generation) => self.record(generation).await,
             Err(error) => Err(error),
         };
@@ -171,20 +236,22 @@ impl Task {
         }
     }
 
-    /// A save that failed leaves the sandbox running; a VM that cannot go on is ended by the caller.
+    /// A save that failed leaves the sandbox running; a VM that cannot go on is ended.
     async fn go_on_after<T>(&mut self, error: Error) -> Result<T> {
         if self.guest.is_halted()
             && let Err(fatal) = self.guest.go_on().await
         {
             tracing::error!(id = %self.fixed.id, error = &fatal as &dyn std::error::Error, "the guest cannot go on");
+            self.broken = Some(fatal);
             self.guest.kill().await;
         }
         Err(error)
     }
 
     async fn record(&mut self, generation: Generation) -> Result<PausedRecord> {
+        let site = Arc::clone(&self.registry.site);
         if self.lock.is_none() {
-            self.lock = self.site.data.try_lock(self.fixed.id.as_str())?;
+            self.lock = site.data.try_lock(self.fixed.id.as_str())?;
         }
         let record = PausedRecord {
             fixed: self.fixed.clone(),
@@ -192,8 +259,12 @@ impl Task {
             paused_at_ms: unix_ms(),
             stored_bytes: generation.bytes_on_disk()?,
         };
-        let (site, path) = (Arc::clone(&self.site), self.site.data.sandbox(&self.fixed.id));
+        let (path, records) = (site.data.sandbox(&self.fixed.id), Arc::clone(&self.records));
         blocking("record the pause", move || {
+            let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+            if *records == Records::Removed {
+                return Err(Error::failed("record the pause")("the sandbox was killed meanwhile".into()));
+            }
             let kept = site.keep(&path, &record);
             drop(generation);
             kept.map(|()| record)
@@ -203,72 +274,65 @@ impl Task {
 
     /// Captures, and goes on whatever came of it.
     async fn capture_and_go_on(&mut self) -> Result<Generation> {
-        self.state.send_replace(SandboxState::Saving);
-        match self.guest.capture(&self.site, Then::GoOn).await {
-            Ok(generation) => {
-                self.state.send_replace(SandboxState::Running);
-                Ok(generation)
-            }
+        self.set_life(SandboxState::Saving, None);
+        match self.guest.capture(&self.registry.site, Then::GoOn).await {
+            Ok(generation) => Ok(generation),
             Err(error) => self.go_on_after(error).await,
         }
     }
 
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
-        Template::check_free(&self.site, name)?;
+        let site = Arc::clone(&self.registry.site);
+        Template::check_free(&site, name)?;
         let generation = self.capture_and_go_on().await?;
-        let (site, name, shape) = (Arc::clone(&self.site), name.clone(), self.guest.manifest.shape.clone());
-        let keep = move || Template::name_snapshot(&site, &name, &generation, &shape);
-        blocking("record the snapshot", keep).await?
+        let (taken, shape) = (name.clone(), self.guest.manifest.shape.clone());
+        let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape);
+        let template = blocking("record the snapshot", keep).await??;
+        self.registry.events.tell(&self.fixed.id, HostEventKind::Snapshot { template: name.clone() });
+        Ok(template)
     }
 
-    fn forget(&mut self) -> Result<()> {
-        if self.lock.is_some() {
-            record::remove(&self.site.data.sandbox(&self.fixed.id))?;
-            self.site.data.forget_lock(self.fixed.id.as_str());
-        }
-        Ok(())
-    }
-
-    fn set_ttl(&mut self, ttl: Option<Duration>) {
-        let on_expiry = self.fixed.lifetime.map_or(OnExpiry::Kill, |lifetime| lifetime.on_expiry);
-        self.fixed.lifetime = ttl.map(|ttl| Lifetime { ttl, on_expiry });
-        self.deadline = ttl.map(|ttl| Instant::now() + ttl);
-    }
-
-    async fn expire(&mut self) -> Next {
-        self.deadline = None;
-        let on_expiry = self.fixed.lifetime.map_or(OnExpiry::Kill, |lifetime| lifetime.on_expiry);
-        tracing::info!(id = %self.fixed.id, ?on_expiry, "the sandbox's time is over");
-        let (reply, outcome) = oneshot::channel();
-        let next = match on_expiry {
-            OnExpiry::Kill => {
-                let removed = self.forget();
-                let (reply, _unread) = oneshot::channel();
-                self.settle(Some(SandboxState::Ended), removed, reply).await
+    /// Removes the sandbox's pause from disk, and lets none be recorded any more.
+    async fn forget(&mut self) -> Result<()> {
+        let (site, id) = (Arc::clone(&self.registry.site), self.fixed.id.clone());
+        let (has_record, records) = (self.lock.is_some(), Arc::clone(&self.records));
+        let forget = blocking("remove the sandbox's pause", move || {
+            *records.lock().unwrap_or_else(PoisonError::into_inner) = Records::Removed;
+            if has_record {
+                record::remove(&site.data.sandbox(&id))?;
+                site.data.forget_lock(id.as_str());
             }
-            OnExpiry::Pause => {
-                let paused = self.pause().await;
-                self.settle(paused.is_ok().then_some(SandboxState::Paused), paused, reply).await
+            Ok(())
+        });
+        let late =
+            |_elapsed| Error::failed("remove the sandbox's pause in time; it goes on")("the disk is slow".into());
+        tokio::time::timeout(FORGET_MAX, forget).await.map_err(late)??
+    }
+
+    /// The sandbox's time is over. Pausing is tried some times, and then it ends all the same.
+    async fn pause_in_the_end(&mut self, failed: u32) -> Option<Exit> {
+        tracing::info!(id = %self.fixed.id, "the sandbox's time is over");
+        let error = match self.pause().await {
+            Ok(_record) => {
+                self.end_machine().await;
+                self.set_life(SandboxState::Paused, Some(Exit::Paused));
+                return Some(Exit::Paused);
             }
+            Err(error) => error,
         };
-        if let Ok(Err(error)) = outcome.await {
-            // It would never end if nobody tried again.
-            tracing::warn!(id = %self.fixed.id, error = &error as &dyn std::error::Error, "the pause failed; trying again");
-            self.deadline = Some(Instant::now() + EXPIRY_RETRY);
+        tracing::warn!(id = %self.fixed.id, failed, error = &error as &dyn std::error::Error, "the pause failed");
+        let over = self.over();
+        if over.is_none() {
+            self.set_life(SandboxState::Running, None);
         }
-        next
+        let last = failed + 1 >= EXPIRY_TRIES;
+        over.or_else(|| last.then(|| Exit::NotPaused { error: chain(&error) }))
     }
 }
 
-/// Waits for the VM's end.
-async fn exit_of(exited: &mut watch::Receiver<Option<Exit>>) -> String {
-    let exit = exited.wait_for(Option::is_some).await;
-    exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default()
-}
-
-fn answer<T>(reply: Reply<T>, result: Result<T>) {
-    // Whoever asked may have gone; what was asked for is done all the same.
-    let _ = reply.send(result);
-}
-
-const EXPIRY_RETRY: Duration = Duration::from_secs(10);
+/// Of the console, in the reason of an end.
+const CONSOLE_LINES: usize = 12;
+/// How often a sandbox whose time is over is tried to be paused, before it is killed.
+const EXPIRY_TRIES: u32 = 3;
+/// Removing a small file takes a millisecond; a kill is not to wait for a disk that stands still.
+const FORGET_MAX: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! A fake VMM for tests of the lifecycle alone: it runs nothing, fails where it is told to, and notes what it was asked.
 //! Its agent answers every call with 204, over a real loopback connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +44,7 @@ pub(crate) struct Script(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     failures: HashMap<Op, usize>,
+    hanging: HashSet<Op>,
     log: Vec<Op>,
     saves: u8,
     exits: Vec<watch::Sender<Option<Exit>>>,
@@ -53,6 +54,11 @@ impl Script {
     /// Makes the next `times` of `op` fail.
     pub(crate) fn fail(&self, op: Op, times: usize) {
         self.lock().failures.insert(op, times);
+    }
+
+    /// Makes every `op` from now on take for ever.
+    pub(crate) fn hang(&self, op: Op) {
+        self.lock().hanging.insert(op);
     }
 
     /// What was asked since the last call.
@@ -73,6 +79,15 @@ impl Script {
         let number = state.saves;
         state.saves = number.wrapping_add(1);
         number
+    }
+
+    async fn go_through(&self, op: Op) -> Result<()> {
+        self.perform(op)?;
+        let hangs = self.lock().hanging.contains(&op);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
     }
 
     fn perform(&self, op: Op) -> Result<()> {
@@ -145,7 +160,7 @@ impl Vmm for FakeVmm {
     }
 
     async fn restore(&self, _: &MachineShape, _: Parts, _: Restore) -> Result<Box<dyn Machine>> {
-        self.script.perform(Op::Restore)?;
+        self.script.go_through(Op::Restore).await?;
         let (exit, exited) = watch::channel(None);
         self.script.lock().exits.push(exit.clone());
         Ok(Box::new(FakeMachine { script: self.script.clone(), console: Console::default(), exit, exited }))
@@ -163,20 +178,20 @@ struct FakeMachine {
 #[async_trait]
 impl Machine for FakeMachine {
     async fn resume(&mut self) -> Result<()> {
-        self.script.perform(Op::Resume)
+        self.script.go_through(Op::Resume).await
     }
 
     async fn stop(&mut self) -> Result<()> {
-        self.script.perform(Op::Stop)
+        self.script.go_through(Op::Stop).await
     }
 
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
-        self.script.perform(Op::SaveAhead)?;
+        self.script.go_through(Op::SaveAhead).await?;
         Ok(memory)
     }
 
     async fn save(&mut self, mut memory: SpaceWriter) -> Result<Saved> {
-        self.script.perform(Op::Save)?;
+        self.script.go_through(Op::Save).await?;
         let number = self.script.next_save();
         let page = usize::from(number) * PAGE_BYTES;
         let mut view = vec![0; PAGES * PAGE_BYTES];

@@ -1,0 +1,55 @@
+//! What happens to a host's sandboxes, as it happens.
+
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::host::handle::Host;
+use crate::sandbox::event::HostEvent;
+
+/// A listener, made by [`Host::events`].
+#[derive(Debug)]
+pub struct HostEvents(broadcast::Receiver<HostEvent>);
+
+/// So many events went by while nobody asked. `Host::sandboxes` says how things are now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{count} events were missed: ask sooner, and look at `Host::sandboxes` for how things are now")]
+pub struct Missed {
+    /// How many.
+    pub count: u64,
+}
+
+impl Host {
+    /// Tells of everything that happens to the sandboxes of this program from now on: created, resumed, forked,
+    /// snapshotted, expired, paused, and ended with the reason.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: wrenn_core::Host) {
+    /// let mut events = host.events();
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn events(&self) -> HostEvents {
+        HostEvents(self.0.events.listen())
+    }
+}
+
+impl HostEvents {
+    /// Waits for the next event; `None` once the host and all of its sandboxes are gone.
+    ///
+    /// # Errors
+    /// [`Missed`], once, where more than a thousand events came that nobody asked for; the next call goes on with what
+    /// is still there.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Option<Result<HostEvent, Missed>> {
+        match self.0.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(count)) => Some(Err(Missed { count })),
+            Err(RecvError::Closed) => None,
+        }
+    }
+}
