@@ -7,10 +7,10 @@
 //! ```
 
 use crate::{
+    counters::Origin,
     options::{Populate, ServeOptions},
     page::PageRange,
     region::{Region, Regions},
-    resident::Origin,
     working_set::WorkingSet,
 };
 

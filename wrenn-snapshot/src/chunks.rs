@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     compression::Codec,
-    format::Damage,
+    damage::Damage,
     page::{PAGE_BYTES, bytes_of},
 };
 

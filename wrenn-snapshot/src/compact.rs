@@ -14,15 +14,16 @@
 use std::collections::HashSet;
 
 use crate::{
-    data, diff,
+    data::headers,
+    diff,
     error::{Error, Result},
     extents::Storage,
-    files::Root,
-    format::Space,
     generation::Generation,
     id::GenerationId,
     page::PAGE_BYTES_U64,
     pending::PendingGeneration,
+    root::Root,
+    space::Space,
 };
 
 /// Which generations a [compaction](crate::LocalStore::compact) folds. Each costs the copying of its live pages.
@@ -184,7 +185,7 @@ fn stored(root: &Root, id: GenerationId) -> Result<(u64, u64)> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(source) => return Err(Error::io("inspect", &path, source)),
         }
-        pages += u64::from(data::read_fixed_part(root, id, space)?.1.data_pages());
+        pages += u64::from(headers::read_fixed_part(root, id, space)?.1.data_pages());
     }
     Ok((pages, bytes))
 }

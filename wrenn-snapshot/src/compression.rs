@@ -4,7 +4,7 @@
 //! its length tells which. What is read back goes into a buffer that is as long as the chunk was: whatever the bytes
 //! are, nothing is allocated for them and nothing is written past its end.
 
-use crate::format::Damage;
+use crate::damage::Damage;
 
 /// How a store compresses the pages of new generations. Reading goes by what each generation says of itself, so
 /// compressed ones and plain ones may be each other's ancestors.

@@ -5,7 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{page::PAGE_BYTES_U64, resident::Origin};
+use crate::page::PAGE_BYTES_U64;
+
+/// Why a page is put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A thread waits for it, or for one near it.
+    Fault,
+    /// It is in the working set.
+    Prefetch,
+    /// All are.
+    Population,
+}
 
 /// Counts that anybody may read while the server works.
 #[derive(Debug)]

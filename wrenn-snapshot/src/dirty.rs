@@ -15,11 +15,11 @@ use std::{
 use bitvec::vec::BitVec;
 
 use crate::{
-    diff::Segments,
     error::{Error, Result},
-    hold::{HeldPages, Hold},
+    hold::{Hold, held::HeldPages},
     page::PageRange,
     region::{Region, Regions},
+    segments::Segments,
     sys::pagemap::Scan,
 };
 

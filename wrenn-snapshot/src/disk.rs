@@ -1,22 +1,20 @@
 //! What a store asks of the disk below it: names, bytes, and when they are durable.
 //!
-//! The files are the kernel's in any case: those of a directory ([`LocalDisk`]), or nameless ones in memory
-//! ([`MemoryDisk`]). So reading, locking and copying inside the kernel are the same code for both. The tests have a
+//! The files are the kernel's in any case: those of a directory ([`LocalDisk`](local::LocalDisk)), or nameless ones in memory
+//! ([`MemoryDisk`](memory::MemoryDisk)). So reading, locking and copying inside the kernel are the same code for both. The tests have a
 //! third, which loses power and fails.
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
-    io::{self, IoSlice, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::File,
+    io::{self, IoSlice},
     path::Path,
 };
 
-pub(crate) use memory::MemoryDisk;
-
 #[cfg(test)]
 pub(crate) mod faulty;
-mod memory;
+pub(crate) mod local;
+pub(crate) mod memory;
 
 /// A tree of directories and files. What has not been synced may be lost when the power goes, and only that.
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
@@ -51,51 +49,4 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
 
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-}
-
-/// The file system. What it makes is its owner's alone.
-#[derive(Debug)]
-pub(crate) struct LocalDisk;
-
-impl Disk for LocalDisk {
-    fn open(&self, path: &Path) -> io::Result<File> {
-        File::open(path)
-    }
-
-    fn len(&self, path: &Path) -> io::Result<u64> {
-        Ok(fs::metadata(path)?.len())
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
-        names.filter_map(io::Result::transpose).collect()
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o700).create(path)
-    }
-
-    fn create_file(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
-    }
-
-    fn write(&self, mut file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        file.write_vectored(pieces)
-    }
-
-    fn sync(&self, file: &File) -> io::Result<()> {
-        file.sync_all()
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir(path)
-    }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{format::Damage, id::GenerationId};
+use crate::{damage::Damage, id::GenerationId};
 
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;

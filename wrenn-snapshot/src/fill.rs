@@ -1,10 +1,11 @@
 //! Reading pages from a source and putting them in place.
 
 use crate::{
+    counters::Origin,
     error::Result,
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of},
     region::{Granule, Region, Regions},
-    resident::{Installation, Origin, Progress, ResidentPages},
+    resident::{Installation, Progress, ResidentPages},
     source::{PageRun, PageSource},
 };
 

@@ -4,13 +4,16 @@ use std::{collections::HashSet, fs::File, os::unix::fs::MetadataExt, path::PathB
 
 use crate::{
     chunks::ChunkTable,
-    data::{self, DataFiles, HeaderSeal},
+    damage::Damage,
+    data::headers::{self, HeaderSeal, absent_or_io},
     error::{Error, Result},
-    extents::{ExtentIndex, Storage},
-    files::{DirLock, Root},
-    format::{self, Damage, Manifest, Space, SpaceRecord},
+    extents::{Extent, ExtentIndex, Storage},
+    format::manifest::{MANIFEST_BYTES_MAX, Manifest, SpaceRecord},
     id::GenerationId,
-    source::GenerationReader,
+    reader::GenerationReader,
+    root::{DirLock, Root},
+    shared::Shared,
+    space::Space,
 };
 
 /// One node of a sandbox's lineage: what was stored at one pause, snapshot or fork. It never changes.
@@ -22,11 +25,10 @@ pub struct Generation(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    root: Root,
+    store: Arc<Shared>,
     manifest: Manifest,
     /// In the order of `manifest.spaces`.
     indexes: Vec<Arc<ExtentIndex>>,
-    data_files: Arc<DataFiles>,
     _in_use: Option<DirLock>,
 }
 
@@ -47,35 +49,31 @@ pub struct SpaceStats {
 
 impl Generation {
     /// Reads and checks what is in the directory that `in_use` locks.
-    pub(crate) fn load(root: &Root, id: GenerationId, in_use: DirLock, data_files: Arc<DataFiles>) -> Result<Self> {
-        let generation = Self::read(root, id, Some(in_use), data_files)?;
+    pub(crate) fn load(store: Arc<Shared>, id: GenerationId, in_use: DirLock) -> Result<Self> {
+        let generation = Self::read(store, id, Some(in_use))?;
         generation.check_files()?;
         Ok(generation)
     }
 
     /// Reads and checks the manifest and the headers alone.
-    pub(crate) fn read(
-        root: &Root,
-        id: GenerationId,
-        in_use: Option<DirLock>,
-        data_files: Arc<DataFiles>,
-    ) -> Result<Self> {
+    pub(crate) fn read(store: Arc<Shared>, id: GenerationId, in_use: Option<DirLock>) -> Result<Self> {
+        let root = &store.root;
         let manifest = read_manifest(root, id)?;
         let indexes = manifest.spaces.iter().map(|record| Ok(Arc::new(read_index(root, id, record)?)));
         let indexes = indexes.collect::<Result<_>>()?;
-        Ok(Self::new(root.clone(), manifest, indexes, in_use, data_files))
+        Ok(Self::new(store, manifest, indexes, in_use))
     }
 
     /// Every file is there and as long as it has to be, and the generations that hold pages are there. What is in
     /// them is checked when they are opened.
     pub(crate) fn check_files(&self) -> Result<()> {
-        let (root, id) = (&self.0.root, self.id());
+        let (root, id) = (&self.0.store.root, self.id());
         for (record, index) in self.0.manifest.spaces.iter().zip(&self.0.indexes) {
             check_len(root, record.space.data_file(), id, record.data_len)?;
             for ancestor in index.generations() {
                 let file = record.space.data_file();
                 let path = root.dir(*ancestor).join(&file);
-                root.len(&path).map_err(|source| data::absent_or_io(&path, &file, *ancestor, source))?;
+                root.len(&path).map_err(|source| absent_or_io(&path, &file, *ancestor, source))?;
             }
         }
         self.0.manifest.blobs.iter().try_for_each(|blob| check_len(root, blob_file(&blob.name), id, blob.len))
@@ -83,13 +81,12 @@ impl Generation {
 
     /// What is known to be in the directory that `in_use` locks.
     pub(crate) fn new(
-        root: Root,
+        store: Arc<Shared>,
         manifest: Manifest,
         indexes: Vec<Arc<ExtentIndex>>,
         in_use: Option<DirLock>,
-        data_files: Arc<DataFiles>,
     ) -> Self {
-        Self(Arc::new(Inner { root, manifest, indexes, data_files, _in_use: in_use }))
+        Self(Arc::new(Inner { store, manifest, indexes, _in_use: in_use }))
     }
 
     /// The generation's name.
@@ -137,7 +134,7 @@ impl Generation {
     pub fn space(&self, space: Space) -> Option<SpaceStats> {
         let position = self.position(space)?;
         let index = &self.0.indexes[position];
-        let holds = |extent: &crate::extents::Extent| extent.storage != Storage::Zero;
+        let holds = |extent: &Extent| extent.storage != Storage::Zero;
         Some(SpaceStats {
             pages: index.page_count(),
             data_pages: index.extents().filter(holds).map(|extent| u64::from(extent.count)).sum(),
@@ -154,7 +151,7 @@ impl Generation {
     pub fn reader(&self, space: Space) -> Result<GenerationReader> {
         let position = self.position(space).ok_or_else(|| self.missing(space.name()))?;
         let index = Arc::clone(&self.0.indexes[position]);
-        let open = |id: &GenerationId| self.0.data_files.open(&self.0.root, *id, space);
+        let open = |id: &GenerationId| self.0.store.data_files.open(&self.0.store.root, *id, space);
         let files = index.generations().iter().map(open).collect::<Result<Vec<_>>>()?;
         for extent in index.extents() {
             if let Storage::Data { generation, offset } = extent.storage
@@ -178,9 +175,10 @@ impl Generation {
         let path = self.dir().join(&file);
         let bytes = self
             .0
+            .store
             .root
             .read_capped(&path, record.len)
-            .map_err(|source| data::absent_or_io(&path, &file, self.id(), source))?;
+            .map_err(|source| absent_or_io(&path, &file, self.id(), source))?;
         let actual = bytes.len() as u64;
         if actual != record.len {
             return Err(Error::corrupt(file, self.id(), Damage::Length { expected: record.len, actual }));
@@ -200,7 +198,7 @@ impl Generation {
             return Err(self.missing(&format!("blob {name:?}")));
         }
         let path = self.dir().join(blob_file(name));
-        self.0.root.disk.open(&path).map_err(|source| data::absent_or_io(&path, &blob_file(name), self.id(), source))
+        self.0.store.root.disk.open(&path).map_err(|source| absent_or_io(&path, &blob_file(name), self.id(), source))
     }
 
     /// The bytes of pages and blobs that this generation itself stores, without its headers: what the pause cost.
@@ -215,7 +213,7 @@ impl Generation {
     /// # Errors
     /// The directory cannot be read.
     pub fn bytes_on_disk(&self) -> Result<u64> {
-        let (root, dir) = (&self.0.root, self.dir());
+        let (root, dir) = (&self.0.store.root, self.dir());
         let inside = root.list(&dir)?.into_iter().map(|name| dir.join(name));
         let mut blocks = 0;
         for path in inside.chain([dir.clone()]) {
@@ -236,7 +234,7 @@ impl Generation {
     }
 
     fn dir(&self) -> PathBuf {
-        self.0.root.dir(self.id())
+        self.0.store.root.dir(self.id())
     }
 
     fn missing(&self, what: &str) -> Error {
@@ -251,9 +249,8 @@ pub(crate) fn blob_file(name: &str) -> String {
 
 fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
     let path = root.dir(id).join(MANIFEST_FILE);
-    let bytes = root
-        .read_capped(&path, format::MANIFEST_BYTES_MAX)
-        .map_err(|source| data::absent_or_io(&path, MANIFEST_FILE, id, source))?;
+    let bytes =
+        root.read_capped(&path, MANIFEST_BYTES_MAX).map_err(|source| absent_or_io(&path, MANIFEST_FILE, id, source))?;
     let manifest = Manifest::decode(&bytes).map_err(|damage| Error::corrupt(MANIFEST_FILE, id, damage))?;
     if manifest.id != id {
         let damage = Damage::Contents("it belongs to another generation");
@@ -264,7 +261,7 @@ fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
 
 fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<ExtentIndex> {
     let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
-    let header = data::read_header(root, id, record.space, seal)?;
+    let header = headers::read_header(root, id, record.space, seal)?;
     let codec = header.chunks.as_ref().map(ChunkTable::codec);
     let said = (record.page_count, record.data_pages as usize, record.data_len, record.codec);
     if said != (header.index.page_count(), header.page_crcs.len(), header.data_len(), codec) {
@@ -276,7 +273,7 @@ fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<Ext
 
 fn check_len(root: &Root, file: String, id: GenerationId, expected: u64) -> Result<()> {
     let path = root.dir(id).join(&file);
-    let actual = root.len(&path).map_err(|source| data::absent_or_io(&path, &file, id, source))?;
+    let actual = root.len(&path).map_err(|source| absent_or_io(&path, &file, id, source))?;
     if actual == expected { Ok(()) } else { Err(Error::corrupt(file, id, Damage::Length { expected, actual })) }
 }
 

@@ -18,10 +18,13 @@
 //! here, some 10 us; one that comes in order lets more and more of what follows through too, up to 64 KiB. Without that, a
 //! guest that rewrites 64 MiB took 0.8 s for the first time after a fork; with it, 20 to 60 ms, and 14 without a fork.
 
-mod keeper;
+pub(crate) mod held;
+pub(crate) mod keeper;
 #[cfg(test)]
 mod model;
 mod plan;
+mod sync;
+mod writes;
 
 use std::{
     fs::File,
@@ -29,71 +32,22 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    sync::{Arc, PoisonError, Weak},
 };
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
-
-pub(crate) use self::keeper::Piece;
-use self::{keeper::Keeper, plan::plan};
 use crate::{
     error::{Error, Result},
+    hold::{
+        held::{HeldPages, Read},
+        keeper::Keeper,
+        plan::plan,
+        writes::{Current, InOrder, PIECE_PAGES, Writes},
+    },
     page::{PageIndex, PageRange, bytes_of},
     region::{Granule, Region, Regions},
     stop::StopHandle,
-    sys::uffd::{self, Copied, Event, Features, Uffd, Watched},
+    sys::uffd::{self, Features, Uffd, Watched},
 };
-
-/// What the keeper locks with.
-mod sync {
-    pub(super) use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-}
-
-/// How a piece of the guest's memory is read.
-type Read = Box<dyn Fn(PageRange) -> Result<Vec<u8>> + Send + Sync>;
-
-/// Pages that keep what they held when they were [held](crate::DirtyTracker::hold), until they are
-/// [added](crate::SpaceWriter::add_held) to a generation. Dropping it lets them go.
-pub struct HeldPages {
-    keeper: Arc<Keeper<Read>>,
-    pages: u64,
-    space_pages: u32,
-    _alive: Arc<()>,
-}
-
-impl HeldPages {
-    /// How many pages of 4 KiB there were.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.pages
-    }
-
-    /// How many pages the memory space has.
-    pub(crate) fn space_pages(&self) -> u32 {
-        self.space_pages
-    }
-
-    /// The next piece, in no order.
-    pub(crate) fn take(&self) -> Option<Result<Piece>> {
-        self.keeper.take()
-    }
-}
-
-impl Drop for HeldPages {
-    fn drop(&mut self) {
-        self.keeper.abandon();
-    }
-}
-
-impl std::fmt::Debug for HeldPages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HeldPages").field("pages", &self.pages).finish_non_exhaustive()
-    }
-}
 
 /// The two descriptors, and what is moved to the second one. Dropping it lets every write through.
 #[derive(Debug)]
@@ -110,10 +64,6 @@ pub(crate) struct Hold {
     /// Whether the thread is there.
     is_served: bool,
 }
-
-/// Whom the thread asks before it lets a write through. Locked from the asking to the letting through: an event may be
-/// older than a hold, since a thread that waits is woken by another's write, and would undo its protection.
-type Current = Arc<Mutex<Weak<Keeper<Read>>>>;
 
 impl Hold {
     /// `synchronous` is new, and of the same process as `asynchronous`, on which `regions` are registered.
@@ -235,84 +185,4 @@ fn read(memory: &File, pages: PageRange) -> Result<Vec<u8>> {
     let mut bytes = vec![0; bytes_of(pages.count)];
     memory.read_exact_at(&mut bytes, pages.start.byte_offset()).map_err(|error| Error::kernel("pread", error))?;
     Ok(bytes)
-}
-
-/// 64 KiB: a guest that writes in order waits for one read in sixteen writes.
-const PIECE_PAGES: u32 = 16;
-const RETRY: Duration = Duration::from_millis(1);
-
-/// The thread that lets writes through.
-struct Writes {
-    uffd: Arc<Uffd>,
-    regions: Regions,
-    current: Current,
-    stop: StopHandle,
-    order: InOrder,
-}
-
-impl Writes {
-    fn serve(mut self) {
-        let mut events = Vec::new();
-        while !self.stop.is_stopped() {
-            if self.wait().is_err() || self.uffd.drain(&mut events).is_err() {
-                // The kernel is out of memory. Whoever waits to write waits for this thread, so it may not end.
-                std::thread::sleep(RETRY);
-            }
-            events.drain(..).for_each(|event| self.let_through(event));
-        }
-    }
-
-    fn wait(&self) -> nix::Result<()> {
-        let fds = [self.stop.as_fd(), self.uffd.as_fd()];
-        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    fn let_through(&mut self, event: Event) {
-        let Event::Protected { addr } = event else { return };
-        let Some(region) = self.regions.containing(addr) else { return };
-        let page = region.page_at(addr);
-        let pages = PageRange::new(
-            page.0,
-            self.order.ahead(page.0).min(region.pages().start.0 + region.pages().count - page.0),
-        );
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keeper) = current.upgrade() {
-            keeper.keep(pages);
-        }
-        // Those that come next may not be moved.
-        if self.unprotect(region, pages) == Copied::Gone && pages.count > 1 {
-            self.unprotect(region, PageRange { count: 1, ..pages });
-        }
-    }
-
-    fn unprotect(&self, region: &Region, pages: PageRange) -> Copied {
-        loop {
-            match self.uffd.unprotect(region.addr_of(pages.start), PageIndex(pages.count).byte_offset()) {
-                Ok(Copied::Again) => std::thread::yield_now(),
-                Ok(done) => return done,
-                // It is not registered, or the process is gone.
-                Err(_) => return Copied::Gone,
-            }
-        }
-    }
-}
-
-/// How many pages are let through at once: more and more to a guest that writes in order, which then waits for one in
-/// sixteen. Those that it does not come to count as written, although they are not.
-#[derive(Debug, Default)]
-struct InOrder {
-    next: u32,
-    count: u32,
-}
-
-impl InOrder {
-    /// For a write to a page.
-    fn ahead(&mut self, page: u32) -> u32 {
-        self.count = if page == self.next { (self.count * 2).clamp(1, PIECE_PAGES) } else { 1 };
-        self.next = page.saturating_add(self.count);
-        self.count
-    }
 }

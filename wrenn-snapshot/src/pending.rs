@@ -12,26 +12,31 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
-    path::PathBuf,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
+    blob_writer::BlobWriter,
     chunks::ChunkTable,
     compression::Compression,
-    data::DataWriter,
-    diff::{self, Diff, Packer},
+    damage::Damage,
+    data::writer::DataWriter,
+    diff,
     error::{Error, Result},
-    extents::{ExtentIndex, Storage},
-    files::{DirLock, NewFile, Root},
-    format::{self, BlobRecord, Damage, Header, Manifest, Space, SpaceRecord},
+    extents::ExtentIndex,
+    format::{
+        header::Header,
+        manifest::{BlobRecord, Manifest, SpaceRecord, is_blob_name},
+    },
     generation::{Generation, MANIFEST_FILE, blob_file},
-    hold::HeldPages,
     id::GenerationId,
+    packer::{Diff, Packer},
     page::PageRange,
-    store::Shared,
+    shared::Shared,
+    space::Space,
+    space_writer::{SpaceWriter, WriteReport},
+    temp_dir::TempDir,
 };
 
 /// A generation that is being written. Dropping it removes what was written.
@@ -46,17 +51,6 @@ pub struct PendingGeneration {
     compression: Compression,
     spaces: Vec<(SpaceRecord, Arc<ExtentIndex>)>,
     blobs: Vec<BlobRecord>,
-}
-
-/// What writing a space stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteReport {
-    /// Pages that have changed, and are not zeros.
-    pub data_pages: u64,
-    /// Pages that were found to be zeros now.
-    pub zero_pages: u64,
-    /// Pages that went into the data file: more than have changed where some were replaced while it was written.
-    pub stored_pages: u64,
 }
 
 impl PendingGeneration {
@@ -88,8 +82,7 @@ impl PendingGeneration {
         }
         let file = self.store.root.create_file(self.dir.path.join(space.data_file()))?;
         let file = DataWriter::new(file, self.compression)?;
-        let parent = self.parent.clone();
-        Ok(SpaceWriter { space, generation: self.id, parent, file, diff: None, failed: false, sealed: false })
+        Ok(SpaceWriter::new(space, self.id, self.parent.clone(), file))
     }
 
     /// Makes a space durable and part of the generation.
@@ -139,7 +132,7 @@ impl PendingGeneration {
     /// The name is not plain or is taken, or a write failed.
     pub fn write_blob(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut blob = self.blob_writer(name)?;
-        blob.write_all(bytes).map_err(|source| Error::io("write", &blob.file.path, source))?;
+        blob.append(bytes)?;
         blob.finish()
     }
 
@@ -148,15 +141,14 @@ impl PendingGeneration {
     /// # Errors
     /// The name is not plain or is taken, or the file cannot be made.
     pub fn blob_writer(&mut self, name: &str) -> Result<BlobWriter<'_>> {
-        if !format::is_blob_name(name) {
+        if !is_blob_name(name) {
             return Err(Error::invalid(format!("{name:?} cannot be a blob's name")));
         }
         if self.blobs.iter().any(|blob| blob.name == name) {
             return Err(Error::invalid(format!("blob {name:?} was written already")));
         }
         let file = self.store.root.create_file(self.dir.path.join(blob_file(name)))?;
-        let record = BlobRecord { name: name.to_owned(), len: 0, crc: 0 };
-        Ok(BlobWriter { blobs: &mut self.blobs, file, record, finished: false })
+        Ok(BlobWriter::new(&mut self.blobs, file, name))
     }
 
     /// Makes the generation durable and visible, all at once. A space that was not written is the parent's. `metadata`
@@ -185,7 +177,7 @@ impl PendingGeneration {
         root.write_synced(self.dir.path.join(MANIFEST_FILE), &manifest.encode().map_err(cannot_store)?)?;
         root.sync_dir(&self.dir.path)?;
         let in_use = self.dir.publish(self.id)?;
-        Ok(self.store.adopt(manifest, indexes, in_use))
+        Ok(Generation::new(Arc::clone(&self.store), manifest, indexes, in_use))
     }
 
     /// So that the same input gives the same bytes.
@@ -237,205 +229,6 @@ impl PendingGeneration {
     }
 }
 
-impl Diff {
-    fn report(&self) -> WriteReport {
-        let pages: u64 = self.index.extents().map(|extent| u64::from(extent.count)).sum();
-        let zeros = self.index.extents().filter(|extent| extent.storage == Storage::Zero);
-        let zero_pages = zeros.map(|extent| u64::from(extent.count)).sum();
-        WriteReport { data_pages: pages - zero_pages, zero_pages, stored_pages: self.page_crcs.len() as u64 }
-    }
-}
-
-/// A space that is being written. What is added later replaces what was added before, which stays in the file unused.
-/// Dropped before it is [sealed](PendingGeneration::seal), it leaves nothing, and the space can be tried again; so has
-/// one to be dropped that failed.
-#[derive(Debug)]
-pub struct SpaceWriter {
-    space: Space,
-    generation: GenerationId,
-    parent: Option<Generation>,
-    file: DataWriter,
-    diff: Option<Diff>,
-    /// A part failed, so what is in the file is not known.
-    failed: bool,
-    sealed: bool,
-}
-
-impl SpaceWriter {
-    /// Adds pages of a space that is in memory: the `dirty` pages of `view`, which is the whole space. The others are the
-    /// parent's. The pages must not change meanwhile, so the guest is paused.
-    ///
-    /// # Errors
-    /// The ranges are not sorted and inside the view, or a write failed.
-    pub fn add_dirty(&mut self, view: &[u8], dirty: &[PageRange]) -> Result<()> {
-        self.pack(|packer, _| diff::of_dirty(packer, view, dirty))
-    }
-
-    /// Adds the `dirty` pages of a file of the space's size that a running guest may write meanwhile. What is kept of a
-    /// page that it does write is of no use, so it is found as written afterwards and added again.
-    ///
-    /// # Errors
-    /// The file is not whole pages or cannot be read, the ranges are not sorted, or a write failed.
-    pub fn add_running(&mut self, file: &File, dirty: &[PageRange]) -> Result<()> {
-        self.pack(|packer, _| diff::of_running(packer, file, dirty))
-    }
-
-    /// Adds pages of a running guest, as they were when they were [held](crate::DirtyTracker::hold). The guest may write
-    /// to them meanwhile; it waits when it does so faster than they are added.
-    ///
-    /// # Errors
-    /// The pages cannot be read, or a write failed.
-    pub fn add_held(&mut self, held: &HeldPages) -> Result<()> {
-        self.pack(|packer, _| diff::of_held(packer, held))
-    }
-
-    /// Adds a sparse file of the space's size, whose allocated parts are the changed pages. Its holes are the parent's
-    /// pages, or zeros without a parent. That is the way to store a whole memory file for the first time, and a Diff
-    /// snapshot of Firecracker's. The file's position moves.
-    ///
-    /// # Errors
-    /// The file is not whole pages or cannot be read, or a write failed.
-    pub fn add_sparse(&mut self, file: &File) -> Result<()> {
-        self.pack(|packer, _| diff::of_sparse(packer, file))
-    }
-
-    /// Adds a file of the space's size, whose holes are zeros: the pages that are not what the parent has. The way to
-    /// store a drive, and memory whose dirty pages are not known. The file's position moves.
-    ///
-    /// # Errors
-    /// The file is not whole pages, it or the parent cannot be read, or a write failed.
-    pub fn add_compared(&mut self, file: &File) -> Result<()> {
-        let space = self.space;
-        self.pack(|packer, parent| match parent.filter(|parent| parent.index(space).is_some()) {
-            Some(parent) => diff::of_comparison(packer, file, &parent.reader(space)?),
-            None => diff::of_sparse(packer, file),
-        })
-    }
-
-    /// How many pages are in its file, those that were replaced included.
-    #[must_use]
-    pub fn stored_pages(&self) -> u64 {
-        self.diff.as_ref().map_or(0, |diff| diff.page_crcs.len() as u64)
-    }
-
-    fn pack(&mut self, pack: impl FnOnce(Packer<'_>, Option<&Generation>) -> Result<Diff>) -> Result<()> {
-        if std::mem::replace(&mut self.failed, true) {
-            return Err(Error::invalid("a part of this space could not be written"));
-        }
-        let (earlier, page_crcs) = match self.diff.take() {
-            Some(Diff { index, page_crcs }) => (Some(index), page_crcs),
-            None => (None, Vec::new()),
-        };
-        let later = pack(Packer::new(self.generation, &mut self.file, page_crcs), self.parent.as_ref())?;
-        let index = match earlier {
-            Some(earlier) => ExtentIndex::merge(&earlier, &later.index),
-            None => later.index,
-        };
-        self.diff = Some(Diff { index, page_crcs: later.page_crcs });
-        self.failed = false;
-        Ok(())
-    }
-}
-
-impl Drop for SpaceWriter {
-    fn drop(&mut self) {
-        if !self.sealed {
-            self.file.discard();
-        }
-    }
-}
-
-/// Takes a blob's bytes as they come. Dropped before [`finish`](Self::finish), it leaves no blob.
-#[derive(Debug)]
-pub struct BlobWriter<'a> {
-    blobs: &'a mut Vec<BlobRecord>,
-    file: NewFile,
-    record: BlobRecord,
-    finished: bool,
-}
-
-impl BlobWriter<'_> {
-    /// Makes the blob durable and part of the generation.
-    ///
-    /// # Errors
-    /// The file cannot be synced.
-    pub fn finish(mut self) -> Result<()> {
-        self.file.sync()?;
-        self.blobs.push(self.record.clone());
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Write for BlobWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.record.crc = crc32c::crc32c_append(self.record.crc, &bytes[..written]);
-        self.record.len += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for BlobWriter<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.file.discard();
-        }
-    }
-}
-
-/// A directory that is removed unless it is published. It is locked while it lives, so that a sweep by another opener
-/// of the store, in this process or another, leaves it alone.
-#[derive(Debug)]
-struct TempDir {
-    root: Root,
-    path: PathBuf,
-    /// `None` once it is published.
-    lock: Option<DirLock>,
-}
-
-impl TempDir {
-    fn create(root: Root, id: GenerationId) -> Result<Self> {
-        let path = root.path.join(format!("{TEMP_PREFIX}{id}"));
-        // A sweep must not come between the two.
-        let _gate = root.share_gate()?;
-        root.create_dir(&path)?;
-        let lock = root.use_dir(&path).inspect_err(|_| {
-            let _ = root.remove_dir(&path);
-        })?;
-        Ok(Self { root, path, lock })
-    }
-
-    /// Renames the complete directory into place; from the rename on, the generation is there. The lock that it
-    /// returns has not been let go in between, and what the generation needs is locked through its parent until the
-    /// gate is open again: a collection sees the one or the other.
-    fn publish(&mut self, id: GenerationId) -> Result<Option<DirLock>> {
-        let (temp, path) = (self.path.clone(), self.root.dir(id));
-        let _gate = self.root.share_gate()?;
-        self.root.rename(&temp, &path)?;
-        // A generation that may be gone after a crash is not one.
-        self.root.sync_dir(&self.root.path).inspect_err(|_| {
-            if self.root.rename(&path, &temp).is_err() {
-                self.path = path;
-            }
-        })?;
-        Ok(self.lock.take())
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        if self.lock.is_some() {
-            // The next open of the store sweeps what cannot be removed now.
-            let _ = self.root.remove_dir(&self.path);
-        }
-    }
-}
-
 fn cannot_store(damage: Damage) -> Error {
     Error::invalid(format!("cannot store the generation: {damage}"))
 }
@@ -444,6 +237,3 @@ fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// How a directory is called that is not, or not any more, a generation.
-pub(crate) const TEMP_PREFIX: &str = "tmp-";

@@ -1,35 +1,20 @@
 //! Which pages of a guest are in place, and putting them there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bitvec::vec::BitVec;
 
 use crate::{
-    counters::ServeCounters,
+    counters::{Origin, ServeCounters},
     error::Result,
     options::{ServeOptions, Tracking},
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex, PageRange, bytes_of},
+    page_log::PageLog,
     region::{Region, Regions},
     source::PageRun,
     sys::uffd::{Copied, Install, Uffd},
-    working_set::TouchedPages,
+    touched::TouchedPages,
 };
-
-/// Pages that something happened to, for somebody on another thread to take.
-#[derive(Debug, Default)]
-pub struct PageLog(Mutex<Vec<PageRange>>);
-
-impl PageLog {
-    /// Takes what was added since the last call, in order.
-    #[must_use]
-    pub fn take(&self) -> Vec<PageRange> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn push(&self, range: PageRange) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(range);
-    }
-}
 
 /// How far an installation got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +36,6 @@ pub(crate) enum Residence {
     Installed,
     /// Discarded by the guest; zeros until it is written.
     Removed,
-}
-
-/// Why a page is put in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// A thread waits for it, or for one near it.
-    Fault,
-    /// It is in the working set.
-    Prefetch,
-    /// All are.
-    Population,
 }
 
 /// What to put in place, from `first` on.

@@ -41,18 +41,19 @@ use nix::{
 
 use crate::{
     background::{self, Background, Chunk},
-    counters::{RestoreReport, ServeCounters},
+    counters::{Origin, RestoreReport, ServeCounters},
     error::{Error, Result},
     fill::{Filler, Filling, pages_at_once},
     options::{OnceResident, Populate, ServeOptions, Tracking},
     page::{PageIndex, PageRange},
+    page_log::PageLog,
     queue::{Action, FaultQueue},
     region::{Region, Regions},
-    resident::{Origin, PageLog, Progress, Residence, ResidentPages},
+    resident::{Progress, Residence, ResidentPages},
     source::PageSource,
     stop::StopHandle,
     sys::uffd::{Access, Event, Features, Uffd},
-    working_set::TouchedPages,
+    touched::TouchedPages,
 };
 
 /// How a page server ended.

@@ -22,15 +22,14 @@ use std::{
 use crate::{
     compact::{self, CompactPolicy, Compaction},
     compression::Compression,
-    data::DataFiles,
-    disk::{Disk, LocalDisk, MemoryDisk},
+    disk::{Disk, local::LocalDisk, memory::MemoryDisk},
     error::{Error, Result},
-    extents::ExtentIndex,
-    files::{DirLock, Root},
-    format::Manifest,
     generation::Generation,
     id::GenerationId,
-    pending::{PendingGeneration, TEMP_PREFIX},
+    pending::PendingGeneration,
+    root::{DirLock, Root},
+    shared::Shared,
+    temp_dir::TEMP_PREFIX,
 };
 
 /// A directory of generations. Cloning is cheap; clones are the same store.
@@ -60,12 +59,10 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct LocalStore(Arc<Shared>, Compression);
-
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) root: Root,
-    data_files: Arc<DataFiles>,
+pub struct LocalStore {
+    shared: Arc<Shared>,
+    /// How new generations are compressed.
+    compression: Compression,
 }
 
 impl LocalStore {
@@ -94,20 +91,21 @@ impl LocalStore {
     pub(crate) fn on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
         let root = Root { disk, path };
         sweep(&root, root.close_gate()?)?;
-        Ok(Self(Arc::new(Shared { root, data_files: Arc::default() }), Compression::default()))
+        let shared = Arc::new(Shared { root, data_files: Arc::default() });
+        Ok(Self { shared, compression: Compression::default() })
     }
 
     /// The store's directory. That of a store in memory is in no file system.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.0.root.path
+        &self.shared.root.path
     }
 
     /// The same store, through which new generations, those of compactions too, are compressed in this way. Default: not
     /// at all.
     #[must_use]
     pub fn with_compression(self, compression: Compression) -> Self {
-        Self(self.0, compression)
+        Self { compression, ..self }
     }
 
     /// Begins a generation. Nothing is visible until it is published.
@@ -115,7 +113,7 @@ impl LocalStore {
     /// # Errors
     /// Its directory cannot be made.
     pub fn begin(&self, parent: Option<&Generation>) -> Result<PendingGeneration> {
-        PendingGeneration::new(Arc::clone(&self.0), GenerationId::random(), parent, self.1)
+        PendingGeneration::new(Arc::clone(&self.shared), GenerationId::random(), parent, self.compression)
     }
 
     /// Loads a generation: its manifest and headers are read and checked, every file of its own is there and as long
@@ -125,10 +123,10 @@ impl LocalStore {
     /// # Errors
     /// There is no such generation, or a file is missing or damaged; the error names it.
     pub fn load(&self, id: GenerationId) -> Result<Generation> {
-        let root = &self.0.root;
+        let root = &self.shared.root;
         let _gate = root.share_gate()?;
         let in_use = root.use_dir(&root.dir(id))?.ok_or(Error::NotFound(id))?;
-        Generation::load(root, id, in_use, Arc::clone(&self.0.data_files))
+        Generation::load(Arc::clone(&self.shared), id, in_use)
     }
 
     /// Every generation in the directory, in no order that means anything, none of them loaded or checked. It
@@ -137,7 +135,7 @@ impl LocalStore {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<GenerationId>> {
-        let root = &self.0.root;
+        let root = &self.shared.root;
         let mut ids: Vec<GenerationId> = root.list(&root.path)?.iter().filter_map(|name| name.parse().ok()).collect();
         ids.sort_unstable();
         Ok(ids)
@@ -155,7 +153,7 @@ impl LocalStore {
     /// A root or a generation in use cannot be loaded, in which case nothing is removed; or a directory cannot be
     /// removed.
     pub fn collect(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
-        let root = &self.0.root;
+        let root = &self.shared.root;
         let gate = root.close_gate()?;
         let doomed = self.unreached(roots)?;
         // Out of sight first: a crash half-way leaves directories to sweep, not generations that lack files.
@@ -178,7 +176,7 @@ impl LocalStore {
     /// # Errors
     /// A page or blob is damaged, or a write failed. Nothing has changed then.
     pub fn compact(&self, generation: &Generation, policy: CompactPolicy) -> Result<Compaction> {
-        compact::compact(&self.0.root, generation, policy, || self.begin(Some(generation)))
+        compact::compact(&self.shared.root, generation, policy, || self.begin(Some(generation)))
     }
 
     /// Whether [`compact_if_due`](Self::compact_if_due) may have something to do, whatever the others are. It takes a few
@@ -187,7 +185,7 @@ impl LocalStore {
     /// # Errors
     /// The size of a file cannot be found out.
     pub fn may_be_due(&self, generation: &Generation) -> Result<bool> {
-        compact::may_be_due(&self.0.root, generation)
+        compact::may_be_due(&self.shared.root, generation)
     }
 
     /// [Compacts](Self::compact) a generation whose lineage has become too long or too wasteful; `None` where it has
@@ -212,13 +210,13 @@ impl LocalStore {
             }
             Ok(spared)
         };
-        compact::compact_if_due(&self.0.root, generation, spared, || self.begin(Some(generation)))
+        compact::compact_if_due(&self.shared.root, generation, spared, || self.begin(Some(generation)))
     }
 
     /// What nothing reaches. The caller has closed the gate.
     fn unreached(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
-        let root = &self.0.root;
-        let read = |id| Generation::read(root, id, None, Arc::clone(&self.0.data_files));
+        let root = &self.shared.root;
+        let read = |id| Generation::read(Arc::clone(&self.shared), id, None);
         let listed = self.list()?;
         let mut kept: HashSet<GenerationId> = HashSet::new();
         for id in roots {
@@ -233,18 +231,6 @@ impl LocalStore {
             }
         }
         Ok(listed.into_iter().filter(|id| !kept.contains(id)).collect())
-    }
-}
-
-impl Shared {
-    /// A generation that was just published, and is locked already.
-    pub(crate) fn adopt(
-        &self,
-        manifest: Manifest,
-        indexes: Vec<Arc<ExtentIndex>>,
-        in_use: Option<DirLock>,
-    ) -> Generation {
-        Generation::new(self.root.clone(), manifest, indexes, in_use, Arc::clone(&self.data_files))
     }
 }
 

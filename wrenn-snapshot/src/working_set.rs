@@ -13,17 +13,15 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::Path,
-    sync::{Mutex, PoisonError},
 };
-
-pub use format::WorkingSetDamage;
 
 use crate::{
     error::{Error, Result},
-    page::{PageIndex, PageRange},
+    page::PageRange,
+    working_set::format::WorkingSetDamage,
 };
 
-mod format;
+pub(crate) mod format;
 
 /// Runs of pages, in the order in which a guest touched them first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub struct WorkingSet {
 
 impl WorkingSet {
     /// The most pages that a working set has: 4 GiB.
-    pub const PAGES_MAX: u32 = 1 << 20;
+    pub const PAGES_MAX: u32 = format::PAGES_MAX;
 
     /// Nothing.
     #[must_use]
@@ -48,7 +46,7 @@ impl WorkingSet {
         self.record_up_to(pages, Self::PAGES_MAX);
     }
 
-    fn record_up_to(&mut self, pages: PageRange, pages_max: u32) {
+    pub(crate) fn record_up_to(&mut self, pages: PageRange, pages_max: u32) {
         let room = pages_max.min(Self::PAGES_MAX).saturating_sub(self.pages);
         let count = pages.count.min(room).min(u32::MAX - pages.start.0);
         if count == 0 {
@@ -87,7 +85,7 @@ impl WorkingSet {
     /// The bytes of a file: some three for each run, and 20.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        format::encode(self)
+        format::encode(&self.runs, self.pages)
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
@@ -95,7 +93,8 @@ impl WorkingSet {
     /// # Errors
     /// The bytes are something else. Go on without.
     pub fn decode(bytes: &[u8]) -> std::result::Result<Self, WorkingSetDamage> {
-        format::decode(bytes)
+        let (runs, pages) = format::decode(bytes)?;
+        Ok(Self { runs, pages })
     }
 
     /// Puts the file at `path` in place, or in that of an older one, in one step. `path` with `.part` after it is
@@ -131,77 +130,5 @@ impl WorkingSet {
     }
 }
 
-/// The pages that a guest touches while a page server serves it.
-#[derive(Debug)]
-pub struct TouchedPages {
-    pages_max: u32,
-    so_far: Mutex<WorkingSet>,
-}
-
-impl TouchedPages {
-    pub(crate) fn new(pages_max: u32) -> Self {
-        Self { pages_max, so_far: Mutex::default() }
-    }
-
-    /// What was touched so far: the windows around faults, and none of what was prefetched or populated.
-    #[must_use]
-    pub fn working_set(&self) -> WorkingSet {
-        self.so_far.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn record(&self, first: PageIndex, count: u32) {
-        if self.pages_max > 0 {
-            let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
-            so_far.record_up_to(PageRange { start: first, count }, self.pages_max);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn set(runs: &[(u32, u32)]) -> WorkingSet {
-        let mut set = WorkingSet::new();
-        runs.iter().for_each(|(start, count)| set.record(PageRange::new(*start, *count)));
-        set
-    }
-
-    #[test]
-    fn the_pieces_of_a_window_are_one_run() {
-        assert_eq!(
-            set(&[(20, 1), (16, 4), (21, 11), (99, 1), (32, 1)]).runs(),
-            [PageRange::new(16, 16), PageRange::new(99, 1), PageRange::new(32, 1)]
-        );
-    }
-
-    #[test]
-    fn a_recording_is_bounded() {
-        let touched = TouchedPages::new(10);
-        touched.record(PageIndex(0), 8);
-        touched.record(PageIndex(100), 8);
-        touched.record(PageIndex(200), 8);
-        assert_eq!(touched.working_set().runs(), [PageRange::new(0, 8), PageRange::new(100, 2)]);
-        assert_eq!(set(&[(0, u32::MAX), (5, 5)]).page_count(), WorkingSet::PAGES_MAX);
-        assert_eq!(set(&[(u32::MAX - 3, 9), (7, 0)]).runs(), [PageRange::new(u32::MAX - 3, 3)]);
-        let off = TouchedPages::new(0);
-        off.record(PageIndex(0), 8);
-        assert!(off.working_set().is_empty());
-    }
-
-    #[test]
-    fn a_file_is_replaced_in_one_step_and_damage_is_told_from_absence() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("working-set");
-        assert_eq!(WorkingSet::load(&path).expect("absent"), None);
-        fs::write(dir.path().join("working-set.part"), b"left by a crash").expect("written");
-        for set in [set(&[(3, 4)]), set(&[(9, 1), (3, 4)])] {
-            set.store(&path).expect("stored");
-            assert_eq!(WorkingSet::load(&path).expect("whole"), Some(set));
-        }
-        let names = fs::read_dir(dir.path()).expect("listed").count();
-        assert_eq!(names, 1, "nothing is left over");
-        fs::write(&path, b"rubbish").expect("written");
-        assert!(matches!(WorkingSet::load(&path), Err(Error::Io { .. })));
-    }
-}
+mod tests;

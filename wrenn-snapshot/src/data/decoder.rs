@@ -2,14 +2,9 @@
 
 use std::ops::Range;
 
-use super::DataFile;
 use crate::{
-    chunks::ChunkTable,
-    compression::Decompressor,
-    error::Result,
-    format::{Damage, Space},
-    id::GenerationId,
-    page::bytes_of,
+    chunks::ChunkTable, compression::Decompressor, damage::Damage, data::stored::StoredBytes, error::Result,
+    id::GenerationId, page::bytes_of, space::Space,
 };
 
 /// Room for chunks, kept from one read to the next, and the last chunk of which only a part was wanted: the rest of it
@@ -31,7 +26,13 @@ impl std::fmt::Debug for Decoder {
 
 impl Decoder {
     /// Fills `into`, whole pages, with the stored pages from `first` on, which are in the file.
-    pub(super) fn read(&mut self, file: &DataFile, chunks: &ChunkTable, first: u32, mut into: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(
+        &mut self,
+        file: &StoredBytes,
+        chunks: &ChunkTable,
+        first: u32,
+        mut into: &mut [u8],
+    ) -> Result<()> {
         let mut page = first;
         while !into.is_empty() {
             let wanted = page..page + u32::try_from(into.len() / bytes_of(1)).unwrap_or(u32::MAX).min(PAGES_AT_ONCE);
@@ -42,7 +43,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn read_some(&mut self, file: &DataFile, chunks: &ChunkTable, wanted: Range<u32>, into: &mut [u8]) -> Result<()> {
+    fn read_some(
+        &mut self,
+        file: &StoredBytes,
+        chunks: &ChunkTable,
+        wanted: Range<u32>,
+        into: &mut [u8],
+    ) -> Result<()> {
         let (mut first, last) = (chunks.chunk_of(wanted.start), chunks.chunk_of(wanted.end - 1));
         if self.held == Some((file.generation, file.space, first)) {
             copy_part(&self.chunk, &chunks.pages_of(first), &wanted, into);
@@ -54,7 +61,7 @@ impl Decoder {
         let stored = chunks.bytes_of(first).start..chunks.bytes_of(last).end;
         // One read for all of them.
         self.stored.resize(usize::try_from(stored.end - stored.start).unwrap_or(usize::MAX), 0);
-        file.read_bytes(stored.start, &mut self.stored)?;
+        file.read(stored.start, &mut self.stored)?;
         for chunk in first..=last {
             self.decode(file, chunks, chunk, stored.start, &wanted, into)?;
         }
@@ -64,7 +71,7 @@ impl Decoder {
     /// Decompresses one of the chunks that were read from `base` on, and copies what is wanted of it.
     fn decode(
         &mut self,
-        file: &DataFile,
+        file: &StoredBytes,
         chunks: &ChunkTable,
         chunk: u32,
         base: u64,

@@ -6,7 +6,7 @@ use crate::{
     chunks::{CHUNK_PAGES, ChunkTable},
     compression::{Compression, Compressor},
     error::{Error, Result},
-    files::NewFile,
+    new_file::NewFile,
     page::{PAGE_BYTES, bytes_of, whole_pages},
 };
 

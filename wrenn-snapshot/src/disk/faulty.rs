@@ -14,7 +14,7 @@ use std::{
 
 use nix::errno::Errno;
 
-use super::{Disk, LocalDisk};
+use crate::disk::{Disk, local::LocalDisk};
 
 /// What happens at the chosen change, which itself does not.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::Disk;
+use crate::disk::Disk;
 
 /// Files of this process, gone with the last handle. Syncing them is nothing.
 #[derive(Debug)]

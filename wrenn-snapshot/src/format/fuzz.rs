@@ -4,10 +4,14 @@
 
 use proptest::{prelude::*, sample::Index};
 
-use super::{
-    header::*,
-    tests::{headers, manifests, reseal},
-    *,
+use crate::{
+    format::{
+        fields::*,
+        header::*,
+        manifest::*,
+        tests::{headers, manifests, reseal},
+    },
+    page::PageIndex,
 };
 
 /// One thing that is done to a file. Where it is past the end, it is counted from the start again.
@@ -112,7 +116,7 @@ proptest! {
         if let Ok(header) = Header::decode(&bytes) {
             prop_assert_eq!(header.encode(), Ok(bytes.clone()));
             for page in [0, header.index.page_count() / 2, header.index.page_count(), u32::MAX] {
-                let run = header.index.lookup(crate::PageIndex(page));
+                let run = header.index.lookup(PageIndex(page));
                 prop_assert_eq!(run.is_some(), page < header.index.page_count());
             }
         }

@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
-use super::{COMPRESSED, CRC_LEN, Damage, Fields, ID_LEN, PLAIN, Space, check_len};
 use crate::{
     chunks::{self, ChunkTable},
     compression::Codec,
+    damage::Damage,
     extents::{Extent, ExtentIndex, Storage},
+    format::fields::{COMPRESSED, CRC_LEN, Fields, ID_LEN, PLAIN, check_len},
     id::GenerationId,
     page::{PAGE_BYTES_U64, PageIndex, PageSize},
+    space::Space,
 };
 
 /// The contents of a `<space>.header` file.
@@ -278,8 +280,8 @@ fn count(len: usize, what: &'static str) -> Result<u32, Damage> {
 }
 
 const HEADER_MAGIC: &[u8; 8] = b"WRENNHDR";
-pub(super) const HEADER_FIXED: usize = 80;
-pub(super) const HEADER_FIXED_COMPRESSED: usize = 88;
+pub(crate) const HEADER_FIXED: usize = 80;
+pub(crate) const HEADER_FIXED_COMPRESSED: usize = 88;
 const CHUNK_LEN: usize = 8;
 const EXTENT_LEN: usize = 16;
 const GENERATIONS_MAX: u32 = 1 << 16;
@@ -290,7 +292,7 @@ const ZERO: u32 = u32::MAX;
 
 /// 1 TiB.
 pub(crate) const PAGES_MAX: u32 = 1 << 28;
-pub(super) const HEADER_BYTES_MAX: u64 = HEADER_FIXED_COMPRESSED as u64
+pub(crate) const HEADER_BYTES_MAX: u64 = HEADER_FIXED_COMPRESSED as u64
     + ((GENERATIONS_MAX as u64) << 4)
     + ((EXTENTS_MAX as u64) << 4)
     + ((PAGES_MAX as u64) << 2)

@@ -2,11 +2,15 @@
 
 use proptest::prelude::*;
 
-use super::{header::*, *};
 use crate::{
     chunks::ChunkTable,
+    compression::Codec,
+    damage::Damage,
     extents::{Extent, ExtentIndex, Storage},
+    format::{fields::*, header::*, manifest::*},
+    id::GenerationId,
     page::PageIndex,
+    space::Space,
 };
 
 fn id(number: u8) -> GenerationId {

@@ -4,18 +4,18 @@ use crate::page::PageRange;
 
 /// What to do with pages that are to be copied as they are now.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Runs to protect, with pages in their gaps that are not to be copied.
-    pub(super) runs: Vec<PageRange>,
+    pub(crate) runs: Vec<PageRange>,
     /// The pages that are in one of the runs.
-    pub(super) held: Vec<PageRange>,
+    pub(crate) held: Vec<PageRange>,
     /// The others, which are copied sooner than protected.
-    pub(super) rest: Vec<PageRange>,
+    pub(crate) rest: Vec<PageRange>,
 }
 
 /// Joins the `wanted` pages to runs. Every page of a run is `there`: one that is not would be filled with zeros if the
 /// guest touched it. Both are sorted, and apart.
-pub(super) fn plan(wanted: &[PageRange], there: &[PageRange]) -> Plan {
+pub(crate) fn plan(wanted: &[PageRange], there: &[PageRange]) -> Plan {
     let mut plan = Plan::default();
     let mut rest = wanted;
     while let Some(first) = rest.first() {

@@ -6,8 +6,9 @@ use nix::errno::Errno;
 
 use super::*;
 use crate::{
-    PAGE_BYTES, PageIndex, PageRange, Space,
     disk::faulty::{Bytes, Fault, FaultyDisk, Names},
+    page::{PAGE_BYTES, PageIndex, PageRange},
+    space::Space,
 };
 
 const PAGES: usize = 4;
@@ -145,7 +146,7 @@ fn check(store: &LocalStore, scene: &Scene, context: &str) {
 }
 
 fn temporary(store: &LocalStore) -> Vec<String> {
-    let names = store.0.root.list(store.root()).expect("listed");
+    let names = store.shared.root.list(store.root()).expect("listed");
     names.into_iter().filter(|name| name.starts_with(TEMP_PREFIX)).collect()
 }
 
@@ -235,7 +236,7 @@ fn a_torn_generation_is_refused_by_name() {
     let id = scene.roots[0].0;
     for name in ["manifest", "memory.header", "memory.data", "state.blob"] {
         let (_dir, store) = reopen(&scene, Names::Lost, Bytes::Lost);
-        let path = store.0.root.dir(id).join(name);
+        let path = store.shared.root.dir(id).join(name);
         let bytes = std::fs::read(&path).expect("read");
         for torn in [Vec::new(), bytes[..bytes.len() / 2].to_vec(), vec![0; bytes.len()]] {
             std::fs::write(&path, torn).expect("written");

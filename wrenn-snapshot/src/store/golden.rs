@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use super::*;
-use crate::{PAGE_BYTES, PageIndex, PageRange, Space};
+use crate::{
+    page::{PAGE_BYTES, PageIndex, PageRange},
+    space::Space,
+};
 
 /// What the files are to hold: two generations with fixed names and times, in which every table has entries.
 fn write_all(store: &LocalStore) -> Vec<u8> {
@@ -26,7 +29,7 @@ fn write_all(store: &LocalStore) -> Vec<u8> {
 
 fn pending(store: &LocalStore, id: u8, parent: Option<&Generation>) -> PendingGeneration {
     let id = GenerationId::from_bytes([id; 16]);
-    let mut pending = PendingGeneration::new(Arc::clone(&store.0), id, parent, store.1).expect("begun");
+    let mut pending = PendingGeneration::new(Arc::clone(&store.shared), id, parent, store.compression).expect("begun");
     pending.set_created(1_700_000_000_000 + u64::from(id.as_bytes()[0]));
     pending
 }
@@ -102,7 +105,7 @@ fn check(store: &LocalStore) {
 fn what_is_written_today_is_version_1_byte_for_byte() {
     let store = LocalStore::in_memory().expect("a store");
     write_all(&store);
-    let (written, golden) = (files(&store.0.root), files(&golden("v1").0.root));
+    let (written, golden) = (files(&store.shared.root), files(&golden("v1").shared.root));
     assert!(written.keys().eq(golden.keys()), "{:?}", written.keys());
     for (path, bytes) in &golden {
         assert!(written[path] == *bytes, "{}", path.display());

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, IoSlice, Read},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,6 +11,7 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     id::GenerationId,
+    new_file::NewFile,
 };
 
 /// Where a store is: a directory on a disk.
@@ -114,7 +115,7 @@ impl Root {
     /// A new file to write.
     pub(crate) fn create_file(&self, path: PathBuf) -> Result<NewFile> {
         let file = self.disk.create_file(&path).map_err(|source| Error::io("create", &path, source))?;
-        Ok(NewFile { disk: Arc::clone(&self.disk), file, path })
+        Ok(NewFile::new(Arc::clone(&self.disk), file, path))
     }
 
     /// Writes a whole new file and makes its bytes durable.
@@ -136,52 +137,5 @@ impl Root {
     /// The length of a file in bytes.
     pub(crate) fn len(&self, path: &Path) -> io::Result<u64> {
         self.disk.len(path)
-    }
-}
-
-/// A file that is being written. It is durable once it was synced, and its name once its directory was.
-#[derive(Debug)]
-pub(crate) struct NewFile {
-    disk: Arc<dyn Disk>,
-    file: File,
-    pub(crate) path: PathBuf,
-}
-
-impl NewFile {
-    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.append_all(&mut [IoSlice::new(bytes)])
-    }
-
-    /// Appends pieces, none of them empty, one after another.
-    pub(crate) fn append_all(&mut self, mut pieces: &mut [IoSlice<'_>]) -> Result<()> {
-        let error = |source| Error::io("write", &self.path, source);
-        while !pieces.is_empty() {
-            match self.disk.write(&self.file, pieces) {
-                Ok(0) => return Err(error(io::ErrorKind::WriteZero.into())),
-                Ok(written) => IoSlice::advance_slices(&mut pieces, written),
-                Err(failed) if failed.kind() == io::ErrorKind::Interrupted => {}
-                Err(failed) => return Err(error(failed)),
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn sync(&self) -> Result<()> {
-        self.disk.sync(&self.file).map_err(|source| Error::io("sync", &self.path, source))
-    }
-
-    /// Removes it again. What stays behind is swept with its directory, or is a file that no manifest names.
-    pub(crate) fn discard(&self) {
-        let _ = self.disk.remove_file(&self.path);
-    }
-}
-
-impl io::Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.disk.write(&self.file, &[IoSlice::new(bytes)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

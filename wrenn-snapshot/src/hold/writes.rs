@@ -1,0 +1,104 @@
+//! The thread that lets a guest write to pages that are held.
+
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use crate::{
+    hold::{held::Read, keeper::Keeper},
+    page::{PageIndex, PageRange},
+    region::{Region, Regions},
+    stop::StopHandle,
+    sys::uffd::{Copied, Event, Uffd},
+};
+
+/// Whom the thread asks before it lets a write through. Locked from the asking to the letting through: an event may be
+/// older than a hold, since a thread that waits is woken by another's write, and would undo its protection.
+pub(crate) type Current = Arc<Mutex<Weak<Keeper<Read>>>>;
+
+/// The thread that lets writes through.
+pub(crate) struct Writes {
+    pub(crate) uffd: Arc<Uffd>,
+    pub(crate) regions: Regions,
+    pub(crate) current: Current,
+    pub(crate) stop: StopHandle,
+    pub(crate) order: InOrder,
+}
+
+impl Writes {
+    pub(crate) fn serve(mut self) {
+        let mut events = Vec::new();
+        while !self.stop.is_stopped() {
+            if self.wait().is_err() || self.uffd.drain(&mut events).is_err() {
+                // The kernel is out of memory. Whoever waits to write waits for this thread, so it may not end.
+                std::thread::sleep(RETRY);
+            }
+            events.drain(..).for_each(|event| self.let_through(event));
+        }
+    }
+
+    fn wait(&self) -> nix::Result<()> {
+        let fds = [self.stop.as_fd(), self.uffd.as_fd()];
+        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn let_through(&mut self, event: Event) {
+        let Event::Protected { addr } = event else { return };
+        let Some(region) = self.regions.containing(addr) else { return };
+        let page = region.page_at(addr);
+        let pages = PageRange::new(
+            page.0,
+            self.order.ahead(page.0).min(region.pages().start.0 + region.pages().count - page.0),
+        );
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = current.upgrade() {
+            keeper.keep(pages);
+        }
+        // Those that come next may not be moved.
+        if self.unprotect(region, pages) == Copied::Gone && pages.count > 1 {
+            self.unprotect(region, PageRange { count: 1, ..pages });
+        }
+    }
+
+    fn unprotect(&self, region: &Region, pages: PageRange) -> Copied {
+        loop {
+            match self.uffd.unprotect(region.addr_of(pages.start), PageIndex(pages.count).byte_offset()) {
+                Ok(Copied::Again) => std::thread::yield_now(),
+                Ok(done) => return done,
+                // It is not registered, or the process is gone.
+                Err(_) => return Copied::Gone,
+            }
+        }
+    }
+}
+
+/// How many pages are let through at once: more and more to a guest that writes in order, which then waits for one in
+/// sixteen. Those that it does not come to count as written, although they are not.
+#[derive(Debug, Default)]
+pub(crate) struct InOrder {
+    next: u32,
+    count: u32,
+}
+
+impl InOrder {
+    /// For a write to a page.
+    fn ahead(&mut self, page: u32) -> u32 {
+        self.count = if page == self.next { (self.count * 2).clamp(1, PIECE_PAGES) } else { 1 };
+        self.next = page.saturating_add(self.count);
+        self.count
+    }
+}
+
+/// 64 KiB: a guest that writes in order waits for one read in sixteen writes.
+pub(crate) const PIECE_PAGES: u32 = 16;
+const RETRY: Duration = Duration::from_millis(1);
