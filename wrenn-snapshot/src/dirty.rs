@@ -12,12 +12,11 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use bitvec::vec::BitVec;
-
 use crate::{
     error::{Error, Result},
-    hold::{Hold, held::HeldPages},
+    hold::{Hold, held::HeldPages, plan::plan},
     page::PageRange,
+    page_set::PageSet,
     region::{Region, Regions},
     segments::Segments,
     sys::pagemap::Scan,
@@ -33,7 +32,7 @@ pub struct DirtyTracker {
     hold: Option<Hold>,
     /// Protection was lost, so every page that is there may have been written.
     is_lost: bool,
-    pending: BitVec,
+    pending: PageSet,
 }
 
 impl DirtyTracker {
@@ -43,8 +42,7 @@ impl DirtyTracker {
     /// The regions are not whole pages or overlap.
     pub fn new(pagemap: File, regions: Vec<Region>) -> Result<Self> {
         let regions = Regions::new(regions)?;
-        let pages = usize::try_from(regions.page_end()).unwrap_or(usize::MAX);
-        Ok(Self { pagemap, regions, file: None, hold: None, is_lost: false, pending: BitVec::repeat(false, pages) })
+        Ok(Self { pagemap, regions, file: None, hold: None, is_lost: false, pending: PageSet::default() })
     }
 
     /// Tracks regions that map `file`, a memfd, and were [armed as such](crate::arm_file). A hole in the file is a page
@@ -75,28 +73,25 @@ impl DirtyTracker {
     /// which they are: sorted, and apart. What a guest that runs writes meanwhile is found by the next call.
     ///
     /// # Errors
-    /// The scan failed. What it had found by then is pending, and nothing is lost.
+    /// The scan failed. What it may have found by then is pending, and nothing is lost.
     pub fn collect(&mut self) -> Result<Vec<PageRange>> {
         let mut found: Vec<PageRange> = Vec::new();
         for (region, pages) in self.there()? {
             if self.is_lost {
-                set(&mut self.pending, pages);
+                self.pending.insert(pages);
                 found.push(pages);
                 continue;
             }
-            let split = self.hold.as_ref().map_or_else(|| vec![(pages, false)], |hold| hold.split(pages));
-            for (pages, is_held) in split {
+            for (pages, is_held) in split(self.hold.as_ref(), pages) {
                 let at = found.len();
-                let Self { pagemap, pending, .. } = &mut *self;
                 let scan = match is_held {
                     true => Scan::unprotected(region.addresses_of(pages)),
                     false => Scan::written(region.addresses_of(pages)).rearm(),
                 };
-                scan.run(pagemap, |run| {
-                    let pages = pages_of(&region, &run);
-                    set(pending, pages);
-                    found.push(pages);
-                })?;
+                let scanned = scan.run(&self.pagemap, |run| found.push(pages_of(&region, &run)));
+                found[at..].iter().for_each(|pages| self.pending.insert(*pages));
+                // The kernel may have protected pages again that it has not told of, so any of them may be written.
+                scanned.inspect_err(|_| self.pending.insert(pages))?;
                 if let (true, Some(hold)) = (is_held, &self.hold) {
                     found[at..].iter().try_for_each(|pages| hold.protect(&region, *pages))?;
                 }
@@ -108,12 +103,13 @@ impl DirtyTracker {
 
     /// Makes pages keep what they hold now until they are copied, although the guest goes on. Call it while the guest is
     /// stopped, with pages that were collected since it stopped. `None` if there is no [second descriptor](Self::hold_with);
-    /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered. Until the
+    /// else the pages, and those that have to be copied before the guest goes on: they are few, or scattered, or were
+    /// written since they were collected, which a device of the VMM may do. The latter are pending from then on. Until the
     /// next hold, up to 60 KiB after what the guest writes in order may count as written, too.
     ///
     /// # Errors
-    /// The pages of an earlier hold are not dropped yet; or protection could not be changed, and from then on every page
-    /// counts as written.
+    /// The pages of an earlier hold are not dropped yet; or protection could not be read or changed, and from then on every
+    /// page counts as written.
     pub fn hold(&mut self, pages: &[PageRange]) -> Result<Option<(HeldPages, Vec<PageRange>)>> {
         match &self.hold {
             Some(hold) if hold.is_wanted() => {
@@ -125,34 +121,35 @@ impl DirtyTracker {
         let there: Vec<PageRange> = self.there()?.into_iter().map(|(_, pages)| pages).collect();
         let (Some(hold), Some(file)) = (&mut self.hold, &self.file) else { return Ok(None) };
         let file = file.try_clone().map_err(|error| Error::kernel("dup", error))?;
-        hold.hold(pages, &there, file).map(Some).inspect_err(|_| self.is_lost = true)
+        let plan = plan(pages, &there);
+        let mut at_once = plan.rest.clone();
+        let moved = hold.moved_by(&plan);
+        let late = written(&self.pagemap, &self.regions, hold, moved, pages);
+        let late = late.inspect_err(|_| self.is_lost = true)?.ranges();
+        late.iter().for_each(|pages| self.pending.insert(*pages));
+        let held = hold.hold(plan, file).inspect_err(|_| self.is_lost = true)?;
+        at_once.extend(late);
+        at_once.sort_unstable_by_key(|pages| pages.start);
+        Ok(Some((held, at_once)))
     }
 
     /// Adds pages that the kernel does not report, such as those that the guest
     /// [discarded](crate::PageServer::removed_pages). Pages outside of the regions are left out.
     pub fn mark(&mut self, pages: PageRange) {
-        set(&mut self.pending, pages);
+        self.regions.pieces_of(pages).for_each(|(_, pages)| self.pending.insert(pages));
     }
 
     /// The pages of the memory space that were written since the last [`commit`](Self::commit) and have been
     /// collected: sorted, and apart.
     #[must_use]
     pub fn pending(&self) -> Vec<PageRange> {
-        let mut ranges: Vec<PageRange> = Vec::new();
-        for page in self.pending.iter_ones() {
-            let page = u32::try_from(page).unwrap_or(u32::MAX);
-            match ranges.last_mut() {
-                Some(last) if last.end() == u64::from(page) => last.count += 1,
-                _ => ranges.push(PageRange::new(page, 1)),
-            }
-        }
-        ranges
+        self.pending.ranges()
     }
 
     /// Forgets the pending pages. Call it once a generation that holds all of them is published, and before the next
     /// [`collect`](Self::collect).
     pub fn commit(&mut self) {
-        self.pending.fill(false);
+        self.pending.clear();
     }
 
     /// The pages that may have been written, by region.
@@ -178,8 +175,31 @@ fn pages_of(region: &Region, run: &std::ops::Range<u64>) -> PageRange {
     PageRange { start, count: region.page_at(run.end).0 - start.0 }
 }
 
-fn set(pending: &mut BitVec, pages: PageRange) {
-    let end = usize::try_from(pages.end()).unwrap_or(usize::MAX).min(pending.len());
-    let start = (pages.start.0 as usize).min(end);
-    pending[start..end].fill(true);
+/// What was written in `moved` pages since the last scan, but for the `known` ones. To move a run protects it anew, after
+/// which nothing tells that it was written. The guest is stopped, so nothing is written between this and the moving.
+fn written(
+    pagemap: &File,
+    regions: &Regions,
+    hold: &Hold,
+    moved: Vec<PageRange>,
+    known: &[PageRange],
+) -> Result<PageSet> {
+    let mut written = PageSet::default();
+    for (region, pages) in moved.into_iter().flat_map(|run| regions.pieces_of(run)) {
+        for (pages, is_held) in hold.split(pages) {
+            let addresses = region.addresses_of(pages);
+            let scan = if is_held { Scan::unprotected(addresses) } else { Scan::written(addresses) };
+            scan.run(pagemap, |run| written.insert(pages_of(region, &run)))?;
+        }
+    }
+    known.iter().for_each(|pages| written.remove(*pages));
+    Ok(written)
 }
+
+/// Pieces of some pages, and whether a hold has moved them.
+fn split(hold: Option<&Hold>, pages: PageRange) -> Vec<(PageRange, bool)> {
+    hold.map_or_else(|| vec![(pages, false)], |hold| hold.split(pages))
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ pub(crate) mod held;
 pub(crate) mod keeper;
 #[cfg(test)]
 mod model;
-mod plan;
+pub(crate) mod plan;
 mod sync;
 mod writes;
 
@@ -40,7 +40,7 @@ use crate::{
     hold::{
         held::{HeldPages, Read},
         keeper::Keeper,
-        plan::plan,
+        plan::Plan,
         writes::{Current, InOrder, PIECE_PAGES, Writes},
     },
     page::{PageIndex, PageRange, bytes_of},
@@ -100,19 +100,18 @@ impl Hold {
         Ok(())
     }
 
-    /// Holds the `wanted` pages, as far as that is worth it, and returns those that it does not. `there` are the pages
-    /// that are in place. The guest is stopped, and nothing [is wanted](Self::is_wanted). After an error, protection is
+    /// The pages that [`hold`](Self::hold) moves from one descriptor to the other: the marks of what was written there are
+    /// lost.
+    pub(crate) fn moved_by(&self, plan: &Plan) -> Vec<PageRange> {
+        self.runs.iter().chain(&plan.runs).copied().collect()
+    }
+
+    /// Holds pages as planned. The guest is stopped, and nothing [is wanted](Self::is_wanted). After an error, protection is
     /// as it may be.
-    pub(crate) fn hold(
-        &mut self,
-        wanted: &[PageRange],
-        there: &[PageRange],
-        memory: File,
-    ) -> Result<(HeldPages, Vec<PageRange>)> {
+    pub(crate) fn hold(&mut self, plan: Plan, memory: File) -> Result<HeldPages> {
         if !self.is_served {
             self.serve()?;
         }
-        let plan = plan(wanted, there);
         let pieces: Vec<PageRange> = plan.held.iter().copied().flat_map(pieces).collect();
         let read: Read = Box::new(move |pages| read(&memory, pages));
         let keeper = Arc::new(Keeper::new(pieces, read));
@@ -130,7 +129,7 @@ impl Hold {
         self.alive = Arc::downgrade(&alive);
         let pages = plan.held.iter().map(|range| u64::from(range.count)).sum();
         let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
-        Ok((HeldPages { keeper, pages, space_pages, _alive: alive }, plan.rest))
+        Ok(HeldPages { keeper, pages, space_pages, _alive: alive })
     }
 
     /// Whether somebody has pages that are held.

@@ -67,6 +67,7 @@ mod options;
 mod packer;
 mod page;
 mod page_log;
+mod page_set;
 mod pending;
 mod queue;
 mod reader;

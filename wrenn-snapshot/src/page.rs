@@ -67,6 +67,12 @@ impl PageRange {
     pub fn end(self) -> u64 {
         u64::from(self.start.0) + u64::from(self.count)
     }
+
+    /// Whether a page is one of them.
+    #[must_use]
+    pub fn contains(self, page: PageIndex) -> bool {
+        self.start <= page && u64::from(page.0) < self.end()
+    }
 }
 
 /// How many pages `bytes` are, if they are whole pages and few enough to index.

@@ -140,7 +140,7 @@ impl PageServer {
     }
 
     /// The pages that the guest writes first, with [`Tracking::Sync`], and those that it discards and touches again.
-    /// One can be there twice; one that two threads touch at once can be there and be unwritten.
+    /// One that two threads touch at once can be there and be unwritten.
     #[must_use]
     pub fn written_pages(&self) -> Arc<PageLog> {
         Arc::clone(&self.filler.resident.written_log)

@@ -27,16 +27,20 @@ struct Scene {
 
 impl Scene {
     fn start(test: &str) -> Option<Self> {
-        let (mut guest, uffd, mut tracker) = Guest::armed_file(test, PAGES, Features::SERVE_AND_TRACK)?;
+        Self::of(test, PAGES)
+    }
+
+    fn of(test: &str, pages: u32) -> Option<Self> {
+        let (mut guest, uffd, mut tracker) = Guest::armed_file(test, pages, Features::SERVE_AND_TRACK)?;
         let second: OwnedFd = guest.second.take().expect("nobody took it");
         if let Err(error) = tracker.hold_with(uffd.as_fd(), second) {
             guest::skipped(test, Backing::Shared, &error);
             return None;
         }
         let store = LocalStore::in_memory().expect("a store");
-        let memory = vec![3; PAGES as usize * PAGE_BYTES];
+        let memory = vec![3; pages as usize * PAGE_BYTES];
         let mut pending = store.begin(None).expect("begun");
-        pending.write_dirty(Space::Memory, &memory, &[PageRange::new(0, PAGES)]).expect("written");
+        pending.write_dirty(Space::Memory, &memory, &[PageRange::new(0, pages)]).expect("written");
         let parent = pending.publish(b"").expect("published");
         let serving = Serving::bytes(uffd, vec![guest.region], memory, ServeOptions::default());
         Some(Self { guest, tracker, serving, store, parent })
@@ -52,7 +56,8 @@ impl Scene {
 
     /// The memory as the guest has it, where a page that it never touched is the parent's.
     fn instant(&self) -> Vec<u8> {
-        let mut memory = vec![3; PAGES as usize * PAGE_BYTES];
+        let len = self.guest.memory.metadata().expect("open").len();
+        let mut memory = vec![3; usize::try_from(len).expect("it fits")];
         guest::read_data(&self.guest.memory, &mut memory);
         memory
     }
@@ -72,7 +77,7 @@ impl Scene {
     fn assert_published(&self, instant: &[u8]) {
         let mut read = vec![0; instant.len()];
         self.parent.reader(Space::Memory).expect("a reader").read_at(PageIndex(0), &mut read).expect("read");
-        let differs = (0..PAGES as usize)
+        let differs = (0..instant.len() / PAGE_BYTES)
             .find(|page| read[page * PAGE_BYTES..][..PAGE_BYTES] != instant[page * PAGE_BYTES..][..PAGE_BYTES]);
         assert_eq!(differs, None, "the first page that is not as it was");
     }
@@ -136,6 +141,43 @@ fn pages_that_the_guest_writes_after_a_hold_are_found_and_no_others() {
     let mut pages: Vec<u32> = found.iter().flat_map(|range| range.start.0..range.start.0 + range.count).collect();
     pages.sort_unstable();
     assert_eq!(pages, [50, 100, 500, 502, 504, 899, 2000]);
+    scene.serving.end();
+}
+
+/// As a device of a stopped VMM does it: the pages are neither among those to hold nor protected anew unseen.
+#[test]
+fn what_is_written_between_the_last_scan_and_the_hold_is_in_this_generation() {
+    let Some(mut scene) = Scene::start("what_is_written_between_the_last_scan_and_the_hold") else { return };
+    (0..100).for_each(|page| scene.guest.fill(page, 7));
+    let instant = scene.instant();
+    let found = scene.tracker.collect().expect("collected");
+    let (held, rest) = scene.tracker.hold(&found).expect("held").expect("there is a second descriptor");
+    assert_eq!((held.count(), rest.len()), (100, 0), "nothing is written after the scan");
+    scene.publish(held, &rest, &instant);
+
+    // A run with a gap that is clean, in memory that the last hold left protected. Not in order, so that each page is let
+    // through alone.
+    (0..20).chain(30..50).rev().for_each(|page| scene.guest.fill(page, 8));
+    let found = scene.tracker.collect().expect("collected");
+    assert_eq!(found, [PageRange::new(0, 20), PageRange::new(30, 20)]);
+    [5, 25, 90].into_iter().for_each(|page| scene.guest.write(page, 9));
+    let instant = scene.instant();
+    let (held, rest) = scene.tracker.hold(&found).expect("held").expect("there is a second descriptor");
+    assert_eq!(rest, [PageRange::new(25, 1), PageRange::new(90, 1)]);
+    scene.publish(held, &rest, &instant);
+    scene.assert_published(&instant);
+
+    // And in memory that was never held before.
+    (200..220).chain(230..250).for_each(|page| scene.guest.fill(page, 8));
+    (220..230).for_each(|page| scene.guest.fill(page, 6));
+    scene.tracker.collect().expect("collected");
+    (200..220).chain(230..250).for_each(|page| scene.guest.fill(page, 9));
+    let found = scene.tracker.collect().expect("collected");
+    scene.guest.write(225, 9);
+    let (held, rest) = scene.tracker.hold(&found).expect("held").expect("there is a second descriptor");
+    assert_eq!((held.count(), rest.as_slice()), (40, &[PageRange::new(225, 1)][..]));
+    assert_eq!(scene.tracker.pending(), [PageRange::new(200, 50)]);
+    drop(held);
     scene.serving.end();
 }
 
