@@ -24,6 +24,8 @@ pub(crate) mod keeper;
 mod model;
 pub(crate) mod plan;
 mod sync;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::{

@@ -212,6 +212,22 @@ fn a_guest_that_writes_faster_than_its_pages_are_copied_waits_and_loses_nothing(
 }
 
 #[test]
+fn a_guest_that_writes_more_than_is_kept_before_anybody_copies_goes_on() {
+    let pages = 16 << 10;
+    let Some(mut scene) = Scene::of("a_guest_that_writes_more_than_is_kept_before_anybody_copies", pages) else {
+        return;
+    };
+    (0..pages).for_each(|page| scene.guest.fill(page, page % 200 + 20));
+    let instant = scene.instant();
+    let (held, rest) = scene.hold();
+    scene.guest.begin_to_write_hard(1);
+    assert_eq!(scene.guest.finish(), u64::from(pages), "it waits for nobody who is not there");
+    scene.publish(held, &rest, &instant);
+    scene.assert_published(&instant);
+    scene.serving.end();
+}
+
+#[test]
 fn a_guest_goes_on_when_its_snapshot_is_given_up_and_dies_when_it_is_killed() {
     let Some(mut scene) = Scene::start("a_guest_goes_on_when_its_snapshot_is_given_up") else { return };
     (0..PAGES).for_each(|page| scene.guest.fill(page, 8));

@@ -5,10 +5,12 @@
 //!                 └─ keep (before a write, out of order) ─► kept┘
 //! ```
 //!
-//! A piece is read under the lock, which takes some 10 us: so the guest waits for that at most, or, when it writes faster
-//! than its pages are copied, until some of what is kept is taken.
+//! A piece is read under the lock, which takes some 10 us. A guest that writes faster than its pages are copied waits
+//! longer, until some of what is kept is taken, but only for a copier that is at work, and for [`PATIENCE`] at most. Before
+//! a copier has begun, and after one has stood still for so long, what is kept grows with what the guest writes over, up to
+//! all that is held. That is the loss that is accepted: memory of the host, and not the guest's time.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use super::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::{error::Result, page::PageRange};
@@ -35,13 +37,22 @@ struct State {
     /// Those before are not wanted any more.
     next: usize,
     kept: VecDeque<Result<Piece>>,
+    copier: Copier,
+}
+
+/// Who takes the pieces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copier {
+    /// Nobody has taken one yet, or not for long.
+    Away,
+    AtWork,
 }
 
 impl<R: Fn(PageRange) -> Result<Vec<u8>>> Keeper<R> {
     /// Wants all of `pieces`, which are sorted and apart.
     pub(crate) fn new(pieces: Vec<PageRange>, read: R) -> Self {
         let is_wanted = vec![true; pieces.len()];
-        let state = State { pieces, is_wanted, next: 0, kept: VecDeque::new() };
+        let state = State { pieces, is_wanted, next: 0, kept: VecDeque::new(), copier: Copier::Away };
         Self { read, state: Mutex::new(state), room: Condvar::new() }
     }
 
@@ -53,8 +64,12 @@ impl<R: Fn(PageRange) -> Result<Vec<u8>>> Keeper<R> {
             if u64::from(state.pieces[number].start.0) >= pages.end() {
                 return;
             }
-            while state.is_wanted[number] && state.kept.len() >= KEPT_MAX {
-                state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            while state.is_wanted[number] && state.kept.len() >= KEPT_MAX && state.copier == Copier::AtWork {
+                let waited = self.room.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+                state = waited.0;
+                if waited.1.timed_out() {
+                    state.copier = Copier::Away;
+                }
             }
             if let Some(piece) = self.read(&mut state, number) {
                 state.kept.push_back(piece);
@@ -65,6 +80,7 @@ impl<R: Fn(PageRange) -> Result<Vec<u8>>> Keeper<R> {
     /// The next piece. `None` once there have been all.
     pub(crate) fn take(&self) -> Option<Result<Piece>> {
         let mut state = self.lock();
+        state.copier = Copier::AtWork;
         if let Some(piece) = state.kept.pop_front() {
             self.room.notify_all();
             return Some(piece);
@@ -97,6 +113,9 @@ impl<R: Fn(PageRange) -> Result<Vec<u8>>> Keeper<R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long a write waits for a copier that stands still, such as one whose disk does.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 
 /// Of pieces, so 32 MiB of what the guest has written over and nobody has copied yet.
 pub(crate) const KEPT_MAX: usize = if cfg!(test) { 2 } else { 512 };
