@@ -1,11 +1,12 @@
 //! What a caller can act on.
 
 use std::{
+    any::Any,
     io,
     path::{Path, PathBuf},
 };
 
-use crate::{damage::Damage, id::GenerationId};
+use crate::{damage::Damage, id::GenerationId, page::PageIndex};
 
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -46,6 +47,23 @@ pub enum Error {
     /// The caller asked for something that cannot be done.
     #[error("{0}")]
     Invalid(String),
+    /// A [`PageSource`](crate::PageSource) of the caller's own could not read a page, and may if it is asked again. One that
+    /// will never be able to returns [`Invalid`](Self::Invalid).
+    #[error("the source of pages failed")]
+    Source(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A [`PageSource`](crate::PageSource) broke its contract.
+    #[error("the source of pages answered {answer} where page {first} and at most {pages_max} in all were asked for")]
+    BadSource {
+        /// The page that was asked for.
+        first: PageIndex,
+        /// How many pages it could have answered.
+        pages_max: u32,
+        /// What it answered.
+        answer: String,
+    },
+    /// Something panicked while pages were served, such as a [`PageSource`](crate::PageSource).
+    #[error("the page server panicked: {0}")]
+    Panicked(String),
     /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -76,7 +94,19 @@ impl Error {
     /// Whether the same call can succeed if tried again with nothing changed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Io { .. })
+        matches!(self, Self::Io { .. } | Self::Source(_))
+    }
+
+    /// What kept a [`PageSource`](crate::PageSource) of the caller's own from reading a page, this time.
+    #[must_use]
+    pub fn of_source(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Source(error.into())
+    }
+
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let said = panic.downcast_ref::<&str>().map(ToString::to_string);
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        Self::Panicked(said.unwrap_or_else(|| "it does not say why".to_owned()))
     }
 
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::{
     counters::Origin,
-    error::Result,
+    error::{Error, Result},
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of},
     region::{Granule, Region, Regions},
     resident::{Installation, Progress, ResidentPages},
@@ -44,7 +44,7 @@ impl Filler {
         let (mut page, end) = (what.pages.start.0, what.pages.start.0 + what.pages.count);
         while page < end {
             let first = PageIndex(page);
-            let run = source.run(first, end - page, scratch)?;
+            let run = ask(&**source, first, end - page, scratch)?;
             let run = match whole_granules(run, region.granule) {
                 Some(run) => run,
                 None => {
@@ -72,6 +72,21 @@ impl Filler {
     }
 }
 
+/// Asks a source, which may be a stranger's, and refuses what is no answer.
+fn ask<'a>(source: &'a dyn PageSource, first: PageIndex, pages_max: u32, scratch: &'a mut [u8]) -> Result<PageRun<'a>> {
+    let run = source.run(first, pages_max, scratch)?;
+    let is_whole =
+        matches!(run, PageRun::Zero(_)) || matches!(run, PageRun::Data(bytes) if bytes.len() % PAGE_BYTES == 0);
+    if is_whole && (1..=pages_max).contains(&run.pages()) {
+        return Ok(run);
+    }
+    let answer = match run {
+        PageRun::Zero(pages) => format!("{pages} pages of zeros"),
+        PageRun::Data(bytes) => format!("{} bytes", bytes.len()),
+    };
+    Err(Error::BadSource { first, pages_max, answer })
+}
+
 /// The whole granules at the start of a run, if there is one.
 fn whole_granules(run: PageRun<'_>, granule: Granule) -> Option<PageRun<'_>> {
     let pages = run.pages() - run.pages() % granule.pages();
@@ -92,7 +107,7 @@ fn finish_granule<'a>(
     let pages = u32::try_from(into.len() / PAGE_BYTES).unwrap_or(u32::MAX);
     let mut done = begun;
     while done < pages {
-        let run = source.run(PageIndex(first.0 + done), pages - done, scratch)?;
+        let run = ask(source, PageIndex(first.0 + done), pages - done, scratch)?;
         copy_run(run, &mut into[bytes_of(done)..]);
         done += run.pages();
     }

@@ -130,7 +130,7 @@ impl ResidentPages {
         self.written_log.push(pages);
         let len = u64::from(pages.count) * PAGE_BYTES_U64;
         Ok(match self.uffd.unprotect(region.addr_of(pages.start), len)? {
-            Copied::Bytes(_) | Copied::Exists => Progress::Done,
+            Copied::Bytes(_) | Copied::Exists | Copied::Unmapped => Progress::Done,
             Copied::Again => Progress::Again,
             Copied::Gone => Progress::Gone,
         })
@@ -172,11 +172,12 @@ impl ResidentPages {
     /// Puts the pages `from..to` of a run in place.
     fn install_piece(&mut self, what: &Installation<'_>, from: u32, to: u32, install: Install) -> Result<Progress> {
         let granule = what.region.granule;
-        let mut page = from;
+        let (mut page, mut is_in_one_mapping) = (from, true);
         while page < to {
+            let end = if is_in_one_mapping { to } else { page + granule.pages() };
             let bytes = match what.run {
-                PageRun::Data(bytes) => &bytes[bytes_of(page - what.first.0)..bytes_of(to - what.first.0)],
-                PageRun::Zero(_) => &self.zeros[..bytes_of(to - page).min(self.zeros.len())],
+                PageRun::Data(bytes) => &bytes[bytes_of(page - what.first.0)..bytes_of(end - what.first.0)],
+                PageRun::Zero(_) => &self.zeros[..bytes_of(end - page).min(self.zeros.len())],
             };
             let addr = what.region.addr_of(PageIndex(page));
             let pages = match self.uffd.copy(addr, bytes, install)? {
@@ -184,6 +185,15 @@ impl ResidentPages {
                 Copied::Exists => {
                     self.uffd.wake(addr, granule.bytes())?;
                     self.set_known(PageRange::new(page, granule.pages()), false);
+                    page += granule.pages();
+                    continue;
+                }
+                Copied::Unmapped if end - page > granule.pages() => {
+                    is_in_one_mapping = false;
+                    continue;
+                }
+                // Nobody waits for it: whoever did was woken when the mapping went.
+                Copied::Unmapped => {
                     page += granule.pages();
                     continue;
                 }

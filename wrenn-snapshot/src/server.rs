@@ -30,6 +30,7 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -165,7 +166,7 @@ impl PageServer {
                 let pages = PageRange { count: absent.count.min(pages_max), ..absent };
                 let what = Filling { region, pages, written: None, origin: Origin::Population };
                 match self.filler.fill(&what)? {
-                    Progress::Done => {}
+                    Progress::Done => rest = after(rest, pages),
                     Progress::Again => std::thread::yield_now(),
                     Progress::Gone => return Err(Error::kernel("UFFDIO_COPY", Errno::ESRCH)),
                 }
@@ -176,10 +177,12 @@ impl PageServer {
 
     /// Serves until it is stopped, the VMM dies, or a page cannot be served; or, if that is asked for, until every page
     /// is in place. Blocks the calling thread, which needs no other: it never waits for anything but the descriptors
-    /// and the source.
+    /// and the source. A panic of the source is an [`EndReason::Failed`], too.
     #[must_use = "the VMM has to be dealt with before the descriptor is dropped"]
     pub fn serve(mut self, stop: &StopHandle) -> ServeEnd {
-        let reason = self.serve_until_end(stop).unwrap_or_else(EndReason::Failed);
+        // A panic that went on would drop the descriptor, and whoever waits for a page would be given zeros.
+        let served = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve_until_end(stop)));
+        let reason = served.unwrap_or_else(|panic| Err(Error::panicked(&*panic))).unwrap_or_else(EndReason::Failed);
         if matches!(reason, EndReason::AllResident) {
             self.filler.resident.counters.note_detached();
         }
@@ -381,6 +384,12 @@ impl PageServer {
     }
 }
 
+/// What is left of some pages after those at their start.
+fn after(pages: PageRange, passed: PageRange) -> PageRange {
+    let skipped = passed.start.0 + passed.count - pages.start.0;
+    PageRange::new(pages.start.0 + skipped, pages.count - skipped)
+}
+
 /// How long so many pages take at a rate.
 fn time_for(pages: PageRange, bytes_per_second: u64) -> Duration {
     let bytes = PageIndex(pages.count).byte_offset();
@@ -392,3 +401,6 @@ const POPULATE_PAGES: u32 = 64;
 
 /// How long a page that the kernel put off waits at most.
 const RETRY_AFTER_MS: u8 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ impl Writes {
             keeper.keep(pages);
         }
         // Those that come next may not be moved.
-        if self.unprotect(region, pages) == Copied::Gone && pages.count > 1 {
+        if self.unprotect(region, pages) == Copied::Unmapped && pages.count > 1 {
             self.unprotect(region, PageRange { count: 1, ..pages });
         }
     }
@@ -73,10 +73,11 @@ impl Writes {
     fn unprotect(&self, region: &Region, pages: PageRange) -> Copied {
         loop {
             match self.uffd.unprotect(region.addr_of(pages.start), PageIndex(pages.count).byte_offset()) {
-                Ok(Copied::Again) => std::thread::yield_now(),
+                // Nobody is told of changes on this descriptor, so no event has to be read first.
+                Ok(Copied::Again) if !self.stop.is_stopped() => std::thread::yield_now(),
                 Ok(done) => return done,
-                // It is not registered, or the process is gone.
-                Err(_) => return Copied::Gone,
+                // A page of the range is of no mapping that is registered.
+                Err(_) => return Copied::Unmapped,
             }
         }
     }

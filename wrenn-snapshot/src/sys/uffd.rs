@@ -8,6 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -109,7 +110,9 @@ pub(crate) enum Copied {
     Exists,
     /// The memory is being changed; the kernel says nothing more of this page.
     Again,
-    /// The process or its mapping is gone.
+    /// No one mapping that is registered with the descriptor has all of the range.
+    Unmapped,
+    /// The process is gone.
     Gone,
 }
 
@@ -130,7 +133,8 @@ impl Uffd {
         self.0
     }
 
-    /// Appends every event that waits, and returns once none is left.
+    /// Appends every event that waits, and returns once none is left; or once there are so many that a guest whose threads
+    /// make them as fast as they are read could make the list grow without end.
     pub(crate) fn drain(&self, events: &mut Vec<Event>) -> Result<()> {
         let mut buffer = [0; MESSAGE_LEN * MESSAGES_AT_ONCE];
         loop {
@@ -139,7 +143,7 @@ impl Uffd {
                 Ok(len) => {
                     events.extend(buffer[..len].chunks_exact(MESSAGE_LEN).map(parse_event));
                     // The kernel fills the buffer with all that there is, so there was no more.
-                    if len < buffer.len() {
+                    if len < buffer.len() || events.len() >= EVENTS_MAX {
                         return Ok(());
                     }
                 }
@@ -164,7 +168,8 @@ impl Uffd {
             (Err(_), done) if done > 0 => Ok(Copied::Bytes(done.unsigned_abs())),
             (Err(Errno::EEXIST), _) => Ok(Copied::Exists),
             (Err(Errno::EAGAIN), _) => Ok(Copied::Again),
-            (Err(Errno::ESRCH | Errno::ENOENT), _) => Ok(Copied::Gone),
+            (Err(Errno::ENOENT), _) => Ok(Copied::Unmapped),
+            (Err(Errno::ESRCH), _) => Ok(Copied::Gone),
             (Err(errno), _) => Err(Error::kernel("UFFDIO_COPY", errno)),
         }
     }
@@ -184,7 +189,8 @@ impl Uffd {
         match set_protection(self.0.as_fd(), UffdioRange { start: addr, len }, 0) {
             Ok(()) => Ok(Copied::Bytes(len)),
             Err(Errno::EAGAIN) => Ok(Copied::Again),
-            Err(Errno::ESRCH | Errno::ENOENT) => Ok(Copied::Gone),
+            Err(Errno::ENOENT) => Ok(Copied::Unmapped),
+            Err(Errno::ESRCH) => Ok(Copied::Gone),
             Err(errno) => Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
         }
     }
@@ -252,11 +258,15 @@ pub(crate) fn unregister(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()
 }
 
 /// Write-protects a registered range, including the pages that are not there yet.
+///
+/// The kernel puts it off for as long as an event of a change to the memory is not read, such as that of a discard. It is
+/// tried again for [`PATIENCE`], and is an error then.
 pub(crate) fn protect(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
+    let started = Instant::now();
     loop {
         match set_protection(uffd, UffdioRange { start: addr, len }, WRITEPROTECT_MODE_WP) {
             Ok(()) => return Ok(()),
-            Err(Errno::EAGAIN) => std::thread::yield_now(),
+            Err(Errno::EAGAIN) if started.elapsed() < PATIENCE => std::thread::sleep(RETRY),
             Err(errno) => return Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
         }
     }
@@ -342,6 +352,9 @@ mod request {
 }
 use request::{uffdio_api, uffdio_copy, uffdio_register, uffdio_unregister, uffdio_wake, uffdio_writeprotect};
 
+/// A page server reads its events between two reads of its source, of which one from a disk that is busy takes this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_micros(50);
 const UFFD_API: u64 = 0xAA;
 const PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 const MISSING_SHMEM: u64 = 1 << 5;
@@ -364,3 +377,5 @@ const FAULT_FLAG_WRITE: u64 = 1 << 0;
 const FAULT_FLAG_WP: u64 = 1 << 1;
 const MESSAGE_LEN: usize = 32;
 const MESSAGES_AT_ONCE: usize = 64;
+/// More than a guest has threads that can wait.
+const EVENTS_MAX: usize = 1 << 16;
