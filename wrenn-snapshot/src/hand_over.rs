@@ -45,7 +45,7 @@ impl HandOver {
     /// Makes `listener` non-blocking.
     ///
     /// # Errors
-    /// The VMM hung up, or sent something else.
+    /// The VMM hung up, or sent something else, or the same in more than 64 parts.
     pub fn receive(listener: &UnixListener, stop: &StopHandle) -> Result<Option<Self>> {
         listener.set_nonblocking(true).map_err(|error| Error::kernel("fcntl", error))?;
         let connection = loop {
@@ -61,24 +61,28 @@ impl HandOver {
         };
         let mut message = Vec::new();
         let mut uffds = Vec::new();
-        loop {
+        // Each part is parsed with all before it, so there are not many.
+        for _ in 0..PARTS_MAX {
             if !wait(connection.as_fd(), stop)? {
                 return Ok(None);
             }
             if rights::receive(connection.as_fd(), &mut message, MESSAGE_BYTES_MAX, &mut uffds)? == 0 {
                 return Err(Error::invalid("the VMM hung up before it handed its memory over"));
             }
+            let other_than_one = || Error::invalid("the VMM handed over a number of descriptors other than one");
+            if uffds.len() > 1 {
+                return Err(other_than_one());
+            }
             match parse(&message) {
                 Ok(regions) => {
-                    let (Some(uffd), None) = (uffds.pop(), uffds.pop()) else {
-                        return Err(Error::invalid("the VMM handed over a number of descriptors other than one"));
-                    };
+                    let uffd = uffds.pop().ok_or_else(other_than_one)?;
                     return Ok(Some(Self { uffd, regions, connection }));
                 }
                 Err(Refused::Unfinished) if message.len() < MESSAGE_BYTES_MAX => {}
                 Err(refused) => return Err(refused.into()),
             }
         }
+        Err(Error::invalid("the VMM sent its message in too many parts"))
     }
 
     /// The regions that a whole message names.
@@ -163,6 +167,8 @@ impl Mapping {
 /// Firecracker's have two regions at most, of some 120 bytes each.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const REGIONS_MAX: usize = 64;
+/// Firecracker sends one. A stream may cut it anywhere, and does not cut so little.
+const PARTS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -151,6 +151,41 @@ fn a_stranger_is_refused_and_leaves_no_descriptor_behind() {
     }
 }
 
+#[test]
+fn a_stranger_that_dribbles_or_sends_more_descriptors_than_one_is_refused_while_it_is_connected() {
+    let region = Region { granule: Granule::Kib4, ..Region::new(1 << 32, PAGE_BYTES as u64, 0) };
+    let good = message(&region);
+    let ours = memfd_create(c"a dribbler's", MFdFlags::MFD_CLOEXEC).expect("a memfd");
+    let descriptor = [ours.as_raw_fd()];
+    // Long enough that it comes in many parts even where a reader gets several at once.
+    let dribble = " ".repeat(2000).into_bytes();
+    let in_bytes: Vec<&[u8]> = dribble.chunks(1).collect();
+    for (parts, each) in [(good[..40].chunks(20).collect::<Vec<_>>(), &descriptor[..]), (in_bytes, &[])] {
+        let waiting = Waiting::start();
+        let vmm = waiting.connect();
+        for part in &parts[..parts.len() - 1] {
+            let rights = [ControlMessage::ScmRights(each)];
+            let rights = if each.is_empty() { &[][..] } else { &rights };
+            // It may have been refused by now.
+            let sent = sendmsg::<()>(vmm.as_raw_fd(), &[IoSlice::new(part)], rights, MsgFlags::MSG_NOSIGNAL, None);
+            if sent.is_err() {
+                break;
+            }
+            // One part a read, for the most part.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !each.is_empty() {
+            send(&vmm, parts[1], each);
+        }
+        let started = std::time::Instant::now();
+        while !waiting.thread.is_finished() {
+            assert!(started.elapsed() < Duration::from_secs(10), "it waits for more");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(matches!(waiting.end(), Err(Error::Invalid(_))));
+    }
+}
+
 fn open_strangers() -> usize {
     let name = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
     let is_one = |path: &PathBuf| path.to_string_lossy().contains("a stranger's");
