@@ -81,14 +81,14 @@ pub(crate) fn compact(
 pub(crate) fn compact_if_due(
     root: &Root,
     generation: &Generation,
-    spared: impl FnOnce() -> Result<HashSet<GenerationId>>,
+    spared: impl FnOnce() -> HashSet<GenerationId>,
     begin: impl FnOnce() -> Result<PendingGeneration>,
 ) -> Result<Option<Compaction>> {
     let holdings = holdings(root, generation)?;
     if due(&holdings, &HashSet::new()).is_none() {
         return Ok(None);
     }
-    let spared = spared()?;
+    let spared = spared();
     let Some(policy) = due(&holdings, &spared) else { return Ok(None) };
     fold(choose(holdings, policy, &spared), generation, begin).map(Some)
 }

@@ -13,6 +13,8 @@ use std::{
 
 #[cfg(test)]
 pub(crate) mod faulty;
+#[cfg(test)]
+pub(crate) mod held_up;
 pub(crate) mod local;
 pub(crate) mod memory;
 

@@ -1,6 +1,6 @@
 //! A published generation.
 
-use std::{collections::HashSet, fs::File, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
+use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
 
 use crate::{
     chunks::ChunkTable,
@@ -8,8 +8,9 @@ use crate::{
     data::headers::{self, HeaderSeal, absent_or_io},
     error::{Error, Result},
     extents::{Extent, ExtentIndex, Storage},
-    format::manifest::{MANIFEST_BYTES_MAX, Manifest, SpaceRecord},
+    format::manifest::{Manifest, SpaceRecord},
     id::GenerationId,
+    reach::{blob_file, check_files, read_manifest},
     reader::GenerationReader,
     root::{DirLock, Root},
     shared::Shared,
@@ -50,33 +51,13 @@ pub struct SpaceStats {
 impl Generation {
     /// Reads and checks what is in the directory that `in_use` locks.
     pub(crate) fn load(store: Arc<Shared>, id: GenerationId, in_use: DirLock) -> Result<Self> {
-        let generation = Self::read(store, id, Some(in_use))?;
-        generation.check_files()?;
-        Ok(generation)
-    }
-
-    /// Reads and checks the manifest and the headers alone.
-    pub(crate) fn read(store: Arc<Shared>, id: GenerationId, in_use: Option<DirLock>) -> Result<Self> {
         let root = &store.root;
         let manifest = read_manifest(root, id)?;
         let indexes = manifest.spaces.iter().map(|record| Ok(Arc::new(read_index(root, id, record)?)));
-        let indexes = indexes.collect::<Result<_>>()?;
-        Ok(Self::new(store, manifest, indexes, in_use))
-    }
-
-    /// Every file is there and as long as it has to be, and the generations that hold pages are there. What is in
-    /// them is checked when they are opened.
-    pub(crate) fn check_files(&self) -> Result<()> {
-        let (root, id) = (&self.0.store.root, self.id());
-        for (record, index) in self.0.manifest.spaces.iter().zip(&self.0.indexes) {
-            check_len(root, record.space.data_file(), id, record.data_len)?;
-            for ancestor in index.generations() {
-                let file = record.space.data_file();
-                let path = root.dir(*ancestor).join(&file);
-                root.len(&path).map_err(|source| absent_or_io(&path, &file, *ancestor, source))?;
-            }
-        }
-        self.0.manifest.blobs.iter().try_for_each(|blob| check_len(root, blob_file(&blob.name), id, blob.len))
+        let indexes = indexes.collect::<Result<Vec<_>>>()?;
+        let spaces = manifest.spaces.iter().map(|record| record.space);
+        check_files(root, &manifest, spaces.zip(indexes.iter().map(|index| index.generations())))?;
+        Ok(Self::new(store, manifest, indexes, Some(in_use)))
     }
 
     /// What is known to be in the directory that `in_use` locks.
@@ -223,12 +204,6 @@ impl Generation {
         Ok(blocks * STAT_BLOCK_BYTES)
     }
 
-    /// Every generation whose files this one's readers need, itself included.
-    pub(crate) fn reach(&self) -> HashSet<GenerationId> {
-        let held = self.0.indexes.iter().flat_map(|index| index.generations().iter().copied());
-        held.chain(std::iter::once(self.id())).collect()
-    }
-
     fn position(&self, space: Space) -> Option<usize> {
         self.0.manifest.spaces.iter().position(|record| record.space == space)
     }
@@ -242,23 +217,6 @@ impl Generation {
     }
 }
 
-/// The name of a blob's file.
-pub(crate) fn blob_file(name: &str) -> String {
-    format!("{name}.blob")
-}
-
-fn read_manifest(root: &Root, id: GenerationId) -> Result<Manifest> {
-    let path = root.dir(id).join(MANIFEST_FILE);
-    let bytes =
-        root.read_capped(&path, MANIFEST_BYTES_MAX).map_err(|source| absent_or_io(&path, MANIFEST_FILE, id, source))?;
-    let manifest = Manifest::decode(&bytes).map_err(|damage| Error::corrupt(MANIFEST_FILE, id, damage))?;
-    if manifest.id != id {
-        let damage = Damage::Contents("it belongs to another generation");
-        return Err(Error::corrupt(MANIFEST_FILE, id, damage));
-    }
-    Ok(manifest)
-}
-
 fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<ExtentIndex> {
     let seal = HeaderSeal { len: record.header_len, crc: record.header_crc };
     let header = headers::read_header(root, id, record.space, seal)?;
@@ -270,14 +228,6 @@ fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<Ext
     }
     Ok(header.index)
 }
-
-fn check_len(root: &Root, file: String, id: GenerationId, expected: u64) -> Result<()> {
-    let path = root.dir(id).join(&file);
-    let actual = root.len(&path).map_err(|source| absent_or_io(&path, &file, id, source))?;
-    if actual == expected { Ok(()) } else { Err(Error::corrupt(file, id, Damage::Length { expected, actual })) }
-}
-
-pub(crate) const MANIFEST_FILE: &str = "manifest";
 
 /// The unit of `st_blocks`, whatever the file system's own block is (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;

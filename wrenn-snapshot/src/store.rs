@@ -13,13 +13,13 @@
 //! the next sweep: of [`LocalStore::open`], or of a collection.
 
 use std::{
-    collections::HashSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::{
+    collect::{self, Collected, UponDamage},
     compact::{self, CompactPolicy, Compaction},
     compression::Compression,
     disk::{Disk, local::LocalDisk, memory::MemoryDisk},
@@ -27,9 +27,10 @@ use crate::{
     generation::Generation,
     id::GenerationId,
     pending::PendingGeneration,
-    root::{DirLock, Root},
+    reach::Reach,
+    root::Root,
     shared::Shared,
-    temp_dir::TEMP_PREFIX,
+    sweep::sweep,
 };
 
 /// A directory of generations. Cloning is cheap; clones are the same store.
@@ -66,15 +67,13 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store at `root`, which is created (mode 0700) if it is not there, and removes what a crash left
+    /// Opens the store at `root`, which is created (mode 0700, as are those above it) if it is not there, and removes what a crash left
     /// half-written. What others are writing now stays.
     ///
     /// # Errors
     /// The directory cannot be made, read or cleaned up.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let path = root.into();
-        create_durably(&path)?;
-        Self::on(Arc::new(LocalDisk), path)
+        Self::open_on(Arc::new(LocalDisk), root.into())
     }
 
     /// A store in memory, for tests and for what need not outlive the process. It is gone with its last handle.
@@ -85,6 +84,11 @@ impl LocalStore {
         let path = PathBuf::from("/memory");
         let disk = MemoryDisk::new(&path).map_err(|source| Error::kernel("memfd_create", source))?;
         Self::on(Arc::new(disk), path)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self> {
+        create_durably(&*disk, &path)?;
+        Self::on(disk, path)
     }
 
     /// Opens the store on a disk that has its directory.
@@ -124,8 +128,10 @@ impl LocalStore {
     /// There is no such generation, or a file is missing or damaged; the error names it.
     pub fn load(&self, id: GenerationId) -> Result<Generation> {
         let root = &self.shared.root;
-        let _gate = root.share_gate()?;
+        // Once it is in use, what it reaches stays: however long it takes to read, no collection waits for that.
+        let gate = root.share_gate()?;
         let in_use = root.use_dir(&root.dir(id))?.ok_or(Error::NotFound(id))?;
+        drop(gate);
         Generation::load(Arc::clone(&self.shared), id, in_use)
     }
 
@@ -135,10 +141,7 @@ impl LocalStore {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<GenerationId>> {
-        let root = &self.shared.root;
-        let mut ids: Vec<GenerationId> = root.list(&root.path)?.iter().filter_map(|name| name.parse().ok()).collect();
-        ids.sort_unstable();
-        Ok(ids)
+        collect::list(&self.shared.root)
     }
 
     /// Removes every generation that neither `roots` nor a [`Generation`] or [`PendingGeneration`] alive in any
@@ -150,21 +153,20 @@ impl LocalStore {
     /// itself.
     ///
     /// # Errors
-    /// A root or a generation in use cannot be loaded, in which case nothing is removed; or a directory cannot be
-    /// removed.
+    /// A root or a generation in use cannot be read, in which case nothing is removed, and the error names it; or a
+    /// directory cannot be removed.
     pub fn collect(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
-        let root = &self.shared.root;
-        let gate = root.close_gate()?;
-        let doomed = self.unreached(roots)?;
-        // Out of sight first: a crash half-way leaves directories to sweep, not generations that lack files.
-        for id in &doomed {
-            root.rename(&root.dir(*id), &root.path.join(format!("{TEMP_PREFIX}removed-{id}")))?;
-        }
-        if !doomed.is_empty() {
-            root.sync_dir(&root.path)?;
-        }
-        sweep(root, gate)?;
-        Ok(doomed)
+        Ok(collect::collect(&self.shared.root, roots, UponDamage::Refuse)?.removed)
+    }
+
+    /// The same, and a root or a generation in use that cannot be read, or is not there, does not stop it. It is named, and
+    /// all that it might reach is kept: its ancestors, as far as the manifests tell which those are, and everything that
+    /// may be one of them where they do not. So whoever mends or restores the damaged files finds the rest of it.
+    ///
+    /// # Errors
+    /// The store's directory cannot be read, or a directory cannot be removed.
+    pub fn collect_around_damage(&self, roots: &[GenerationId]) -> Result<Collected> {
+        collect::collect(&self.shared.root, roots, UponDamage::Spare)
     }
 
     /// Folds those ancestors into a new generation that store mostly pages which `generation` does not need, and says
@@ -194,74 +196,33 @@ impl LocalStore {
     ///
     /// It is due where more than 64 generations hold pages, of which 32 are left then; or where those of them that store
     /// nothing for `others`, which are kept in any case, store more that is overwritten than is live, and 64 MiB at
-    /// least. One of `others` that is gone is passed over.
+    /// least. One of `others` that is gone or damaged is passed over, and what it keeps may be copied without need.
     ///
     /// # Errors
     /// As [`compact`](Self::compact).
     pub fn compact_if_due(&self, generation: &Generation, others: &[GenerationId]) -> Result<Option<Compaction>> {
         let spared = || {
-            let mut spared = HashSet::new();
-            for id in others {
-                match self.load(*id) {
-                    Ok(other) => spared.extend(other.reach()),
-                    Err(Error::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(spared)
+            let read = |id: &GenerationId| Reach::of(&self.shared.root, *id).ok();
+            others.iter().filter_map(read).flat_map(|other| other.generations().collect::<Vec<_>>()).collect()
         };
         compact::compact_if_due(&self.shared.root, generation, spared, || self.begin(Some(generation)))
     }
-
-    /// What nothing reaches. The caller has closed the gate.
-    fn unreached(&self, roots: &[GenerationId]) -> Result<Vec<GenerationId>> {
-        let root = &self.shared.root;
-        let read = |id| Generation::read(Arc::clone(&self.shared), id, None);
-        let listed = self.list()?;
-        let mut kept: HashSet<GenerationId> = HashSet::new();
-        for id in roots {
-            listed.binary_search(id).map_err(|_| Error::NotFound(*id))?;
-            let generation = read(*id)?;
-            generation.check_files()?;
-            kept.extend(generation.reach());
-        }
-        for id in &listed {
-            if !roots.contains(id) && root.lock_unused(&root.dir(*id))?.is_none() {
-                kept.extend(read(*id)?.reach());
-            }
-        }
-        Ok(listed.into_iter().filter(|id| !kept.contains(id)).collect())
-    }
 }
 
-/// Removes the `tmp-` directories that nobody locks. `gate` is closed: a directory that is there has been locked by
-/// who made it, unless it was left behind, and whoever makes one from now on gives it another name.
-fn sweep(root: &Root, gate: DirLock) -> Result<()> {
-    let names = root.list(&root.path)?;
-    drop(gate);
-    for name in names.iter().filter(|name| name.starts_with(TEMP_PREFIX)) {
-        let path = root.path.join(name);
-        // Held while it is removed, so that another sweep passes it by.
-        if let Some(_lock) = root.lock_unused(&path)? {
-            root.remove_dir(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes the directory of a store, if it is not there, and its name durable.
-fn create_durably(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
+/// Makes the directory of a store, and those above it that are not there, and their names durable.
+fn create_durably(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map(drop).map_err(|source| Error::io("open", path, source)),
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(parent).map_err(|source| Error::io("create", parent, source))?;
-    match LocalDisk.create_dir(path) {
+    create_durably(disk, parent)?;
+    match disk.create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", path, error)),
-        _ => LocalDisk
-            .open(parent)
-            .and_then(|dir| LocalDisk.sync(&dir))
-            .map_err(|source| Error::io("sync", parent, source)),
+        _ => {
+            let synced = disk.open(parent).and_then(|dir| disk.sync(&dir));
+            synced.map_err(|source| Error::io("sync", parent, source))
+        }
     }
 }
 
@@ -269,3 +230,5 @@ fn create_durably(path: &Path) -> Result<()> {
 mod crash;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod stalls;

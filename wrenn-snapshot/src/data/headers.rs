@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -51,12 +52,27 @@ pub(crate) fn read_data_tables(
     generation: GenerationId,
     space: Space,
 ) -> Result<(Vec<u32>, Option<ChunkTable>)> {
+    read_part(root, generation, space, FixedPart::data_tables_range, FixedPart::decode_data_tables)
+}
+
+/// Reads and checks which generations hold pages of a space, and no other table of its header.
+pub(crate) fn read_generations(root: &Root, generation: GenerationId, space: Space) -> Result<Vec<GenerationId>> {
+    read_part(root, generation, space, FixedPart::generations_range, FixedPart::decode_generations)
+}
+
+fn read_part<T>(
+    root: &Root,
+    generation: GenerationId,
+    space: Space,
+    range: impl FnOnce(&FixedPart) -> Range<u64>,
+    decode: impl FnOnce(&FixedPart, &[u8]) -> std::result::Result<T, Damage>,
+) -> Result<T> {
     let (file, fixed) = read_fixed_part(root, generation, space)?;
-    let range = fixed.data_tables_range();
-    let mut tables = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
+    let range = range(&fixed);
+    let mut part = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
     let (name, path) = header_of(root, generation, space);
-    file.read_exact_at(&mut tables, range.start).map_err(|source| absent_or_io(&path, &name, generation, source))?;
-    fixed.decode_data_tables(&tables).map_err(|damage| Error::corrupt(name, generation, damage))
+    file.read_exact_at(&mut part, range.start).map_err(|source| absent_or_io(&path, &name, generation, source))?;
+    decode(&fixed, &part).map_err(|damage| Error::corrupt(name, generation, damage))
 }
 
 /// Reads and checks the start of a generation's header.

@@ -146,6 +146,18 @@ impl FixedPart {
         self.counts.data_pages
     }
 
+    /// Where the generation table is, in bytes. It has been checked that the file has it.
+    pub(crate) fn generations_range(&self) -> Range<u64> {
+        let start = self.counts.fixed_len() as u64;
+        start..start + u64::from(self.counts.generations) * ID_LEN as u64
+    }
+
+    /// Decodes that.
+    pub(crate) fn decode_generations(&self, mut table: &[u8]) -> Result<Vec<GenerationId>, Damage> {
+        let table = section(&mut table, self.counts.generations, ID_LEN, self.crcs[0], "generation table")?;
+        Ok(table.chunks_exact(ID_LEN).map(|id| GenerationId::from_bytes(Fields(id).array())).collect())
+    }
+
     /// Where the tables are that tell of the data file, in bytes. It has been checked that the file has them.
     pub(crate) fn data_tables_range(&self) -> Range<u64> {
         let end = self.counts.file_len();

@@ -9,6 +9,7 @@ use crate::{
     disk::faulty::{Bytes, Fault, FaultyDisk, Names},
     page::{PAGE_BYTES, PageIndex, PageRange},
     space::Space,
+    temp_dir::TEMP_PREFIX,
 };
 
 const PAGES: usize = 4;
@@ -227,6 +228,19 @@ fn a_disk_that_fails_at_any_change_is_reported_and_leaves_no_trace() {
             assert!(scene.dir.path().is_dir());
         });
     }
+}
+
+#[test]
+fn the_directories_above_a_new_store_are_durable_before_anything_is_published() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = Arc::new(FaultyDisk::new(dir.path()));
+    let below = ["data", "of", "wrenn"].iter().collect::<PathBuf>();
+    let store = LocalStore::open_on(Arc::clone(&disk) as Arc<dyn Disk>, dir.path().join(&below)).expect("a store");
+    let published = store.begin(None).expect("begun").publish(b"").expect("published").id();
+    let after = tempfile::tempdir().expect("a directory");
+    disk.remains(after.path(), Names::Lost, Bytes::Lost);
+    let store = LocalStore::open(after.path().join(&below)).expect("opens after a crash");
+    assert_eq!(store.list().expect("listed"), [published]);
 }
 
 /// The tests above mean something: a disk that forgets what was not synced is noticed.
