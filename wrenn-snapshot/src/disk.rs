@@ -37,13 +37,16 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Makes a file, and opens it for writing.
     fn create_file(&self, path: &Path) -> io::Result<File>;
 
+    /// Opens a file for writing at its start, and makes it if it is not there.
+    fn open_to_write(&self, path: &Path) -> io::Result<File>;
+
     /// Appends some of the bytes of `pieces` to a file made here, and says how many.
     fn write(&self, file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
     /// Makes a file's bytes durable, or a directory's names.
     fn sync(&self, file: &File) -> io::Result<()>;
 
-    /// Gives a directory another name, which nothing has.
+    /// Gives a directory another name, which nothing has, or a file another name, which another file may have until then.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file.

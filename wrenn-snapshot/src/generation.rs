@@ -14,6 +14,7 @@ use crate::{
     reader::GenerationReader,
     root::{DirLock, Root},
     shared::Shared,
+    sidecar::Sidecar,
     space::Space,
 };
 
@@ -180,6 +181,15 @@ impl Generation {
         }
         let path = self.dir().join(blob_file(name));
         self.0.store.root.disk.open(&path).map_err(|source| absent_or_io(&path, &blob_file(name), self.id(), source))
+    }
+
+    /// A file beside the generation's own, which need not be there: something that can be made again from the generation.
+    ///
+    /// # Errors
+    /// The name is not plain (lower-case letters, digits, `-` and `_`, at most 64 bytes), or the generation cannot be
+    /// locked once more.
+    pub fn sidecar(&self, name: &str) -> Result<Sidecar> {
+        Sidecar::of(&self.0.store.root, self.id(), name)
     }
 
     /// The bytes of pages and blobs that this generation itself stores, without its headers: what the pause cost.

@@ -30,6 +30,7 @@ use crate::{
     reach::Reach,
     root::Root,
     shared::Shared,
+    sidecar::Sidecar,
     sweep::sweep,
 };
 
@@ -133,6 +134,14 @@ impl LocalStore {
         let in_use = root.use_dir(&root.dir(id))?.ok_or(Error::NotFound(id))?;
         drop(gate);
         Generation::load(Arc::clone(&self.shared), id, in_use)
+    }
+
+    /// The [sidecar](Generation::sidecar) of a generation that need not be loaded, and is not checked.
+    ///
+    /// # Errors
+    /// There is no such generation, or the name is not plain.
+    pub fn sidecar(&self, id: GenerationId, name: &str) -> Result<Sidecar> {
+        Sidecar::of(&self.shared.root, id, name)
     }
 
     /// Every generation in the directory, in no order that means anything, none of them loaded or checked. It

@@ -34,6 +34,9 @@ impl WorkingSet {
     /// The most pages that a working set has: 4 GiB.
     pub const PAGES_MAX: u32 = format::PAGES_MAX;
 
+    /// No file of a working set is longer, in bytes: a cap for [reading](crate::Sidecar::read) it.
+    pub const BYTES_MAX: u64 = format::BYTES_MAX;
+
     /// Nothing.
     #[must_use]
     pub fn new() -> Self {

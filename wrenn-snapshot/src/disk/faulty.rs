@@ -201,6 +201,17 @@ impl Disk for FaultyDisk {
         Ok(file)
     }
 
+    fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        let mut state = self.change()?;
+        let is_there = path.exists();
+        let file = LocalDisk.open_to_write(path)?;
+        if !is_there {
+            let inode = add_node(&mut state.nodes, file.try_clone()?);
+            state.link(path, inode);
+        }
+        Ok(file)
+    }
+
     fn write(&self, file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let _state = self.change()?;
         LocalDisk.write(file, pieces)

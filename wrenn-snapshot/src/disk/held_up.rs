@@ -74,6 +74,10 @@ impl Disk for HeldUpDisk {
         LocalDisk.create_file(path)
     }
 
+    fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        LocalDisk.open_to_write(path)
+    }
+
     fn write(&self, file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         LocalDisk.write(file, pieces)
     }

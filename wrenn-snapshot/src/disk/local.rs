@@ -35,6 +35,18 @@ impl Disk for LocalDisk {
         OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
     }
 
+    fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        match open() {
+            // Whoever was making it has made it read-only, and has crashed.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                fs::remove_file(path)?;
+                open()
+            }
+            opened => opened,
+        }
+    }
+
     fn write(&self, mut file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         file.write_vectored(pieces)
     }

@@ -74,6 +74,16 @@ impl Disk for MemoryDisk {
         self.create(path)
     }
 
+    fn open_to_write(&self, path: &Path) -> io::Result<File> {
+        match self.create(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let files = self.files();
+        let file = files.get(path).ok_or(ErrorKind::NotFound)?;
+        File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    }
+
     fn write(&self, mut file: &File, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         file.write_vectored(pieces)
     }
@@ -84,8 +94,8 @@ impl Disk for MemoryDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut files = self.files();
-        if files.contains_key(to) {
-            return Err(ErrorKind::AlreadyExists.into());
+        if files.keys().any(|path| path.parent() == Some(to)) {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
         }
         let moved: Vec<PathBuf> = files.keys().filter(|path| path.starts_with(from)).cloned().collect();
         if moved.is_empty() {

@@ -37,6 +37,7 @@ enum Operation {
     Pause,
     Compaction,
     Collection,
+    Sidecar,
 }
 
 impl Scene {
@@ -88,7 +89,7 @@ const COMPRESSIONS: &[Compression] = &[
 ];
 
 impl Operation {
-    const ALL: [Self; 3] = [Self::Pause, Self::Compaction, Self::Collection];
+    const ALL: [Self; 4] = [Self::Pause, Self::Compaction, Self::Collection, Self::Sidecar];
 
     fn run(self, scene: &mut Scene) -> Result<()> {
         match self {
@@ -106,6 +107,11 @@ impl Operation {
             Self::Collection => {
                 let roots: Vec<_> = scene.roots.iter().map(|(id, _)| *id).collect();
                 assert_eq!(scene.store.collect(&roots)?.len(), 2);
+            }
+            Self::Sidecar => {
+                let hint = scene.store.sidecar(scene.roots[1].0, "hint")?;
+                hint.write(&[6; 100])?;
+                hint.write(&[7; 200])?;
             }
         }
         Ok(())
@@ -131,6 +137,8 @@ fn check(store: &LocalStore, scene: &Scene, context: &str) {
     for (id, expected) in &scene.roots {
         let found = contents(&store.load(*id).unwrap_or_else(|error| panic!("{context}: {error}")));
         assert!(found == *expected, "{context}: {id}");
+        let hint = store.sidecar(*id, "hint").and_then(|hint| hint.read(1000)).expect("read");
+        assert!(hint.is_none_or(|hint| hint == [6; 100] || hint == [7; 200]), "{context}: it is whole");
     }
     for id in listed.iter().filter(|id| scene.roots.iter().all(|(root, _)| root != *id)) {
         match store.load(*id) {
@@ -218,6 +226,8 @@ fn a_disk_that_fails_at_any_change_is_reported_and_leaves_no_trace() {
             if operation != Operation::Collection {
                 assert_eq!(temporary(&scene.store), [""; 0], "{context}");
                 assert_eq!(scene.store.list().expect("listed").len(), 4, "{context}");
+                let names = scene.store.shared.root.list(&scene.store.shared.root.dir(scene.roots[1].0));
+                assert!(names.expect("listed").iter().all(|name| !name.ends_with(".part")), "{context}");
                 operation.run(scene).expect("and can try again");
             }
             let roots: Vec<_> = scene.roots.iter().map(|(id, _)| *id).collect();
