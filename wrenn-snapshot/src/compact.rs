@@ -46,6 +46,7 @@ impl Default for CompactPolicy {
 
 /// What a [compaction](crate::LocalStore::compact) did.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Compaction {
     /// The generation to keep: a new one, or the one that was given if nothing had to be folded.
     pub generation: Generation,

@@ -56,6 +56,7 @@ impl Installed {
 /// place. The kernel's share, a few microseconds to wake the server and the guest, is not in it. Percentiles are the
 /// upper ends of the histogram's buckets, so they are up to a quarter too high.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct RestoreReport {
     /// Faults that were served.
     pub faults: u64,

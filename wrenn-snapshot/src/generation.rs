@@ -36,6 +36,7 @@ struct Inner {
 
 /// How a space of a generation is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpaceStats {
     /// Pages in the space.
     pub pages: u32,

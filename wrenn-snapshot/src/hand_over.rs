@@ -29,6 +29,7 @@ use crate::{
 
 /// What a VMM handed over.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct HandOver {
     /// The userfaultfd. [Adopt](crate::adopt) the regions on it.
     pub uffd: OwnedFd,

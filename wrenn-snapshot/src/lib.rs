@@ -122,3 +122,8 @@ pub use store::LocalStore;
 pub use sys::uffd::{Features, create as create_uffd};
 pub use touched::TouchedPages;
 pub use working_set::{WorkingSet, format::WorkingSetDamage};
+
+/// The example of the README is a test, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -59,6 +59,7 @@ use crate::{
 
 /// How a page server ended.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ServeEnd {
     /// Why.
     pub reason: EndReason,

@@ -17,6 +17,7 @@ use crate::{
 
 /// What writing a space stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriteReport {
     /// Pages that have changed, and are not zeros.
     pub data_pages: u64,
@@ -36,7 +37,7 @@ impl Diff {
 }
 
 /// A space that is being written. What is added later replaces what was added before, which stays in the file unused.
-/// Dropped before it is [sealed](PendingGeneration::seal), it leaves nothing, and the space can be tried again; so has
+/// Dropped before it is [sealed](crate::PendingGeneration::seal), it leaves nothing, and the space can be tried again; so has
 /// one to be dropped that failed.
 #[derive(Debug)]
 pub struct SpaceWriter {

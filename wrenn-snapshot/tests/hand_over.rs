@@ -85,7 +85,7 @@ fn a_vmm_that_hands_its_memory_over_is_served_until_it_hangs_up() {
         let (early, late) = message.split_at(30);
         send(&vmm, early, &[uffd.as_raw_fd()]);
         send(&vmm, late, &[]);
-        let HandOver { uffd, regions, connection } = waiting.end().expect("taken").expect("not stopped");
+        let HandOver { uffd, regions, connection, .. } = waiting.end().expect("taken").expect("not stopped");
         assert_eq!(regions, [guest.region]);
         adopt(uffd.as_fd(), &regions, Tracking::Untracked).expect("registered again");
         let memory = vec![7; usize::try_from(4 * guest.region.granule.bytes()).expect("it fits")];
