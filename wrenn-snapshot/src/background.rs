@@ -124,6 +124,7 @@ mod tests {
 
     use super::*;
     use crate::region::Granule;
+    use crate::seed::cases;
 
     const PAGES: u32 = 2048;
 
@@ -181,6 +182,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_page_is_put_in_place_once(
             runs in prop::collection::vec((0..PAGES, 1u32..300), 0..20),

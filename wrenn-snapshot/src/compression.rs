@@ -177,6 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::seed::cases;
 
     fn pack(codec: Codec, chunk: &[u8]) -> Vec<u8> {
         let mut packed = b"before".to_vec();
@@ -196,6 +197,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_chunk_comes_back_as_it_was(chunk in chunk()) {
             for codec in [Codec::Lz4, Codec::Zstd] {

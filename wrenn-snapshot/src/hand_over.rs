@@ -176,6 +176,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::seed::cases;
 
     /// As Firecracker 1.16 sends it, for a guest over 3 GiB.
     const TWO_REGIONS: &str = r#"[{"base_host_virt_addr":139942421168128,"size":3221225472,"offset":0,"page_size":4096,"page_size_kib":4096},{"base_host_virt_addr":139941347426304,"size":1073741824,"offset":3221225472,"page_size":4096,"page_size_kib":4096}]"#;
@@ -285,7 +286,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(cases(10_000))]
 
         #[test]
         fn a_message_that_was_tampered_with_is_sound_or_refused(

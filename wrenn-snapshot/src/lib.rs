@@ -76,6 +76,9 @@ mod reader;
 mod region;
 mod resident;
 mod root;
+#[cfg(test)]
+#[path = "../tests/seed/mod.rs"]
+mod seed;
 mod segments;
 mod server;
 mod shared;

@@ -55,8 +55,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::seed::cases;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_page_set_holds_what_a_set_of_numbers_does(
             changes in prop::collection::vec((any::<bool>(), 0u32..300, 0u32..40), 0..30),

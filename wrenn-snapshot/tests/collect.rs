@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use wrenn_snapshot::{Error, Generation, GenerationId, LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
+mod seed;
+
 const PAGES: u32 = 6;
 
 fn publish(store: &LocalStore, parent: Option<&Generation>, memory: &[u8], dirty: &[PageRange]) -> Generation {
@@ -79,7 +81,7 @@ fn a_root_that_is_not_there_removes_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(seed::cases(32))]
     #[test]
     fn whatever_tree_is_collected_the_roots_read_as_before(
         tree in proptest::collection::vec((any::<prop::sample::Index>(), 0..PAGES, 1..=PAGES), 1..8),

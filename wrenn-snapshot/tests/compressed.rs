@@ -11,6 +11,7 @@ use wrenn_snapshot::{
 };
 
 mod guest;
+mod seed;
 
 #[test]
 #[ignore = "the other process of the tests here; they start it"]
@@ -78,6 +79,8 @@ fn a_compressed_generation_is_smaller_and_reads_the_same() {
 }
 
 proptest! {
+    #![proptest_config(seed::cases(256))]
+
     /// Runs of any length from any page on, as faults ask for them, in a lineage of all kinds.
     #[test]
     fn any_part_reads_as_it_was_written(

@@ -9,6 +9,8 @@ use std::{
 use proptest::prelude::*;
 use wrenn_snapshot::{Damage, Error, Generation, GenerationId, LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
+mod seed;
+
 const PAGES: u32 = 4;
 const ALL: [PageRange; 1] = [PageRange { start: PageIndex(0), count: PAGES }];
 const ONE: [PageRange; 1] = [PageRange { start: PageIndex(0), count: 1 }];
@@ -154,7 +156,7 @@ fn a_damaged_generation_keeps_no_other_from_being_compacted() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(seed::cases(48))]
     #[test]
     fn whatever_is_damaged_all_roots_are_whole_once_it_is_mended(
         tree in prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.2), 0..PAGES, 1..=PAGES), 1..12),

@@ -5,6 +5,8 @@ use std::fmt;
 use proptest::prelude::*;
 use wrenn_snapshot::{CompactPolicy, Compression, Generation, LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
+mod seed;
+
 const PAGES: u32 = 16;
 const BRANCHES_MAX: usize = 4;
 
@@ -200,7 +202,7 @@ fn collect(store: &LocalStore, branches: &[Vec<Kept>]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(seed::cases(2000))]
     #[test]
     fn every_branch_reads_as_it_was_written(steps in proptest::collection::vec(step(), 1..24)) {
         run(&LocalStore::in_memory().expect("a store"), &steps);

@@ -10,6 +10,8 @@ use wrenn_snapshot::{
     Generation, GenerationReader, LocalStore, PAGE_BYTES, PageIndex, PageRange, PageRun, PageSource, Space,
 };
 
+mod seed;
+
 const PAGES: u32 = 48;
 
 /// A page that is written, and what it is filled with; 0 zeroes it.
@@ -85,7 +87,7 @@ fn read_by_runs(reader: &GenerationReader) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(seed::cases(256))]
     #[test]
     fn every_generation_reads_as_memory_was(lineage in generations()) {
         let store = LocalStore::in_memory().expect("a store");

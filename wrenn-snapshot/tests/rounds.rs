@@ -5,6 +5,8 @@ use std::{io::Write as _, os::unix::fs::FileExt as _};
 use proptest::prelude::*;
 use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
+mod seed;
+
 const PAGES: u32 = 40;
 
 /// Pages that are written in one round, and with what.
@@ -20,7 +22,7 @@ fn ranges(pages: &[(u32, u8)]) -> Vec<PageRange> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(seed::cases(400))]
 
     #[test]
     fn the_last_round_of_a_page_counts(before in round(), rounds in prop::collection::vec(round(), 1..5)) {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::seed::cases;
 
 const PAGES: u32 = 64;
 
@@ -44,6 +45,8 @@ fn model_of(index: &ExtentIndex, page: u32) -> Option<(GenerationId, u32)> {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn a_chain_of_merges_reads_as_the_last_write_of_each_page(chain in proptest::collection::vec(changes(), 1..6)) {
         let mut model: Vec<Page> = vec![None; PAGES as usize];

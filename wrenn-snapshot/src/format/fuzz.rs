@@ -12,6 +12,7 @@ use crate::{
         tests::{headers, manifests, reseal},
     },
     page::PageIndex,
+    seed::cases,
 };
 
 /// One thing that is done to a file. Where it is past the end, it is counted from the start again.
@@ -105,7 +106,7 @@ fn bends() -> impl Strategy<Value = (Vec<Bend>, bool)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(cases(10_000))]
     #[test]
     fn a_bent_header_is_a_header_or_refused((bends, sealed) in bends(), which in 0usize..2) {
         let mut bytes = headers()[which].encode().expect("encodes");

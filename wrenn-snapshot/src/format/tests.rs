@@ -10,6 +10,7 @@ use crate::{
     format::{fields::*, header::*, manifest::*},
     id::GenerationId,
     page::PageIndex,
+    seed::cases,
     space::Space,
 };
 
@@ -198,6 +199,8 @@ pub(super) fn reseal(bytes: &mut [u8], fixed: usize) {
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     #[test]
     fn strange_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = Header::decode(&bytes);

@@ -66,6 +66,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::seed::cases;
 
     fn ranges(pages: &[(u32, u32)]) -> Vec<PageRange> {
         pages.iter().map(|(start, count)| PageRange::new(*start, *count)).collect()
@@ -103,6 +104,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_wanted_page_is_held_or_left_and_every_held_one_is_in_a_run(wanted in apart(), there in apart()) {
             let plan = plan(&wanted, &there);

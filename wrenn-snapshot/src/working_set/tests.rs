@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::{
     error::Error,
     page::PageRange,
+    seed::cases,
     working_set::{WorkingSet, format::MAGIC},
 };
 
@@ -62,7 +63,7 @@ fn a_file_is_replaced_in_one_step_and_damage_is_told_from_absence() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn what_was_recorded_is_read_back(runs in prop::collection::vec((any::<u32>(), 1u32..2000), 0..50)) {

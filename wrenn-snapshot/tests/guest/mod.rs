@@ -301,6 +301,12 @@ pub(crate) fn read_data(file: &File, memory: &mut [u8]) {
     }
 }
 
+/// A descriptor that the kernel has just given out as a number.
+pub(crate) fn owned(number: RawFd) -> OwnedFd {
+    // SAFETY: whoever calls this has just got the number from the kernel, and keeps it nowhere else.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
 /// Says that a test did not run: past the test harness, which shows only what failing tests print.
 pub(crate) fn skipped(test: &str, backing: Backing, error: &dyn std::error::Error) {
     let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
