@@ -5,9 +5,11 @@
 //!                                                                     +-> files, setup, metrics  (plain HTTP)
 //! ```
 
+mod answer;
 mod api_error;
 mod cgroups;
 mod clock;
+mod console;
 mod environment;
 mod events;
 mod files;
@@ -18,9 +20,11 @@ mod hooks;
 mod http;
 mod identity;
 mod init;
+mod keepalive;
 mod lifecycle;
 mod metrics;
 mod mmds;
+mod options;
 mod ports;
 mod process;
 mod settings;
@@ -31,55 +35,21 @@ mod users;
 use std::{
     fs::{self, File},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use cgroups::Groups;
+use console::{complain, note};
 use events::Events;
 use freezer::Freezer;
 use hooks::Hooks;
 use lifecycle::{Drive, Lifecycle};
 use mmds::Mmds;
+pub use options::{Mode, Options};
 use tokio::{net::TcpListener, sync::watch};
-
-/// Whether the agent is the guest's own, or only runs on somebody's machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// PID 1 of a guest: it mounts, and sets the clock, the random generator and the name.
-    Guest,
-    /// A program like any other, as in a test: it leaves the machine as it is.
-    Hosted,
-}
-
-/// How an agent runs.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Whether it is the guest's own.
-    pub mode: Mode,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// For [`Mode::Hosted`]: the directory of a mounted cgroup2 below which it makes its groups. `None`: it makes none.
-    pub cgroup: Option<PathBuf>,
-    /// For [`Mode::Hosted`]: where it publishes what listens on the loopback. `None`: it publishes nothing.
-    pub publish: Option<IpAddr>,
-    /// For [`Mode::Hosted`]: where the hooks are. `None`: there are none.
-    pub hooks: Option<PathBuf>,
-    /// For [`Mode::Hosted`]: a directory of the file system that `/fsfreeze` freezes. `None`: it freezes none.
-    pub drive: Option<PathBuf>,
-    /// For [`Mode::Hosted`]: the metadata service. `None`: there is none.
-    pub mmds: Option<SocketAddr>,
-}
-
-impl Options {
-    /// An agent that does nothing but serve; what a guest needs is added when it has booted.
-    #[must_use]
-    pub fn new(mode: Mode, address: SocketAddr) -> Self {
-        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None, mmds: None }
-    }
-}
 
 /// Boots the guest when the mode says so, then serves for ever.
 ///
@@ -124,7 +94,7 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
     let table = Arc::new(process::Table::new(kept_bytes_max(&fs::read_to_string("/proc/meminfo").unwrap_or_default())));
     let (reaper, emptied) = (table.clone(), groups.clone());
     tokio::spawn(async move {
-        let complain = |error: &io::Error| init::complain(&format!("reap children: {error}"));
+        let complain = |error: &io::Error| complain(&format!("reap children: {error}"));
         reaper.reap_for_ever(|| emptied.sweep(), complain).await
     });
     let restores = watch::Sender::new(0);
@@ -141,9 +111,9 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
     let server = http::Server::new(mode, mmds.map(|address| Mmds { address }), groups, lifecycle);
     let serving = format!("serving on {}", listener.local_addr()?);
     if mode == Mode::Guest {
-        init::note(&serving);
+        note(&serving);
     } else {
-        init::complain(&serving);
+        complain(&serving);
         server.serve(listener).await;
         return Ok(());
     }
@@ -151,7 +121,7 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
         () = server.clone().serve(listener) => {}
         requested = init::requested() => match requested {
             Ok(()) => server.shut_down().await,
-            Err(error) => init::complain(&format!("wait for a power button: {error}")),
+            Err(error) => complain(&format!("wait for a power button: {error}")),
         }
     }
     // Whatever has happened, PID 1 does not end.
@@ -166,13 +136,13 @@ fn make_groups(mode: Mode, given: Option<&Path>) -> Groups {
     };
     let made = hierarchy.map_or_else(|| Ok(Groups::none()), Groups::create);
     let groups = made.unwrap_or_else(|error| {
-        init::complain(&format!("make the control groups: {error}"));
+        complain(&format!("make the control groups: {error}"));
         Groups::none()
     });
     if mode == Mode::Guest
         && let Err(error) = groups.adopt_agent()
     {
-        init::complain(&format!("protect the agent's memory: {error}"));
+        complain(&format!("protect the agent's memory: {error}"));
     }
     groups
 }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GuestEventKind, Timestamp};
+use crate::{guest_event::GuestEventKind, timestamp::Timestamp};
 
 /// The body of `POST /init`: what a guest must be told after it was booted or restored, before user code runs.
 ///
@@ -86,25 +86,6 @@ impl fmt::Debug for InitRequest {
             .field("machine_id", &self.machine_id)
             .finish()
     }
-}
-
-/// The answer of `GET /metrics`. Sizes are in bytes unless the name says otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[expect(missing_docs, reason = "the names are E2B's, and say it all")]
-pub struct MetricsResponse {
-    /// Seconds since 1970, by the guest's clock.
-    pub ts: i64,
-    pub cpu_count: u32,
-    /// Of all processors together, 0 to 100, since the last call.
-    pub cpu_used_pct: f64,
-    pub mem_total: u64,
-    pub mem_used: u64,
-    pub mem_cache: u64,
-    pub mem_total_mib: u64,
-    pub mem_used_mib: u64,
-    pub disk_used: u64,
-    pub disk_total: u64,
 }
 
 mod base64_bytes {

@@ -9,6 +9,8 @@
 //!
 //! Without control groups processes run all the same: less is limited, and less can be found again.
 
+mod group;
+mod kind;
 mod leaves;
 
 use std::{
@@ -17,16 +19,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use group::{delegate, limit, make};
+pub(super) use kind::Kind;
 pub(super) use leaves::Leaf;
 use leaves::Leaves;
-
-/// Which share of the processor a process gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A terminal, which somebody waits at.
-    Pty,
-    User,
-}
 
 /// The groups, and what they are made of.
 #[derive(Debug, Default)]
@@ -97,34 +93,6 @@ impl Groups {
     pub(super) fn sweep(&self) {
         self.leaves.sweep();
     }
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Pty => "ptys",
-            Self::User => "user",
-        }
-    }
-}
-
-fn make(directory: &Path) -> io::Result<()> {
-    match fs::create_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
-    }
-}
-
-/// One at a time: a kernel that lacks one refuses them all.
-fn delegate(parent: &Path) {
-    for controller in ["+cpu", "+memory", "+pids"] {
-        let _ = fs::write(parent.join("cgroup.subtree_control"), controller);
-    }
-}
-
-/// A limit is a kindness to the agent, which some kernels cannot do.
-fn limit(directory: &Path, file: &str, value: u64) {
-    let _ = fs::write(directory.join(file), value.to_string());
 }
 
 /// What processes may use, in bytes: all but an eighth, and at most 128 MiB less than there is.

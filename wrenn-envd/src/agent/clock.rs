@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use nix::{sys::time::TimeSpec, time::ClockId};
 
-use crate::Timestamp;
+use crate::timestamp::Timestamp;
 
 /// What to do about a time that the host names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,10 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 use super::api_error::ApiError;
-use crate::{EventsResponse, GuestEvent, GuestEventKind, Timestamp};
+use crate::{
+    guest_event::{EventsResponse, GuestEvent, GuestEventKind},
+    timestamp::Timestamp,
+};
 
 /// The last events, the newest last.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ mod spool;
 mod target;
 mod temporary;
 mod upload;
+mod written;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -36,8 +37,8 @@ use self::{
     query::Query,
     signature::{Operation, sign},
 };
-use super::{api_error::ApiError, http::Body, settings::Settings};
-use crate::Timestamp;
+use super::{answer::Body, api_error::ApiError, settings::Settings};
+use crate::timestamp::Timestamp;
 
 /// `GET` and `POST /files`, for who has the token, or a signature by who has it.
 pub(super) async fn answer(settings: &Mutex<Settings>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {

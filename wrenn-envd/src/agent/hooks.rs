@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{init::complain, process::Table, sys::Program};
+use super::{console::complain, process::Table, sys::Program};
 
 /// The guest's hooks, and what runs them.
 #[derive(Debug)]

@@ -2,21 +2,14 @@
 
 use std::{
     convert::Infallible,
-    error::Error,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
 use connectrpc::{ConnectRpcService, Dispatcher, Limits};
-use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{CONTENT_TYPE, HeaderValue},
-    service::service_fn,
-};
+use http_body_util::BodyExt as _;
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -25,13 +18,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::{
-    Mode, api_error::ApiError, cgroups::Groups, events, files, filesystem, freezer::FreezeError, init,
-    lifecycle::Lifecycle, metrics::Metrics, mmds::Mmds, process, settings::Settings, setup, sys,
+    answer::{Body, empty, json, refused},
+    api_error::ApiError,
+    cgroups::Groups,
+    console::complain,
+    events, files, filesystem,
+    freezer::FreezeError,
+    init,
+    lifecycle::Lifecycle,
+    metrics::Metrics,
+    mmds::Mmds,
+    options::Mode,
+    process,
+    settings::Settings,
+    setup, sys,
 };
 use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
-
-/// The body of an answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// The agent's server.
 pub(super) struct Server {
@@ -71,10 +73,10 @@ impl Server {
     pub(super) async fn shut_down(&self) {
         // Who is frozen cannot end, and what is frozen cannot be flushed.
         if let Err(error) = self.lifecycle.freezer.thaw() {
-            init::complain(&format!("thaw the guest: {error}"));
+            complain(&format!("thaw the guest: {error}"));
         }
         if let Err(error) = self.lifecycle.drive.thaw_if_any().await {
-            init::complain(&format!("thaw the drive: {error}"));
+            complain(&format!("thaw the drive: {error}"));
         }
         init::shut_down().await;
     }
@@ -185,22 +187,6 @@ async fn answer_rpc<D: Dispatcher>(service: &ConnectRpcService<D>, request: Requ
     }
 }
 
-/// An answer without a body.
-pub(super) fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(full(Bytes::new()));
-    *response.status_mut() = status;
-    response
-}
-
-/// An answer of JSON.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<Response<Body>, ApiError> {
-    let text = serde_json::to_vec(value)
-        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let mut response = Response::new(full(text.into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
-}
-
 fn done(result: Result<(), FreezeError>) -> Result<Response<Body>, ApiError> {
     result.map(|()| empty(StatusCode::NO_CONTENT)).map_err(|error| refuse_freeze(&error))
 }
@@ -212,17 +198,6 @@ fn refuse_freeze(error: &FreezeError) -> ApiError {
         FreezeError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     ApiError::new(status, error.to_string())
-}
-
-fn refused(refusal: &ApiError) -> Response<Body> {
-    let body = serde_json::json!({ "code": refusal.status.as_u16(), "message": refusal.message });
-    let mut response = json(&body).unwrap_or_else(|_| empty(refusal.status));
-    *response.status_mut() = refusal.status;
-    response
-}
-
-fn full(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 const PROCESS_PREFIX: &str = "/process.Process/";

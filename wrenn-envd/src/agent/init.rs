@@ -13,21 +13,20 @@
 
 mod ca_bundle;
 mod cmdline;
+mod device;
 mod identity;
 mod modules;
 mod mounts;
 mod network;
 mod resolver;
 mod shutdown;
+mod step;
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Write as _},
     net::Ipv4Addr,
     os::fd::OwnedFd,
     path::Path,
-    thread,
-    time::{Duration, Instant},
 };
 
 pub(super) use ca_bundle::set_ca_bundle;
@@ -36,14 +35,9 @@ pub(super) use identity::{set_hostname, set_machine_id};
 use nix::sys::resource::{Resource, setrlimit};
 pub(super) use resolver::set_nameservers;
 pub(super) use shutdown::{requested, shut_down};
+use step::{BootError, Step as _};
 
-/// A step of the boot that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}")]
-pub(super) struct BootError {
-    step: String,
-    source: io::Error,
-}
+use super::console::complain;
 
 /// What the agent has to know of a guest that has booted.
 #[derive(Debug)]
@@ -54,17 +48,6 @@ pub(super) struct Booted {
     pub(super) drive: OwnedFd,
     /// Whether the VMM has a metadata service.
     pub(super) has_mmds: bool,
-}
-
-/// Names the step that an error belongs to.
-trait Step<T> {
-    fn step(self, step: impl Into<String>) -> Result<T, BootError>;
-}
-
-impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
-    fn step(self, step: impl Into<String>) -> Result<T, BootError> {
-        self.map_err(|error| BootError { step: step.into(), source: error.into() })
-    }
 }
 
 /// Makes a guest of a machine that the kernel has just started.
@@ -92,21 +75,6 @@ pub(super) fn give_up(error: &BootError) {
     shutdown::switch_off();
 }
 
-/// A line on the console; there is nowhere else to say it.
-pub(super) fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "wrenn-envd: {line}");
-}
-
-/// A line in the kernel's log, which has its time beside it, and beside that when `/init` was started.
-pub(super) fn note(line: &str) {
-    // Without its end the line is one that may go on, and nobody is shown it before the next one.
-    let whole = format!("<6>wrenn-envd: {line}\n");
-    let noted = OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(whole.as_bytes()));
-    if noted.is_err() {
-        complain(line);
-    }
-}
-
 /// Points the standard streams at the console that `devtmpfs` has, whatever the kernel gave.
 fn open_console() {
     let console = OpenOptions::new().read(true).write(true).open("/dev/console");
@@ -131,20 +99,6 @@ fn raise_limits() {
     }
 }
 
-/// Waits until `path` is there: drivers find their devices in their own time.
-fn wait_for(path: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + DEVICE_WAIT_MAX;
-    while !path.exists() {
-        if Instant::now() > deadline {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not appear within 5 s"));
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
-}
-
 /// How many files a process may have open, and how many it may allow itself; the latter is the kernel's own limit.
 const OPEN_FILES: u64 = 65_536;
 const OPEN_FILES_MAX: u64 = 1_048_576;
-
-const DEVICE_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -25,7 +25,7 @@ use super::{
     hooks::{Hooks, Moment},
     sys,
 };
-use crate::GuestEventKind;
+use crate::guest_event::GuestEventKind;
 
 /// Everything that happens around a snapshot.
 #[derive(Debug)]

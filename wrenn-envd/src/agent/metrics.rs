@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{MetricsResponse, Timestamp};
+use crate::{metrics_response::MetricsResponse, timestamp::Timestamp};
 
 /// Samples the machine; keeps the last processor times, since use is a difference.
 #[derive(Debug, Default)]

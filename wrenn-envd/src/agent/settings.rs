@@ -10,7 +10,7 @@ use super::{
     api_error::ApiError,
     users::{User, UserError, Users},
 };
-use crate::{ACCESS_TOKEN_HEADER, InitRequest, Timestamp};
+use crate::{init_request::InitRequest, protocol::ACCESS_TOKEN_HEADER, timestamp::Timestamp};
 
 /// The agent's settings.
 #[derive(Debug, Default)]

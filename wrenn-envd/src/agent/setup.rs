@@ -10,17 +10,21 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::HeaderValue};
 
 use super::{
-    Mode,
+    answer::{Body, empty},
     api_error::ApiError,
     clock::{self, Decision},
-    environment,
-    http::{Body, empty},
-    init,
+    environment, init,
     mmds::{Metadata, Mmds},
+    options::Mode,
     settings::Settings,
     sys,
 };
-use crate::{GuestEventKind, InitRequest, PROTOCOL_VERSION, Timestamp, VERSION_HEADER};
+use crate::{
+    guest_event::GuestEventKind,
+    init_request::InitRequest,
+    protocol::{PROTOCOL_VERSION, VERSION_HEADER},
+    timestamp::Timestamp,
+};
 
 /// A request whose sender may give it.
 #[derive(Debug)]

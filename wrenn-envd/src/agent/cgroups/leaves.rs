@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::Kind;
+use super::{group::make, kind::Kind};
 
 /// Those that no running process has.
 #[derive(Debug, Default)]
@@ -114,7 +114,7 @@ impl Leaf {
 
 impl Directory {
     fn make(path: PathBuf) -> io::Result<Self> {
-        super::make(&path)?;
+        make(&path)?;
         let opened = Arc::new(File::open(&path)?.into());
         let events = File::open(path.join("cgroup.events"))?;
         Ok(Self { path, opened, events })

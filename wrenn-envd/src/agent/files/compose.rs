@@ -15,11 +15,11 @@ use super::{
     place::{Place, Spooled},
     query::Query,
     target::Target,
-    upload::Written,
+    written::Written,
 };
 use crate::agent::{
+    answer::{Body, json},
     api_error::ApiError,
-    http::{Body, json},
     identity::Identity,
     settings::Settings,
     users::User,

@@ -24,8 +24,8 @@ use super::{
     target::Target,
 };
 use crate::agent::{
+    answer::{Body, empty},
     api_error::ApiError,
-    http::{Body, empty},
     identity::as_user,
     settings::Settings,
 };

@@ -1,7 +1,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Mutex,
     time::Duration,
@@ -21,31 +21,14 @@ use super::{
     query::Query,
     spool::Spool,
     target::Target,
+    written::Written,
 };
 use crate::agent::{
+    answer::{Body, json},
     api_error::ApiError,
-    http::{Body, json},
     settings::Settings,
     users::User,
 };
-
-/// One written file, in the answer.
-#[derive(Debug, serde::Serialize)]
-pub(super) struct Written {
-    path: String,
-    name: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: BTreeMap<String, String>,
-}
-
-impl Written {
-    pub(super) fn file(path: &Path, metadata: BTreeMap<String, String>) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { path: path.to_string_lossy().into_owned(), name, kind: "file", metadata }
-    }
-}
 
 /// A request's body, decoded.
 type Contents = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;

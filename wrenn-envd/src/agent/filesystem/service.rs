@@ -16,7 +16,7 @@ use crate::{
     agent::{
         guest_path,
         identity::as_user,
-        process::keepalive,
+        keepalive::keepalive,
         settings::Settings,
         users::{User, UserError},
     },

@@ -4,7 +4,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{BootError, Step as _};
+use super::step::{BootError, Step as _};
 
 /// What the host says on the kernel's command line.
 ///
@@ -82,9 +82,9 @@ mod tests {
         let cmdline = Cmdline::parse(text).unwrap();
         assert_eq!((cmdline.base.as_path(), cmdline.drive.as_path()), ("/dev/vda".as_ref(), "/dev/vdb".as_ref()));
         let network = cmdline.network.unwrap();
-        assert_eq!(network.address, crate::GUEST_ADDRESS);
+        assert_eq!(network.address, crate::protocol::GUEST_ADDRESS);
         assert_eq!(network.netmask, Ipv4Addr::new(255, 255, 255, 252));
-        assert_eq!(network.gateway, Some(crate::TAP_ADDRESS));
+        assert_eq!(network.gateway, Some(crate::protocol::TAP_ADDRESS));
         let named = Cmdline::parse("wrenn.dns=9.9.9.9,2620:fe::fe wrenn.base=a wrenn.drive=b").unwrap();
         assert_eq!((named.nameservers.len(), cmdline.nameservers.len()), (2, 0));
         assert!(!cmdline.has_mmds && Cmdline::parse("wrenn.mmds=1 wrenn.base=a wrenn.drive=b").unwrap().has_mmds);

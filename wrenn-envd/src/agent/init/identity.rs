@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{BootError, Step as _};
+use super::step::{BootError, Step as _};
 
 /// Gives the guest the name in its `/etc/hostname`, or `wrenn`.
 pub(super) fn name_guest() -> Result<(), BootError> {

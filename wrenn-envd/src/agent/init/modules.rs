@@ -7,7 +7,8 @@ use nix::{
     kmod::{ModuleInitFlags, finit_module},
 };
 
-use super::{BootError, Step as _, complain};
+use super::step::{BootError, Step as _};
+use crate::agent::console::complain;
 
 /// Loads what `directory/order` lists. A module that fails is named on the console, and the boot goes on: what needed it
 /// fails under its own name.

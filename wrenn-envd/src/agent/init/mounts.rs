@@ -10,7 +10,12 @@ use std::{
 
 use nix::mount::{MsFlags, mount};
 
-use super::{BootError, Step as _, cmdline::Cmdline, complain, wait_for};
+use super::{
+    cmdline::Cmdline,
+    device::wait_for,
+    step::{BootError, Step as _},
+};
+use crate::agent::console::complain;
 
 /// `/proc`, `/sys` and `/dev`, which every later step reads.
 pub(super) fn mount_kernel_files() -> Result<(), BootError> {

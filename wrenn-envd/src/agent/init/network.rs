@@ -3,11 +3,11 @@
 use std::{fs, path::Path};
 
 use super::{
-    super::sys,
-    BootError, Step as _,
     cmdline::{Cmdline, Network},
-    wait_for,
+    device::wait_for,
+    step::{BootError, Step as _},
 };
+use crate::agent::sys;
 
 /// Brings up the loopback, and `eth0` when the command line has an address for it.
 pub(super) fn configure(cmdline: &Cmdline) -> Result<(), BootError> {

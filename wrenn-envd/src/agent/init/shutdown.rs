@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::complain;
+use crate::agent::console::complain;
 
 /// Waits until somebody asks for the end.
 pub(in crate::agent) async fn requested() -> io::Result<()> {

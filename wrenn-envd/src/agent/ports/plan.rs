@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    const ADDRESS: IpAddr = IpAddr::V4(crate::GUEST_ADDRESS);
+    const ADDRESS: IpAddr = IpAddr::V4(crate::protocol::GUEST_ADDRESS);
 
     fn planned(listeners: &[&str], ours: &[&str]) -> (Vec<String>, Vec<u16>) {
         let parse = |text: &&str| text.parse::<SocketAddr>().unwrap();

@@ -2,10 +2,7 @@ use std::{io, sync::Arc};
 
 use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::Mutex};
 
-use super::{
-    Process,
-    terminal::{Size, Terminal},
-};
+use super::terminal::{Size, Terminal};
 
 /// What a process reads from.
 #[derive(Debug)]
@@ -35,17 +32,17 @@ pub(super) enum InputError {
     NoTerminal,
 }
 
-impl Process {
+impl Input {
     /// Writes all of `bytes` to the process, at the process's own pace.
     ///
     /// # Cancel-Safety
     ///
     /// Not cancel-safe: a part of `bytes` may have been written.
     pub(super) async fn send_stdin(&self, bytes: &[u8]) -> Result<(), InputError> {
-        let stdin = match &self.input {
-            Input::Null => return Err(InputError::Closed),
-            Input::Terminal(..) => return Err(InputError::HasTerminal),
-            Input::Pipe(stdin) => stdin,
+        let stdin = match self {
+            Self::Null => return Err(InputError::Closed),
+            Self::Terminal(..) => return Err(InputError::HasTerminal),
+            Self::Pipe(stdin) => stdin,
         };
         let mut stdin = stdin.lock().await;
         let writing = stdin.as_mut().ok_or(InputError::Closed)?.write_all(bytes).await;
@@ -60,7 +57,7 @@ impl Process {
 
     /// The same, for a process at a terminal.
     pub(super) async fn send_pty(&self, bytes: &[u8]) -> Result<(), InputError> {
-        let Input::Terminal(terminal, turn) = &self.input else { return Err(InputError::NoTerminal) };
+        let Self::Terminal(terminal, turn) = self else { return Err(InputError::NoTerminal) };
         let _turn = turn.lock().await;
         terminal.write_all(bytes).await.map_err(InputError::Broken)
     }
@@ -69,17 +66,17 @@ impl Process {
     /// nothing.
     ///
     /// It waits for input that is being written, for as long as whoever sent that does: one who gives up lets go.
-    pub(super) async fn close_stdin(&self) -> Result<(), InputError> {
-        match &self.input {
-            Input::Null => {}
-            Input::Pipe(stdin) => *stdin.lock().await = None,
-            Input::Terminal(..) => return Err(InputError::TerminalStaysOpen),
+    pub(super) async fn close(&self) -> Result<(), InputError> {
+        match self {
+            Self::Null => {}
+            Self::Pipe(stdin) => *stdin.lock().await = None,
+            Self::Terminal(..) => return Err(InputError::TerminalStaysOpen),
         }
         Ok(())
     }
 
     pub(super) fn resize(&self, size: Size) -> Result<(), InputError> {
-        let Input::Terminal(terminal, _) = &self.input else { return Err(InputError::NoTerminal) };
+        let Self::Terminal(terminal, _) = self else { return Err(InputError::NoTerminal) };
         terminal.resize(size).map_err(InputError::Broken)
     }
 }

@@ -22,7 +22,11 @@ use tokio::{
 };
 
 use super::{
-    Input, Journal, Outputs, Process, Table,
+    input::Input,
+    journal::Journal,
+    output::Outputs,
+    running::Process,
+    table::Table,
     terminal::{Size, Terminal},
 };
 use crate::{

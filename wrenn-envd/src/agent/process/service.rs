@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use connectrpc::{
     ConnectError, Encodable, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
@@ -11,16 +8,17 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Process, Table,
     events::{Offsets, Shared, events},
     input::InputError,
     journal::From,
     launch::{Launch, LaunchError, Launched, Streams},
     moment::{Moment, Over},
+    running::Process,
+    table::Table,
     terminal,
 };
 use crate::{
-    agent::{cgroups::Groups, freezer::Freezer, settings::Settings},
+    agent::{cgroups::Groups, freezer::Freezer, keepalive::keepalive, settings::Settings},
     proto::process::{self as wire, process_input::Input, stream_input_request},
 };
 
@@ -116,7 +114,7 @@ impl wire::Process for Service {
         let process = self.find(request.process.into_option())?;
         if let Some(pty) = request.pty.into_option() {
             let size = terminal::size(&pty).map_err(ConnectError::invalid_argument)?;
-            process.resize(size).map_err(refuse_input)?;
+            process.input.resize(size).map_err(refuse_input)?;
         }
         Response::ok(wire::UpdateResponse::default())
     }
@@ -174,7 +172,7 @@ impl wire::Process for Service {
         request: ServiceRequest<'_, wire::CloseStdinRequest>,
     ) -> ServiceResult<impl Encodable<wire::CloseStdinResponse> + Send + use<'a>> {
         let process = self.find(request.to_owned_message().process.into_option())?;
-        process.close_stdin().await.map_err(refuse_input)?;
+        process.input.close().await.map_err(refuse_input)?;
         Response::ok(wire::CloseStdinResponse::default())
     }
 }
@@ -265,8 +263,8 @@ async fn until(deadline: Option<Instant>) {
 
 async fn give(process: &Process, input: Option<wire::ProcessInput>) -> Result<(), ConnectError> {
     let given = match input.and_then(|input| input.input) {
-        Some(Input::Stdin(bytes)) => process.send_stdin(&bytes).await,
-        Some(Input::Pty(bytes)) => process.send_pty(&bytes).await,
+        Some(Input::Stdin(bytes)) => process.input.send_stdin(&bytes).await,
+        Some(Input::Pty(bytes)) => process.input.send_pty(&bytes).await,
         None => return Err(ConnectError::invalid_argument("no input is given")),
     };
     given.map_err(refuse_input)
@@ -298,10 +296,4 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
             _ => ConnectError::invalid_argument(message),
         },
     }
-}
-
-/// How often a silent stream shows life: what the client asks for in seconds, or E2B's 90 s.
-pub(crate) fn keepalive(context: &RequestContext) -> Duration {
-    let asked = context.header("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    Duration::from_secs(asked.filter(|seconds| *seconds > 0).unwrap_or(90))
 }

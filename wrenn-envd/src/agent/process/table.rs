@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Process,
     journal::{Budget, Journal},
+    running::Process,
 };
 use crate::{
     agent::sys::{self, Program},

@@ -1,0 +1,20 @@
+use serde::{Deserialize, Serialize};
+
+/// The answer of `GET /metrics`. Sizes are in bytes unless the name says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the names are E2B's, and say it all")]
+pub struct MetricsResponse {
+    /// Seconds since 1970, by the guest's clock.
+    pub ts: i64,
+    pub cpu_count: u32,
+    /// Of all processors together, 0 to 100, since the last call.
+    pub cpu_used_pct: f64,
+    pub mem_total: u64,
+    pub mem_used: u64,
+    pub mem_cache: u64,
+    pub mem_total_mib: u64,
+    pub mem_used_mib: u64,
+    pub disk_used: u64,
+    pub disk_total: u64,
+}
