@@ -3,6 +3,7 @@
 use std::{io, marker::PhantomData};
 
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::task::spawn_blocking;
 
 use super::users::User;
@@ -29,13 +30,23 @@ where
 
 /// This thread's rights on files are a user's until this is dropped.
 ///
-/// The three calls change the calling thread alone, as they do not in most wrappers of the C library's.
+/// It has none of root's capabilities either: with them it could look into root's processes, and beyond limits of the disk.
+///
+/// All calls change the calling thread alone, as they do not in most wrappers of the C library's.
 #[derive(Debug)]
 pub(super) struct Identity {
     /// `None` where nothing was changed.
-    former: Option<(Vec<rustix::thread::Gid>, Gid, Uid)>,
+    former: Option<Former>,
     /// It is the thread's, so it may not leave it.
     _thread: PhantomData<*const ()>,
+}
+
+#[derive(Debug)]
+struct Former {
+    groups: Vec<rustix::thread::Gid>,
+    gid: Gid,
+    uid: Uid,
+    capabilities: CapabilitySets,
 }
 
 impl Identity {
@@ -44,26 +55,32 @@ impl Identity {
         if !geteuid().is_root() || user.uid == 0 {
             return Ok(unchanged);
         }
-        let groups = rustix::process::getgroups()?;
+        let (groups, capabilities) = (rustix::process::getgroups()?, capabilities(None)?);
         let wanted: Vec<_> = user.groups.iter().map(|gid| rustix::thread::Gid::from_raw(*gid)).collect();
         rustix::thread::set_thread_groups(&wanted)?;
         let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-        let assumed = Self { former: Some((groups, setfsgid(gid), setfsuid(uid))), ..unchanged };
+        let former = Former { groups, gid: setfsgid(gid), uid: setfsuid(uid), capabilities };
+        let assumed = Self { former: Some(former), ..unchanged };
         // They report no failure: a second call tells what the first one did.
-        if setfsuid(uid) == uid && setfsgid(gid) == gid {
-            Ok(assumed)
-        } else {
-            Err(io::ErrorKind::PermissionDenied.into())
+        if setfsuid(uid) != uid || setfsgid(gid) != gid {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
+        // They stay permitted, so that they can be taken back.
+        set_capabilities(None, CapabilitySets { effective: CapabilitySet::empty(), ..capabilities })?;
+        Ok(assumed)
     }
 }
 
 impl Drop for Identity {
     fn drop(&mut self) {
-        let Some((groups, gid, uid)) = self.former.take() else { return };
+        let Some(Former { groups, gid, uid, capabilities }) = self.former.take() else { return };
+        // First: the others need them. They are as they were only after those, which take some away themselves.
+        let may_go_back = set_capabilities(None, capabilities).is_ok();
         setfsuid(uid);
         setfsgid(gid);
-        if setfsuid(uid) != uid || setfsgid(gid) != gid || rustix::thread::set_thread_groups(&groups).is_err() {
+        let is_back =
+            setfsuid(uid) == uid && setfsgid(gid) == gid && rustix::thread::set_thread_groups(&groups).is_ok();
+        if !may_go_back || !is_back || set_capabilities(None, capabilities).is_err() {
             // The thread would serve the next call as the wrong user. Root can always change back, so this does not happen.
             std::process::abort();
         }
@@ -75,6 +92,31 @@ mod tests {
     use std::{fs, os::unix::fs::MetadataExt as _};
 
     use super::*;
+
+    /// The kernel lets nobody but its user, and whoever may trace it, see what a process has open.
+    #[tokio::test]
+    async fn a_thread_that_is_the_user_cannot_look_into_roots_processes() {
+        if !geteuid().is_root() {
+            println!("skipped: a_thread_that_is_the_user_cannot_look_into_roots_processes: no root");
+            return;
+        }
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let proc = format!("/proc/{}", sleeper.id());
+        let user = User { name: "u".into(), uid: 12345, gid: 12346, groups: vec![12346], home: "/".into() };
+        let look = move || -> io::Result<_> {
+            let kinds =
+                [fs::read_link(format!("{proc}/cwd")).map(drop), fs::read_dir(format!("{proc}/root/")).map(drop)];
+            let maps = fs::read(format!("{proc}/maps")).map(drop);
+            Ok([kinds[0].as_ref(), kinds[1].as_ref(), maps.as_ref()].map(|seen| seen.map_err(io::Error::kind).copied()))
+        };
+        let seen = as_user(user, look.clone()).await.unwrap();
+        let root = User { name: "root".into(), uid: 0, gid: 0, groups: vec![0], home: "/".into() };
+        let seen_by_root = as_user(root, look).await.unwrap();
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(seen, [Err(io::ErrorKind::PermissionDenied); 3]);
+        assert_eq!(seen_by_root, [Ok(()); 3]);
+    }
 
     #[tokio::test]
     async fn a_thread_is_the_user_for_the_work_and_root_afterwards() {
