@@ -15,6 +15,7 @@ mod ca_bundle;
 mod cmdline;
 mod device;
 mod identity;
+mod limits;
 mod modules;
 mod mounts;
 mod network;
@@ -32,7 +33,6 @@ use std::{
 pub(super) use ca_bundle::set_ca_bundle;
 use cmdline::Cmdline;
 pub(super) use identity::{set_hostname, set_machine_id};
-use nix::sys::resource::{Resource, setrlimit};
 pub(super) use resolver::set_nameservers;
 pub(super) use shutdown::{requested, shut_down};
 use step::{BootError, Step as _};
@@ -44,6 +44,8 @@ use super::console::complain;
 pub(super) struct Booted {
     /// The guest's own address.
     pub(super) address: Option<Ipv4Addr>,
+    /// The host's end of its network.
+    pub(super) host: Option<Ipv4Addr>,
     /// A directory of the writable drive, which has no name in the guest's own root.
     pub(super) drive: OwnedFd,
     /// Whether the VMM has a metadata service.
@@ -60,13 +62,19 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     mounts::switch_root()?;
     mounts::mount_rest()?;
     score_processes();
-    raise_limits();
+    limits::raise();
     network::configure(&cmdline)?;
     if !cmdline.nameservers.is_empty() {
         set_nameservers(&cmdline.nameservers).step("write /etc/resolv.conf")?;
     }
     identity::name_guest()?;
-    Ok(Booted { address: cmdline.network.map(|network| network.address), drive, has_mmds: cmdline.has_mmds })
+    let network = cmdline.network;
+    Ok(Booted {
+        address: network.map(|network| network.address),
+        host: network.and_then(|network| network.gateway),
+        drive,
+        has_mmds: cmdline.has_mmds,
+    })
 }
 
 /// Prints why the boot failed, and switches the machine off. Returns only if the kernel refuses.
@@ -91,14 +99,3 @@ fn score_processes() {
         complain(&format!("set the out-of-memory score of processes: {error}"));
     }
 }
-
-/// The kernel's 1,024 open files for PID 1 are few for an agent with many processes, and all of them inherit it.
-fn raise_limits() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES_MAX) {
-        complain(&format!("allow more open files: {error}"));
-    }
-}
-
-/// How many files a process may have open, and how many it may allow itself; the latter is the kernel's own limit.
-const OPEN_FILES: u64 = 65_536;
-const OPEN_FILES_MAX: u64 = 1_048_576;
