@@ -17,4 +17,10 @@ pub struct MetricsResponse {
     pub mem_used_mib: u64,
     pub disk_used: u64,
     pub disk_total: u64,
+    /// wrenn's own: what all processors together have worked since the guest's boot.
+    pub cpu_time_ms: u64,
+    /// wrenn's own: what came in by the network since the guest's boot, but by its loopback.
+    pub net_received_bytes: u64,
+    /// wrenn's own: the same for what went out.
+    pub net_sent_bytes: u64,
 }

@@ -156,6 +156,7 @@ async fn metrics_describe_the_machine_in_e2bs_words() {
     let names: Vec<_> = metrics.keys().map(String::as_str).collect();
     let expected = [
         "cpu_count",
+        "cpu_time_ms",
         "cpu_used_pct",
         "disk_total",
         "disk_used",
@@ -164,9 +165,17 @@ async fn metrics_describe_the_machine_in_e2bs_words() {
         "mem_total_mib",
         "mem_used",
         "mem_used_mib",
+        "net_received_bytes",
+        "net_sent_bytes",
         "ts",
     ];
     assert_eq!(names, expected);
+    // As the kernel says it, in hundredths of a second.
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let ticks: Vec<f64> =
+        stat.lines().next().unwrap().split_whitespace().skip(1).map(|ticks| ticks.parse().unwrap()).collect();
+    let worked = ticks.iter().take(8).sum::<f64>() - ticks[3] - ticks[4];
+    assert!((metrics["cpu_time_ms"] - worked * 10.0).abs() < 60_000.0, "{metrics:?}, but it is {worked} ticks");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     assert!((metrics["ts"] - now).abs() < 10.0, "{metrics:?}, but it is {now}");
     let processors = std::thread::available_parallelism().unwrap().get();
