@@ -5,6 +5,7 @@
 //!                                                                     +-> files, setup, metrics  (plain HTTP)
 //! ```
 
+mod admission;
 mod answer;
 mod api_error;
 mod cgroups;
@@ -41,6 +42,7 @@ use std::{
     sync::Arc,
 };
 
+use admission::Admission;
 use cgroups::Groups;
 use console::{complain, note};
 use events::Events;
@@ -62,6 +64,7 @@ pub fn run(mut options: Options) -> io::Result<()> {
         match init::boot() {
             Ok(booted) => {
                 options.publish = booted.address.map(IpAddr::from);
+                options.host = booted.host.map(IpAddr::from);
                 options.hooks = Some(PathBuf::from("/etc/wrenn/hooks"));
                 options.mmds = booted.has_mmds.then_some((MMDS_ADDRESS, 80).into());
                 drive = Some(booted.drive);
@@ -84,7 +87,7 @@ pub fn run(mut options: Options) -> io::Result<()> {
 }
 
 async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
-    let Options { mode, address, cgroup, publish, hooks, mmds, .. } = options;
+    let Options { mode, address, cgroup, publish, hooks, host, mmds, .. } = options;
     let listener = TcpListener::bind(address).await?;
     if mode == Mode::Hosted {
         // Orphans come here, as they come to PID 1. Where they do not, they are somebody else's to reap.
@@ -108,7 +111,8 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
         events: Events::new(),
         restores,
     };
-    let server = http::Server::new(mode, mmds.map(|address| Mmds { address }), groups, lifecycle);
+    let mmds = mmds.map(|address| Mmds { address });
+    let server = http::Server::new(mode, mmds, Admission::new(host), groups, lifecycle);
     let serving = format!("serving on {}", listener.local_addr()?);
     if mode == Mode::Guest {
         note(&serving);

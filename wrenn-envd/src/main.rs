@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// `wrenn-envd [--no-init] [--address ADDRESS] [--port PORT] [--publish ADDRESS] [--cgroup DIRECTORY]
-/// [--hooks DIRECTORY] [--drive DIRECTORY] [--mmds ADDRESS:PORT]`
+/// [--hooks DIRECTORY] [--drive DIRECTORY] [--host ADDRESS] [--mmds ADDRESS:PORT]`
 fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
     let words: Vec<String> = words.collect();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -34,6 +34,7 @@ fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Options> {
             "--port" => options.address.set_port(value()?.parse()?),
             "--publish" => options.publish = Some(value()?.parse()?),
             "--hooks" => options.hooks = Some(value()?.into()),
+            "--host" => options.host = Some(value()?.parse()?),
             "--drive" => options.drive = Some(value()?.into()),
             "--mmds" => options.mmds = Some(value()?.parse()?),
             "--cgroup" => options.cgroup = Some(value()?.into()),

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
 use super::{
+    admission::{Admission, Admitted, Peer},
     answer::{Body, empty, json, refused},
     api_error::ApiError,
     cgroups::Groups,
@@ -39,6 +40,7 @@ use crate::proto::{filesystem::FilesystemServer, process::ProcessServer};
 pub(super) struct Server {
     mode: Mode,
     mmds: Option<Mmds>,
+    admission: Admission,
     settings: Arc<Mutex<Settings>>,
     lifecycle: Lifecycle,
     processes: ConnectRpcService<ProcessServer<process::Service>>,
@@ -47,7 +49,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mode: Mode, mmds: Option<Mmds>, groups: Arc<Groups>, lifecycle: Lifecycle) -> Arc<Self> {
+    pub(super) fn new(
+        mode: Mode,
+        mmds: Option<Mmds>,
+        admission: Admission,
+        groups: Arc<Groups>,
+        lifecycle: Lifecycle,
+    ) -> Arc<Self> {
         let settings = Arc::<Mutex<Settings>>::default();
         let (table, freezer) = (lifecycle.hooks.table.clone(), lifecycle.freezer.clone());
         let service = process::Service { table, settings: settings.clone(), freezer, groups };
@@ -55,14 +63,20 @@ impl Server {
         let processes = ConnectRpcService::new(ProcessServer::new(service)).with_limits(limits);
         let service = filesystem::Service::new(settings.clone());
         let filesystem = ConnectRpcService::new(FilesystemServer::new(service)).with_limits(limits);
-        Arc::new(Self { mode, mmds, settings, lifecycle, processes, filesystem, metrics: Metrics::default() })
+        let metrics = Metrics::default();
+        Arc::new(Self { mode, mmds, admission, settings, lifecycle, processes, filesystem, metrics })
     }
 
     /// Accepts connections for ever.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(self.clone().serve_connection(stream))),
+                Ok((stream, peer)) => {
+                    // One too many is closed at once.
+                    if let Some(admitted) = self.admission.admit(peer.ip()) {
+                        tokio::spawn(self.clone().serve_connection(stream, admitted));
+                    }
+                }
                 // Out of descriptors, most likely: some will be closed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
@@ -81,7 +95,8 @@ impl Server {
         init::shut_down().await;
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream) {
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, admitted: Admitted) {
+        let peer = admitted.peer;
         // Answers are small and awaited; one that waits for more to send only waits. Without
         // either a connection serves less well, and that is all.
         let _ = stream.set_nodelay(true);
@@ -91,7 +106,7 @@ impl Server {
         let known = announced.clone();
         let service = service_fn(move |request| {
             let (server, known) = (self.clone(), known.clone());
-            async move { Ok::<_, Infallible>(server.answer(request, &known).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, peer, &known).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_MAX).max_buf_size(SENT_AHEAD_BYTES);
@@ -101,7 +116,7 @@ impl Server {
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(2 * WINDOW_BYTES)
             .max_send_buf_size(SENT_AHEAD_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(if peer == Peer::Host { STREAMS_MAX } else { GUEST_STREAMS_MAX })
             .keep_alive_interval(Duration::from_secs(20))
             // The clock of a guest that was stopped may have gone on meanwhile, and its client is still there.
             .keep_alive_timeout(Duration::from_secs(180));
@@ -121,7 +136,7 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, known_restore: &Mutex<u64>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer, known_restore: &Mutex<u64>) -> Response<Body> {
         if (request.method(), request.uri().path()) == (&Method::GET, "/health") {
             return empty(StatusCode::NO_CONTENT);
         }
@@ -141,7 +156,7 @@ impl Server {
             Ok(()) if request.uri().path().starts_with(FILESYSTEM_PREFIX) => {
                 Ok(answer_rpc(&self.filesystem, request).await)
             }
-            Ok(()) => self.answer_plain(request, known_restore).await,
+            Ok(()) => self.answer_plain(request, peer, known_restore).await,
         };
         answered.unwrap_or_else(|refusal| refused(&refusal))
     }
@@ -149,11 +164,13 @@ impl Server {
     async fn answer_plain(
         &self,
         request: Request<Incoming>,
+        peer: Peer,
         known_restore: &Mutex<u64>,
     ) -> Result<Response<Body>, ApiError> {
         match (request.method(), request.uri().path()) {
             (&Method::POST, "/init") => {
-                let order = setup::Order::receive(self.mmds, &self.settings, request).await?;
+                let trust = || self.admission.trust(peer);
+                let order = setup::Order::receive(self.mmds, &self.settings, trust, request).await?;
                 self.lifecycle.drive.thaw_if_any().await.map_err(|error| refuse_freeze(&error))?;
                 if let Some(event) = order.carry_out(self.mode, &self.settings)? {
                     let restore = self.lifecycle.restored(event).await.map_err(|error| refuse_freeze(&error))?;
@@ -215,6 +232,9 @@ const SENT_AHEAD_BYTES: usize = 64 << 10;
 
 /// How many calls a connection may have under way: each process that a client follows is one.
 const STREAMS_MAX: u32 = 4096;
+
+/// The same for who is in the guest.
+const GUEST_STREAMS_MAX: u32 = 64;
 
 /// How much a client may send before the agent has read it.
 const WINDOW_BYTES: u32 = 1 << 20;

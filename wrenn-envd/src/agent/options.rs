@@ -27,6 +27,8 @@ pub struct Options {
     pub hooks: Option<PathBuf>,
     /// For [`Mode::Hosted`]: a directory of the file system that `/fsfreeze` freezes. `None`: it freezes none.
     pub drive: Option<PathBuf>,
+    /// For [`Mode::Hosted`]: where the host's connections come from; others are limited. `None`: from anywhere.
+    pub host: Option<IpAddr>,
     /// For [`Mode::Hosted`]: the metadata service. `None`: there is none.
     pub mmds: Option<SocketAddr>,
 }
@@ -35,6 +37,6 @@ impl Options {
     /// An agent that does nothing but serve; what a guest needs is added when it has booted.
     #[must_use]
     pub fn new(mode: Mode, address: SocketAddr) -> Self {
-        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None, mmds: None }
+        Self { mode, address, cgroup: None, publish: None, hooks: None, drive: None, host: None, mmds: None }
     }
 }

@@ -27,6 +27,17 @@ pub(super) struct Settings {
     users: Users,
 }
 
+/// Whether a request's headers say that its sender may call.
+#[derive(Debug)]
+pub(super) enum Proof {
+    /// They carry the token.
+    Token,
+    /// There is no token yet.
+    NotNeeded,
+    /// They do not, and this says so.
+    None(ApiError),
+}
+
 impl Settings {
     /// Takes over what `request` names, and keeps the rest.
     pub(super) fn replace(&mut self, request: InitRequest) {
@@ -53,6 +64,15 @@ impl Settings {
             Some(given) if equal_in_constant_time(given.as_bytes(), token.as_bytes()) => Ok(()),
             Some(_) => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is wrong")),
             None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "the access token is missing")),
+        }
+    }
+
+    /// What the headers of a request prove by themselves.
+    pub(super) fn proof(&self, headers: &HeaderMap) -> Proof {
+        match self.authorize(headers) {
+            Err(refusal) => Proof::None(refusal),
+            Ok(()) if self.token.is_some() => Proof::Token,
+            Ok(()) => Proof::NotNeeded,
         }
     }
 

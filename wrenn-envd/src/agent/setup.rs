@@ -4,10 +4,12 @@ use std::{
     fs::OpenOptions,
     io,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{HeaderMap, Request, Response, StatusCode, body::Incoming, header::HeaderValue};
+use tokio::time::timeout;
 
 use super::{
     answer::{Body, empty},
@@ -16,7 +18,7 @@ use super::{
     environment, init,
     mmds::{Metadata, Mmds},
     options::Mode,
-    settings::Settings,
+    settings::{Proof, Settings},
     sys,
 };
 use crate::{
@@ -36,19 +38,30 @@ pub(super) struct Order {
 
 impl Order {
     /// Reads a request, and refuses it when its sender may not call.
-    pub(super) async fn receive(
+    ///
+    /// Where the headers do not prove it, the body has to be read on trust: that may be had a few times at once, and no
+    /// request without it is read.
+    pub(super) async fn receive<T>(
         mmds: Option<Mmds>,
         settings: &Mutex<Settings>,
+        trust: impl FnOnce() -> Option<T>,
         request: Request<Incoming>,
     ) -> Result<Self, ApiError> {
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        let proof = lock(settings).proof(&head.headers);
+        let _trusted = match (proof, mmds) {
+            (Proof::Token, _) => None,
+            // Nobody vouches for a new token.
+            (Proof::None(refusal), None) => return Err(refusal),
+            (Proof::NotNeeded | Proof::None(_), _) => Some(trust().ok_or_else(busy)?),
+        };
+        let metadata = metadata(mmds).await?;
+        let body = timeout(BODY_MAX, Limited::new(body, BODY_BYTES_MAX).collect()).await.map_err(|_| late())?;
         let body = body.map_err(|error| ApiError::bad_request(format!("the body cannot be read: {error}")))?.to_bytes();
         let parsed = match body.as_ref() {
             [] => Ok(InitRequest::default()),
             text => serde_json::from_slice(text).map_err(|error| ApiError::bad_request(format!("the body: {error}"))),
         };
-        let metadata = metadata(mmds).await?;
         let new_token = parsed.as_ref().ok().and_then(|request: &InitRequest| request.access_token.as_deref());
         let hash = metadata.access_token_hash;
         lock(settings).authorize_init(&head.headers, new_token, hash.as_deref())?;
@@ -172,4 +185,15 @@ fn failed(what: &str, error: &io::Error) -> ApiError {
     ApiError::new(status, format!("{what}: {error}"))
 }
 
+fn busy() -> ApiError {
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "others are calling /init; call again in a moment")
+}
+
+fn late() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body is not there within {BODY_MAX:?}"))
+}
+
 const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How long a body may take.
+const BODY_MAX: Duration = Duration::from_secs(10);
