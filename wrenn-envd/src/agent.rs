@@ -11,6 +11,7 @@ mod api_error;
 mod cgroups;
 mod clock;
 mod console;
+mod drive;
 mod environment;
 mod events;
 mod files;
@@ -31,6 +32,7 @@ mod process;
 mod settings;
 mod setup;
 mod sys;
+mod threads;
 mod users;
 
 use std::{
@@ -45,10 +47,11 @@ use std::{
 use admission::Admission;
 use cgroups::Groups;
 use console::{complain, note};
+use drive::Drive;
 use events::Events;
 use freezer::Freezer;
 use hooks::Hooks;
-use lifecycle::{Drive, Lifecycle};
+use lifecycle::Lifecycle;
 use mmds::Mmds;
 pub use options::{Mode, Options};
 use tokio::{net::TcpListener, sync::watch};
@@ -107,7 +110,7 @@ async fn serve(options: Options, drive: Option<OwnedFd>) -> io::Result<()> {
     let lifecycle = Lifecycle {
         freezer: Arc::new(Freezer::new(groups.sandbox())),
         hooks: Hooks { directory: hooks, table },
-        drive: Drive::new(drive),
+        drive: Drive::new(drive)?,
         events: Events::new(),
         restores,
     };

@@ -6,7 +6,6 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -14,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::{Agent, cgroup::Cgroup, is_alive};
+use support::{Agent, cgroup::Cgroup, is_alive, loop_mount::LoopMount};
 use tokio::net::TcpStream;
 use wrenn_envd::{EventsResponse, GuestEventKind};
 
@@ -135,47 +134,10 @@ async fn without_a_drive_or_a_group_nothing_is_frozen_and_the_answer_says_so() {
     }
 }
 
-/// An ext4 of its own in a file.
-struct LoopMount {
-    directory: tempfile::TempDir,
-}
-
-impl LoopMount {
-    fn make() -> Result<Self, String> {
-        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let (image, mount) = (directory.path().join("image"), directory.path().join("mount"));
-        fs::create_dir(&mount).map_err(|error| error.to_string())?;
-        fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).map_err(|error| error.to_string())?;
-        run(Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal"]).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).args([&image, &mount]))?;
-        Ok(Self { directory })
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.directory.path().join("mount")
-    }
-}
-
-impl Drop for LoopMount {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg(self.path()));
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()) }
-}
-
 #[tokio::test]
 async fn a_frozen_drive_makes_writers_wait_until_it_is_thawed_or_restored() {
-    let drive = match LoopMount::make() {
-        Ok(drive) => drive,
-        Err(error) => {
-            println!("skipped: a_frozen_drive_makes_writers_wait_until_it_is_thawed_or_restored: {error}");
-            return;
-        }
-    };
+    let test = "a_frozen_drive_makes_writers_wait_until_it_is_thawed_or_restored";
+    let Some(drive) = LoopMount::make(test) else { return };
     {
         let agent = Agent::start_with(&["--drive", drive.path().to_str().unwrap()]);
         for (route, body) in [("/fsthaw", String::new()), ("/init", restored("resumed"))] {
@@ -189,6 +151,38 @@ async fn a_frozen_drive_makes_writers_wait_until_it_is_thawed_or_restored() {
             let file = drive.path().join("file");
             support::eventually("the writing", || fs::read_to_string(&file).is_ok_and(|text| text == "x\n")).await;
             fs::remove_file(file).unwrap();
+        }
+    }
+}
+
+/// Uploads that wait for the drive hold every thread that waits for disks, and the thaw comes all the same.
+#[tokio::test]
+async fn a_drive_is_thawed_however_many_uploads_wait_for_it() {
+    let Some(drive) = LoopMount::make("a_drive_is_thawed_however_many_uploads_wait_for_it") else { return };
+    {
+        let agent = Agent::start_with(&["--drive", drive.path().to_str().unwrap()]);
+        // An agent whose threads stand in the kernel cannot be ended.
+        let _thaw = drive.thaw_on_drop();
+        for (route, body) in [("/fsthaw", String::new()), ("/init", restored("resumed"))] {
+            assert_eq!(post(&agent, "/fsfreeze", String::new()).await, StatusCode::NO_CONTENT);
+            let uploads = (0..40).map(|number| {
+                let route = format!("/files?path={}/file{number}", drive.path().display());
+                let agent = &agent;
+                async move {
+                    let kind = [("content-type", "application/octet-stream")];
+                    agent.call("POST", &route, &kind, vec![b'x'; 300_000]).await.status()
+                }
+            });
+            let mut uploads = Box::pin(futures::future::join_all(uploads));
+            let waited = tokio::time::timeout(Duration::from_secs(1), &mut uploads).await;
+            assert!(waited.is_err(), "the writers wait");
+            let thawed = tokio::time::timeout(Duration::from_secs(5), post(&agent, route, body)).await;
+            assert_eq!(thawed.expect("the thaw waits for nobody"), StatusCode::NO_CONTENT);
+            // A restore closes their connections.
+            if route == "/fsthaw" {
+                let done = tokio::time::timeout(Duration::from_secs(20), uploads).await.expect("the uploads go on");
+                assert!(done.iter().all(|status| *status == StatusCode::OK), "{done:?}");
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{
     cgroups::Groups,
     console::complain,
     events, files, filesystem,
-    freezer::FreezeError,
+    freezer::{FreezeError, Thaw},
     init,
     lifecycle::Lifecycle,
     metrics::Metrics,
@@ -86,7 +86,7 @@ impl Server {
     /// Ends every process and switches the guest off. Returns only if the kernel refuses.
     pub(super) async fn shut_down(&self) {
         // Who is frozen cannot end, and what is frozen cannot be flushed.
-        if let Err(error) = self.lifecycle.freezer.thaw() {
+        if let Err(error) = self.lifecycle.freezer.thaw(Thaw::AsItself) {
             complain(&format!("thaw the guest: {error}"));
         }
         if let Err(error) = self.lifecycle.drive.thaw_if_any().await {
@@ -171,8 +171,10 @@ impl Server {
             (&Method::POST, "/init") => {
                 let trust = || self.admission.trust(peer);
                 let order = setup::Order::receive(self.mmds, &self.settings, trust, request).await?;
-                self.lifecycle.drive.thaw_if_any().await.map_err(|error| refuse_freeze(&error))?;
-                if let Some(event) = order.carry_out(self.mode, &self.settings)? {
+                let thawed = self.lifecycle.drive.thaw_if_any().await.map_err(|error| refuse_freeze(&error))?;
+                let restored = order.carry_out(self.mode, &self.settings)?;
+                drop(thawed);
+                if let Some(event) = restored {
                     let restore = self.lifecycle.restored(event).await.map_err(|error| refuse_freeze(&error))?;
                     *known_restore.lock().unwrap_or_else(PoisonError::into_inner) = restore;
                 }
@@ -211,7 +213,7 @@ fn done(result: Result<(), FreezeError>) -> Result<Response<Body>, ApiError> {
 fn refuse_freeze(error: &FreezeError) -> ApiError {
     let status = match error {
         FreezeError::NoGroup | FreezeError::NoDrive => StatusCode::NOT_IMPLEMENTED,
-        FreezeError::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
+        FreezeError::TimedOut(_) => StatusCode::SERVICE_UNAVAILABLE,
         FreezeError::Io(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     ApiError::new(status, error.to_string())
