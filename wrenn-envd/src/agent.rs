@@ -24,6 +24,7 @@ mod identity;
 mod init;
 mod keepalive;
 mod lifecycle;
+mod locale;
 mod metrics;
 mod mmds;
 mod options;

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use connectrpc::{ErrorCode, client::CallOptions};
 use hyper::StatusCode;
 use support::{Agent, cgroup::Cgroup, eventually, is_alive, session::Session, start};
@@ -118,10 +119,6 @@ async fn a_freeze_stops_commands_and_terminals_and_a_thaw_continues_them() {
     command.expect("tick").await;
     terminal.expect("tick").await;
     assert_eq!(agent.call("POST", "/freeze", &[], "").await.status(), StatusCode::NO_CONTENT);
-    let begun = Instant::now();
-    let refused = agent.shell("true").await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::FailedPrecondition);
-    assert!(begun.elapsed() < Duration::from_secs(2), "and nobody waits for it");
     for session in [&mut command, &mut terminal] {
         // What was written before the freeze may still come.
         while tokio::time::timeout(Duration::from_millis(400), session.next()).await.is_ok() {}
@@ -131,4 +128,42 @@ async fn a_freeze_stops_commands_and_terminals_and_a_thaw_continues_them() {
     for session in [command, terminal] {
         session.signal(Signal::SIGNAL_SIGKILL).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_thaw_and_no_longer_than_its_time() {
+    let Some(cgroup) = Cgroup::make("a_start_waits_for_the_thaw_and_no_longer_than_its_time") else { return };
+    let agent = Agent::start_with(&cgroup.option());
+    assert_eq!(agent.call("POST", "/freeze", &[], "").await.status(), StatusCode::NO_CONTENT);
+    let begun = Instant::now();
+    let late = agent.run(start("true", &[]), timeout_ms(300)).await.unwrap_err();
+    assert_eq!(late.code, ErrorCode::DeadlineExceeded, "{late:?}");
+    assert!((300..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    let thawing = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(agent.call("POST", "/unfreeze", &[], "").await.status(), StatusCode::NO_CONTENT);
+    };
+    let mut until_end = start("sh", &["-c", "echo up"]);
+    until_end.until_end = Some(true);
+    let (waited, waited_for_end, ()) =
+        futures::join!(agent.shell("echo up"), agent.run(until_end, CallOptions::default()), thawing);
+    for waited in [waited, waited_for_end] {
+        assert_eq!(waited.unwrap().stdout_utf8(), "up\n");
+    }
+    // In each copy of a guest there is a copy of whoever waits: nobody's command runs in all of them.
+    assert_eq!(agent.call("POST", "/freeze", &[], "").await.status(), StatusCode::NO_CONTENT);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ran");
+    let restoring = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let body = format!(r#"{{"entropy":"{}","event":"forked"}}"#, STANDARD.encode([7; 64]));
+        let answer = agent.call("POST", "/init", &[("content-type", "application/json")], body).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    };
+    let line = format!("touch {}", file.display());
+    let (copied, ()) = futures::join!(agent.shell(&line), restoring);
+    assert_eq!(copied.unwrap_err().code, ErrorCode::Unavailable);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!file.exists());
+    assert_eq!(agent.shell("echo up").await.unwrap().stdout_utf8(), "up\n");
 }

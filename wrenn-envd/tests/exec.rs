@@ -3,7 +3,9 @@
 mod support;
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt as _,
     time::{Duration, Instant},
 };
 
@@ -13,14 +15,15 @@ use nix::{
     sys::signal::{Signal::SIGKILL, kill},
     unistd::Pid,
 };
-use support::{Agent, Collected, eventually, is_alive, start};
+use support::{Agent, Collected, eventually, is_alive, session::Session, start};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 use wrenn_envd::proto::process::{
-    CloseStdinRequest, ConnectRequest, ConnectResponse, ListRequest, ProcessInput, ProcessSelector, SendInputRequest,
-    SendSignalRequest, Signal, StartResponse, process_input::Input, process_selector::Selector,
+    CloseStdinRequest, ConnectRequest, ConnectResponse, ListRequest, ProcessConfig, ProcessInput, ProcessSelector,
+    SendInputRequest, SendSignalRequest, Signal, StartRequest, StartResponse, process_config::Variable,
+    process_input::Input, process_selector::Selector,
 };
 
 fn by_pid(pid: u32) -> ProcessSelector {
@@ -291,4 +294,76 @@ impl Wire for u32 {
     fn to_be_bytes_for_the_wire(self) -> [u8; 4] {
         std::array::from_fn(|at| u8::try_from((self >> (24 - 8 * at)) & 0xff).expect("a byte"))
     }
+}
+
+/// However short its time is, and whether or not it has begun by then.
+#[tokio::test]
+async fn a_process_whose_time_is_short_is_told_to_have_run_out_of_it() {
+    let agent = Agent::start();
+    for milliseconds in [0, 1, 2, 4, 8, 16, 50] {
+        for until_end in [true, false] {
+            let mut request = start("sleep", &["60"]);
+            request.until_end = Some(until_end);
+            let error = agent.run(request, timeout_ms(milliseconds)).await.unwrap_err();
+            let told = (error.code, error.message.as_deref());
+            let expected = (ErrorCode::DeadlineExceeded, Some("the process was killed: its time was up"));
+            assert_eq!(told, expected, "{milliseconds} ms, {until_end}");
+        }
+    }
+    let children = format!("/proc/{0}/task/{0}/children", agent.pid());
+    eventually("an agent without children", || std::fs::read_to_string(&children).unwrap().trim().is_empty()).await;
+}
+
+#[tokio::test]
+async fn every_signal_of_linux_can_be_sent() {
+    let agent = Agent::start();
+    for number in [1, 2, 10, 18, 34, 40, 64] {
+        let line = format!("trap 'echo got; exit 0' {number}; echo ready; while :; do sleep 0.05; done");
+        let mut session = Session::start(&agent, start("bash", &["-c", &line])).await.unwrap();
+        session.expect("ready").await;
+        let request =
+            SendSignalRequest { process: session.selector().into(), signal: number.into(), ..Default::default() };
+        session.client.send_signal(request).await.unwrap();
+        assert_eq!(session.finish().await.unwrap().stdout_utf8(), "ready\ngot\n", "{number}");
+    }
+    let session = Session::start(&agent, start("sleep", &["60"])).await.unwrap();
+    for number in [0, -1, 65, i32::MAX] {
+        let request =
+            SendSignalRequest { process: session.selector().into(), signal: number.into(), ..Default::default() };
+        let refused = session.client.send_signal(request).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidArgument, "{number}");
+    }
+    session.signal(Signal::SIGNAL_SIGKILL).await.unwrap();
+    assert_eq!(session.finish().await.unwrap().end.unwrap().status, "signal: killed");
+}
+
+#[tokio::test]
+async fn words_variables_and_the_directory_may_be_any_bytes() {
+    let agent = Agent::start();
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join(OsStr::from_bytes(b"d\xff"));
+    fs::create_dir(&directory).unwrap();
+    let program = directory.join(OsStr::from_bytes(b"p\xfe"));
+    std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+    let config = ProcessConfig {
+        cmd_bytes: Some(b"./p\xfe".to_vec()),
+        args_bytes: vec![b"-c".to_vec(), b"printf '%s|' \"$0\" \"$V\"; pwd".to_vec(), b"\xc3\x28".to_vec()],
+        env_bytes: vec![Variable { name: b"V".to_vec(), value: b"\xfd".to_vec(), ..Default::default() }],
+        cwd_bytes: Some(directory.as_os_str().as_bytes().to_vec()),
+        ..Default::default()
+    };
+    let request = StartRequest { process: config.into(), stdin: Some(false), ..Default::default() };
+    let done = agent.run(request, CallOptions::default()).await.unwrap();
+    let expected = [b"\xc3\x28|\xfd|".as_slice(), directory.as_os_str().as_bytes(), b"\n"].concat();
+    assert_eq!(done.stdout, expected, "{:?}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn a_program_finds_utf8_unless_it_is_told_otherwise() {
+    let agent = Agent::start();
+    let done = agent.shell("printf '\u{e9}\u{4e2d}' | wc -m; echo $LANG").await.unwrap();
+    assert_eq!(done.stdout_utf8().lines().next(), Some("2"), "{done:?}");
+    let mut request = start("sh", &["-c", "echo $LANG"]);
+    request.process.as_option_mut().unwrap().envs = [("LANG".to_owned(), "C".to_owned())].into_iter().collect();
+    assert_eq!(agent.run(request, CallOptions::default()).await.unwrap().stdout_utf8(), "C\n");
 }

@@ -137,3 +137,14 @@ async fn a_thousand_lines_of_a_terminal_arrive_whole() {
 fn nix_is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("Uid:\t0\t0"))
 }
+
+#[tokio::test]
+async fn a_terminals_line_editing_takes_whole_characters_away() {
+    let agent = Agent::start();
+    let mut session =
+        Session::start(&agent, shell_at(80, 24, &["-c", "echo ready; read line; echo \"<$line>\""])).await.unwrap();
+    session.expect("ready").await;
+    session.type_in("a\u{e9}\u{7f}b\n").await;
+    session.expect("<ab>").await;
+    session.finish().await.unwrap();
+}

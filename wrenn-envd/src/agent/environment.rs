@@ -1,5 +1,7 @@
 //! The variables of a process's environment, as a caller names them.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
 /// Why a variable can be in no environment.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum VariableError {
@@ -12,16 +14,17 @@ pub(super) enum VariableError {
 }
 
 /// Refuses what no process can be started with. Values are secrets, and not told.
-pub(super) fn check<'a>(variables: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<(), VariableError> {
+pub(super) fn check<T: AsRef<OsStr>>(variables: impl IntoIterator<Item = (T, T)>) -> Result<(), VariableError> {
     for (name, value) in variables {
-        let told = || name.chars().take(64).collect();
+        let (name, value) = (name.as_ref().as_bytes(), value.as_ref().as_bytes());
+        let told = || String::from_utf8_lossy(name).chars().take(64).collect();
         if name.is_empty() {
             return Err(VariableError::Unnamed);
         }
-        if name.contains(['=', '\0']) {
+        if name.iter().any(|byte| matches!(byte, b'=' | 0)) {
             return Err(VariableError::Name(told()));
         }
-        if value.contains('\0') {
+        if value.contains(&0) {
             return Err(VariableError::Value(told()));
         }
     }

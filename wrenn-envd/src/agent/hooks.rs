@@ -31,7 +31,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{console::complain, process::Table, sys::Program};
+use super::{
+    console::complain,
+    process::{Outputs, Table},
+    sys::Program,
+};
 
 /// The guest's hooks, and what runs them.
 #[derive(Debug)]
@@ -55,6 +59,10 @@ impl Hooks {
         let all_end = Instant::now() + ALL_MAX;
         for hook in hooks(&directory.join(moment.directory())) {
             let end = all_end.min(Instant::now() + HOOK_MAX);
+            if Instant::now() >= all_end {
+                complain(&format!("hook {}: it is left out: there is no time for it", hook.display()));
+                continue;
+            }
             match self.run_one(&hook, event, end).await {
                 Ok((status, output)) if status.success() && output.is_empty() => {}
                 Ok((status, output)) => report(&hook, status, &output),
@@ -64,8 +72,11 @@ impl Hooks {
     }
 
     async fn run_one(&self, hook: &Path, event: &str, end: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "it took too long, and was killed");
         let (reader, writer) = io::pipe()?;
-        let (pid, mut exit) = self.table.spawn(&program(hook, event, writer)?)?;
+        let begun = timeout_at(end, self.table.spawn(program(hook, event, writer)?)).await.map_err(|_| late())?;
+        let begun = begun.map_err(io::Error::other)?;
+        let (pid, mut exit) = (begun.pid, begun.take());
         let mut output = Vec::new();
         let mut reading = pipe::Receiver::from_owned_fd(reader.into())?;
         let status = timeout_at(end, async {
@@ -77,9 +88,10 @@ impl Hooks {
         })
         .await;
         let _ = reading.try_read_buf(&mut output);
+        self.table.read_on(Outputs::pipe(reading.into_nonblocking_fd()?));
         let Ok(status) = status else {
             kill(pid);
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long, and was killed"));
+            return Err(late());
         };
         Ok((status.unwrap_or_else(|_| ExitStatus::from_raw(0)), output))
     }
@@ -91,9 +103,10 @@ fn program(hook: &Path, event: &str, writer: PipeWriter) -> io::Result<Program> 
     let envs = [format!("PATH={PATH}"), "HOME=/root".to_owned(), format!("WRENN_EVENT={event}")];
     Ok(Program {
         args: vec![path.clone()],
-        path,
+        paths: vec![path],
         envs: envs.into_iter().map(CString::new).collect::<Result<_, _>>()?,
         cwd: c"/".to_owned(),
+        else_in_root: false,
         uid: Uid::from_raw(0),
         gid: Gid::from_raw(0),
         groups: nix::unistd::geteuid().is_root().then(|| vec![Gid::from_raw(0)]),

@@ -200,6 +200,13 @@ impl Server {
 }
 
 async fn answer_rpc<D: Dispatcher>(service: &ConnectRpcService<D>, request: Request<Incoming>) -> Response<Body> {
+    let (mut head, body) = request.into_parts();
+    if head.uri.path() == START
+        && let Some(limit) = process::take_time_limit(&mut head.headers)
+    {
+        head.extensions.insert(limit);
+    }
+    let request = Request::from_parts(head, body);
     match service.clone().oneshot(request).await {
         Ok(response) => response.map(|body| body.map_err(|never: Infallible| match never {}).boxed_unsync()),
         Err(never) => match never {},
@@ -220,6 +227,8 @@ fn refuse_freeze(error: &FreezeError) -> ApiError {
 }
 
 const PROCESS_PREFIX: &str = "/process.Process/";
+/// Its time is the process's, and not the call's.
+const START: &str = "/process.Process/Start";
 const FILESYSTEM_PREFIX: &str = "/filesystem.Filesystem/";
 
 /// Of a request or a message: input to a process may be large.

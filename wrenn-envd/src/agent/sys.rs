@@ -1,6 +1,9 @@
 //! The system calls that neither `std` nor `nix` has a safe face for.
 #![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
 
+mod check;
+mod newborn;
+mod signal;
 mod spawn;
 pub(super) mod terminal;
 mod watchdog;
@@ -16,9 +19,12 @@ use std::{
     process::ExitStatus,
 };
 
+use check::check;
 use libc::{c_int, c_short};
+pub(super) use newborn::Newborn;
 use nix::sys::signalfd::SignalFd;
-pub(super) use spawn::Program;
+pub(super) use signal::{SignalNumber, signal_group};
+pub(super) use spawn::{Program, StartError};
 use tokio::io::{
     Interest,
     unix::{AsyncFd, AsyncFdRegisterError},
@@ -174,8 +180,4 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
     };
     // SAFETY: a `sockaddr_in` is one of the shapes that a `sockaddr` has, and has its size.
     unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) }
-}
-
-fn check(result: c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

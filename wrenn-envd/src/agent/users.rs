@@ -101,11 +101,11 @@ impl User {
     }
 
     /// `path` as the user means it: `~` is the home, and what is not absolute lies under `base`.
-    pub(super) fn resolve(&self, path: &str, base: &Path) -> PathBuf {
-        match path.strip_prefix('~') {
-            Some("") => self.home.clone(),
-            Some(rest) if rest.starts_with('/') => self.home.join(rest.trim_start_matches('/')),
-            _ => base.join(path),
+    pub(super) fn resolve(&self, path: &Path, base: &Path) -> PathBuf {
+        match path.strip_prefix("~") {
+            Ok(below) if below.as_os_str().is_empty() => self.home.clone(),
+            Ok(below) => self.home.join(below),
+            Err(_) => base.join(path),
         }
     }
 }
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn paths_resolve_as_a_shell_would() {
         let user = User::find_in(etc().path(), "user").unwrap();
-        let resolved = |path| user.resolve(path, &user.home).to_string_lossy().into_owned();
+        let resolved = |path: &str| user.resolve(Path::new(path), &user.home).to_string_lossy().into_owned();
         assert_eq!(resolved("a/b"), "/home/user/a/b");
         assert_eq!(resolved("~"), "/home/user");
         assert_eq!(resolved("~/x"), "/home/user/x");

@@ -3,6 +3,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod exchange;
+pub(crate) mod hung;
 pub(crate) mod loop_mount;
 pub(crate) mod session;
 pub(crate) mod stream;

@@ -20,6 +20,8 @@ pub(super) enum Input {
 pub(super) enum InputError {
     #[error("its standard input is closed")]
     Closed,
+    #[error("the process has ended")]
+    Ended,
     #[error("the process has closed its standard input")]
     Unread,
     #[error("its standard input cannot be written to")]

@@ -141,12 +141,17 @@ impl Journal {
             From::Offset(asked) if asked > end => return Err(OutOfRange { asked, end }),
             From::Offset(asked) => asked,
         };
-        state.left = None;
-        state.last_reader += 1;
-        let id = state.last_reader;
         // What is lost is nothing that the process could wait for.
-        state.readers.insert(id, position.max(first));
+        let id = state.add_reader(position.max(first));
         Ok(Reader { journal: self.clone(), id, position, is_done: false })
+    }
+
+    /// Attaches a reader of all that there is.
+    pub(super) fn attach_from_the_start(self: &Arc<Self>) -> Reader {
+        let mut state = self.lock();
+        let first = state.ring.first();
+        let id = state.add_reader(first);
+        Reader { journal: self.clone(), id, position: 0, is_done: false }
     }
 
     /// Takes what the process has written. Does not wait: see [`Journal::has_room`].
@@ -205,6 +210,13 @@ impl Drop for Journal {
 }
 
 impl State {
+    fn add_reader(&mut self, position: u64) -> u64 {
+        self.left = None;
+        self.last_reader += 1;
+        self.readers.insert(self.last_reader, position);
+        self.last_reader
+    }
+
     fn slowest(&self) -> Option<u64> {
         self.readers.values().copied().min()
     }

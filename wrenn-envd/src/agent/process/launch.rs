@@ -2,53 +2,52 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::CString,
-    fs::{self, File},
+    ffi::{CString, OsStr, OsString},
+    fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    },
-    path::{Path, PathBuf},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::PathBuf,
     process::ExitStatus,
     sync::{Arc, OnceLock, atomic::AtomicBool},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::unistd::{Gid, Uid};
 use tokio::{
     net::unix::pipe,
-    sync::{Mutex, oneshot},
+    sync::{Mutex, oneshot, watch},
 };
 
 use super::{
+    command::{Command, CommandError},
     input::Input,
     journal::Journal,
     output::Outputs,
     running::Process,
-    table::Table,
+    table::{Begun, Table},
     terminal::{Size, Terminal},
 };
 use crate::{
     agent::{
         cgroups::{Groups, Kind, Leaf},
-        environment::{self, VariableError},
-        freezer::Freezer,
         settings::Settings,
-        sys::{self, Program},
+        sys::{self, Program, StartError},
         users::User,
     },
     proto::process::ProcessConfig,
 };
 
-/// A process that can be started: its program is found, its directory exists, its user is known.
+/// A process that can be started: its words are well-formed, its user is known. Whether its directory and its program are
+/// there it finds out by itself.
 #[derive(Debug)]
 pub(super) struct Launch {
-    program: PathBuf,
+    command: Command,
     config: ProcessConfig,
     tag: Option<String>,
-    envs: Environment,
+    envs: BTreeMap<OsString, OsString>,
     cwd: PathBuf,
+    /// Whether `cwd` is only the user's home, in whose place any directory is good enough.
+    else_in_root: bool,
     user: User,
     streams: Streams,
 }
@@ -76,22 +75,20 @@ pub(super) struct Launched {
 /// Why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LaunchError {
-    #[error("the guest is frozen")]
-    Frozen,
+    #[error(transparent)]
+    Command(#[from] CommandError),
     #[error("the working directory {0:?} is missing, or is no directory")]
     NoDirectory(PathBuf),
-    #[error("the command {command:?} is not in PATH={path}")]
-    NotInPath { command: String, path: String },
-    #[error("the command {0:?} is missing, or cannot be executed")]
-    NoProgram(PathBuf),
-    #[error("no command is named: `cmd` is empty")]
-    NoCommand,
-    #[error("{0} holds a NUL, which no program can be given")]
-    Nul(String),
-    #[error(transparent)]
-    Variable(#[from] VariableError),
+    #[error("the working directory {0:?} cannot be entered")]
+    Directory(PathBuf, #[source] io::Error),
+    #[error("the command {command:?} is not in PATH={path:?}")]
+    NotInPath { command: OsString, path: OsString },
+    #[error("the command {0:?} is missing, or what it is to be run by")]
+    NoProgram(OsString),
     #[error("the command {0:?} cannot be executed")]
-    Spawn(PathBuf, #[source] io::Error),
+    Spawn(OsString, #[source] io::Error),
+    #[error("the command {0:?} was stopped before it began, or its directory or its program does not answer")]
+    HeldUp(OsString),
     #[error("no terminal can be opened")]
     Terminal(#[source] io::Error),
     #[error("no control group can be made")]
@@ -99,7 +96,7 @@ pub(super) enum LaunchError {
 }
 
 impl Launch {
-    /// Finds everything that `config` names.
+    /// Brings together what `config` names.
     pub(super) fn prepare(
         config: ProcessConfig,
         tag: Option<String>,
@@ -107,48 +104,56 @@ impl Launch {
         user: User,
         settings: &Settings,
     ) -> Result<Self, LaunchError> {
-        refuse_malformed(&config)?;
-        let envs = environment_of(&user, settings, &config, streams);
-        let cwd = working_directory(&user, settings, config.cwd.as_deref())?;
-        let path = envs.get("PATH").map_or("", String::as_str);
-        let program = find_program(&config.cmd, &cwd, path)?;
-        Ok(Self { program, config, tag, envs, cwd, user, streams })
+        let command = Command::of(&config)?;
+        let envs = command.environment(&user, settings, matches!(streams, Streams::Terminal(_)));
+        let (cwd, else_in_root) = command.directory(&user, settings);
+        Ok(Self { command, config, tag, envs, cwd, else_in_root, user, streams })
     }
 
     /// Starts it. It runs until it ends; nobody need read from it.
-    pub(super) fn spawn(self, table: &Table, groups: &Groups, freezer: &Freezer) -> Result<Launched, LaunchError> {
-        if freezer.is_frozen() {
-            return Err(LaunchError::Frozen);
-        }
+    ///
+    /// # Cancel-Safety
+    ///
+    /// A process that begins all the same is killed.
+    pub(super) async fn spawn(self, table: &Arc<Table>, groups: &Groups) -> Result<Launched, LaunchError> {
         let kind = if matches!(self.streams, Streams::Terminal(_)) { Kind::Pty } else { Kind::User };
         let leaf = groups.leaf(kind).map_err(LaunchError::Group)?;
-        let started = self.spawn_in(leaf.as_ref(), table);
-        match (started, leaf) {
-            (Ok(started), leaf) => Ok(started.launched(self, leaf, table)),
-            (Err(error), leaf) => {
-                if let Some(leaf) = leaf {
-                    groups.retire(&leaf);
-                }
-                Err(error)
-            }
-        }
+        let leaf = RetireOnDrop { leaf, groups };
+        let (begun, ours) = self.spawn_in(leaf.leaf.as_ref(), table).await?;
+        Ok(launched(begun, ours, self, leaf.keep(), table))
     }
 
-    fn spawn_in(&self, leaf: Option<&Leaf>, table: &Table) -> Result<Started, LaunchError> {
-        // That a program is there is not asked of each, but of one that does not start.
-        let failed = |error| match is_program(&self.program) {
-            true => LaunchError::Spawn(self.program.clone(), error),
-            false => LaunchError::NoProgram(self.program.clone()),
-        };
+    async fn spawn_in(&self, leaf: Option<&Leaf>, table: &Arc<Table>) -> Result<(Begun, Ours), LaunchError> {
+        let failed = |error| LaunchError::Spawn(self.command.program.clone(), error);
         let (streams, ours) = match self.streams {
             Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
             Streams::Pipes => pipes(true).map_err(failed)?,
             Streams::OutputPipes => pipes(false).map_err(failed)?,
         };
         let program = self.program(leaf, streams).map_err(failed)?;
-        let began = Instant::now();
-        let (pid, exit) = table.spawn(&program).map_err(failed)?;
-        Ok(Started { pid, ours, exit, took: began.elapsed() })
+        let begun = table.spawn(program).await.map_err(|error| self.told(error))?;
+        Ok((begun, ours))
+    }
+
+    /// What is wrong, in the caller's words.
+    fn told(&self, error: StartError) -> LaunchError {
+        let program = || self.command.program.clone();
+        let is_missing =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        match error {
+            StartError::HeldUp => LaunchError::HeldUp(program()),
+            StartError::Directory(error) if is_missing(&error) => LaunchError::NoDirectory(self.cwd.clone()),
+            StartError::Directory(error) => LaunchError::Directory(self.cwd.clone(), error),
+            StartError::Program(error) if is_missing(&error) => match program().as_bytes().contains(&b'/') {
+                true => LaunchError::NoProgram(program()),
+                false => LaunchError::NotInPath { command: program(), path: self.path().to_owned() },
+            },
+            StartError::Program(error) | StartError::Process(error) => LaunchError::Spawn(program(), error),
+        }
+    }
+
+    fn path(&self) -> &OsStr {
+        self.envs.get(OsStr::new("PATH")).map_or_else(|| OsStr::new(""), OsString::as_os_str)
     }
 
     fn terminal(&self, size: Size) -> io::Result<([OwnedFd; 3], Ours)> {
@@ -164,15 +169,18 @@ impl Launch {
 
     fn program(&self, leaf: Option<&Leaf>, streams: [OwnedFd; 3]) -> io::Result<Program> {
         let User { uid, gid, groups, .. } = &self.user;
-        let args = [&self.config.cmd].into_iter().chain(&self.config.args);
-        let envs = self.envs.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+        let text = |text: &OsStr| CString::new(text.as_bytes());
+        let args = [&self.command.program].into_iter().chain(&self.command.args);
+        let envs = self.envs.iter().map(|(name, value)| CString::new([name.as_bytes(), value.as_bytes()].join(&b'=')));
+        let paths = self.command.candidates(self.path());
         // An agent that is not root, as in a test, stays who it is.
         let groups = nix::unistd::geteuid().is_root().then(|| groups.iter().copied().map(Gid::from_raw).collect());
         Ok(Program {
-            path: CString::new(self.program.as_os_str().as_bytes())?,
-            args: args.map(|text| CString::new(text.as_str())).collect::<Result<_, _>>()?,
+            paths: paths.iter().map(|path| text(path.as_os_str())).collect::<Result<_, _>>()?,
+            args: args.map(|arg| text(arg)).collect::<Result<_, _>>()?,
             envs: envs.collect::<Result<_, _>>()?,
-            cwd: CString::new(self.cwd.as_os_str().as_bytes())?,
+            cwd: text(self.cwd.as_os_str())?,
+            else_in_root: self.else_in_root,
             uid: Uid::from_raw(*uid),
             gid: Gid::from_raw(*gid),
             groups,
@@ -215,132 +223,40 @@ fn nothing() -> io::Result<OwnedFd> {
     Ok(opened.try_clone()?.into())
 }
 
-/// A process that runs already, and that nobody knows yet.
-struct Started {
-    pid: u32,
-    ours: Ours,
-    exit: oneshot::Receiver<ExitStatus>,
-    took: Duration,
+/// The group of a process that has not begun. It is given back unless the process begins.
+struct RetireOnDrop<'a> {
+    leaf: Option<Leaf>,
+    groups: &'a Groups,
 }
 
-impl Started {
-    fn launched(self, launch: Launch, leaf: Option<Leaf>, table: &Table) -> Launched {
-        let process = Arc::new(Process {
-            pid: self.pid,
-            config: launch.config,
-            tag: launch.tag,
-            input: self.ours.input,
-            journal: Journal::new(table.budget()),
-            leaf,
-            timed_out: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        });
-        table.insert(process.clone());
-        Launched { process, outputs: self.ours.outputs, exit: self.exit, took: self.took }
+impl RetireOnDrop<'_> {
+    fn keep(mut self) -> Option<Leaf> {
+        self.leaf.take()
     }
 }
 
-/// Refuses what the kernel has no way to take.
-fn refuse_malformed(config: &ProcessConfig) -> Result<(), LaunchError> {
-    if config.cmd.is_empty() {
-        return Err(LaunchError::NoCommand);
-    }
-    let args = config.args.iter().zip(1..).map(|(arg, number)| (format!("argument {number}"), arg));
-    let cwd = config.cwd.iter().map(|cwd| ("the working directory".to_owned(), cwd));
-    let mut texts = [("the command".to_owned(), &config.cmd)].into_iter().chain(args).chain(cwd);
-    if let Some((what, _)) = texts.find(|(_, text)| text.contains('\0')) {
-        return Err(LaunchError::Nul(what));
-    }
-    Ok(environment::check(&config.envs)?)
-}
-
-type Environment = BTreeMap<String, String>;
-
-/// PATH, HOME, USER and LOGNAME, and TERM at a terminal; then the sandbox's, then the request's.
-fn environment_of(user: &User, settings: &Settings, config: &ProcessConfig, streams: Streams) -> Environment {
-    let own = [
-        ("PATH", DEFAULT_PATH.to_owned()),
-        ("HOME", user.home.to_string_lossy().into_owned()),
-        ("USER", user.name.clone()),
-        ("LOGNAME", user.name.clone()),
-    ];
-    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
-    let sandbox = settings.environment();
-    let request = config.envs.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let term = matches!(streams, Streams::Terminal(_)).then(|| ("TERM".to_owned(), "xterm-256color".to_owned()));
-    own.chain(term).chain(sandbox).chain(request).collect()
-}
-
-fn working_directory(user: &User, settings: &Settings, asked: Option<&str>) -> Result<PathBuf, LaunchError> {
-    let named = asked.filter(|cwd| !cwd.is_empty()).or(settings.default_workdir.as_deref());
-    let directory = named.map_or_else(|| user.home.clone(), |cwd| user.resolve(cwd, &user.home));
-    match directory.is_dir() {
-        true => Ok(directory),
-        // A service's user often has no home.
-        false if named.is_none() => Ok(PathBuf::from("/")),
-        false => Err(LaunchError::NoDirectory(directory)),
+impl Drop for RetireOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(leaf) = &self.leaf {
+            self.groups.retire(leaf);
+        }
     }
 }
 
-/// What `exec` would find. Only what has to be looked up is known to be there.
-fn find_program(command: &str, cwd: &Path, path: &str) -> Result<PathBuf, LaunchError> {
-    if command.contains('/') {
-        return Ok(cwd.join(command));
-    }
-    path.split(':')
-        .map(|directory| cwd.join(directory).join(command))
-        .find(|candidate| is_program(candidate))
-        .ok_or_else(|| LaunchError::NotInPath { command: command.to_owned(), path: path.to_owned() })
-}
-
-fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-}
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn user() -> User {
-        User { name: "user".into(), uid: 1000, gid: 1000, groups: vec![1000], home: PathBuf::from("/nonexistent-home") }
-    }
-
-    fn settings(text: &str) -> Settings {
-        let mut settings = Settings::default();
-        settings.replace(serde_json::from_str(text).unwrap());
-        settings
-    }
-
-    #[test]
-    fn the_requests_environment_wins() {
-        let settings = settings(r#"{"envVars":{"A":"sandbox","B":"sandbox","HOME":"/h"}}"#);
-        let config =
-            ProcessConfig { envs: [("B".into(), "request".into())].into_iter().collect(), ..Default::default() };
-        let envs = environment_of(&user(), &settings, &config, Streams::Pipes);
-        let value = |name: &str| envs.get(name).map(String::as_str);
-        assert_eq!((value("A"), value("B")), (Some("sandbox"), Some("request")));
-        assert_eq!((value("HOME"), value("USER"), value("LOGNAME")), (Some("/h"), Some("user"), Some("user")));
-    }
-
-    #[test]
-    fn a_missing_directory_is_named_unless_it_is_only_the_home() {
-        assert_eq!(working_directory(&user(), &Settings::default(), None).unwrap(), Path::new("/"));
-        let error = working_directory(&user(), &Settings::default(), Some("~/x")).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent-home/x"), "{error}");
-        assert_eq!(
-            working_directory(&user(), &settings(r#"{"defaultWorkdir":"/usr"}"#), None).unwrap(),
-            Path::new("/usr")
-        );
-    }
-
-    #[test]
-    fn a_missing_command_is_named_with_the_path() {
-        assert_eq!(find_program("sh", Path::new("/"), "/nowhere:/bin").unwrap(), Path::new("/bin/sh"));
-        let error = find_program("no-such-command", Path::new("/"), "/nowhere:/bin").unwrap_err().to_string();
-        assert!(error.contains("no-such-command") && error.contains("/nowhere:/bin"), "{error}");
-        assert!(find_program("passwd", Path::new("/"), "/etc").is_err(), "not executable");
-        assert_eq!(find_program("./sh", Path::new("/bin"), "").unwrap(), Path::new("/bin/./sh"));
-    }
+/// Makes a process that has begun known.
+fn launched(begun: Begun, ours: Ours, launch: Launch, leaf: Option<Leaf>, table: &Table) -> Launched {
+    let took = begun.took;
+    let process = Arc::new(Process {
+        pid: begun.pid,
+        config: launch.config,
+        tag: launch.tag,
+        input: ours.input,
+        journal: Journal::new(table.budget()),
+        leaf,
+        timed_out: AtomicBool::new(false),
+        ended: watch::Sender::new(false),
+        was_asked: AtomicBool::new(false),
+    });
+    table.insert(process.clone());
+    Launched { process, outputs: ours.outputs, exit: begun.take(), took }
 }

@@ -11,7 +11,7 @@ use rustix::buffer::spare_capacity;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::yield_now,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{journal::Journal, pace::Pace, ring::Channel, terminal::Terminal};
@@ -19,7 +19,7 @@ use crate::agent::sys;
 
 /// The agent's ends of a process's output: two pipes, or a terminal.
 #[derive(Debug)]
-pub(super) struct Outputs {
+pub(in crate::agent) struct Outputs {
     first: Output,
     second: Output,
 }
@@ -79,8 +79,33 @@ impl Outputs {
             output.source = output.source.take().map(Source::due);
             output.left_bytes = Some(0);
             // Mostly this is its end, and nothing has to be counted.
-            output.carry(journal);
+            output.carry(journal, false);
             output.left_bytes = Some(output.source.as_ref().map_or(0, Source::readable_bytes));
+        }
+    }
+
+    /// One pipe, which must not block.
+    pub(in crate::agent) fn pipe(pipe: OwnedFd) -> Self {
+        let source = Source::Resting(pipe.into(), Instant::now());
+        Self { first: Output::new(Channel::Stdout, Some(source)), second: Output::new(Channel::Stderr, None) }
+    }
+
+    /// How many pipes are not at their end.
+    pub(super) fn open_pipes(&self) -> u32 {
+        [&self.first, &self.second].into_iter().map(|output| u32::from(output.is_open_pipe())).sum()
+    }
+
+    /// Reads the pipes to their ends, and keeps nothing. A terminal hangs up.
+    pub(super) async fn discard(mut self) {
+        for output in [&mut self.first, &mut self.second] {
+            output.left_bytes = None;
+            output.source = output.source.take().filter(|source| !matches!(source, Source::Terminal(_)));
+        }
+        while self.open_pipes() > 0 {
+            let is_flood = self.readable().await.take(|_| {}) == PIECE_BYTES_MAX;
+            if is_flood {
+                sleep(FLOOD_REST).await;
+            }
         }
     }
 
@@ -98,20 +123,36 @@ impl Output {
     }
 
     /// Moves what is there to the journal.
-    pub(super) fn carry(&mut self, journal: &Journal) {
-        let Some(source) = self.source.take() else { return };
+    /// What was asked for by input is waited for.
+    pub(super) fn carry(&mut self, journal: &Journal, was_asked: bool) {
+        let channel = self.channel;
+        if was_asked {
+            self.pace.ask();
+        }
+        self.take(|piece| journal.push(channel, piece));
+    }
+
+    fn is_open_pipe(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| !matches!(source, Source::Terminal(_)))
+    }
+
+    /// Hands what is there to `sink`; returns how many bytes that were.
+    fn take(&mut self, sink: impl FnOnce(Vec<u8>)) -> usize {
+        let Some(source) = self.source.take() else { return 0 };
         // Room that is not needed was never touched, and costs nothing.
         let mut piece = Vec::with_capacity(PIECE_BYTES_MAX);
         let read = source.try_read(&mut piece);
         if read.is_ok() {
-            journal.push(self.channel, piece);
+            sink(piece);
         }
+        let length = read.as_ref().map_or(0, |length| *length);
         self.source = match read {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(source),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(self.empty(source)),
             Ok(0) | Err(_) => None,
             Ok(length) => Some(self.paced(source, length)),
         };
+        length
     }
 
     /// The source, after `length` bytes of it were read: watched or left alone.
@@ -204,5 +245,8 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 /// What a pipe holds once it rests: enough for the fastest writer, who would else wait for its end. Only what is written
 /// takes memory.
 const PIPE_BYTES: i32 = 512 << 10;
+
+/// How long a flood that nobody reads waits after each whole pipe.
+const FLOOD_REST: Duration = Duration::from_millis(2);
 
 const UNWATCHED: Duration = Duration::from_millis(20);

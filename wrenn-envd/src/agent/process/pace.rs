@@ -8,13 +8,31 @@ use tokio::time::Instant;
 ///
 /// What comes alone is taken at once. A process that writes much in small pieces would have the agent wake up for each of
 /// them, and send each by itself, at many times the cost of the bytes; so its pipe is left alone for a moment, and read
-/// when it holds more.
+/// when it holds more. The longer that goes on, the longer is the moment: a line is late by [`LONG_REST`] at most, and only
+/// one that follows many others.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When the present window began, and what came in it.
-    window: Option<(Instant, usize)>,
+    /// The present window.
+    window: Option<Window>,
     /// Whether the pipe was found empty, and left alone all the same.
     is_lull: bool,
+    /// How many rests there were since it was last watched, and when the last one began.
+    rests: u32,
+    rested: Option<Instant>,
+}
+
+/// What came in a short time.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    began: Instant,
+    bytes: usize,
+    pieces: u32,
+}
+
+impl Window {
+    fn is_fast(&self, now: Instant) -> bool {
+        now - self.began < WINDOW && (self.bytes >= WINDOW_BYTES || self.pieces >= WINDOW_PIECES)
+    }
 }
 
 impl Pace {
@@ -22,29 +40,56 @@ impl Pace {
     /// is to be watched.
     pub(super) fn rest(&mut self, now: Instant, length: usize, length_max: usize) -> Option<Instant> {
         self.is_lull = false;
-        let window = self.window.take().filter(|(began, _)| now - *began < WINDOW);
-        let (began, bytes) = window.unwrap_or((now, 0));
-        let bytes = bytes.saturating_add(length);
-        self.window = Some((began, bytes));
+        let goes_on = self.rested.take().is_some_and(|rested| now - rested < WINDOW);
+        let window = self.window.take().filter(|window| now - window.began < WINDOW);
+        let mut window = window.unwrap_or(Window { began: now, bytes: 0, pieces: 0 });
+        window.bytes = window.bytes.saturating_add(length);
+        // What lay there after a rest may be many pieces.
+        window.pieces += if goes_on { WINDOW_PIECES } else { 1 };
+        self.window = Some(window);
+        if !window.is_fast(now) {
+            self.rests = 0;
+            return None;
+        }
+        self.rests = self.rests.saturating_add(1);
+        self.rested = Some(now);
         // A full buffer says that there may be more already.
-        (bytes >= WINDOW_BYTES).then(|| if length < length_max { now + REST } else { now })
+        let is_long = length < WINDOW_BYTES && self.rests > SHORT_RESTS;
+        Some(match length < length_max {
+            false => now,
+            true if is_long => now + LONG_REST,
+            true => now + REST,
+        })
+    }
+
+    /// What comes next was asked for, and is waited for.
+    pub(super) fn ask(&mut self) {
+        *self = Self::default();
     }
 
     /// The same for a pipe that was found empty: whoever fills one in a moment fills it again in the next, and needs the
     /// processor for it.
     pub(super) fn lull(&mut self, now: Instant) -> Option<Instant> {
-        let is_fast = self.window.is_some_and(|(began, bytes)| now - began < WINDOW && bytes >= WINDOW_BYTES);
+        let is_fast = self.window.is_some_and(|window| window.is_fast(now));
         self.is_lull = is_fast && !self.is_lull;
+        if !self.is_lull {
+            (self.rests, self.rested) = (0, None);
+        }
         self.is_lull.then(|| now + REST)
     }
 }
 
-/// The least that counts as much, and in what time: a program that answers what it is asked stays below.
+/// The least that counts as much, in bytes or in pieces, and in what time.
 const WINDOW_BYTES: usize = 16 << 10;
-const WINDOW: Duration = Duration::from_millis(8);
+const WINDOW_PIECES: u32 = 8;
+const WINDOW: Duration = Duration::from_millis(16);
 
 /// How long a pipe is left alone: with the timer's own millisecond, less than a fast writer takes to fill it.
 const REST: Duration = Duration::from_millis(1);
+
+/// How long it is left alone once many rests have each found a little.
+const LONG_REST: Duration = Duration::from_millis(4);
+const SHORT_RESTS: u32 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -69,7 +114,10 @@ mod tests {
     #[test]
     fn questions_and_answers_are_never_left_waiting() {
         let (mut pace, began) = (Pace::default(), Instant::now());
-        assert!((0..1000).all(|answer| pace.rest(began + ms(answer), 1 << 10, MAX).is_none()));
+        for answer in 0..1000 {
+            pace.ask();
+            assert_eq!(pace.rest(began + ms(answer), 1 << 10, MAX), None);
+        }
     }
 
     #[test]
@@ -80,6 +128,25 @@ mod tests {
         assert_eq!(rests[3..], [Some(began + REST); 5]);
         assert_eq!(pace.rest(began + REST, MAX, MAX), Some(began + REST), "there may be more");
         assert_eq!(pace.rest(began + ms(100), 10, MAX), None, "the flood is over");
+    }
+
+    #[test]
+    fn lines_that_come_one_by_one_are_gathered_longer_and_longer() {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        let (mut now, mut reads) = (began, 0);
+        // One line in half a millisecond; a pipe that is watched is read for each of them.
+        while now < began + ms(1000) {
+            reads += 1;
+            now = pace.rest(now, 6, MAX).unwrap_or_else(|| now + ms(1) / 2);
+        }
+        assert!(reads < 300, "{reads} reads of 2000 lines");
+        assert_eq!(pace.rest(now + ms(50), 6, MAX), None, "they have stopped");
+    }
+
+    #[test]
+    fn some_lines_together_are_taken_at_once() {
+        let (mut pace, began) = (Pace::default(), Instant::now());
+        assert!((0..100).all(|tick| (0..7).all(|_| pace.rest(began + ms(tick * 20), 80, MAX).is_none())));
     }
 
     #[test]
@@ -94,6 +161,6 @@ mod tests {
         pace.rest(began + ms(20), 10, MAX);
         assert_eq!(pace.lull(began + ms(20)), None, "little came");
         pace.rest(began + ms(40), MAX, MAX);
-        assert_eq!(pace.lull(began + ms(60)), None, "long ago");
+        assert_eq!(pace.lull(began + ms(80)), None, "long ago");
     }
 }

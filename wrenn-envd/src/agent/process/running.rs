@@ -11,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
 use tokio::{
-    sync::oneshot::{self, error::RecvError},
+    sync::{
+        oneshot::{self, error::RecvError},
+        watch,
+    },
     time::{Instant, sleep_until, timeout},
 };
 
@@ -25,9 +24,15 @@ use super::{
     input::Input,
     journal::{Finish, Journal},
     moment::Moment,
-    output::{Output, Outputs},
+    output::Outputs,
 };
-use crate::{agent::cgroups::Leaf, proto::process::ProcessConfig};
+use crate::{
+    agent::{
+        cgroups::Leaf,
+        sys::{self, SignalNumber},
+    },
+    proto::process::ProcessConfig,
+};
 
 /// A process that was started here.
 #[derive(Debug)]
@@ -39,40 +44,50 @@ pub(super) struct Process {
     pub(super) journal: Arc<Journal>,
     pub(super) leaf: Option<Leaf>,
     pub(super) timed_out: AtomicBool,
-    pub(super) ended: AtomicBool,
+    pub(super) ended: watch::Sender<bool>,
+    /// Whether input came, and nobody has looked since.
+    pub(super) was_asked: AtomicBool,
 }
 
 impl Process {
-    /// Signals the process and everything in its group. `SIGKILL` goes to everything that it has started, wherever that is.
-    pub(super) fn signal(&self, signal: Signal) {
-        if signal == Signal::SIGKILL {
-            return self.kill_all();
-        }
+    /// Signals the process and everything in its group.
+    pub(super) fn signal(&self, signal: SignalNumber) {
         // Once reaped the number may be another process's.
-        if self.ended.load(Ordering::Acquire) {
-            return;
-        }
-        if let Ok(pid) = i32::try_from(self.pid) {
+        if !self.has_ended() {
             // It can only have ended in the meantime.
-            let _ = killpg(Pid::from_raw(pid), signal);
+            let _ = sys::signal_group(self.pid, signal);
         }
     }
 
-    fn kill_all(&self) {
+    /// Kills everything that the process has started, wherever that is.
+    pub(super) fn kill_all(&self) {
         // A kernel older than 5.14 has groups that cannot be killed.
-        if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) || self.ended.load(Ordering::Acquire) {
+        if self.leaf.as_ref().is_some_and(|leaf| leaf.kill().is_ok()) || self.has_ended() {
             return;
         }
-        if let Ok(pid) = i32::try_from(self.pid) {
-            descendants::kill_tree(self.pid);
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-        }
+        descendants::kill_tree(self.pid);
+        let _ = sys::signal_group(self.pid, SignalNumber::KILL);
+    }
+
+    /// Whether it was reaped. Its output may still be on its way.
+    pub(super) fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    pub(super) fn note_end(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn end(&self) {
+        // The sender is here.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Kills the process and all it has started, and remembers that its time was up.
     pub(super) fn time_out(&self) {
         // One that has ended in time, and whose output is still on its way, has ended in time.
-        if self.ended.load(Ordering::Acquire) {
+        if self.has_ended() {
             return;
         }
         self.timed_out.store(true, Ordering::Release);
@@ -80,24 +95,27 @@ impl Process {
     }
 
     /// Carries output to the journal until the process has ended and its output is all there. `moment` goes if the process
-    /// outlives it.
+    /// outlives it. What others still write to afterwards is left in `outputs`.
     pub(super) async fn run(
         &self,
-        mut outputs: Outputs,
+        outputs: &mut Outputs,
         exit: oneshot::Receiver<ExitStatus>,
         moment: &mut Option<Moment>,
     ) -> Finish {
         let mut exit = pin!(exit);
         let mut ended = None;
         if let Some(Moment { length, .. }) = moment {
-            ended = timeout(*length, &mut exit).await.ok().map(|status| self.has_ended(status, &mut outputs));
+            ended = timeout(*length, &mut exit).await.ok().map(|status| self.ended(status, outputs));
             moment.take_if(|_| ended.is_none());
         }
         while ended.as_ref().is_none_or(|ended| !outputs.are_drained(ended.grace_is_over)) {
             let has_room = self.journal.has_room();
             tokio::select! {
-                status = &mut exit, if ended.is_none() => ended = Some(self.has_ended(status, &mut outputs)),
-                output = outputs.readable(), if has_room => Output::carry(output, &self.journal),
+                status = &mut exit, if ended.is_none() => ended = Some(self.ended(status, outputs)),
+                output = outputs.readable(), if has_room => {
+                    let was_asked = self.was_asked.swap(false, Ordering::Relaxed);
+                    output.carry(&self.journal, was_asked);
+                }
                 () = self.journal.room(), if !has_room => {}
                 () = Ended::grace(ended.as_ref()) => {
                     if let Some(ended) = &mut ended {
@@ -110,8 +128,8 @@ impl Process {
         Finish { status, timed_out: self.timed_out.load(Ordering::Acquire) }
     }
 
-    fn has_ended(&self, status: Result<ExitStatus, RecvError>, outputs: &mut Outputs) -> Ended {
-        self.ended.store(true, Ordering::Release);
+    fn ended(&self, status: Result<ExitStatus, RecvError>, outputs: &mut Outputs) -> Ended {
+        self.note_end();
         outputs.note_what_is_left(&self.journal);
         Ended::new(status.unwrap_or_else(|_| ExitStatus::from_raw(0)))
     }

@@ -1,24 +1,31 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use connectrpc::{
     ConnectError, Encodable, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::StreamExt as _;
-use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     events::{Offsets, Shared, events},
     input::InputError,
     journal::From,
-    launch::{Launch, LaunchError, Launched, Streams},
-    moment::{Moment, Over},
+    launch::{Launch, LaunchError, Streams},
+    life::{Begun, Start},
+    moment::Over,
     running::Process,
     table::Table,
     terminal,
+    time_limit::TimeLimit,
 };
 use crate::{
-    agent::{cgroups::Groups, freezer::Freezer, keepalive::keepalive, settings::Settings},
+    agent::{cgroups::Groups, freezer::Freezer, keepalive::keepalive, settings::Settings, sys::SignalNumber},
     proto::process::{self as wire, process_input::Input, stream_input_request},
 };
 
@@ -87,13 +94,13 @@ impl wire::Process for Service {
                 .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
             Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
-        let launched = launch.spawn(&self.table, &self.groups, &self.freezer).map_err(refuse_launch)?;
-        let process = launched.process.clone();
-        let reader = process.journal.attach(From::Offset(0));
-        let reader = reader.map_err(|error| ConnectError::internal(error.to_string()))?;
-        let deadline = context.deadline().map(Instant::from_std);
-        let (moment, over) = waits_for_end.then(|| Moment::of(launched.took)).unzip();
-        tokio::spawn(live(self.table.clone(), self.groups.clone(), launched, deadline, moment));
+        let deadline = context.extensions().get::<TimeLimit>().map(|limit| limit.0);
+        self.wait_until_thawed(deadline).await?;
+        let (begun, has_begun) = oneshot::channel();
+        let task = Start { table: self.table.clone(), groups: self.groups.clone(), launch, deadline, waits_for_end };
+        tokio::spawn(task.run(begun));
+        let begun = has_begun.await.map_err(|error| ConnectError::internal(error.to_string()))?;
+        let Begun { process, reader, over } = begun.map_err(refuse_launch)?;
         if let Some(over) = over {
             await_end(&process, over, &self.freezer).await;
         }
@@ -160,9 +167,12 @@ impl wire::Process for Service {
         let request = request.to_owned_message();
         let process = self.find(request.process.into_option())?;
         // The two that are named in the protocol, and any other by its number.
-        let signal = Signal::try_from(request.signal.to_i32())
-            .map_err(|_| ConnectError::invalid_argument(format!("no signal {}", request.signal.to_i32())))?;
-        process.signal(signal);
+        let number = request.signal.to_i32();
+        match SignalNumber::new(number) {
+            None => return Err(ConnectError::invalid_argument(format!("no signal {number}; they are 1 to 64"))),
+            Some(SignalNumber::KILL) => process.kill_all(),
+            Some(signal) => process.signal(signal),
+        }
         Response::ok(wire::SendSignalResponse::default())
     }
 
@@ -178,6 +188,20 @@ impl wire::Process for Service {
 }
 
 impl Service {
+    /// Waits for the end of a freeze, which is soon over, unless it is that of a pause: then nobody is left to be answered.
+    async fn wait_until_thawed(&self, deadline: Option<Instant>) -> Result<(), ConnectError> {
+        let latest = Instant::now() + THAW_MAX;
+        let end = deadline.map_or(latest, |deadline| deadline.min(latest));
+        match timeout_at(end, self.freezer.thawed()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(restored)) => Err(ConnectError::unavailable(restored.to_string())),
+            Err(_) if end < latest => {
+                Err(ConnectError::deadline_exceeded("the guest was frozen for all of the process's time"))
+            }
+            Err(_) => Err(ConnectError::unavailable("the guest is frozen")),
+        }
+    }
+
     fn find(&self, selector: Option<wire::ProcessSelector>) -> Result<Arc<Process>, ConnectError> {
         let selector = selector.ok_or_else(|| ConnectError::invalid_argument("no process is named"))?;
         self.table.find(&selector).ok_or_else(|| unknown(selector))
@@ -202,37 +226,6 @@ fn streams(request: &wire::StartRequest) -> Result<Streams, ConnectError> {
     }
 }
 
-/// Runs a process to its end, or to its deadline. Nobody's connection owns this.
-async fn live(
-    table: Arc<Table>,
-    groups: Arc<Groups>,
-    launched: Launched,
-    deadline: Option<Instant>,
-    mut moment: Option<Moment>,
-) {
-    let Launched { process, outputs, exit, .. } = launched;
-    let finish = {
-        let running = process.run(outputs, exit, &mut moment);
-        tokio::pin!(running);
-        tokio::select! {
-            finish = &mut running => finish,
-            () = until(deadline) => {
-                process.time_out();
-                running.await
-            }
-        }
-    };
-    // First, so that whoever hears of the end finds it gone.
-    table.retire(&process);
-    process.journal.finish(finish);
-    drop(moment);
-    if let Some(leaf) = &process.leaf {
-        // Nobody waits for that: the end is told first.
-        tokio::task::yield_now().await;
-        groups.retire(leaf);
-    }
-}
-
 /// Waits a moment for the end. Whoever gives up meanwhile knows no number to kill the process by.
 async fn await_end(process: &Arc<Process>, over: Over, freezer: &Freezer) {
     let mut abandoned = KillOnDrop(Some(process.clone()));
@@ -249,25 +242,28 @@ struct KillOnDrop(Option<Arc<Process>>);
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(process) = &self.0 {
-            process.signal(Signal::SIGKILL);
+            process.kill_all();
         }
     }
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
+/// Writes input at the process's pace, and no longer than that is there: others may hold what it read from, and never read.
 async fn give(process: &Process, input: Option<wire::ProcessInput>) -> Result<(), ConnectError> {
-    let given = match input.and_then(|input| input.input) {
-        Some(Input::Stdin(bytes)) => process.input.send_stdin(&bytes).await,
-        Some(Input::Pty(bytes)) => process.input.send_pty(&bytes).await,
-        None => return Err(ConnectError::invalid_argument("no input is given")),
+    let Some(input) = input.and_then(|input| input.input) else {
+        return Err(ConnectError::invalid_argument("no input is given"));
     };
-    given.map_err(refuse_input)
+    process.was_asked.store(true, Ordering::Relaxed);
+    let given = async {
+        match input {
+            Input::Stdin(bytes) => process.input.send_stdin(&bytes).await,
+            Input::Pty(bytes) => process.input.send_pty(&bytes).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        given = given => given.map_err(refuse_input),
+        () = process.end() => Err(refuse_input(InputError::Ended)),
+    }
 }
 
 fn refuse_input(error: InputError) -> ConnectError {
@@ -275,20 +271,16 @@ fn refuse_input(error: InputError) -> ConnectError {
 }
 
 fn refuse_launch(error: LaunchError) -> ConnectError {
-    let message = match &error {
-        LaunchError::Spawn(_, source) | LaunchError::Terminal(source) | LaunchError::Group(source) => {
-            format!("{error}: {source}")
-        }
-        _ => error.to_string(),
+    let message = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     };
     match &error {
         LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) => ConnectError::not_found(message),
         LaunchError::Terminal(_) | LaunchError::Group(_) => ConnectError::resource_exhausted(message),
-        LaunchError::Frozen => ConnectError::failed_precondition(message),
-        LaunchError::NoDirectory(_) | LaunchError::NoCommand | LaunchError::Nul(_) | LaunchError::Variable(_) => {
-            ConnectError::invalid_argument(message)
-        }
-        LaunchError::Spawn(_, source) => match source.kind() {
+        LaunchError::HeldUp(_) => ConnectError::unavailable(message),
+        LaunchError::NoDirectory(_) | LaunchError::Command(_) => ConnectError::invalid_argument(message),
+        LaunchError::Spawn(_, source) | LaunchError::Directory(_, source) => match source.kind() {
             std::io::ErrorKind::PermissionDenied => ConnectError::permission_denied(message),
             std::io::ErrorKind::WouldBlock | std::io::ErrorKind::OutOfMemory => {
                 ConnectError::resource_exhausted(message)
@@ -297,3 +289,6 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
         },
     }
 }
+
+/// How long a start waits for a thaw: as long as the hooks may take, and as the copy of a guest that runs on.
+const THAW_MAX: Duration = Duration::from_secs(30);

@@ -3,45 +3,95 @@ use std::{
     convert::Infallible,
     io,
     process::ExitStatus,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use nix::sys::{
-    signal::{SigSet, Signal},
-    signalfd::{SfdFlags, SignalFd},
+use nix::{
+    sys::{
+        signal::{SigSet, Signal, killpg},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::Pid,
 };
 use tokio::{
     io::unix::AsyncFd,
-    sync::oneshot,
-    time::{Instant, sleep},
+    sync::{
+        AcquireError, Semaphore,
+        oneshot::{self, error::TryRecvError},
+    },
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     journal::{Budget, Journal},
+    output::Outputs,
     running::Process,
 };
 use crate::{
-    agent::sys::{self, Program},
+    agent::{
+        sys::{self, Newborn, Program, StartError},
+        threads::Threads,
+    },
     proto::process::{ProcessSelector, process_selector::Selector},
 };
 
 /// Every process that was started here and runs, and the one place that children are reaped in.
 ///
-/// PID 1 inherits every orphan of the guest. There is one call that waits, [`Table::reap`], and it knows which children
-/// somebody waits for; so no status is stolen, and no orphan stays.
+/// PID 1 inherits every orphan of the guest. There is one call that waits for any child, [`Table::reap`], and it knows which
+/// children somebody waits for, and which are being started; so no status is stolen, and no orphan stays.
 #[derive(Debug)]
 pub(crate) struct Table {
     state: Mutex<State>,
     budget: Arc<Budget>,
+    starters: Arc<Threads>,
+    /// One for each of the threads, so that what waits for none of them is given up, and its descriptors with it.
+    starts: Arc<Semaphore>,
+    /// One for each pipe that is read on.
+    leftovers: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     processes: BTreeMap<u32, Arc<Process>>,
+    starting: Vec<Starting>,
     awaited: HashMap<u32, oneshot::Sender<ExitStatus>>,
     /// The last ones that have ended, the newest last, for clients who come back.
     ended: VecDeque<Ended>,
+}
+
+/// A process that is being started. Its status is here when it ended before its number was known.
+#[derive(Debug)]
+struct Starting {
+    newborn: Arc<Newborn>,
+    status: Option<ExitStatus>,
+}
+
+/// A process that has begun, and that nobody knows yet. It is killed when it is dropped, unless it was taken.
+#[derive(Debug)]
+pub(in crate::agent) struct Begun {
+    pub(in crate::agent) pid: u32,
+    exit: Option<oneshot::Receiver<ExitStatus>>,
+    /// How long it took to start.
+    pub(super) took: Duration,
+}
+
+impl Begun {
+    /// Lets it live; the receiver gets its exit status.
+    pub(in crate::agent) fn take(mut self) -> oneshot::Receiver<ExitStatus> {
+        // It is there until now: this is the one who takes it.
+        self.exit.take().unwrap_or_else(|| oneshot::channel().1)
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let is_running = self.exit.as_mut().is_some_and(|exit| exit.try_recv() == Err(TryRecvError::Empty));
+        if let (true, Ok(pid)) = (is_running, i32::try_from(self.pid)) {
+            // It can only have ended in the meantime.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
 }
 
 /// What is kept of a process that has ended: nothing that holds a descriptor.
@@ -66,23 +116,59 @@ impl Ended {
 impl Table {
     /// An empty one, whose processes' output may take `kept_bytes_max` of memory.
     pub(crate) fn new(kept_bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), budget: Arc::new(Budget::new(kept_bytes_max)) }
+        Self {
+            state: Mutex::default(),
+            budget: Arc::new(Budget::new(kept_bytes_max)),
+            starters: Threads::new("starter", STARTS_MAX),
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            leftovers: Arc::new(Semaphore::new(LEFTOVERS_MAX)),
+        }
     }
 
     pub(super) fn budget(&self) -> Arc<Budget> {
         self.budget.clone()
     }
 
-    /// Starts `program`; the receiver gets its exit status.
+    /// Starts `program` on a thread of its own kind: what it waits for, nobody else does.
     ///
-    /// The lock is held meanwhile, so that a child cannot be reaped before it is awaited. The start also waits for a child
-    /// of its own when exec fails, which the lock keeps [`Table::reap`] away from.
-    pub(in crate::agent) fn spawn(&self, program: &Program) -> io::Result<(u32, oneshot::Receiver<ExitStatus>)> {
+    /// # Errors
+    ///
+    /// [`StartError::HeldUp`] also where so many processes that cannot begin are being started that none can be added.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// A process that begins all the same is killed.
+    pub(in crate::agent) async fn spawn(self: &Arc<Self>, program: Program) -> Result<Begun, StartError> {
+        let closed = |error: AcquireError| StartError::Process(io::Error::other(error));
+        let permit = timeout(START_MAX, self.starts.clone().acquire_owned()).await.map_err(|_| StartError::HeldUp)?;
+        let (permit, this) = (permit.map_err(closed)?, self.clone());
+        let starting = self.starters.run(move || {
+            let begun = this.start(&program);
+            drop(permit);
+            begun
+        });
+        let begun = timeout(START_MAX, starting.map_err(StartError::Process)?).await.map_err(|_| StartError::HeldUp)?;
+        begun.map_err(|error| StartError::Process(io::Error::other(error)))?
+    }
+
+    /// Starts `program`, and waits for it to begin. It may end, and be reaped, before this knows its number.
+    fn start(&self, program: &Program) -> Result<Begun, StartError> {
+        let newborn = Arc::<Newborn>::default();
+        self.lock().starting.push(Starting { newborn: newborn.clone(), status: None });
+        let began = Instant::now();
+        let started = program.start(&newborn);
+        let took = began.elapsed();
         let mut state = self.lock();
-        let pid = program.start()?;
-        let (sender, receiver) = oneshot::channel();
-        state.awaited.insert(pid, sender);
-        Ok((pid, receiver))
+        let found = state.starting.iter().position(|starting| Arc::ptr_eq(&starting.newborn, &newborn));
+        let status = found.and_then(|index| state.starting.swap_remove(index).status);
+        let pid = started?;
+        let (sender, exit) = oneshot::channel();
+        match status {
+            // The receiver is here.
+            Some(status) => drop(sender.send(status)),
+            None => drop(state.awaited.insert(pid, sender)),
+        }
+        Ok(Begun { pid, exit: Some(exit), took })
     }
 
     pub(super) fn insert(&self, process: Arc<Process>) {
@@ -105,10 +191,23 @@ impl Table {
         }
     }
 
+    /// Reads what others still write to the pipes of a process that has ended, and keeps nothing of it: they would be ended
+    /// by a pipe that nobody reads. Where too many are read already, they are.
+    pub(in crate::agent) fn read_on(&self, leftovers: Outputs) {
+        let pipes = leftovers.open_pipes();
+        let Ok(permit) = self.leftovers.clone().try_acquire_many_owned(pipes) else { return };
+        if pipes > 0 {
+            tokio::spawn(async move {
+                leftovers.discard().await;
+                drop(permit);
+            });
+        }
+    }
+
     /// Those that run. One that has ended may still have output for a slow reader.
     pub(super) fn list(&self) -> Vec<Arc<Process>> {
         let state = self.lock();
-        state.processes.values().filter(|process| !process.ended.load(Ordering::Acquire)).cloned().collect()
+        state.processes.values().filter(|process| !process.has_ended()).cloned().collect()
     }
 
     /// The process that `selector` names, by number or by tag.
@@ -161,10 +260,14 @@ impl Table {
             let mut state = self.lock();
             let Some((pid, status)) = sys::wait_any()? else { return Ok(()) };
             if let Some(process) = state.processes.get(&pid) {
-                process.ended.store(true, Ordering::Release);
+                process.note_end();
             }
             if let Some(waiter) = state.awaited.remove(&pid) {
                 let _ = waiter.send(status);
+            } else if let Some(starting) =
+                state.starting.iter_mut().find(|starting| starting.newborn.pid() == Some(pid))
+            {
+                starting.status = Some(status);
             }
         }
     }
@@ -204,6 +307,16 @@ pub(crate) fn block_child_signals() -> io::Result<SigSet> {
 /// How many processes that have ended are kept, and for how long. Their output counts as that of others does.
 const ENDED_MAX: usize = 64;
 const ENDED_FOR: Duration = Duration::from_secs(600);
+
+/// How many processes are being started at once. One that waits for a file system that does not answer is one of them.
+const STARTS_MAX: usize = 16;
+
+/// How long a process may wait for its turn, and as long again to begin: more than it takes until one that is held up is
+/// killed.
+const START_MAX: Duration = Duration::from_secs(12);
+
+/// How many pipes are read whose process has ended: each takes a descriptor.
+const LEFTOVERS_MAX: usize = 4096;
 
 /// How long nobody is reaped after a failure.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -1,10 +1,13 @@
 //! A new process, without a copy of the agent.
 //!
 //! ```text
-//!  agent ---- clone (shares the memory, on a stack of its own) ---> become_it -> exec
-//!    |  waits meanwhile                                                |
-//!    +<------------------- goes on ------------------------------------+
+//!  a thread ---- clone (shares the memory, on a stack of its own) ---> become_it -> exec
+//!    |  waits meanwhile                                                   |
+//!    +<--------------------- goes on -------------------------------------+
 //! ```
+//!
+//! The new process finds its directory and its program by itself, with its user's rights: a file system that does not answer
+//! holds up the thread that starts the process, and no other.
 //!
 //! `fork`, which [`std::process::Command`] needs for most of this, copies the agent's page tables for a process that
 //! throws them away. And a process that writes itself into its control group waits for every processor to pass through a
@@ -20,7 +23,6 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::watchdog;
 use nix::{
     errno::Errno,
     sys::{
@@ -30,18 +32,22 @@ use nix::{
     unistd::{Gid, Pid, Uid},
 };
 
+use super::{newborn::Newborn, watchdog};
+
 /// A program, and what its process is when it begins: a session of its own, with every signal as usual, and killable
 /// before the agent is.
 #[derive(Debug)]
 pub(in crate::agent) struct Program {
-    /// With a slash: nothing is looked up.
-    pub(in crate::agent) path: CString,
+    /// Where it may be, each with a slash: the first one that can be executed is. A relative one lies under `cwd`.
+    pub(in crate::agent) paths: Vec<CString>,
     /// From its name on.
     pub(in crate::agent) args: Vec<CString>,
     /// `NAME=value` each.
     pub(in crate::agent) envs: Vec<CString>,
     /// The directory it starts in, which is entered with the user's own rights.
     pub(in crate::agent) cwd: CString,
+    /// Whether it starts in `/` where that directory is missing, or closed to the user.
+    pub(in crate::agent) else_in_root: bool,
     pub(in crate::agent) uid: Uid,
     pub(in crate::agent) gid: Gid,
     /// Supplementary groups; `None` where the agent has no right to change who it is.
@@ -54,33 +60,63 @@ pub(in crate::agent) struct Program {
     pub(in crate::agent) at_terminal: bool,
 }
 
+/// Why a process was not started. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::agent) enum StartError {
+    /// No process can be made, or it cannot become what it should.
+    #[error("no process can be made")]
+    Process(#[source] io::Error),
+    #[error("its directory cannot be entered")]
+    Directory(#[source] io::Error),
+    #[error("its program cannot be executed")]
+    Program(#[source] io::Error),
+    /// A file system did not answer, or its user has stopped it.
+    #[error("it was stopped before it began, or its directory or its program did not answer")]
+    HeldUp,
+}
+
 impl Program {
-    /// Starts it, and returns its number once it runs, and not the agent any more. It is the caller's to reap.
+    /// Starts it, and returns its number once it runs, and not the agent any more. It is the caller's to reap, and by the time
+    /// that it has a number `newborn` has it.
+    ///
+    /// It waits for the file systems that the directory and the program are in.
     ///
     /// # Errors
     ///
-    /// Where no process can be made, or it cannot become what it should, or cannot be executed, or is stopped or held up
-    /// before it is; nothing is left to reap.
-    pub(in crate::agent) fn start(&self) -> io::Result<u32> {
+    /// Whoever reaps every child of the agent may have reaped this one too.
+    pub(in crate::agent) fn start(&self, newborn: &Arc<Newborn>) -> Result<u32, StartError> {
         let (args, envs) = (pointers(&self.args), pointers(&self.envs));
-        let watched = watchdog::watch()?;
-        let (pid, ignored, scores) = (watched.pid(), *IGNORED, *SCORES);
+        let watched = watchdog::watch(newborn).map_err(StartError::Process)?;
+        let (pid, ignored, scores) = (newborn.place(), *IGNORED, *SCORES);
         let mut birth =
-            Birth { program: self, args: &args, envs: &envs, pid, ignored, scores, joins_group: false, failure: 0 };
+            Birth { program: self, args: &args, envs: &envs, pid, ignored, scores, joins_group: false, failure: None };
         let mut stack = Box::<[u8]>::new_uninit_slice(STACK_BYTES + size_of_val(args.as_slice()));
+        let refused = |errno: Errno| StartError::Process(errno.into());
         // A handler of the agent's must not run in a process that shares its memory.
-        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(refused)?;
         let made = birth.give(&mut stack);
-        mask.thread_set_mask()?;
-        let pid = made?;
+        mask.thread_set_mask().map_err(refused)?;
+        let pid = made.map_err(refused)?;
         let failure = match (watched.was_ended(), birth.failure) {
-            (true, _) => io::Error::other("it was stopped before it began, or its program could not be read in 10 s"),
-            (false, 0) => return u32::try_from(pid.as_raw()).map_err(io::Error::other),
-            (false, failure) => io::Error::from_raw_os_error(failure),
+            (true, _) => StartError::HeldUp,
+            (false, None) => {
+                return u32::try_from(pid.as_raw()).map_err(|error| StartError::Process(io::Error::other(error)));
+            }
+            (false, Some((Step::Become, errno))) => refused(errno),
+            (false, Some((Step::Directory, errno))) => StartError::Directory(errno.into()),
+            (false, Some((Step::Program, errno))) => StartError::Program(errno.into()),
         };
         while waitpid(pid, None::<WaitPidFlag>) == Err(Errno::EINTR) {}
         Err(failure)
     }
+}
+
+/// What the new process was about when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Become,
+    Directory,
+    Program,
 }
 
 /// What the new process finds in the memory that it shares, and leaves there.
@@ -97,7 +133,7 @@ struct Birth<'a> {
     /// Whether it has yet to enter its control group: the kernel is older than 5.7.
     joins_group: bool,
     /// Why it could not execute the program.
-    failure: c_int,
+    failure: Option<(Step, Errno)>,
 }
 
 impl Birth<'_> {
@@ -176,7 +212,18 @@ impl Birth<'_> {
         }
     }
 
-    /// Becomes what the program wants, and then the program.
+    /// Becomes what the program wants, and then the program; returns why it could not.
+    fn go(&self) -> (Step, Errno) {
+        if let Err(errno) = self.enter() {
+            return (Step::Become, errno);
+        }
+        match self.enter_directory() {
+            Err(errno) => (Step::Directory, errno),
+            Ok(()) => (Step::Program, self.execute()),
+        }
+    }
+
+    /// Becomes the process that the program wants, with its user's rights.
     ///
     /// This runs in memory that belongs to another process: it may make system calls and nothing else. It allocates
     /// nothing, takes no lock, and cannot panic. The C library's `setuid` and its like speak to all threads, which are not
@@ -209,26 +256,45 @@ impl Birth<'_> {
             // SAFETY: it takes a number.
             Errno::result(unsafe { libc::syscall(libc::SYS_setuid, program.uid.as_raw()) })?;
         }
-        // SAFETY: the path ends with a NUL.
-        Errno::result(unsafe { libc::chdir(program.cwd.as_ptr()) })?;
         SigSet::empty().thread_set_mask()
     }
+
+    /// Goes to the directory that the program starts in.
+    fn enter_directory(&self) -> Result<(), Errno> {
+        let entered = change_directory(&self.program.cwd);
+        match entered {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) if self.program.else_in_root => change_directory(c"/"),
+            entered => entered,
+        }
+    }
+
+    /// Becomes the first of the program's paths that can be executed; returns why none can.
+    fn execute(&self) -> Errno {
+        let mut failure = Errno::ENOENT;
+        for path in &self.program.paths {
+            // SAFETY: all are live; both lists end with a null pointer, and their strings with a NUL.
+            unsafe { libc::execvpe(path.as_ptr(), self.args.as_ptr(), self.envs.as_ptr()) };
+            match Errno::last() {
+                // One of the others may be what is meant.
+                Errno::ENOENT | Errno::ENOTDIR | Errno::ENODEV | Errno::ESTALE | Errno::ETIMEDOUT => {}
+                Errno::EACCES => failure = Errno::EACCES,
+                other => return other,
+            }
+        }
+        failure
+    }
+}
+
+fn change_directory(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the path ends with a NUL.
+    Errno::result(unsafe { libc::chdir(path.as_ptr()) }).map(drop)
 }
 
 /// Where the new process begins.
 extern "C" fn become_it(birth: *mut c_void) -> ! {
     // SAFETY: it is the `Birth` of the thread that waits for this process, and which does not touch it meanwhile.
     let birth = unsafe { &mut *birth.cast::<Birth>() };
-    let failure = match birth.enter() {
-        Err(failure) => failure,
-        Ok(()) => {
-            let (path, args, envs) = (birth.program.path.as_ptr(), birth.args.as_ptr(), birth.envs.as_ptr());
-            // SAFETY: all are live; both lists end with a null pointer, and their strings with a NUL.
-            unsafe { libc::execvpe(path, args, envs) };
-            Errno::last()
-        }
-    };
-    birth.failure = failure as c_int;
+    birth.failure = Some(birth.go());
     // SAFETY: it ends this process at once, and touches nothing of the other's.
     unsafe { libc::_exit(127) }
 }
@@ -302,10 +368,11 @@ mod tests {
         let text = |text: &str| CString::new(text).unwrap();
         let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
         Program {
-            path: text(path.to_str().unwrap()),
+            paths: vec![text(path.to_str().unwrap())],
             args: args.iter().map(|arg| text(arg)).collect(),
             envs: vec![c"A=one".to_owned()],
             cwd: c"/usr".to_owned(),
+            else_in_root: false,
             uid: nix::unistd::getuid(),
             gid: nix::unistd::getgid(),
             groups: None,
@@ -318,7 +385,7 @@ mod tests {
     /// What it writes, once it has ended well.
     fn output(path: &Path, args: &[&str]) -> String {
         let (mut reader, writer) = io::pipe().unwrap();
-        let pid = program(path, args, writer.into()).start().unwrap();
+        let pid = program(path, args, writer.into()).start(&Arc::default()).unwrap();
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         let pid = Pid::from_raw(pid.try_into().unwrap());
@@ -351,13 +418,35 @@ mod tests {
     fn what_cannot_be_executed_leaves_nothing_to_reap() {
         let directory = tempfile::tempdir().unwrap();
         let writer = || io::pipe().unwrap().1.into();
-        let error = program(&directory.path().join("none"), &["none"], writer()).start().unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        let error = |program: Program| match program.start(&Arc::default()).unwrap_err() {
+            StartError::Directory(error) => ("directory", error.raw_os_error()),
+            StartError::Program(error) => ("program", error.raw_os_error()),
+            other => panic!("{other}"),
+        };
+        assert_eq!(
+            error(program(&directory.path().join("none"), &["none"], writer())),
+            ("program", Some(libc::ENOENT))
+        );
+        assert_eq!(error(program(Path::new("/etc/passwd"), &["x"], writer())), ("program", Some(libc::EACCES)));
         let mut nowhere = program(Path::new("/bin/true"), &["true"], writer());
         nowhere.cwd = c"/nowhere".to_owned();
-        assert_eq!(nowhere.start().unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(error(nowhere), ("directory", Some(libc::ENOENT)));
         let children = fs::read_to_string(format!("/proc/self/task/{}/children", nix::unistd::gettid())).unwrap();
         assert_eq!(children, "");
+    }
+
+    #[test]
+    fn the_first_path_that_can_be_executed_is() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut found = program(Path::new("/nowhere/sh"), &["sh", "-c", "pwd"], writer.into());
+        found.paths.extend([c"/etc/passwd/sh".to_owned(), c"/etc/passwd".to_owned(), c"./sh".to_owned()]);
+        found.cwd = c"/bin".to_owned();
+        let pid = found.start(&Arc::default()).unwrap();
+        drop(found);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        waitpid(Pid::from_raw(pid.try_into().unwrap()), None).unwrap();
+        assert!(text.ends_with("bin\n"), "{text}");
     }
 
     #[test]
@@ -374,12 +463,12 @@ mod tests {
             ..program(Path::new(path), args, null())
         };
         let line = "import os, signal\nwhile True:\n  try: os.kill(-1, signal.SIGSTOP)\n  except OSError: pass";
-        let stopper = as_user("/usr/bin/python3", &["python3", "-c", line]).start().unwrap();
+        let stopper = as_user("/usr/bin/python3", &["python3", "-c", line]).start(&Arc::default()).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
         let (done, finished) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for _ in 0..2000 {
-                if let Ok(pid) = as_user("/bin/true", &["true"]).start() {
+                if let Ok(pid) = as_user("/bin/true", &["true"]).start(&Arc::default()) {
                     let pid = Pid::from_raw(pid.try_into().unwrap());
                     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
                     waitpid(pid, None).unwrap();

@@ -12,12 +12,13 @@ use std::{
 use nix::{
     fcntl::OFlag,
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr},
     unistd::{Gid, Uid, fchown},
 };
 
 use tokio::io::unix::AsyncFd;
 
-use super::check;
+use super::check::check;
 
 /// A terminal's size in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,15 @@ pub(in crate::agent) fn open(size: Size) -> io::Result<(OwnedFd, OwnedFd)> {
     let slave = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(name)?;
     let master = OwnedFd::from(master);
     resize(&master, size)?;
+    edit_characters(&slave)?;
     Ok((master, slave.into()))
+}
+
+/// Has the terminal's line editing take away whole characters of UTF-8, and not single bytes.
+fn edit_characters(slave: impl AsFd) -> io::Result<()> {
+    let mut settings = tcgetattr(&slave)?;
+    settings.input_flags.insert(InputFlags::IUTF8);
+    Ok(tcsetattr(&slave, SetArg::TCSANOW, &settings)?)
 }
 
 /// Lets the runtime watch the agent's end, which must not block.

@@ -1,12 +1,12 @@
 //! Ends a process that does not come to begin.
 //!
-//! The agent stands still until a new process executes its program. Just before that the process is its user's, who may
-//! stop it: whoever stops all that he can, over and over, would stop the agent. Or the program is in a file system that
-//! does not answer. So while the agent waits, a thread looks whether it waits for nothing.
+//! The thread that starts a process stands still until that executes its program. Just before that the process is its
+//! user's, who may stop it; or the program is in a file system that does not answer. So while a thread waits for such a
+//! process, another one looks whether it waits for nothing.
 //!
 //! ```text
-//!  agent    watch ---- clone, waits ------------------- goes on ---- Watched::was_ended
-//!  timer      +---------- PERIOD ---> thread: is it stopped, or late? kill it
+//!  starter    watch ---- clone, waits ------------------- goes on ---- Watched::was_ended
+//!  timer        +---------- PERIOD ---> thread: is it stopped, or late? kill it
 //! ```
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicI32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -30,27 +30,25 @@ use nix::{
     unistd::Pid,
 };
 
+use super::newborn::Newborn;
+
 /// One thread and one timer, of the whole agent.
 pub(super) struct Watchdog {
     timer: TimerFd,
-    state: Mutex<State>,
-    /// Of the process that is waited for. The kernel writes it.
-    pid: AtomicI32,
-    /// One process begins at a time.
-    turn: Mutex<()>,
+    watched: Mutex<Vec<Arc<Watch>>>,
 }
 
-#[derive(Default)]
-struct State {
-    /// Since when it watches.
-    since: Option<Instant>,
-    ended: bool,
+/// One process that has not begun.
+struct Watch {
+    newborn: Arc<Newborn>,
+    since: Instant,
+    ended: AtomicBool,
 }
 
-/// A process that is about to begin. Nothing is watched any more when it is dropped.
+/// A process that is about to begin. It is watched no longer when this is dropped.
 pub(super) struct Watched<'a> {
     watchdog: &'a Watchdog,
-    _turn: MutexGuard<'a, ()>,
+    watch: Arc<Watch>,
 }
 
 /// Begins to watch.
@@ -58,7 +56,7 @@ pub(super) struct Watched<'a> {
 /// # Errors
 ///
 /// The first time there is no descriptor, or no thread, for it.
-pub(super) fn watch() -> io::Result<Watched<'static>> {
+pub(super) fn watch(newborn: &Arc<Newborn>) -> io::Result<Watched<'static>> {
     static WATCHDOG: OnceLock<Arc<Watchdog>> = OnceLock::new();
     let watchdog = match WATCHDOG.get() {
         Some(watchdog) => watchdog,
@@ -67,39 +65,42 @@ pub(super) fn watch() -> io::Result<Watched<'static>> {
             WATCHDOG.get_or_init(|| made)
         }
     };
-    let turn = lock(&watchdog.turn);
-    watchdog.pid.store(0, Ordering::Relaxed);
-    *lock(&watchdog.state) = State { since: Some(Instant::now()), ended: false };
-    watchdog.timer.set(Expiration::Interval(TimeSpec::from_duration(PERIOD)), TimerSetTimeFlags::empty())?;
-    Ok(Watched { watchdog, _turn: turn })
+    let watch = Arc::new(Watch { newborn: newborn.clone(), since: Instant::now(), ended: AtomicBool::new(false) });
+    let mut watched = watchdog.lock();
+    if watched.is_empty() {
+        watchdog.timer.set(Expiration::Interval(TimeSpec::from_duration(PERIOD)), TimerSetTimeFlags::empty())?;
+    }
+    watched.push(watch.clone());
+    Ok(Watched { watchdog, watch })
 }
 
 impl Watched<'_> {
-    /// Where the process's number has to be before the agent stands still.
-    pub(super) fn pid(&self) -> *mut i32 {
-        self.watchdog.pid.as_ptr()
-    }
-
     /// Whether it was ended, and has to be reaped.
     pub(super) fn was_ended(self) -> bool {
-        let mut state = lock(&self.watchdog.state);
-        state.since = None;
-        state.ended
+        self.forget();
+        self.watch.ended.load(Ordering::Acquire)
+    }
+
+    fn forget(&self) {
+        let mut watched = self.watchdog.lock();
+        watched.retain(|watch| !Arc::ptr_eq(watch, &self.watch));
+        if watched.is_empty() {
+            // A timer that goes on wakes a thread that finds nothing to watch.
+            let _ = self.watchdog.timer.unset();
+        }
     }
 }
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        lock(&self.watchdog.state).since = None;
-        // A timer that goes on wakes a thread that finds nothing to watch.
-        let _ = self.watchdog.timer.unset();
+        self.forget();
     }
 }
 
 impl Watchdog {
     fn start() -> io::Result<Arc<Self>> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
-        let this = Arc::new(Self { timer, state: Mutex::default(), pid: AtomicI32::new(0), turn: Mutex::default() });
+        let this = Arc::new(Self { timer, watched: Mutex::default() });
         let watching = Arc::clone(&this);
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || watching.run())?;
         Ok(this)
@@ -109,27 +110,29 @@ impl Watchdog {
         let mut expirations = [0; 8];
         loop {
             match nix::unistd::read(self.timer.as_fd(), &mut expirations) {
-                Ok(_) => self.look(),
+                // Nobody is forgotten meanwhile, so that no number is another process's by the time it is killed.
+                Ok(_) => self.lock().iter().for_each(|watch| watch.look()),
                 // It is interrupted, which is no hurry.
                 Err(_) => thread::sleep(PERIOD),
             }
         }
     }
 
-    fn look(&self) {
-        let mut state = lock(&self.state);
-        let pid = self.pid.load(Ordering::Relaxed);
-        let Some(since) = state.since.filter(|_| pid != 0) else { return };
-        let pid = Pid::from_raw(pid);
-        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        if since.elapsed() > LATE || matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))) {
-            state.ended = kill(pid, Signal::SIGKILL).is_ok();
-        }
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Watch {
+    fn look(&self) {
+        let Some(pid) = self.newborn.pid().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else { return };
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let is_late = self.since.elapsed() > LATE;
+        if is_late || matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))) {
+            let was_killed = kill(pid, Signal::SIGKILL).is_ok();
+            self.ended.fetch_or(was_killed, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Nobody who is not attacked waits for it.
