@@ -3,12 +3,13 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
+    sync::{OwnedRwLockReadGuard, RwLock, watch},
+    time::{Instant, sleep, timeout},
 };
 
 use super::console::complain;
@@ -18,7 +19,12 @@ use super::console::complain;
 pub(super) struct Freezer {
     group: Option<PathBuf>,
     standing: watch::Sender<Standing>,
+    /// Read by whoever starts a process, and written by a freeze.
+    starts: Arc<RwLock<()>>,
 }
+
+/// A process that is being started: a freeze waits for it, as long as this is there.
+pub(super) type Beginning = OwnedRwLockReadGuard<()>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Standing {
@@ -56,7 +62,7 @@ pub(super) struct Restored;
 impl Freezer {
     /// Of the processes in `group`, a directory of a cgroup2; with none nothing can be frozen.
     pub(super) fn new(group: Option<PathBuf>) -> Self {
-        Self { group, standing: watch::Sender::default() }
+        Self { group, standing: watch::Sender::default(), starts: Arc::default() }
     }
 
     /// Whether a new process would never run, and whoever waits for its exec neither.
@@ -70,19 +76,26 @@ impl Freezer {
         let _ = self.standing.subscribe().wait_for(|standing| standing.is_frozen).await;
     }
 
-    /// Waits until the guest runs; at once where it does.
+    /// Waits until the guest runs, and keeps it so for as long as it takes to start a process: one that is frozen before it
+    /// executes its program holds up whoever starts it.
     ///
     /// # Errors
     ///
     /// Where the guest is restored before that: each copy of it has a copy of whoever waits here.
-    pub(super) async fn thawed(&self) -> Result<(), Restored> {
+    pub(super) async fn begin(&self) -> Result<Beginning, Restored> {
         let mut standing = self.standing.subscribe();
         let life = standing.borrow_and_update().life;
         let is_over = |standing: &Standing| !standing.is_frozen || standing.life != life;
-        match standing.wait_for(is_over).await {
-            Ok(standing) if standing.life == life => Ok(()),
-            // It ends with the freezer alone, which is here.
-            _ => Err(Restored),
+        loop {
+            match standing.wait_for(is_over).await {
+                Ok(standing) if standing.life == life => {}
+                // It ends with the freezer alone, which is here.
+                _ => return Err(Restored),
+            }
+            let beginning = self.starts.clone().read_owned().await;
+            if !self.is_frozen() {
+                return Ok(beginning);
+            }
         }
     }
 
@@ -101,6 +114,8 @@ impl Freezer {
         let directory = self.group.as_ref().ok_or(FreezeError::NoGroup)?;
         self.set_frozen(true);
         let mut undo = ThawOnDrop(Some(self));
+        // One that is held up by something else is not waited for.
+        let _ = timeout(STARTS_MAX, self.starts.write()).await;
         fs::write(directory.join("cgroup.freeze"), "1")?;
         let deadline = Instant::now() + FREEZE_MAX;
         while !is_all_frozen(&events(directory)?) {
@@ -159,10 +174,11 @@ fn is_all_frozen(events: &str) -> bool {
 /// program already. With thousands of them the last one takes as long as the processor takes to come to it.
 const FREEZE_MAX: Duration = Duration::from_secs(5);
 
+/// How long a freeze waits for processes that are being started, which is far longer than that takes.
+const STARTS_MAX: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
 
     /// A directory that is no group: what the kernel would tell is written by hand.
@@ -209,12 +225,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_freeze_waits_for_a_start_but_not_for_one_that_is_held_up() {
+        let (_directory, freezer) = group(Some("frozen 1\n"));
+        for (start, waited) in [(Duration::from_millis(30), Duration::from_millis(30)), (Duration::MAX / 2, STARTS_MAX)]
+        {
+            let beginning = freezer.begin().await.unwrap();
+            let began = Instant::now();
+            let starting = async {
+                let _ = timeout(start.min(Duration::from_secs(60)), std::future::pending::<()>()).await;
+                drop(beginning);
+            };
+            let frozen = async {
+                freezer.freeze().await.unwrap();
+                began.elapsed()
+            };
+            let (took, ()) = futures::join!(frozen, starting);
+            assert!(took >= waited && took < waited + Duration::from_millis(5), "{took:?}");
+            freezer.thaw(Thaw::AsItself).unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_waits_for_the_thaw_goes_on_in_no_copy() {
         let (_directory, freezer) = group(Some("frozen 1\n"));
-        assert_eq!(freezer.thawed().await, Ok(()));
+        assert!(freezer.begin().await.is_ok());
         for (thaw, outcome) in [(Thaw::AsItself, Ok(())), (Thaw::Restored, Err(Restored))] {
             freezer.freeze().await.unwrap();
-            let waiting = async { timeout(Duration::from_secs(60), freezer.thawed()).await };
+            let waiting =
+                async { timeout(Duration::from_secs(60), freezer.begin()).await.map(|begun| begun.map(drop)) };
             let thawing = async {
                 sleep(Duration::from_secs(1)).await;
                 freezer.thaw(thaw).unwrap();

@@ -14,7 +14,7 @@ use super::{
     running::Process,
     table::Table,
 };
-use crate::agent::cgroups::Groups;
+use crate::agent::{cgroups::Groups, freezer::Beginning};
 
 /// A process that is to be started, and to live.
 pub(super) struct Start {
@@ -25,6 +25,8 @@ pub(super) struct Start {
     pub(super) deadline: Option<Instant>,
     /// Whether its caller waits for its end alone, and it ends with a caller who gives up before the answer has begun.
     pub(super) waits_for_end: bool,
+    /// Keeps the guest from being frozen before the process runs.
+    pub(super) beginning: Beginning,
 }
 
 /// What the caller gets of a process that has begun.
@@ -40,8 +42,10 @@ pub(super) struct Begun {
 impl Start {
     /// Starts it, tells `begun`, and stays with it until it has ended.
     pub(super) async fn run(self, begun: oneshot::Sender<Result<Begun, LaunchError>>) {
-        let Self { table, groups, launch, deadline, waits_for_end } = self;
-        let launched = match launch.spawn(&table, &groups).await {
+        let Self { table, groups, launch, deadline, waits_for_end, beginning } = self;
+        let launched = launch.spawn(&table, &groups).await;
+        drop(beginning);
+        let launched = match launched {
             Ok(launched) => launched,
             // Whoever has left need not know.
             Err(error) => return drop(begun.send(Err(error))),

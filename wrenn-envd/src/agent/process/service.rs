@@ -25,7 +25,13 @@ use super::{
     time_limit::TimeLimit,
 };
 use crate::{
-    agent::{cgroups::Groups, freezer::Freezer, keepalive::keepalive, settings::Settings, sys::SignalNumber},
+    agent::{
+        cgroups::Groups,
+        freezer::{Beginning, Freezer},
+        keepalive::keepalive,
+        settings::Settings,
+        sys::SignalNumber,
+    },
     proto::process::{self as wire, process_input::Input, stream_input_request},
 };
 
@@ -95,9 +101,16 @@ impl wire::Process for Service {
             Launch::prepare(config, request.tag, streams, user, &settings).map_err(refuse_launch)?
         };
         let deadline = context.extensions().get::<TimeLimit>().map(|limit| limit.0);
-        self.wait_until_thawed(deadline).await?;
+        let beginning = self.begin(deadline).await?;
         let (begun, has_begun) = oneshot::channel();
-        let task = Start { table: self.table.clone(), groups: self.groups.clone(), launch, deadline, waits_for_end };
+        let task = Start {
+            table: self.table.clone(),
+            groups: self.groups.clone(),
+            launch,
+            deadline,
+            waits_for_end,
+            beginning,
+        };
         tokio::spawn(task.run(begun));
         let begun = has_begun.await.map_err(|error| ConnectError::internal(error.to_string()))?;
         let Begun { process, reader, over } = begun.map_err(refuse_launch)?;
@@ -189,11 +202,11 @@ impl wire::Process for Service {
 
 impl Service {
     /// Waits for the end of a freeze, which is soon over, unless it is that of a pause: then nobody is left to be answered.
-    async fn wait_until_thawed(&self, deadline: Option<Instant>) -> Result<(), ConnectError> {
+    async fn begin(&self, deadline: Option<Instant>) -> Result<Beginning, ConnectError> {
         let latest = Instant::now() + THAW_MAX;
         let end = deadline.map_or(latest, |deadline| deadline.min(latest));
-        match timeout_at(end, self.freezer.thawed()).await {
-            Ok(Ok(())) => Ok(()),
+        match timeout_at(end, self.freezer.begin()).await {
+            Ok(Ok(beginning)) => Ok(beginning),
             Ok(Err(restored)) => Err(ConnectError::unavailable(restored.to_string())),
             Err(_) if end < latest => {
                 Err(ConnectError::deadline_exceeded("the guest was frozen for all of the process's time"))
