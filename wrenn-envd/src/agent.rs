@@ -11,6 +11,7 @@ mod api_error;
 mod cgroups;
 mod clock;
 mod console;
+mod disk;
 mod drive;
 mod environment;
 mod events;

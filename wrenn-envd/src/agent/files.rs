@@ -8,7 +8,6 @@
 
 mod chunks;
 mod compose;
-mod copy;
 mod download;
 mod encoding;
 mod gzip;
@@ -20,7 +19,6 @@ mod range;
 mod signature;
 mod spool;
 mod target;
-mod temporary;
 mod upload;
 mod written;
 
@@ -28,11 +26,7 @@ use std::sync::{Mutex, PoisonError};
 
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
 
-pub(super) use self::{
-    compose::compose,
-    copy::copy_contents,
-    temporary::{Upload, upload_of},
-};
+pub(super) use self::compose::compose;
 use self::{
     query::Query,
     signature::{Operation, sign},

@@ -8,12 +8,10 @@
 
 mod entry;
 mod error;
-mod metadata;
 mod names;
 mod service;
 mod transfer;
 mod tree;
 mod watch;
 
-pub(super) use metadata::write as write_metadata;
 pub(super) use service::Service;

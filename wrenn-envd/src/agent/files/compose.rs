@@ -10,7 +10,6 @@ use hyper::{Request, Response, body::Incoming};
 use tokio::task::spawn_blocking;
 
 use super::{
-    copy::copy_contents,
     download::open_regular,
     place::{Place, Spooled},
     query::Query,
@@ -20,6 +19,7 @@ use super::{
 use crate::agent::{
     answer::{Body, json},
     api_error::ApiError,
+    disk::copy::copy_contents,
     identity::Identity,
     settings::Settings,
     users::User,

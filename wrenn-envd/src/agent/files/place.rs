@@ -11,12 +11,16 @@ use std::{
 use nix::fcntl::OFlag;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-use super::{
-    copy::copy_contents,
-    temporary::{Temporary, Upload},
-};
 use crate::agent::{
-    api_error::ApiError, filesystem::write_metadata, guest_path::is_named, identity::Identity, users::User,
+    api_error::ApiError,
+    disk::{
+        copy::copy_contents,
+        metadata,
+        temporary::{Temporary, Upload},
+    },
+    guest_path::is_named,
+    identity::Identity,
+    users::User,
 };
 
 /// A place that a file may be put at.
@@ -77,13 +81,13 @@ impl Spooled {
     ///
     /// A file that is replaced passes on its owner, group and permissions; other names of it (hard links), access lists
     /// and attributes stay with the old one.
-    pub(super) fn put(self, path: &Path, user: &User, metadata: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    pub(super) fn put(self, path: &Path, user: &User, keys: &BTreeMap<String, String>) -> Result<(), ApiError> {
         let failed = |error: io::Error| ApiError::from_io(&path.display().to_string(), &error);
         let identity = Identity::assume(user).map_err(failed)?;
         let place = Place::find(path)?;
         make_all(&place.parent).map_err(failed)?;
         let (file, temporary) = self.beside(&place)?;
-        write_metadata(&file, metadata)
+        metadata::write(&file, keys)
             .map_err(|error| ApiError::bad_request(format!("{}: the metadata is not kept: {error}", path.display())))?;
         // To give a file away takes rights that the user has not.
         drop(identity);

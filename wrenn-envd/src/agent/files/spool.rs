@@ -10,11 +10,8 @@ use bytes::Bytes;
 use rustix::io::{Errno, pwritev};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{
-    place::{Place, Spooled},
-    temporary::Temporary,
-};
-use crate::agent::{api_error::ApiError, identity::as_user, users::User};
+use super::place::{Place, Spooled};
+use crate::agent::{api_error::ApiError, disk::temporary::Temporary, identity::as_user, users::User};
 
 /// A file that takes what comes; while one batch is being written the next one is taken in.
 ///

@@ -7,8 +7,11 @@ use std::{
 
 use buffa_types::google::protobuf::Timestamp;
 
-use super::{metadata, names::Names};
-use crate::proto::filesystem::{self as wire, EntryInfo};
+use super::names::Names;
+use crate::{
+    agent::disk::metadata,
+    proto::filesystem::{self as wire, EntryInfo},
+};
 
 /// Describes what lies at `path`; a symbolic link is told of itself.
 pub(super) fn describe(path: &Path, names: &Names) -> io::Result<EntryInfo> {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     tree,
-    watch::{Events, WatchOptions, Watchers, watch},
+    watch::{self, error::Events, options::WatchOptions, watchers::Watchers},
 };
 use crate::{
     agent::{
@@ -99,7 +99,7 @@ impl wire::Filesystem for Service {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        Response::stream_ok(responses(watch(user, options).await?, keepalive(&context)))
+        Response::stream_ok(responses(watch::start(user, options).await?, keepalive(&context)))
     }
 
     async fn create_watcher<'a>(
@@ -115,7 +115,7 @@ impl wire::Filesystem for Service {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watcher_id = self.watchers.insert(watch(user, options).await?);
+        let watcher_id = self.watchers.insert(watch::start(user, options).await?);
         Response::ok(wire::CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 

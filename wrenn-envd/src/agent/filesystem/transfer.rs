@@ -8,8 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::metadata;
-use crate::agent::files::copy_contents;
+use crate::agent::disk::{copy::copy_contents, metadata};
 
 /// Copies `source` beside `destination`, puts the copy in place in one step, and removes `source`. One that fails before
 /// that leaves all as it was.

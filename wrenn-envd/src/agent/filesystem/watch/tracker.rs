@@ -10,11 +10,11 @@ use nix::{
     sys::inotify::{AddWatchFlags, InotifyEvent, WatchDescriptor},
 };
 
-use super::{FileError, WatchOptions, sys::Instance};
+use super::{options::WatchOptions, sys::Instance};
 use crate::{
     agent::{
-        files::{Upload, upload_of},
-        filesystem::{entry::describe, names::Names},
+        disk::temporary::{Upload, upload_of},
+        filesystem::{entry::describe, error::FileError, names::Names},
     },
     proto::filesystem::{EventType, FilesystemEvent},
 };

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Events, WatchError};
+use super::error::{Events, WatchError};
 use crate::proto::filesystem::FilesystemEvent;
 
 /// The watches of clients that ask instead of listening. One that is not asked for [`IDLE_MAX`] is removed: its client is

@@ -8,7 +8,7 @@ use rustix::{
 };
 
 /// The metadata of the file that `path` leads to. A file system without extended attributes has none.
-pub(super) fn read(path: &Path) -> BTreeMap<String, String> {
+pub(in crate::agent) fn read(path: &Path) -> BTreeMap<String, String> {
     let Ok(names) = list(path) else { return BTreeMap::new() };
     let keys = names.iter().filter_map(|name| name.strip_prefix(PREFIX));
     keys.filter_map(|key| Some((key.to_owned(), get(path, key).ok()?))).collect()

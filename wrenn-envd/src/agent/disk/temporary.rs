@@ -20,14 +20,14 @@ pub(in crate::agent) fn upload_of(name: &OsStr) -> Option<Upload> {
 
 /// A file that goes unless it is kept: an upload that breaks off, or whose client leaves, leaves nothing.
 #[derive(Debug)]
-pub(super) struct Temporary {
-    pub(super) path: PathBuf,
+pub(in crate::agent) struct Temporary {
+    pub(in crate::agent) path: PathBuf,
     is_kept: bool,
 }
 
 impl Temporary {
     /// A name in `parent` that nothing has.
-    pub(super) fn beside(parent: &Path, upload: Upload) -> Self {
+    pub(in crate::agent) fn beside(parent: &Path, upload: Upload) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let prefix = match upload {
@@ -37,7 +37,7 @@ impl Temporary {
         Self { path: parent.join(format!("{prefix}{}-{number}", std::process::id())), is_kept: false }
     }
 
-    pub(super) fn keep(mut self) {
+    pub(in crate::agent) fn keep(mut self) {
         self.is_kept = true;
     }
 }
