@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  GET  -> authorize -> download -> chunks (read ahead) [-> gzip]
-//!  POST -> authorize -> upload [-> gzip] [-> parts] -> spool -> place
-//!  POST /files/compose           -> compose -> copy   -> place
+//!  POST -> authorize -> upload [-> gzip] [-> parts] -> spool -> spooled -> place
+//!  POST /files/compose           -> compose -> copy   -> spooled -> place
 //! ```
 
 mod chunks;
@@ -16,8 +16,10 @@ mod parts;
 mod place;
 mod query;
 mod range;
+mod regular;
 mod signature;
 mod spool;
+mod spooled;
 mod target;
 mod upload;
 mod written;
@@ -60,7 +62,7 @@ fn authorize(
         let now = Timestamp::now().unix_nanos() / 1_000_000_000;
         match query.expiration {
             Some(expiration) if expiration < now => {
-                Err(ApiError::new(StatusCode::UNAUTHORIZED, "the signature has expired"))
+                Err(ApiError::new(StatusCode::UNAUTHORIZED, "signature is already expired"))
             }
             _ => Ok(sign(query, operation, token)),
         }

@@ -6,6 +6,7 @@
 //!          -> watch             (changes, as they happen)
 //! ```
 
+mod copying;
 mod entry;
 mod error;
 mod names;

@@ -2,9 +2,11 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub(crate) mod cgroup;
+pub(crate) mod disk;
 pub(crate) mod exchange;
 pub(crate) mod hung;
 pub(crate) mod loop_mount;
+pub(crate) mod rpc;
 pub(crate) mod session;
 pub(crate) mod stream;
 pub(crate) mod wire;

@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, ffi::CStr, os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{XattrFlags, fsetxattr, getxattr, getxattr_query, listxattr, listxattr_query},
+    fs::{XattrFlags, fremovexattr, fsetxattr, getxattr, getxattr_query, listxattr, listxattr_query},
     io::{Errno, Result},
 };
+
+use super::opened::path_of;
 
 /// The metadata of the file that `path` leads to. A file system without extended attributes has none.
 pub(in crate::agent) fn read(path: &Path) -> BTreeMap<String, String> {
@@ -19,6 +21,14 @@ pub(in crate::agent) fn write(file: impl AsFd, metadata: &BTreeMap<String, Strin
     metadata.iter().try_for_each(|(key, value)| {
         fsetxattr(file.as_fd(), format!("{PREFIX}{key}"), value.as_bytes(), XattrFlags::empty())
     })
+}
+
+/// Keeps `metadata` with an open file, and none that it had before.
+pub(in crate::agent) fn replace(file: impl AsFd, metadata: &BTreeMap<String, String>) -> Result<()> {
+    for key in read(&path_of(&file)).keys().filter(|key| !metadata.contains_key(*key)) {
+        fremovexattr(file.as_fd(), format!("{PREFIX}{key}"))?;
+    }
+    write(file, metadata)
 }
 
 fn list(path: &Path) -> Result<Vec<String>> {

@@ -1,8 +1,14 @@
 use std::{
     ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::cleanup;
 
 /// What an upload does to the name that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,22 +25,35 @@ pub(in crate::agent) fn upload_of(name: &OsStr) -> Option<Upload> {
 }
 
 /// A file that goes unless it is kept: an upload that breaks off, or whose client leaves, leaves nothing.
+///
+/// It goes a little later, on a thread that may wait: a file system that stands still makes nobody else wait.
 #[derive(Debug)]
 pub(in crate::agent) struct Temporary {
-    pub(in crate::agent) path: PathBuf,
+    path: PathBuf,
     is_kept: bool,
 }
 
 impl Temporary {
-    /// A name in `parent` that nothing has.
-    pub(in crate::agent) fn beside(parent: &Path, upload: Upload) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let prefix = match upload {
-            Upload::New => NEW_PREFIX,
-            Upload::Replacement => REPLACEMENT_PREFIX,
-        };
-        Self { path: parent.join(format!("{prefix}{}-{number}", std::process::id())), is_kept: false }
+    /// A new file in `directory`, of a name that nobody can foresee, for its owner alone.
+    pub(in crate::agent) fn create(directory: &Path, upload: Upload) -> io::Result<(File, Self)> {
+        let path = directory.join(random_name(prefix(upload))?);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok((file, Self { path, is_kept: false }))
+    }
+
+    /// A name beside `path` that nobody can foresee, for a file that is still to be made.
+    pub(in crate::agent) fn beside(path: &Path, upload: Upload) -> io::Result<Self> {
+        Ok(Self { path: path.with_file_name(random_name(prefix(upload))?), is_kept: false })
+    }
+
+    pub(in crate::agent) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file, on a thread that may wait itself.
+    pub(in crate::agent) fn remove(mut self) -> io::Result<()> {
+        self.is_kept = true;
+        fs::remove_file(&self.path)
     }
 
     pub(in crate::agent) fn keep(mut self) {
@@ -45,9 +64,26 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_kept {
-            let _ = std::fs::remove_file(&self.path);
+            let path = std::mem::take(&mut self.path);
+            // Gone already, or its directory is: there is nothing left to do.
+            cleanup::hand_over(move || drop(fs::remove_file(path)));
         }
     }
+}
+
+fn prefix(upload: Upload) -> &'static str {
+    match upload {
+        Upload::New => NEW_PREFIX,
+        Upload::Replacement => REPLACEMENT_PREFIX,
+    }
+}
+
+/// A name that nobody can foresee, and thus nobody has taken.
+pub(in crate::agent) fn random_name(prefix: &str) -> io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    // It never waits, and never gives less than is asked for when that is so little.
+    getrandom(&mut bytes, GetRandomFlags::INSECURE)?;
+    Ok(format!("{prefix}{:032x}", u128::from_le_bytes(bytes)))
 }
 
 const NEW_PREFIX: &str = ".wrenn-upload-new-";

@@ -1,7 +1,6 @@
 //! An upload on its way to the disk.
 
 use std::{
-    fs::File,
     io::{self, IoSlice},
     path::PathBuf,
 };
@@ -10,14 +9,22 @@ use bytes::Bytes;
 use rustix::io::{Errno, pwritev};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::place::{Place, Spooled};
-use crate::agent::{api_error::ApiError, disk::temporary::Temporary, identity::as_user, users::User};
+use super::{
+    place::{Missing, Place},
+    spooled::Spooled,
+};
+use crate::agent::{
+    api_error::ApiError,
+    disk::{cleanup::Held, temporary::Temporary},
+    identity::as_user,
+    users::User,
+};
 
 /// A file that takes what comes; while one batch is being written the next one is taken in.
 ///
 /// # Cancel-Safety
 ///
-/// One that is dropped leaves nothing.
+/// One that is dropped leaves nothing, soon: its file is closed and removed by a thread that may wait.
 #[derive(Debug)]
 pub(super) struct Spool {
     temporary: Temporary,
@@ -37,8 +44,11 @@ enum State {
 impl Spool {
     /// Begins a file that is meant for `path`.
     pub(super) async fn create(user: User, path: PathBuf) -> Result<Self, ApiError> {
-        let (file, temporary) = as_user(user, move || Place::find(&path)?.spool()).await?;
-        let state = State::Idle(Writer { file, position: 0 });
+        let (file, temporary) = {
+            let owner = user.clone();
+            as_user(user, move || Place::find(&path, Missing::Leave)?.spool(&owner)).await?
+        };
+        let state = State::Idle(Writer { file: Held::new(file), position: 0 });
         Ok(Self { temporary, batch: Vec::new(), batch_bytes: 0, state })
     }
 
@@ -64,7 +74,9 @@ impl Spool {
         let finished = spawn_blocking(move || {
             writer.write(&batch)?;
             writer.file.set_len(writer.position)?;
-            Spooled::new(&writer.file, temporary)
+            let spooled = Spooled::new(&writer.file, temporary);
+            drop(writer.file.into_file());
+            spooled
         });
         finished.await.map_err(io::Error::other)?
     }
@@ -80,7 +92,7 @@ impl Spool {
 
 #[derive(Debug)]
 struct Writer {
-    file: File,
+    file: Held,
     position: u64,
 }
 
@@ -101,7 +113,7 @@ impl Writer {
     fn write_all(&mut self, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
         IoSlice::advance_slices(&mut pieces, 0);
         while !pieces.is_empty() {
-            let length = match pwritev(&self.file, pieces, self.position) {
+            let length = match pwritev(&*self.file, pieces, self.position) {
                 Err(Errno::INTR) => continue,
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 written => written?,
@@ -134,7 +146,7 @@ mod tests {
     #[test]
     fn pieces_and_holes_come_out_as_they_went_in() {
         let file = tempfile::tempfile().unwrap();
-        let mut writer = Writer { file: file.try_clone().unwrap(), position: 0 };
+        let mut writer = Writer { file: Held::new(file.try_clone().unwrap()), position: 0 };
         let [zeros, ones] = [0, 1].map(|byte| Bytes::from(vec![byte; 1 << 20]));
         let batch = [Bytes::new(), ones.clone(), zeros.slice(..10), ones, zeros.clone(), zeros.clone()];
         writer.write(&batch).unwrap();

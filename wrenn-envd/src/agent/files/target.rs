@@ -43,6 +43,22 @@ impl Target {
         self.resolve(named.ok_or_else(|| ApiError::bad_request("the path is missing"))?)
     }
 
+    /// The path that the query names, for a file that is to be written.
+    pub(super) fn file_path(&self) -> Result<PathBuf, ApiError> {
+        self.file_path_or(None)
+    }
+
+    /// The path that the query names, or else `other`, for a file that is to be written: one that ends as only a directory's
+    /// does is refused.
+    pub(super) fn file_path_or(&self, other: Option<&str>) -> Result<PathBuf, ApiError> {
+        match self.path.as_deref().or(other) {
+            Some(path) if path.ends_with('/') || path.ends_with("/.") => {
+                Err(ApiError::bad_request(format!("{path} is a directory's path, and no file's")))
+            }
+            _ => self.path_or(other),
+        }
+    }
+
     pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, ApiError> {
         guest_path::resolve(path, &self.user, self.workdir.as_deref())
             .map_err(|error| ApiError::bad_request(error.to_string()))

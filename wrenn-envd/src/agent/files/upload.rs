@@ -17,15 +17,16 @@ use super::{
     encoding::Encoding,
     gzip, headers,
     parts::{Part, Parts},
-    place::Spooled,
     query::Query,
     spool::Spool,
+    spooled::Spooled,
     target::Target,
     written::Written,
 };
 use crate::agent::{
     answer::{Body, json},
     api_error::ApiError,
+    disk::cleanup,
     settings::Settings,
     users::User,
 };
@@ -44,11 +45,19 @@ pub(super) async fn upload(
     let (head, body) = request.into_parts();
     let metadata = headers::metadata(&head.headers)?;
     let contents = decoded(Encoding::of_body(&head.headers)?, body);
-    let files = match boundary(&head.headers)? {
-        Some(boundary) => read_parts(&target, Parts::new(contents, boundary)).await?,
-        None => vec![(target.path()?, read_file(&target, contents).await?)],
+    let boundary = boundary(&head.headers)?;
+    let written = async {
+        let files = match boundary {
+            Some(boundary) => read_parts(&target, Parts::new(contents, boundary)).await?,
+            None => vec![(target.file_path()?, read_file(&target, contents).await?)],
+        };
+        put_all(target.user, files, metadata).await
     };
-    json(&put_all(target.user, files, metadata).await?)
+    let written = written.await;
+    if written.is_err() {
+        cleanup::settle(SETTLE_MAX).await;
+    }
+    json(&written?)
 }
 
 /// The boundary of a multipart body; every other type is a file's own.
@@ -70,7 +79,7 @@ fn decoded(encoding: Encoding, body: Incoming) -> Contents {
 }
 
 async fn read_file(target: &Target, mut contents: Contents) -> Result<Spooled, ApiError> {
-    let path = target.path()?;
+    let path = target.file_path()?;
     let read = async {
         let mut spool = Spool::create(target.user.clone(), path.clone()).await?;
         while let Some(piece) = contents.next().await {
@@ -102,7 +111,7 @@ async fn read_parts(target: &Target, mut parts: Parts) -> Result<Vec<(PathBuf, S
     let mut taken = HashSet::new();
     let mut placed = Vec::new();
     for (name, spooled) in files {
-        let path = target.path_or(path.as_deref().or(name.as_deref()))?;
+        let path = target.file_path_or(path.as_deref().or(name.as_deref()))?;
         if !taken.insert(path.clone()) {
             return Err(ApiError::bad_request(format!("{} is the path of two files", path.display())));
         }
@@ -163,6 +172,9 @@ const PATH_BYTES_MAX: usize = 4096;
 
 /// What one call may hold open on the disk.
 const FILES_MAX: usize = 10_000;
+
+/// How long an answer waits for what a failed upload leaves to be removed. A disk that stands still takes longer.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// How long what a refused client still sends is taken in.
 const LINGER: Duration = Duration::from_secs(10);

@@ -6,8 +6,19 @@ use std::{
     path::Path,
 };
 
+use rustix::io::Errno;
+
 use super::{entry::describe, error::FileError, names::Names, transfer::transfer};
-use crate::{agent::guest_path::is_named, proto::filesystem::EntryInfo};
+use crate::{
+    agent::{
+        disk::{
+            removal,
+            spot::{Spot, make_directories},
+        },
+        guest_path::is_named,
+    },
+    proto::filesystem::EntryInfo,
+};
 
 pub(super) fn stat(path: &Path) -> Result<EntryInfo, FileError> {
     describe(path, &Names::read()).map_err(|error| match error.kind() {
@@ -25,7 +36,7 @@ pub(super) fn make_dir(path: &Path) -> Result<EntryInfo, FileError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(FileError::at(path)(error)),
     }
-    make_all(path)?;
+    make_directories(path, NEW_DIRECTORY_MODE).map_err(FileError::at(path))?;
     stat(path)
 }
 
@@ -35,13 +46,12 @@ pub(super) fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, Fil
         refuse_unnamed(path)?;
     }
     // First, so that a source that is missing makes no directory.
-    fs::symlink_metadata(source).map_err(FileError::at(source))?;
-    if let Some(parent) = destination.parent() {
-        make_all(parent)?;
-    }
-    let renamed = match fs::rename(source, destination) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => transfer(source, destination),
-        renamed => renamed,
+    let from = Spot::find(source).map_err(FileError::at(source))?;
+    from.stat().map_err(|errno| FileError::at(source)(errno.into()))?;
+    let to = Spot::make(destination, NEW_DIRECTORY_MODE).map_err(FileError::at(destination))?;
+    let renamed = match from.rename(&to) {
+        Err(Errno::XDEV) => transfer(&from, &to),
+        renamed => renamed.map_err(io::Error::from),
     };
     renamed.map_err(|error| FileError::Io(format!("{} to {}", source.display(), destination.display()), error))?;
     stat(destination)
@@ -50,12 +60,7 @@ pub(super) fn rename(source: &Path, destination: &Path) -> Result<EntryInfo, Fil
 /// Removes a file, or a directory with all that is in it. What is not there is removed already.
 pub(super) fn remove(path: &Path) -> Result<(), FileError> {
     refuse_unnamed(path)?;
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
+    match Spot::find(path).and_then(|spot| removal::remove(&spot)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(FileError::at(path)),
     }
@@ -95,14 +100,6 @@ pub(super) fn list(path: &Path, depth: u32) -> Result<Vec<EntryInfo>, FileError>
     Ok(entries)
 }
 
-fn make_all(directory: &Path) -> Result<(), FileError> {
-    fs::create_dir_all(directory).map_err(|error| match error.kind() {
-        // A file is in the way.
-        io::ErrorKind::AlreadyExists => FileError::at(directory)(io::ErrorKind::NotADirectory.into()),
-        _ => FileError::at(directory)(error),
-    })
-}
-
 fn sorted(directory: &Path) -> Result<Vec<DirEntry>, FileError> {
     let entries: io::Result<Vec<DirEntry>> = fs::read_dir(directory).and_then(Iterator::collect);
     let mut entries = match entries {
@@ -124,3 +121,5 @@ fn refuse_unnamed(path: &Path) -> Result<(), FileError> {
 
 /// What one answer may hold, so that a whole disk does not end up in memory.
 const ENTRIES_MAX: usize = 100_000;
+
+const NEW_DIRECTORY_MODE: u32 = 0o777;
