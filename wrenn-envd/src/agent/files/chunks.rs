@@ -12,9 +12,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::task::spawn_blocking;
 
+use crate::agent::disk::cleanup::Held;
+
 /// The bytes of `range`. A file that became shorter ends in an error, so that what was promised is not silently cut.
 pub(super) fn part(file: File, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let (file, pool) = (Arc::new(file), Arc::new(Pool::default()));
+    let (file, pool) = (Arc::new(Held::new(file)), Arc::new(Pool::default()));
     let step = CHUNK_BYTES as u64;
     let starts = stream::unfold(range.start, move |start| async move {
         (start < range.end).then_some((start..range.end.min(start.saturating_add(step)), start.saturating_add(step)))
@@ -27,10 +29,11 @@ pub(super) fn part(file: File, range: Range<u64>) -> impl Stream<Item = io::Resu
         .buffered(CHUNKS_AHEAD)
 }
 
-/// All that can be read from the file's beginning, whatever length it claims: a file of the kernel's claims none.
-pub(super) fn whole(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let (file, pool) = (Arc::new(file), Arc::new(Pool::default()));
-    stream::try_unfold(0, move |start: u64| {
+/// `head`, and what can be read after it: a file of the kernel's does not say how much that is. More than `bytes_max` bytes are an
+/// error.
+pub(super) fn rest(head: Bytes, file: File, bytes_max: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let (file, pool, start) = (Arc::new(Held::new(file)), Arc::new(Pool::default()), head.len() as u64);
+    let rest = stream::try_unfold(start, move |start: u64| {
         let (file, pool) = (file.clone(), pool.clone());
         async move {
             let read = spawn_blocking(move || {
@@ -40,9 +43,14 @@ pub(super) fn whole(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send 
             });
             let chunk = read.await.map_err(io::Error::other)??;
             let next = start + chunk.len() as u64;
+            if next > bytes_max {
+                let message = format!("the file does not say how long it is, and holds more than {bytes_max} bytes");
+                return Err(io::Error::other(message));
+            }
             Ok((!chunk.is_empty()).then_some((chunk, next)))
         }
-    })
+    });
+    stream::iter([Ok(head)]).chain(rest)
 }
 
 fn read(file: &File, pool: &Arc<Pool>, range: &Range<u64>) -> io::Result<Bytes> {
@@ -96,3 +104,24 @@ const CHUNK_BYTES: usize = 512 << 10;
 
 /// How many chunks are read before they are asked for.
 const CHUNKS_AHEAD: usize = 1;
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_without_a_length_is_read_to_its_end_or_the_limit() {
+        let file = || {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&vec![7; 3 << 20], 0).unwrap();
+            file
+        };
+        let head = || Bytes::from(vec![7; 1 << 20]);
+        let read: Vec<Bytes> = rest(head(), file(), 3 << 20).try_collect().await.unwrap();
+        assert!(read.concat() == vec![7; 3 << 20]);
+        let read: Result<Vec<Bytes>, _> = rest(head(), file(), (3 << 20) - 1).try_collect().await;
+        assert!(read.unwrap_err().to_string().contains("does not say"));
+    }
+}

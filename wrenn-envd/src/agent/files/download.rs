@@ -1,13 +1,7 @@
-use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    sync::Mutex,
-};
+use std::{io, ops::Range, pin::Pin, sync::Mutex};
 
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt as _};
+use futures::{Stream, TryStreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{
     Request, Response, StatusCode,
@@ -21,6 +15,7 @@ use super::{
     gzip,
     query::Query,
     range::{self, Asked},
+    regular::Contents,
     target::Target,
 };
 use crate::agent::{
@@ -38,19 +33,24 @@ pub(super) async fn download(
 ) -> Result<Response<Body>, ApiError> {
     let target = Target::find(settings, query)?;
     let path = target.path()?;
-    let (file, length) = as_user(target.user, move || open_regular(&path)).await?;
+    let contents = as_user(target.user, move || Contents::open(&path)).await?;
     let encoding = Encoding::wanted(request.headers())?;
     let header = request.headers().get(RANGE).and_then(|value| value.to_str().ok());
-    let mut response = match header.map_or(Asked::Whole, |header| range::parse(header, length)) {
-        // It may hold more than it says: one of the kernel's does.
-        _ if length == 0 && encoding == Encoding::Identity => Response::new(body(chunks::whole(file))),
-        _ if length == 0 => compressed(chunks::whole(file)),
-        Asked::Whole if encoding == Encoding::Gzip => compressed(chunks::part(file, 0..length)),
-        Asked::Whole => sized(Response::new(body(chunks::part(file, 0..length))), length),
+    let length = match &contents {
+        Contents::Whole(bytes) => bytes.len() as u64,
+        Contents::Sized(_, length) => *length,
+        Contents::Unsized(..) => 0,
+    };
+    // Of nothing there is no part: a client that always asks for one gets nothing.
+    let asked = header.filter(|_| length > 0).map_or(Asked::Whole, |header| range::parse(header, length));
+    let mut response = match asked {
+        Asked::Whole if encoding == Encoding::Gzip => compressed(all(contents)),
+        Asked::Whole if matches!(contents, Contents::Unsized(..)) => Response::new(body(all(contents))),
+        Asked::Whole => sized(Response::new(body(all(contents))), length),
         Asked::Part(part) => {
             let (bytes, content_range) =
                 (part.end - part.start, format!("bytes {}-{}/{length}", part.start, part.end - 1));
-            let mut response = sized(Response::new(body(chunks::part(file, part))), bytes);
+            let mut response = sized(Response::new(body(some(contents, part))), bytes);
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             ranged(response, &content_range)
         }
@@ -63,19 +63,30 @@ pub(super) async fn download(
     Ok(response)
 }
 
-/// Opens `path`, and its length in bytes; anything but a regular file is refused, since it may never end.
-pub(super) fn open_regular(path: &Path) -> Result<(File, u64), ApiError> {
-    let name = path.display().to_string();
-    let failed = |error: io::Error| ApiError::from_io(&name, &error);
-    let refused = || ApiError::bad_request(format!("{name} is no regular file"));
-    // Before it is opened: opening a pipe waits, and opening a device may do anything.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(refused());
+/// A stream of what a file holds.
+type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+fn all(contents: Contents) -> Chunks {
+    match contents {
+        Contents::Unsized(head, file) => Box::pin(chunks::rest(head.into(), file, UNSIZED_BYTES_MAX)),
+        Contents::Sized(_, length) => some(contents, 0..length),
+        Contents::Whole(bytes) => once(bytes.into()),
     }
-    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    let opened = file.metadata().map_err(failed)?;
-    if opened.is_file() { Ok((file, opened.len())) } else { Err(refused()) }
+}
+
+/// A part of a file whose length is known.
+fn some(contents: Contents, part: Range<u64>) -> Chunks {
+    match contents {
+        Contents::Sized(file, _) => Box::pin(chunks::part(file, part)),
+        Contents::Whole(bytes) | Contents::Unsized(bytes, _) => {
+            let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
+            once(Bytes::copy_from_slice(&bytes[at(part.start)..at(part.end)]))
+        }
+    }
+}
+
+fn once(bytes: Bytes) -> Chunks {
+    Box::pin(stream::iter((!bytes.is_empty()).then_some(Ok(bytes))))
 }
 
 fn body(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
@@ -99,3 +110,6 @@ fn ranged(mut response: Response<Body>, content_range: &str) -> Response<Body> {
     }
     response
 }
+
+/// What is read of a file that does not say how long it is: some of the kernel's are as long as memory.
+const UNSIZED_BYTES_MAX: u64 = 256 << 20;
