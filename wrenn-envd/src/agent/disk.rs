@@ -10,5 +10,6 @@ pub(super) mod descent;
 pub(super) mod metadata;
 pub(super) mod opened;
 pub(super) mod removal;
+pub(super) mod spelling;
 pub(super) mod spot;
 pub(super) mod temporary;

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!  Service -> as_user --+-> entry    (one entry, described)
-//!                       +-> tree     (list, make, move, remove)
+//!                       +-> listing  (what is in a directory)
+//!                       +-> tree     (make, move, remove)
 //!          -> watch             (changes, as they happen)
 //! ```
 
 mod copying;
 mod entry;
 mod error;
+mod listing;
 mod names;
 mod service;
 mod transfer;

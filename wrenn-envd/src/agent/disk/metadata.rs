@@ -9,11 +9,14 @@ use rustix::{
 
 use super::opened::path_of;
 
-/// The metadata of the file that `path` leads to. A file system without extended attributes has none.
+/// The metadata of the file that `path` leads to, as far as it is no longer than a client can write it. A file system without
+/// extended attributes has none.
 pub(in crate::agent) fn read(path: &Path) -> BTreeMap<String, String> {
     let Ok(names) = list(path) else { return BTreeMap::new() };
     let keys = names.iter().filter_map(|name| name.strip_prefix(PREFIX));
-    keys.filter_map(|key| Some((key.to_owned(), get(path, key).ok()?))).collect()
+    let mut room = BYTES_MAX;
+    let entries = keys.filter_map(|key| Some((key.to_owned(), get(path, key).ok()?)));
+    entries.take_while(|(key, value)| take(&mut room, key.len() + value.len())).collect()
 }
 
 /// Keeps `metadata` with an open file.
@@ -29,6 +32,13 @@ pub(in crate::agent) fn replace(file: impl AsFd, metadata: &BTreeMap<String, Str
         fremovexattr(file.as_fd(), format!("{PREFIX}{key}"))?;
     }
     write(file, metadata)
+}
+
+fn take(room: &mut usize, bytes: usize) -> bool {
+    room.checked_sub(bytes).is_some_and(|left| {
+        *room = left;
+        true
+    })
 }
 
 fn list(path: &Path) -> Result<Vec<String>> {
@@ -47,3 +57,6 @@ fn get(path: &Path, key: &str) -> Result<String> {
 }
 
 const PREFIX: &str = "user.e2b.";
+
+/// As much as the head of an upload holds.
+const BYTES_MAX: usize = 128 << 10;

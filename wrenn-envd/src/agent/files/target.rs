@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use super::query::Query;
 use crate::agent::{
     api_error::ApiError,
+    disk::spelling::meant,
     guest_path,
     settings::Settings,
     users::{User, UserError},
@@ -61,6 +62,7 @@ impl Target {
 
     pub(super) fn resolve(&self, path: &str) -> Result<PathBuf, ApiError> {
         guest_path::resolve(path, &self.user, self.workdir.as_deref())
+            .map(meant)
             .map_err(|error| ApiError::bad_request(error.to_string()))
     }
 }

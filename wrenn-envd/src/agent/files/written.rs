@@ -1,5 +1,7 @@
 use std::{collections::BTreeMap, path::Path};
 
+use crate::agent::disk::spelling::told;
+
 /// One written file, in the answer.
 #[derive(Debug, serde::Serialize)]
 pub(super) struct Written {
@@ -13,7 +15,7 @@ pub(super) struct Written {
 
 impl Written {
     pub(super) fn file(path: &Path, metadata: BTreeMap<String, String>) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { path: path.to_string_lossy().into_owned(), name, kind: "file", metadata }
+        let name = told(path.file_name().unwrap_or_default());
+        Self { path: told(path), name, kind: "file", metadata }
     }
 }

@@ -1,79 +1,117 @@
 use std::{
-    fs::{self, FileType, Metadata},
-    io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    ffi::OsStr,
+    fs, io,
+    os::{fd::BorrowedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
 };
 
 use buffa_types::google::protobuf::Timestamp;
+use rustix::fs::{AtFlags, CWD, FileType, Stat, readlinkat, statat};
 
 use super::names::Names;
 use crate::{
-    agent::disk::metadata,
+    agent::disk::{metadata, opened::path_of, spelling::told},
     proto::filesystem::{self as wire, EntryInfo},
 };
 
 /// Describes what lies at `path`; a symbolic link is told of itself.
 pub(super) fn describe(path: &Path, names: &Names) -> io::Result<EntryInfo> {
-    let found = fs::symlink_metadata(path)?;
-    let is_symlink = found.is_symlink();
-    let target = if is_symlink { fs::metadata(path).ok() } else { None };
-    let told = target.as_ref().unwrap_or(&found);
-    let name = path.file_name().unwrap_or(path.as_os_str());
+    let mut entry = describe_at(CWD, path.as_os_str(), path, names)?;
+    entry.metadata = metadata::read(path).into_iter().collect();
+    Ok(entry)
+}
+
+/// Describes `name` of an open directory, which clients know as `path`. It may be longer than paths can be.
+pub(super) fn describe_in(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    path: &Path,
+    names: &Names,
+) -> io::Result<EntryInfo> {
+    let mut entry = describe_at(directory, name, path, names)?;
+    entry.metadata = metadata::read(&path_of(directory).join(name)).into_iter().collect();
+    Ok(entry)
+}
+
+/// All there is to say of an entry that cannot be looked at.
+pub(super) fn describe_unreadable(path: &Path, file_type: FileType, error: &io::Error) -> EntryInfo {
+    EntryInfo {
+        name: name_of(path),
+        r#type: kind(file_type).into(),
+        path: told(path),
+        unreadable: Some(error.to_string()),
+        ..Default::default()
+    }
+}
+
+/// How many bytes of text an entry holds.
+pub(super) fn text_bytes(entry: &EntryInfo) -> usize {
+    let texts = [&entry.name, &entry.path, &entry.permissions, &entry.owner, &entry.group];
+    let optional = [&entry.symlink_target, &entry.unreadable];
+    texts.map(String::len).iter().sum::<usize>()
+        + optional.map(|text| text.as_ref().map_or(0, String::len)).iter().sum::<usize>()
+        + entry.metadata.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+}
+
+fn describe_at(directory: BorrowedFd<'_>, name: &OsStr, path: &Path, names: &Names) -> io::Result<EntryInfo> {
+    let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let is_symlink = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
+    let target = if is_symlink { statat(directory, name, AtFlags::empty()).ok() } else { None };
+    let shown = target.as_ref().unwrap_or(&found);
     Ok(EntryInfo {
-        name: name.to_string_lossy().into_owned(),
-        r#type: kind(told.file_type()).into(),
-        path: path.to_string_lossy().into_owned(),
-        size: i64::try_from(found.len()).unwrap_or(i64::MAX),
-        mode: told.mode() & 0o777,
+        name: name_of(path),
+        r#type: kind(FileType::from_raw_mode(shown.st_mode)).into(),
+        path: told(path),
+        size: found.st_size,
+        mode: shown.st_mode & 0o777,
         permissions: permissions(&found),
-        owner: names.user(found.uid()),
-        group: names.group(found.gid()),
+        owner: names.user(found.st_uid),
+        group: names.group(found.st_gid),
         modified_time: modified(&found).into(),
-        symlink_target: is_symlink.then(|| target_of(path).to_string_lossy().into_owned()),
-        metadata: metadata::read(path).into_iter().collect(),
+        symlink_target: is_symlink.then(|| told(target_of(directory, name, path))),
         is_symlink,
         ..Default::default()
     })
 }
 
+fn name_of(path: &Path) -> String {
+    told(path.file_name().unwrap_or(path.as_os_str()))
+}
+
 fn kind(file_type: FileType) -> wire::FileType {
-    if file_type.is_file() {
-        wire::FileType::FILE_TYPE_FILE
-    } else if file_type.is_dir() {
-        wire::FileType::FILE_TYPE_DIRECTORY
-    } else if file_type.is_symlink() {
-        wire::FileType::FILE_TYPE_SYMLINK
-    } else {
-        wire::FileType::FILE_TYPE_UNSPECIFIED
+    match file_type {
+        FileType::RegularFile => wire::FileType::FILE_TYPE_FILE,
+        FileType::Directory => wire::FileType::FILE_TYPE_DIRECTORY,
+        FileType::Symlink => wire::FileType::FILE_TYPE_SYMLINK,
+        _ => wire::FileType::FILE_TYPE_UNSPECIFIED,
     }
 }
 
 /// Where a symbolic link leads in the end, or in one step when it leads nowhere.
-fn target_of(link: &Path) -> PathBuf {
-    fs::canonicalize(link).unwrap_or_else(|_| match (fs::read_link(link), link.parent()) {
-        (Ok(target), Some(parent)) => parent.join(target),
-        _ => link.to_owned(),
+fn target_of(directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| match (readlinkat(directory, name, Vec::new()), path.parent()) {
+        (Ok(target), Some(parent)) => parent.join(std::ffi::OsString::from_vec(target.into_bytes())),
+        _ => path.to_owned(),
     })
 }
 
-fn modified(found: &Metadata) -> Timestamp {
-    let nanos = i32::try_from(found.mtime_nsec()).unwrap_or(0);
-    Timestamp { seconds: found.mtime(), nanos, ..Default::default() }
+fn modified(found: &Stat) -> Timestamp {
+    let nanos = i32::try_from(found.st_mtime_nsec).unwrap_or(0);
+    Timestamp { seconds: found.st_mtime, nanos, ..Default::default() }
 }
 
 /// As Go writes a mode, which is what E2B's clients know: letters of the kind and the special bits, then three times "rwx".
-fn permissions(found: &Metadata) -> String {
-    let (kind, mode) = (found.file_type(), found.mode());
+fn permissions(found: &Stat) -> String {
+    let (kind, mode) = (FileType::from_raw_mode(found.st_mode), found.st_mode);
     let letters = [
-        ('d', kind.is_dir()),
-        ('L', kind.is_symlink()),
-        ('D', kind.is_block_device() || kind.is_char_device()),
-        ('p', kind.is_fifo()),
-        ('S', kind.is_socket()),
+        ('d', kind == FileType::Directory),
+        ('L', kind == FileType::Symlink),
+        ('D', matches!(kind, FileType::BlockDevice | FileType::CharacterDevice)),
+        ('p', kind == FileType::Fifo),
+        ('S', kind == FileType::Socket),
         ('u', mode & 0o4000 != 0),
         ('g', mode & 0o2000 != 0),
-        ('c', kind.is_char_device()),
+        ('c', kind == FileType::CharacterDevice),
         ('t', mode & 0o1000 != 0),
     ];
     let mut text: String = letters.iter().filter(|(_, holds)| *holds).map(|(letter, _)| *letter).collect();

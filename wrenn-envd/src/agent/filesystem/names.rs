@@ -1,4 +1,12 @@
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use rustix::fs::{CWD, OFlags};
+
+use crate::agent::disk::opened;
 
 /// The names of users and groups by their numbers, as they are when it is made.
 #[derive(Debug, Default)]
@@ -15,7 +23,7 @@ impl Names {
 
     fn read_in(etc: &Path) -> Self {
         // An image without the files has no names: numbers stand for them.
-        let read = |name| fs::read_to_string(etc.join(name)).unwrap_or_default();
+        let read = |name| read(&etc.join(name)).unwrap_or_default();
         Self { users: by_number(&read("passwd")), groups: by_number(&read("group")) }
     }
 
@@ -27,6 +35,17 @@ impl Names {
         self.groups.get(&gid).cloned().unwrap_or_else(|| gid.to_string())
     }
 }
+
+/// The text of a regular file: of what is none, somebody may wait for ever.
+fn read(path: &Path) -> io::Result<String> {
+    let file = opened::regular(CWD, path, OFlags::empty())?.ok_or(io::ErrorKind::InvalidInput)?;
+    let mut text = Vec::new();
+    file.take(BYTES_MAX).read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// More than any users that a guest has.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// `name:password:number:…`; of two names for a number the first one counts.
 fn by_number(text: &str) -> HashMap<u32, String> {
@@ -43,6 +62,8 @@ fn by_number(text: &str) -> HashMap<u32, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -9,11 +9,13 @@ use futures::{Stream, StreamExt as _, stream};
 use tokio::time::timeout;
 
 use super::{
-    tree,
+    listing,
+    tree::{self, Named},
     watch::{self, error::Events, options::WatchOptions, watchers::Watchers},
 };
 use crate::{
     agent::{
+        disk::spelling::meant,
         guest_path,
         identity::as_user,
         keepalive::keepalive,
@@ -60,8 +62,9 @@ impl wire::Filesystem for Service {
         request: ServiceRequest<'_, wire::MoveRequest>,
     ) -> ServiceResult<impl Encodable<wire::MoveResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
+        let named = if request.destination.ends_with('/') { Named::Directory } else { Named::Anything };
         let (user, [source, destination]) = self.resolve(&context, [&request.source, &request.destination])?;
-        let entry = as_user(user, move || tree::rename(&source, &destination)).await?;
+        let entry = as_user(user, move || tree::rename(&source, &destination, named)).await?;
         Response::ok(wire::MoveResponse { entry: entry.into(), ..Default::default() })
     }
 
@@ -72,7 +75,7 @@ impl wire::Filesystem for Service {
     ) -> ServiceResult<impl Encodable<wire::ListDirResponse> + Send + use<'a>> {
         let request = request.to_owned_message();
         let (user, [path]) = self.resolve(&context, [&request.path])?;
-        let entries = as_user(user, move || tree::list(&path, request.depth.max(1))).await?;
+        let entries = as_user(user, move || listing::list(&path, request.depth.max(1))).await?;
         Response::ok(wire::ListDirResponse { entries, ..Default::default() })
     }
 
@@ -156,8 +159,8 @@ impl Service {
         })?;
         let mut paths = std::array::from_fn(|_| PathBuf::new());
         for (path, text) in paths.iter_mut().zip(texts) {
-            *path = guest_path::resolve(text, &user, settings.default_workdir.as_deref())
-                .map_err(|error| ConnectError::invalid_argument(error.to_string()))?;
+            let resolved = guest_path::resolve(text, &user, settings.default_workdir.as_deref());
+            *path = meant(resolved.map_err(|error| ConnectError::invalid_argument(error.to_string()))?);
         }
         Ok((user, paths))
     }

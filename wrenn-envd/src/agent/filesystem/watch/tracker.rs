@@ -13,7 +13,10 @@ use nix::{
 use super::{options::WatchOptions, sys::Instance};
 use crate::{
     agent::{
-        disk::temporary::{Upload, upload_of},
+        disk::{
+            spelling::told,
+            temporary::{Upload, upload_of},
+        },
         filesystem::{entry::describe, error::FileError, names::Names},
     },
     proto::filesystem::{EventType, FilesystemEvent},
@@ -259,7 +262,7 @@ impl Tracker {
             let gone = matches!(kind, EventType::EVENT_TYPE_REMOVE | EventType::EVENT_TYPE_RENAME);
             let is_wanted = self.options.include_entry && !gone;
             let entry = if is_wanted { describe(&self.options.path.join(&path), &names).ok() } else { None };
-            let name = if path.as_os_str().is_empty() { ".".into() } else { path.to_string_lossy().into_owned() };
+            let name = if path.as_os_str().is_empty() { ".".into() } else { told(path) };
             FilesystemEvent { name, r#type: kind.into(), entry: entry.into(), ..Default::default() }
         }));
     }
