@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{
     listing,
     tree::{self, Named},
-    watch::{self, error::Events, options::WatchOptions, watchers::Watchers},
+    watch::{Watches, error::Events, options::WatchOptions, watchers::Watchers},
 };
 use crate::{
     agent::{
@@ -32,6 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Service {
     settings: Arc<Mutex<Settings>>,
+    watches: Watches,
     watchers: Watchers,
 }
 
@@ -102,7 +103,7 @@ impl wire::Filesystem for Service {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        Response::stream_ok(responses(watch::start(user, options).await?, keepalive(&context)))
+        Response::stream_ok(responses(self.watches.start(user, options).await?, keepalive(&context)))
     }
 
     async fn create_watcher<'a>(
@@ -118,7 +119,7 @@ impl wire::Filesystem for Service {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
-        let watcher_id = self.watchers.insert(watch::start(user, options).await?);
+        let watcher_id = self.watchers.insert(self.watches.start(user, options).await?);
         Response::ok(wire::CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 
@@ -143,7 +144,7 @@ impl wire::Filesystem for Service {
 
 impl Service {
     pub(crate) fn new(settings: Arc<Mutex<Settings>>) -> Self {
-        Self { settings, watchers: Watchers::default() }
+        Self { settings, watches: Watches::default(), watchers: Watchers::default() }
     }
 
     /// The caller's user, and the paths as that user means them.

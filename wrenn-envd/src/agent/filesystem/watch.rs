@@ -1,27 +1,30 @@
 //! Watching a directory.
 //!
 //! ```text
-//!  kernel's queue -> Watch::run -> Tracker::take -> channel -> stream, or watcher that is asked
+//!  kernel's queue -> Hub::dispatch -> Inbox -> Watch::run -> Tracker::take -> channel -> stream, or watcher that is asked
 //! ```
 //!
-//! Every queue is bounded. When nobody takes events out of the channel the kernel's queue fills up; once that overflows,
-//! what was lost is said ([`WatchError::Lost`]), never passed over.
+//! Every queue is bounded. When nobody takes events out of the channel the inbox fills up; once that overflows, what was
+//! lost is said ([`WatchError::Lost`]), never passed over.
 
+mod directory;
 pub(super) mod error;
+mod hub;
+mod inbox;
 pub(super) mod options;
 mod sys;
 mod tracker;
 pub(super) mod watchers;
 
-use std::{io, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use nix::{errno::Errno, sys::inotify::InotifyEvent};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, time::timeout};
 
 use self::{
     error::{Events, WatchError},
+    hub::Hubs,
+    inbox::{Batch, Inbox},
     options::WatchOptions,
-    sys::{Incoming, Instance},
     tracker::{State, Tracker},
 };
 use super::error::FileError;
@@ -30,27 +33,32 @@ use crate::{
     proto::filesystem::FilesystemEvent,
 };
 
-/// Watches a directory as `user` until the receiver is dropped. What happens after this returns is told.
-pub(super) async fn start(user: User, options: WatchOptions) -> Result<Events, FileError> {
-    let opened = as_user(user.clone(), move || {
-        options.check()?;
-        let instance = Instance::new().map_err(|errno| match errno {
-            Errno::EMFILE => FileError::TooMany(
-                "there are too many watches: remove some, or raise fs.inotify.max_user_instances".to_owned(),
-            ),
-            errno => FileError::at(&options.path)(errno.into()),
-        })?;
-        Ok::<_, FileError>((instance.clone(), Tracker::open(instance, options)?))
-    });
-    let (instance, tracker) = opened.await?;
-    let (sender, receiver) = mpsc::channel(EVENTS_HELD);
-    tokio::spawn(Watch { incoming: Incoming::register(instance)?, sender, user }.run(tracker));
-    Ok(receiver)
+/// All watches of the guest.
+#[derive(Debug, Default)]
+pub(super) struct Watches(Hubs);
+
+impl Watches {
+    /// Watches a directory as `user` until the receiver is dropped. What happens after this returns is told.
+    pub(super) async fn start(&self, user: User, options: WatchOptions) -> Result<Events, FileError> {
+        let hub = self.0.current().map_err(FileError::at(&options.path))?;
+        let membership =
+            hub.join().ok_or_else(|| FileError::TooMany("there are too many watches: remove some".to_owned()))?;
+        drop(hub);
+        let inbox = membership.inbox.clone();
+        let tracker = as_user(user.clone(), move || {
+            options.check()?;
+            Tracker::open(membership, options)
+        });
+        let tracker = tracker.await?;
+        let (sender, receiver) = mpsc::channel(EVENTS_HELD);
+        tokio::spawn(Watch { inbox, sender, user }.run(tracker));
+        Ok(receiver)
+    }
 }
 
 /// The task behind a watch.
 struct Watch {
-    incoming: Incoming,
+    inbox: Arc<Inbox>,
     sender: mpsc::Sender<Result<FilesystemEvent, WatchError>>,
     user: User,
 }
@@ -59,12 +67,12 @@ impl Watch {
     async fn run(self, mut tracker: Tracker) {
         loop {
             let batch = tokio::select! {
-                batch = self.read(tracker.has_loose_ends()) => batch,
+                batch = self.next(tracker.has_loose_ends()) => batch,
                 () = self.sender.closed() => return,
             };
             let taken = as_user(self.user.clone(), move || {
                 let mut events = Vec::new();
-                let state = tracker.take(batch?, &mut events)?;
+                let state = tracker.take(batch, &mut events)?;
                 Ok::<_, FileError>((tracker, events, state))
             });
             let (after, events, state) = match taken.await {
@@ -84,15 +92,12 @@ impl Watch {
         }
     }
 
-    /// What the kernel has, or nothing when there is nothing for a moment and the tracker waits to hear that.
-    async fn read(&self, has_loose_ends: bool) -> io::Result<Vec<InotifyEvent>> {
-        if !has_loose_ends {
-            return self.incoming.read().await;
+    /// What has come, or nothing when there is nothing for a moment and the tracker waits to hear that.
+    async fn next(&self, has_loose_ends: bool) -> Batch {
+        if has_loose_ends {
+            return timeout(LOOSE_END_WAIT, self.inbox.take()).await.unwrap_or_default();
         }
-        tokio::select! {
-            events = self.incoming.read() => events,
-            () = sleep(LOOSE_END_WAIT) => Ok(Vec::new()),
-        }
+        self.inbox.take().await
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(super) struct Instance(Inotify);
 
 impl Instance {
-    pub(super) fn new() -> nix::Result<Arc<Self>> {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?)))
     }
 
