@@ -51,6 +51,9 @@ use cgroups::Groups;
 use console::{complain, note};
 use drive::Drive;
 use events::Events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use files::fuzz;
 use freezer::Freezer;
 use hooks::Hooks;
 use lifecycle::Lifecycle;

@@ -59,6 +59,9 @@ pub mod extents;
 mod fill;
 mod flat_file;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod generation;
 mod hand_over;
 mod hold;

@@ -10,6 +10,9 @@ mod chunks;
 mod compose;
 mod download;
 mod encoding;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod gzip;
 mod headers;
 mod parts;

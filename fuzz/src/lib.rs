@@ -1,0 +1,35 @@
+//! What of wrenn takes bytes that strangers send, for a fuzzer and for the tests that replay what one has found.
+//!
+//! ```text
+//!  corpus/TARGET/*  ──▶  cargo test: each seed, and each a little changed      (everywhere, in seconds)
+//!                   └─▶  cargo xtask fuzz MINUTES: libFuzzer goes on from them  (for as long as one likes)
+//! ```
+//!
+//! An input that breaks something goes to `corpus/TARGET` together with what mends it.
+
+mod frames;
+
+/// A function that takes any bytes, and panics if they break a promise.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name, which is also that of its seeds' directory.
+    pub name: &'static str,
+    /// The function.
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: [Target; 6] = [
+    Target { name: "header", run: wrenn_snapshot::fuzz::header },
+    Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
+    Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
+    Target { name: "hand_over", run: wrenn_snapshot::fuzz::hand_over },
+    Target { name: "multipart", run: wrenn_envd::agent::fuzz::multipart },
+    Target { name: "frames", run: frames::frames },
+];
+
+/// The target of a name.
+#[must_use]
+pub fn target(name: &str) -> Option<Target> {
+    TARGETS.into_iter().find(|target| target.name == name)
+}
