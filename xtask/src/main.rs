@@ -1,6 +1,7 @@
 //! Every command that a developer of wrenn, or a newcomer to it, runs: `cargo xtask COMMAND`.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
+mod fuzz;
 mod lab;
 mod quickstart;
 mod report;
@@ -50,6 +51,14 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Fuzz what strangers send: each target has its share of the time. Needs a C++ compiler. Ends at the first input that
+    /// breaks something, and says how to have it again.
+    Fuzz {
+        /// In all; 0 only builds the fuzzer and runs the seeds.
+        minutes: u64,
+        /// Instead of every target: those of these names.
+        targets: Vec<String>,
+    },
     /// Set up, then run the benches; `target/bench/summary.json` has their figures.
     Bench,
     /// Formatting, lints, the order of imports, the length of files, and documentation.
@@ -81,6 +90,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             setup::run().await?;
             shell::cargo(&["bench", "--package", "wrenn-benches"])
         }
+        Command::Fuzz { minutes, targets } => fuzz::run(minutes, &targets),
         Command::Lint => lint(),
         Command::Rooms { package } => rooms::run(package.as_deref()),
         Command::Ci => {
