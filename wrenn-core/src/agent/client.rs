@@ -27,7 +27,7 @@ use wrenn_envd::{
 };
 
 use crate::agent::activity::Activity;
-use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections};
+use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections, ForTheHost};
 use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
 
@@ -55,13 +55,24 @@ impl AgentClient {
     /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
     /// Connects nothing yet.
     pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
-        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD));
-        let files = Connections::new(connector, None);
+        let activity = Activity::new();
+        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD), activity.clone());
+        let files = Connections::new(connector, None, activity.clone());
         let base =
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
         let processes = ProcessClient::new(calls.clone(), ClientConfig::new(base.clone()));
         let filesystem = FilesystemClient::new(calls.clone(), ClientConfig::new(base));
-        Self { calls, files, processes, filesystem, token: RwLock::new(token), activity: Activity::new() }
+        Self { calls, files, processes, filesystem, token: RwLock::new(token), activity }
+    }
+
+    /// Where the guest's use is noted.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// When the guest was last used: see [`Activity`].
+    pub(crate) fn last_used(&self) -> Instant {
+        self.activity.last_used()
     }
 
     /// From now on calls carry this token.
@@ -84,11 +95,6 @@ impl AgentClient {
     pub(crate) async fn wait_ready(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         self.until(deadline, || self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
-    }
-
-    /// When the guest was last used.
-    pub(crate) fn last_used(&self) -> Instant {
-        self.activity.last_used()
     }
 
     /// Whether the agent answers. Asking counts as use of the guest.
@@ -133,12 +139,12 @@ impl AgentClient {
     /// Stops every process of the guest but the agent. Until [`thaw`](Self::thaw), or an [`init`](Self::init) with
     /// entropy, none runs and none can be started.
     pub(crate) async fn freeze(&self) -> Result<()> {
-        self.within(CALL_TIMEOUT, self.call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+        self.quick_call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new()).await.map(drop)
     }
 
     /// Lets the processes run on.
     pub(crate) async fn thaw(&self) -> Result<()> {
-        self.within(CALL_TIMEOUT, self.call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new())).await.map(drop)
+        self.quick_call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new()).await.map(drop)
     }
 
     /// What has become of the guest after that event; waits for it, and answers none after a while.
@@ -150,19 +156,32 @@ impl AgentClient {
         Ok(answer.events)
     }
 
+    /// A call of the host's own that an agent answers at once.
+    pub(super) async fn quick_call(
+        &self,
+        method: Method,
+        route: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes> {
+        self.within(CALL_TIMEOUT, self.call(method, route, headers, body)).await
+    }
+
     /// A connection of its own to a port of the guest.
     pub(crate) async fn dial(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
         self.calls.dial(port).await
     }
 
-    /// One plain HTTP call with the token, and its body.
+    /// One plain HTTP call of the host's own, with the token; and its body.
     async fn call(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
         let headers = with_token(headers, self.token().as_deref())?;
         self.send(method, route, headers, body).await
     }
 
     async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
-        collected(ask(&self.calls, method, route, headers, full_body(body)).await?).await
+        let mut request = compose(method, route, headers, full_body(body))?;
+        request.extensions_mut().insert(ForTheHost);
+        collected(answered(&self.calls, request).await?).await
     }
 
     /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
@@ -223,7 +242,11 @@ pub(super) async fn ask(
     headers: HeaderMap,
     body: ClientBody,
 ) -> Result<Response<Answer>> {
-    let answer = connections.send(compose(method, route, headers, body)?).await?;
+    answered(connections, compose(method, route, headers, body)?).await
+}
+
+async fn answered(connections: &Connections, request: Request<ClientBody>) -> Result<Response<Answer>> {
+    let answer = connections.send(request).await?;
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wrenn_envd::AGENT_PORT;
 
+use crate::agent::activity::Activity;
 use crate::agent::connector::Connector;
 
 /// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
@@ -49,7 +50,12 @@ struct Shared {
     /// What is left of answers that were dropped is read here.
     finishing: TaskTracker,
     closed: CancellationToken,
+    activity: Activity,
 }
+
+/// Marks a request as the host's own, which is no use of the guest: see [`Activity`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ForTheHost;
 
 type Sender = SendRequest<ClientBody>;
 
@@ -75,6 +81,8 @@ struct Flow {
     body: Incoming,
     sender: Sender,
     shared: Arc<Shared>,
+    /// Where its pieces count as use.
+    activity: Option<Activity>,
 }
 
 /// Why a request was not answered.
@@ -94,11 +102,11 @@ impl fmt::Debug for Connections {
 
 impl Connections {
     /// Reads no further ahead than that; without it, as far as the kernel thinks best.
-    pub(super) fn new(connector: Weak<dyn Connector>, ahead: Option<Ahead>) -> Self {
+    pub(super) fn new(connector: Weak<dyn Connector>, ahead: Option<Ahead>, activity: Activity) -> Self {
         let finishing = TaskTracker::new();
         finishing.close();
         let closed = CancellationToken::new();
-        let shared = Shared { connector, ahead, idle: Mutex::default(), finishing, closed };
+        let shared = Shared { connector, ahead, idle: Mutex::default(), finishing, closed, activity };
         Self { shared: Arc::new(shared) }
     }
 
@@ -142,13 +150,18 @@ impl Connections {
 
     async fn request(&self, request: Request<ClientBody>) -> Result<Response<Answer>, SendError> {
         let mut request = in_origin_form(request);
+        let for_the_host = request.extensions().get::<ForTheHost>().is_some();
+        let activity = (!for_the_host).then(|| self.shared.activity.clone());
+        if let Some(activity) = &activity {
+            activity.touch();
+        }
         // A connection that has just been found broken gives the request back, unsent; another is tried then.
         for _ in 0..TRIES {
             let mut sender = self.sender(Instant::now() + CONNECT_MAX).await?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let shared = Arc::clone(&self.shared);
-                    return Ok(response.map(|body| Answer::new(Flow { body, sender, shared })));
+                    return Ok(response.map(|body| Answer::new(Flow { body, sender, shared, activity })));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -254,7 +267,12 @@ impl Body for Answer {
         let Some(flow) = &mut self.0 else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
         match &frame {
-            Some(Ok(_)) => self.keep_if_ended(),
+            Some(Ok(_)) => {
+                if let Some(activity) = &flow.activity {
+                    activity.touch();
+                }
+                self.keep_if_ended();
+            }
             Some(Err(_)) => self.0 = None,
             None => {
                 if let Some(Flow { sender, shared, .. }) = self.0.take() {

@@ -24,6 +24,7 @@ use wrenn_envd::proto::filesystem::{
     WatchDirRequest, WatchDirResponse, watch_dir_response,
 };
 
+use crate::agent::activity::Activity;
 use crate::agent::client::{AgentClient, Result};
 use crate::agent::connection::Answer;
 use crate::agent::error::AgentError;
@@ -103,7 +104,8 @@ impl AgentClient {
         let agent = Arc::clone(self);
         let answer = tokio::spawn(async move {
             let headers = request.upload_headers()?;
-            let answer = agent.ask_files(Method::POST, &request, headers, body(received)).await?;
+            let body = body(received, agent.activity().clone());
+            let answer = agent.ask_files(Method::POST, &request, headers, body).await?;
             collected(answer).await.map(drop)
         });
         Upload { pieces, answer }
@@ -218,12 +220,15 @@ fn header_value(text: &str) -> Result<HeaderValue> {
 }
 
 /// The pieces as they come; a break where the last one is not the end, so that the agent does not take a part for all.
-fn body(received: mpsc::Receiver<Piece>) -> ClientBody {
+fn body(received: mpsc::Receiver<Piece>, activity: Activity) -> ClientBody {
     let abandoned = || ConnectError::canceled("the upload was abandoned");
-    let frames = stream::unfold(Some(received), move |received| async move {
-        let mut received = received?;
+    let frames = stream::unfold(Some((received, activity)), move |state| async move {
+        let (mut received, activity) = state?;
         match received.recv().await {
-            Some(Piece::Data(bytes)) => Some((Ok(Frame::data(bytes)), Some(received))),
+            Some(Piece::Data(bytes)) => {
+                activity.touch();
+                Some((Ok(Frame::data(bytes)), Some((received, activity))))
+            }
             Some(Piece::End) => None,
             None => Some((Err(abandoned()), None)),
         }

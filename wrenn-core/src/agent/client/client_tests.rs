@@ -66,7 +66,7 @@ impl FakeAgent {
             }
         });
         let connector: Arc<dyn Connector> = this.clone();
-        let connections = Connections::new(Arc::downgrade(&connector), None);
+        let connections = Connections::new(Arc::downgrade(&connector), None, Activity::new());
         (this, connections)
     }
 
@@ -102,6 +102,9 @@ async fn answer(agent: &FakeAgent, request: Request<Incoming>) -> Result<Respons
             Response::builder()
                 .header("content-type", "application/connect+proto")
                 .body(BodyExt::boxed(StreamBody::new(body)))
+        }
+        "/process.Process/List" => {
+            Response::builder().header("content-type", "application/proto").body(full_body(Bytes::new()))
         }
         "/process.Process/SendSignal" => {
             agent.signalled.notify_one();
@@ -201,4 +204,25 @@ async fn a_command_that_is_given_up_while_its_answer_is_on_its_way_is_killed() {
     sleep(Duration::from_millis(50)).await;
     drop(command);
     tokio::time::timeout(Duration::from_secs(10), agent.signalled.notified()).await.expect("it is killed");
+}
+
+#[tokio::test]
+async fn calls_and_their_pieces_are_use_and_what_the_host_asks_for_itself_is_none() {
+    let (agent, _) = FakeAgent::start().await;
+    let connector: Arc<dyn Connector> = agent.clone();
+    let client = Arc::new(AgentClient::new(Arc::downgrade(&connector), None));
+    let pause = || sleep(Duration::from_millis(5));
+    let created = client.last_used();
+    pause().await;
+    client.call(Method::GET, "/two", HeaderMap::new(), Bytes::new()).await.unwrap();
+    assert_eq!(client.last_used(), created, "the host's own");
+    client.list().await.unwrap();
+    let listed = client.last_used();
+    assert!(listed > created);
+    let mut answer =
+        ask(&client.files, Method::GET, "/endless", HeaderMap::new(), full_body(Bytes::new())).await.unwrap();
+    let asked = client.last_used();
+    pause().await;
+    answer.body_mut().frame().await.unwrap().unwrap();
+    assert!(client.last_used() > asked, "a piece of a stream");
 }
