@@ -43,6 +43,7 @@ mod unnamed;
 mod vmm;
 
 pub use agent::error::AgentError;
+pub use agent::metrics::GuestMetrics;
 pub use error::{BoxError, Error, Result, Subject};
 pub use events::guest::{GuestEvent, GuestEventKind};
 pub use exec::collect::Output;

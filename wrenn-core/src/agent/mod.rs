@@ -16,4 +16,5 @@ pub(crate) mod connection;
 pub(crate) mod connector;
 pub(crate) mod error;
 pub(crate) mod files;
+pub(crate) mod metrics;
 pub(crate) mod process;

@@ -1,0 +1,110 @@
+//! What a guest uses of its machine, in the guest's own words.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use serde::Deserialize;
+use wrenn_envd::MetricsResponse;
+
+use crate::agent::client::{AgentClient, Result};
+use crate::agent::error::AgentError;
+
+/// What a guest uses of its machine, as the guest's kernel counts it.
+///
+/// The guest is free to lie: bill by what the host counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct GuestMetrics {
+    /// When it was counted, by the guest's clock, to the second.
+    pub at: SystemTime,
+    /// How many processors the guest has.
+    pub processors: u32,
+    /// How busy all processors together were since the last call, 0 to 100.
+    pub processor_used_percent: f64,
+    /// How long the processors have been busy since the guest was booted, added up; `None` from an agent that does not say.
+    pub processor_time: Option<Duration>,
+    /// The guest's memory.
+    pub memory_total_bytes: u64,
+    /// Memory that programs and the kernel could not do without.
+    pub memory_used_bytes: u64,
+    /// Memory that holds copies of files, and is free for the asking.
+    pub memory_cache_bytes: u64,
+    /// The size of the writable drive.
+    pub disk_total_bytes: u64,
+    /// How much of the writable drive is taken.
+    pub disk_used_bytes: u64,
+    /// What came in by the network, without the loopback; `None` from an agent that does not say.
+    pub network_received_bytes: Option<u64>,
+    /// What went out by the network, without the loopback; `None` from an agent that does not say.
+    pub network_sent_bytes: Option<u64>,
+}
+
+/// As the agent answers. What an older one does not know is absent.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    cpu_time_ms: Option<u64>,
+    net_received_bytes: Option<u64>,
+    net_sent_bytes: Option<u64>,
+    #[serde(flatten)]
+    rest: MetricsResponse,
+}
+
+impl AgentClient {
+    /// What the guest uses now. Asking does not count as use of the guest.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling leaves nothing behind.
+    #[allow(dead_code, reason = "the sandbox's handle asks for it")]
+    pub(crate) async fn metrics(&self) -> Result<GuestMetrics> {
+        let answer = self.quick_call(Method::GET, "/metrics", HeaderMap::new(), Bytes::new()).await?;
+        parse(&answer)
+    }
+}
+
+fn parse(answer: &[u8]) -> Result<GuestMetrics> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(AgentError::lost)?;
+    let rest = answer.rest;
+    let since_1970 = Duration::from_secs(u64::try_from(rest.ts).unwrap_or(0));
+    Ok(GuestMetrics {
+        at: UNIX_EPOCH.checked_add(since_1970).ok_or_else(|| AgentError::lost("a time that cannot be"))?,
+        processors: rest.cpu_count,
+        processor_used_percent: rest.cpu_used_pct,
+        processor_time: answer.cpu_time_ms.map(Duration::from_millis),
+        memory_total_bytes: rest.mem_total,
+        memory_used_bytes: rest.mem_used,
+        memory_cache_bytes: rest.mem_cache,
+        disk_total_bytes: rest.disk_total,
+        disk_used_bytes: rest.disk_used,
+        network_received_bytes: answer.net_received_bytes,
+        network_sent_bytes: answer.net_sent_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_agent_does_not_say_is_none_and_what_a_newer_one_adds_is_passed_over() {
+        let old =
+            parse(br#"{"ts":7,"cpu_count":2,"cpu_used_pct":12.5,"mem_total":9,"mem_used":4,"disk_total":3}"#).unwrap();
+        assert_eq!((old.processors, old.processor_used_percent, old.memory_used_bytes), (2, 12.5, 4));
+        assert_eq!(old.at, UNIX_EPOCH + Duration::from_secs(7));
+        assert_eq!((old.processor_time, old.network_sent_bytes), (None, None));
+        let new =
+            parse(br#"{"ts":7,"cpu_time_ms":40,"net_received_bytes":5,"net_sent_bytes":6,"what":"ever"}"#).unwrap();
+        assert_eq!(new.processor_time, Some(Duration::from_millis(40)));
+        assert_eq!((new.network_received_bytes, new.network_sent_bytes), (Some(5), Some(6)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_an_error_and_no_panic() {
+        for answer in ["", "[]", r#"{"cpu_count":-1}"#, r#"{"ts":"now"}"#] {
+            assert!(parse(answer.as_bytes()).is_err(), "{answer}");
+        }
+        assert_eq!(parse(br#"{"ts":-5}"#).unwrap().at, UNIX_EPOCH);
+        assert!(parse(br#"{"ts":9223372036854775807}"#).is_ok(), "far away, and no more than that");
+    }
+}
