@@ -4,7 +4,8 @@
 //! checksums put right, which leads to what is behind them.
 
 use crate::{
-    format::{FixedPart, Header, Manifest},
+    format::header::{FixedPart, Header},
+    format::manifest::Manifest,
     hand_over::HandOver,
     page::PageIndex,
     region::Region,

@@ -2,7 +2,8 @@ use std::{io, sync::Arc};
 
 use tokio::{io::AsyncWriteExt as _, net::unix::pipe, sync::Mutex};
 
-use super::terminal::{Size, Terminal};
+use super::terminal::Terminal;
+use crate::agent::sys::terminal::Size;
 
 /// What a process reads from.
 #[derive(Debug)]

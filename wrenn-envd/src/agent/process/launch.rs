@@ -25,12 +25,13 @@ use super::{
     output::Outputs,
     running::Process,
     table::{Begun, Table},
-    terminal::{Size, Terminal},
+    terminal::Terminal,
 };
 use crate::{
     agent::{
         cgroups::{Groups, Kind, Leaf},
         settings::Settings,
+        sys::terminal::Size,
         sys::{self, Program, StartError},
         users::User,
     },

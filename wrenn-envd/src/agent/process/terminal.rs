@@ -9,7 +9,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{agent::sys::terminal, proto::process::PTY};
 
-pub(super) use crate::agent::sys::terminal::Size;
+use crate::agent::sys::terminal::Size;
 
 /// The agent's end of a process's terminal. When it is dropped, the terminal hangs up.
 #[derive(Debug)]
