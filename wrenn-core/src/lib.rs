@@ -67,6 +67,7 @@ pub use process::command::Command;
 pub use process::list::{ProcessInfo, ProcessRef};
 pub use sandbox::event::{HostEvent, HostEventKind};
 pub use sandbox::handle::Sandbox;
+pub use sandbox::metrics::{SandboxMetrics, VmmMetrics};
 pub use sandbox::paused::PausedSandbox;
 pub use sandbox::template::Template;
 pub use site::data_dir::default_path as default_data_dir;

@@ -1,27 +1,32 @@
 //! When a guest was last used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// When a guest was last used from the host. Clones note the same guest's use.
 ///
-/// A call counts as use when it begins, and each piece of a stream counts when it is sent or received, so that a command
-/// whose output is read, a file that is copied and a connection to a port keep counting. What the host does for itself does
+/// A call counts as use for as long as it is under way: a command that is waited for, however silent it is, a file that is
+/// copied, a watch. Each piece that is sent counts too, and so does each piece of a connection to a port. What the host does for itself does
 /// not count: the question whether the agent is there, set-up, freezing, and the wait for the guest's events.
 #[derive(Clone, Debug)]
 pub(crate) struct Activity {
     began: Instant,
     /// Since `began`.
     last_used_ms: Arc<AtomicU64>,
+    under_way: Arc<AtomicUsize>,
 }
+
+/// A call that is under way. The guest is in use until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InUse(Activity);
 
 impl Activity {
     /// Of a guest that was used just now.
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), last_used_ms: Arc::default() }
+        Self { began: Instant::now(), last_used_ms: Arc::default(), under_way: Arc::default() }
     }
 
     /// Notes that the guest is used now.
@@ -30,9 +35,26 @@ impl Activity {
         self.last_used_ms.fetch_max(since, Ordering::Relaxed);
     }
 
-    /// When the guest was last used, to the millisecond.
+    /// Notes that the guest is used from now on, until the answer is dropped.
+    pub(crate) fn begin(&self) -> InUse {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        InUse(self.clone())
+    }
+
+    /// When the guest was last used, to the millisecond: now, while a call is under way.
     pub(crate) fn last_used(&self) -> Instant {
+        if self.under_way.load(Ordering::Relaxed) > 0 {
+            return Instant::now();
+        }
         self.began + Duration::from_millis(self.last_used_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -49,5 +71,17 @@ mod tests {
         activity.clone().touch();
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(activity.last_used(), began + Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_under_way_is_use_until_its_end() {
+        let activity = Activity::new();
+        let call = activity.begin();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(activity.last_used(), Instant::now());
+        drop(call);
+        let ended = Instant::now();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(activity.last_used(), ended);
     }
 }

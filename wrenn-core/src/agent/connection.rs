@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wrenn_envd::AGENT_PORT;
 
-use crate::agent::activity::Activity;
+use crate::agent::activity::{Activity, InUse};
 use crate::agent::connector::Connector;
 
 /// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
@@ -81,8 +81,8 @@ struct Flow {
     body: Incoming,
     sender: Sender,
     shared: Arc<Shared>,
-    /// Where its pieces count as use.
-    activity: Option<Activity>,
+    /// The guest is in use for as long as the answer is read.
+    _use: Option<InUse>,
 }
 
 /// Why a request was not answered.
@@ -151,17 +151,14 @@ impl Connections {
     async fn request(&self, request: Request<ClientBody>) -> Result<Response<Answer>, SendError> {
         let mut request = in_origin_form(request);
         let for_the_host = request.extensions().get::<ForTheHost>().is_some();
-        let activity = (!for_the_host).then(|| self.shared.activity.clone());
-        if let Some(activity) = &activity {
-            activity.touch();
-        }
+        let in_use = (!for_the_host).then(|| self.shared.activity.begin());
         // A connection that has just been found broken gives the request back, unsent; another is tried then.
         for _ in 0..TRIES {
             let mut sender = self.sender(Instant::now() + CONNECT_MAX).await?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let shared = Arc::clone(&self.shared);
-                    return Ok(response.map(|body| Answer::new(Flow { body, sender, shared, activity })));
+                    return Ok(response.map(|body| Answer::new(Flow { body, sender, shared, _use: in_use })));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -267,12 +264,7 @@ impl Body for Answer {
         let Some(flow) = &mut self.0 else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
         match &frame {
-            Some(Ok(_)) => {
-                if let Some(activity) = &flow.activity {
-                    activity.touch();
-                }
-                self.keep_if_ended();
-            }
+            Some(Ok(_)) => self.keep_if_ended(),
             Some(Err(_)) => self.0 = None,
             None => {
                 if let Some(Flow { sender, shared, .. }) = self.0.take() {

@@ -56,7 +56,6 @@ impl AgentClient {
     /// # Cancel-Safety
     ///
     /// Cancelling leaves nothing behind.
-    #[allow(dead_code, reason = "the sandbox's handle asks for it")]
     pub(crate) async fn metrics(&self) -> Result<GuestMetrics> {
         let answer = self.quick_call(Method::GET, "/metrics", HeaderMap::new(), Bytes::new()).await?;
         parse(&answer)

@@ -6,6 +6,7 @@ pub(crate) mod event;
 mod fork;
 pub(crate) mod handle;
 mod inbox;
+pub(crate) mod metrics;
 pub(crate) mod paused;
 pub(crate) mod registry;
 mod request;
