@@ -7,6 +7,7 @@ use connectrpc_build::CodeGenConfig;
 use protox::prost_reflect::prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=proto");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let descriptors = out_dir.join("descriptors.bin");
@@ -22,6 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .descriptor_set(&descriptors)
         .gate_client_feature(true)
         .include_file("_connectrpc.rs")
+        // It would have cargo watch the descriptors, which are newer than their own build: each build would be stale at once.
+        .emit_rerun_directives(false)
         .compile()?;
     Ok(())
 }
