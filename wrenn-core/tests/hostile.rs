@@ -14,7 +14,10 @@ use wrenn_core::{Exit, Host, Sandbox};
 const DEEDS: [(&str, &str); 8] = [
     ("its network down", "ip link set eth0 down; sleep 600"),
     ("a fork bomb", "bomb() { bomb | bomb & }; bomb; sleep 600"),
-    ("all of its memory", "python3 -c 'import mmap, time\nl = []\nwhile True: l.append(bytearray(1 << 20))'; sleep 600"),
+    (
+        "all of its memory",
+        "python3 -c 'import mmap, time\nl = []\nwhile True: l.append(bytearray(1 << 20))'; sleep 600",
+    ),
     ("a full disk", "dd if=/dev/zero of=/full bs=1M; sync; sleep 600"),
     ("its clock in 2000", "date -s 2000-01-01; sleep 600"),
     ("its clock in 2100", "date -s 2100-01-01; sleep 600"),

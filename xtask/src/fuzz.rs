@@ -54,7 +54,8 @@ impl Fuzzer {
         let log = self.directory.join(format!("{target}.log"));
         let output = File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
         let mut command = Command::new(&self.binary);
-        command.env("WRENN_FUZZ", target).arg(&kept).arg(self.seeds.join(target));
+        // A backtrace would hide the reason, and running the input again has it too.
+        command.env("WRENN_FUZZ", target).env("RUST_BACKTRACE", "0").arg(&kept).arg(self.seeds.join(target));
         command.arg(format!("-artifact_prefix={}/", broken.display()));
         // No time at all means no end to libFuzzer.
         command.arg(if seconds == 0 { "-runs=0".to_owned() } else { format!("-max_total_time={seconds}") });
