@@ -20,7 +20,7 @@ use crate::{
     reach::{Reach, read_manifest},
     root::Root,
     sweep::sweep,
-    temp_dir::TEMP_PREFIX,
+    temp_dir::REMOVED_PREFIX,
 };
 
 /// What a collection did that [went around damage](crate::LocalStore::collect_around_damage).
@@ -103,7 +103,10 @@ pub(crate) fn collect(root: &Root, roots: &[GenerationId], upon_damage: UponDama
     let mut doomed = listed;
     doomed.retain(|id| !kept.contains(id) && !spared.contains(id));
     spared.retain(|id| !kept.contains(id) && damaged.iter().all(|damaged| damaged.id != *id));
-    remove(root, &doomed)?;
+    // Out of sight first: what goes half-way is then a directory to sweep, and not a generation that lacks files.
+    for id in &doomed {
+        root.rename(&root.dir(*id), &root.path.join(format!("{REMOVED_PREFIX}{id}")))?;
+    }
     sweep(root, gate)?;
     Ok(Collected { removed: doomed, damaged, spared: spared.into_iter().collect() })
 }
@@ -113,14 +116,6 @@ pub(crate) fn list(root: &Root) -> Result<Vec<GenerationId>> {
     let mut ids: Vec<GenerationId> = root.list(&root.path)?.iter().filter_map(|name| name.parse().ok()).collect();
     ids.sort_unstable();
     Ok(ids)
-}
-
-/// Takes generations out of sight: a crash half-way leaves directories to sweep, not generations that lack files.
-fn remove(root: &Root, doomed: &[GenerationId]) -> Result<()> {
-    for id in doomed {
-        root.rename(&root.dir(*id), &root.path.join(format!("{TEMP_PREFIX}removed-{id}")))?;
-    }
-    if doomed.is_empty() { Ok(()) } else { root.sync_dir(&root.path) }
 }
 
 /// Which generation each was made from, as far as their manifests tell.

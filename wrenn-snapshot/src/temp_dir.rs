@@ -58,3 +58,6 @@ impl Drop for TempDir {
 
 /// How a directory is called that is not, or not any more, a generation.
 pub(crate) const TEMP_PREFIX: &str = "tmp-";
+
+/// How one is called that was a generation.
+pub(crate) const REMOVED_PREFIX: &str = "tmp-removed-";

@@ -27,6 +27,17 @@ impl HeldPages {
         self.pages
     }
 
+    /// Pages of a memory that nobody writes to.
+    #[cfg(test)]
+    pub(crate) fn of(memory: Vec<u8>, pages: Vec<PageRange>) -> Self {
+        let count = pages.iter().map(|range| u64::from(range.count)).sum();
+        let space_pages = u32::try_from(memory.len() / crate::page::PAGE_BYTES).unwrap_or(u32::MAX);
+        let read: Read = Box::new(move |pages| {
+            Ok(memory[crate::page::bytes_of(pages.start.0)..][..crate::page::bytes_of(pages.count)].to_vec())
+        });
+        Self { keeper: Arc::new(Keeper::new(pages, read)), pages: count, space_pages, _alive: Arc::new(()) }
+    }
+
     /// How many pages the memory space has.
     pub(crate) fn space_pages(&self) -> u32 {
         self.space_pages
