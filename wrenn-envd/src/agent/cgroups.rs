@@ -3,8 +3,8 @@
 //! ```text
 //!  hierarchy -+- agent             memory.min, so that a guest short of memory still answers
 //!             +- sandbox           memory.max, pids.max; what a freeze stops
-//!                 +- ptys -- p1    cpu.weight 200; a leaf for each process, so that all it has started can be killed
-//!                 +- user -- p2    cpu.weight 50
+//!                 +- ptys -- p1    cpu.weight 200; a leaf for each process, so that all it has started can be killed,
+//!                 +- user -- p2    cpu.weight 50   and has one share of the processor together
 //! ```
 //!
 //! Without control groups processes run all the same: less is limited, and less can be found again.
@@ -49,7 +49,11 @@ impl Groups {
         }
         OpenOptions::new().write(true).open(sandbox.join("cgroup.procs"))?;
         for parent in [hierarchy, &sandbox] {
-            delegate(parent);
+            delegate(parent, &["+cpu", "+memory", "+pids"]);
+        }
+        // Each process has its share then, however many another one has started.
+        for kind in [Kind::Pty, Kind::User] {
+            delegate(&sandbox.join(kind.name()), &["+cpu"]);
         }
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         if let Some(bytes_max) = memory_max(&meminfo) {

@@ -11,8 +11,8 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
 }
 
 /// Lets the groups below `parent` have limits. One controller at a time: a kernel that lacks one refuses them all.
-pub(super) fn delegate(parent: &Path) {
-    for controller in ["+cpu", "+memory", "+pids"] {
+pub(super) fn delegate(parent: &Path, controllers: &[&str]) {
+    for controller in controllers {
         let _ = fs::write(parent.join("cgroup.subtree_control"), controller);
     }
 }
