@@ -30,6 +30,7 @@ impl ApiError {
             // `std` has no stable name for it: links that lead in a circle.
             _ if error.raw_os_error() == Some(libc::ELOOP) => StatusCode::BAD_REQUEST,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+            io::ErrorKind::TimedOut => StatusCode::SERVICE_UNAVAILABLE,
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => StatusCode::FORBIDDEN,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -1,10 +1,18 @@
 //! Work on files with a user's own rights, in an agent that could do anything.
 
-use std::{io, marker::PhantomData};
+use std::{
+    io,
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, task::spawn_blocking, time::timeout};
 
 use super::users::User;
 
@@ -12,6 +20,11 @@ use super::users::User;
 /// and what is made is the user's.
 ///
 /// An agent that is not root, as in a test, stays who it is.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::TimedOut`] where `work` has not begun within [`BEGIN_MAX`], because every thread waits for a file system
+/// that does not answer; it is not done then.
 ///
 /// # Cancel-Safety
 ///
@@ -21,12 +34,31 @@ where
     T: Send + 'static,
     E: From<io::Error> + Send + 'static,
 {
+    let (begun, has_begun) = oneshot::channel();
+    let claimed = Arc::new(AtomicBool::new(false));
+    let given_up = claimed.clone();
     let worked = spawn_blocking(move || {
+        if claimed.swap(true, Ordering::AcqRel) {
+            // Nobody waits for it any more.
+            return Err(no_thread().into());
+        }
+        let _ = begun.send(());
         let _identity = Identity::assume(&user)?;
         work()
     });
+    if timeout(BEGIN_MAX, has_begun).await.is_err() && !given_up.swap(true, Ordering::AcqRel) {
+        return Err(no_thread().into());
+    }
     worked.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
+
+fn no_thread() -> io::Error {
+    let message = format!("for {BEGIN_MAX:?} every thread for files has waited for a file system that does not answer");
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}
+
+/// How long a call on files waits for a thread, which is longer than a drive is frozen.
+const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 /// This thread's rights on files are a user's until this is dropped.
 ///
@@ -92,6 +124,27 @@ mod tests {
     use std::{fs, os::unix::fs::MetadataExt as _};
 
     use super::*;
+
+    #[test]
+    fn a_call_that_no_thread_begins_is_given_up_and_not_done_later() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        let root = || User { name: "root".into(), uid: 0, gid: 0, groups: vec![0], home: "/".into() };
+        runtime.block_on(async {
+            let (go, waits) = std::sync::mpsc::channel::<()>();
+            let stuck = tokio::spawn(as_user(root(), move || Ok::<_, io::Error>(waits.recv().is_ok())));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::pause();
+            let refused = as_user(root(), || Err::<(), _>(io::Error::other("it was done")));
+            let time_goes_by = tokio::time::advance(BEGIN_MAX + Duration::from_secs(1));
+            let (refused, ()) = tokio::join!(refused, time_goes_by);
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            tokio::time::resume();
+            go.send(()).unwrap();
+            assert!(stuck.await.unwrap().unwrap());
+            assert_eq!(as_user(root(), || Ok::<_, io::Error>(7)).await.unwrap(), 7, "the thread serves others again");
+        });
+    }
 
     /// The kernel lets nobody but its user, and whoever may trace it, see what a process has open.
     #[tokio::test]
