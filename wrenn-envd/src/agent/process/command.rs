@@ -58,6 +58,23 @@ impl Command {
         Ok(command)
     }
 
+    /// `config` for a client that knows its text alone.
+    pub(super) fn told(config: &ProcessConfig) -> ProcessConfig {
+        let mut told = config.clone();
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        if let Some(bytes) = &config.cmd_bytes {
+            told.cmd = text(bytes);
+        }
+        if let Some(bytes) = &config.cwd_bytes {
+            told.cwd = Some(text(bytes));
+        }
+        if !config.args_bytes.is_empty() {
+            told.args = config.args_bytes.iter().map(text).collect();
+        }
+        told.envs.extend(config.env_bytes.iter().map(|variable| (text(&variable.name), text(&variable.value))));
+        told
+    }
+
     fn check(&self) -> Result<(), CommandError> {
         if self.program.is_empty() {
             return Err(CommandError::Unnamed);
@@ -195,6 +212,11 @@ mod tests {
             cwd: Some(bytes(b"/\xff")),
         };
         assert_eq!(command(&config), expected);
+        let told = Command::told(&config);
+        assert_eq!((told.cmd.as_str(), told.args.as_slice()), ("p\u{fffd}", &["\u{fffd}".to_owned()][..]));
+        assert_eq!(told.cwd.as_deref(), Some("/\u{fffd}"));
+        assert_eq!(told.envs.get("N\u{fffd}").map(String::as_str), Some("\u{fffd}"));
+        assert_eq!(Command::told(&sh()), sh());
         let bad = |config| Command::of(&config).unwrap_err();
         assert_eq!(bad(ProcessConfig::default()), CommandError::Unnamed);
         assert_eq!(

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    command::Command,
     events::{Offsets, Shared, events},
     input::InputError,
     journal::From,
@@ -51,7 +52,7 @@ impl wire::Process for Service {
         _request: ServiceRequest<'_, wire::ListRequest>,
     ) -> ServiceResult<impl Encodable<wire::ListResponse> + Send + use<'a>> {
         let info = |process: Arc<Process>| wire::ProcessInfo {
-            config: process.config.clone().into(),
+            config: Command::told(&process.config).into(),
             pid: process.pid,
             tag: process.tag.clone(),
             ..Default::default()
