@@ -21,10 +21,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::{Gid, Pid, Uid},
-};
+use nix::unistd::{Gid, Uid};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
@@ -34,7 +31,7 @@ use tokio::{
 use super::{
     console::complain,
     process::{Outputs, Table},
-    sys::Program,
+    sys::{self, Program, SignalNumber},
 };
 
 /// The guest's hooks, and what runs them.
@@ -90,7 +87,8 @@ impl Hooks {
         let _ = reading.try_read_buf(&mut output);
         self.table.read_on(Outputs::pipe(reading.into_nonblocking_fd()?));
         let Ok(status) = status else {
-            kill(pid);
+            // It can only have ended in the meantime.
+            let _ = sys::signal_group(pid, SignalNumber::KILL);
             return Err(late());
         };
         Ok((status.unwrap_or_else(|_| ExitStatus::from_raw(0)), output))
@@ -156,13 +154,6 @@ fn report(hook: &Path, status: ExitStatus, output: &[u8]) {
     }
     if !status.success() {
         complain(&format!("hook {}: {status}", hook.display()));
-    }
-}
-
-fn kill(pid: u32) {
-    if let Ok(pid) = i32::try_from(pid) {
-        // It can only have ended in the meantime.
-        let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 

@@ -1,18 +1,15 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
-    io,
+    io, mem,
     process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use nix::{
-    sys::{
-        signal::{SigSet, Signal, killpg},
-        signalfd::{SfdFlags, SignalFd},
-    },
-    unistd::Pid,
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -30,7 +27,7 @@ use super::{
 };
 use crate::{
     agent::{
-        sys::{self, Newborn, Program, StartError},
+        sys::{self, Newborn, Program, SignalNumber, StartError},
         threads::Threads,
     },
     proto::process::{ProcessSelector, process_selector::Selector},
@@ -71,7 +68,8 @@ struct Starting {
 #[derive(Debug)]
 pub(in crate::agent) struct Begun {
     pub(in crate::agent) pid: u32,
-    exit: Option<oneshot::Receiver<ExitStatus>>,
+    exit: oneshot::Receiver<ExitStatus>,
+    is_taken: bool,
     /// How long it took to start.
     pub(super) took: Duration,
 }
@@ -79,17 +77,17 @@ pub(in crate::agent) struct Begun {
 impl Begun {
     /// Lets it live; the receiver gets its exit status.
     pub(in crate::agent) fn take(mut self) -> oneshot::Receiver<ExitStatus> {
-        // It is there until now: this is the one who takes it.
-        self.exit.take().unwrap_or_else(|| oneshot::channel().1)
+        self.is_taken = true;
+        mem::replace(&mut self.exit, oneshot::channel().1)
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let is_running = self.exit.as_mut().is_some_and(|exit| exit.try_recv() == Err(TryRecvError::Empty));
-        if let (true, Ok(pid)) = (is_running, i32::try_from(self.pid)) {
+        // Once reaped the number may be another process's.
+        if !self.is_taken && self.exit.try_recv() == Err(TryRecvError::Empty) {
             // It can only have ended in the meantime.
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = sys::signal_group(self.pid, SignalNumber::KILL);
         }
     }
 }
@@ -168,7 +166,7 @@ impl Table {
             Some(status) => drop(sender.send(status)),
             None => drop(state.awaited.insert(pid, sender)),
         }
-        Ok(Begun { pid, exit: Some(exit), took })
+        Ok(Begun { pid, exit, is_taken: false, took })
     }
 
     pub(super) fn insert(&self, process: Arc<Process>) {
