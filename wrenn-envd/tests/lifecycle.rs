@@ -91,6 +91,25 @@ async fn a_hook_that_hangs_is_killed() {
 }
 
 #[tokio::test]
+async fn hooks_that_there_is_no_time_for_are_left_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ran");
+    for name in ["10-hang", "20-hang"] {
+        hook(directory.path(), "before-thaw.d", name, "exec sleep 60");
+    }
+    for name in ["30-late", "40-late"] {
+        hook(directory.path(), "before-thaw.d", name, &format!("echo >{}", file.display()));
+    }
+    let agent = Agent::start_with(&["--hooks", directory.path().to_str().unwrap()]);
+    let begun = Instant::now();
+    assert_eq!(post(&agent, "/init", restored("resumed")).await, StatusCode::NO_CONTENT);
+    assert!((9..15).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    let said = agent.said();
+    assert!(said.contains("30-late: it is left out") && said.contains("40-late: it is left out"), "{said}");
+    assert!(!file.exists());
+}
+
+#[tokio::test]
 async fn a_hook_may_leave_something_running() {
     let directory = tempfile::tempdir().unwrap();
     hook(directory.path(), "before-thaw.d", "leave", "sleep 3 & exit 0");
