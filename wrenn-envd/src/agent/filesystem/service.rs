@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{
     listing,
     tree::{self, Named},
-    watch::{Watches, error::Events, options::WatchOptions, watchers::Watchers},
+    watch::{Watches, options::WatchOptions, outbox::Events, watchers::Watchers},
 };
 use crate::{
     agent::{

@@ -1,10 +1,10 @@
 //! Watching a directory.
 //!
 //! ```text
-//!  kernel's queue -> Hub::dispatch -> Inbox -> Watch::run -> Tracker::take -> channel -> stream, or watcher that is asked
+//!  kernel's queue -> Hub::dispatch -> Inbox -> Watch::run -> Tracker::take -> Outbox -> stream, or watcher that is asked
 //! ```
 //!
-//! Every queue is bounded. When nobody takes events out of the channel the inbox fills up; once that overflows, what was
+//! Every queue is bounded. When nobody takes events out of the outbox the inbox fills up; once that overflows, what was
 //! lost is said ([`WatchError::Lost`]), never passed over.
 
 mod directory;
@@ -12,26 +12,25 @@ pub(super) mod error;
 mod hub;
 mod inbox;
 pub(super) mod options;
+pub(super) mod outbox;
 mod sys;
 mod tracker;
 pub(super) mod watchers;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::time::timeout;
 
 use self::{
-    error::{Events, WatchError},
+    error::WatchError,
     hub::Hubs,
     inbox::{Batch, Inbox},
     options::WatchOptions,
+    outbox::{Events, Outbox},
     tracker::{State, Tracker},
 };
 use super::error::FileError;
-use crate::{
-    agent::{identity::as_user, users::User},
-    proto::filesystem::FilesystemEvent,
-};
+use crate::agent::{identity::as_user, users::User};
 
 /// All watches of the guest.
 #[derive(Debug, Default)]
@@ -50,16 +49,16 @@ impl Watches {
             Tracker::open(membership, options)
         });
         let tracker = tracker.await?;
-        let (sender, receiver) = mpsc::channel(EVENTS_HELD);
-        tokio::spawn(Watch { inbox, sender, user }.run(tracker));
-        Ok(receiver)
+        let (outbox, events) = outbox::pair();
+        tokio::spawn(Watch { inbox, outbox, user }.run(tracker));
+        Ok(events)
     }
 }
 
 /// The task behind a watch.
 struct Watch {
     inbox: Arc<Inbox>,
-    sender: mpsc::Sender<Result<FilesystemEvent, WatchError>>,
+    outbox: Outbox,
     user: User,
 }
 
@@ -68,7 +67,7 @@ impl Watch {
         loop {
             let batch = tokio::select! {
                 batch = self.next(tracker.has_loose_ends()) => batch,
-                () = self.sender.closed() => return,
+                () = self.outbox.closed() => return,
             };
             let taken = as_user(self.user.clone(), move || {
                 let mut events = Vec::new();
@@ -77,12 +76,12 @@ impl Watch {
             });
             let (after, events, state) = match taken.await {
                 Ok(taken) => taken,
-                Err(error) => return drop(self.sender.send(Err(WatchError::Ended(error))).await),
+                Err(error) => return drop(self.outbox.send(Err(WatchError::Ended(error))).await),
             };
             tracker = after;
             let lost = (state == State::Lost).then_some(Err(WatchError::Lost));
             for event in events.into_iter().map(Ok).chain(lost) {
-                if self.sender.send(event).await.is_err() {
+                if self.outbox.send(event).await.is_err() {
                     return;
                 }
             }
@@ -100,9 +99,6 @@ impl Watch {
         self.inbox.take().await
     }
 }
-
-/// How many events wait for a client, besides those in the kernel's queue.
-const EVENTS_HELD: usize = 4096;
 
 /// A name that was left is taken up again at once, or was moved out of sight.
 const LOOSE_END_WAIT: Duration = Duration::from_millis(20);

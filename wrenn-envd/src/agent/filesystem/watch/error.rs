@@ -1,7 +1,6 @@
 use connectrpc::ConnectError;
-use tokio::sync::mpsc;
 
-use crate::{agent::filesystem::error::FileError, proto::filesystem::FilesystemEvent};
+use crate::agent::filesystem::error::FileError;
 
 /// Why a watch did not tell of everything.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +19,3 @@ impl From<WatchError> for ConnectError {
         }
     }
 }
-
-/// Events, until the directory is gone: then the channel is closed.
-pub(in crate::agent::filesystem) type Events = mpsc::Receiver<Result<FilesystemEvent, WatchError>>;

@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::error::{Events, WatchError};
+use super::{error::WatchError, outbox::Events};
 use crate::proto::filesystem::FilesystemEvent;
 
 /// The watches of clients that ask instead of listening. One that is not asked for [`IDLE_MAX`] is removed: its client is
@@ -119,25 +119,30 @@ const IDLE_MAX: Duration = Duration::from_secs(10 * 60);
 
 #[cfg(test)]
 mod tests {
-    use tokio::{sync::mpsc, time::sleep};
+    use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::agent::filesystem::watch::outbox::{Outbox, pair};
+
+    async fn is_closed(outbox: &Outbox) -> bool {
+        timeout(Duration::ZERO, outbox.closed()).await.is_ok()
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_nobody_asks_for_is_removed_and_one_that_is_asked_for_stays() {
         let watchers = Watchers::default();
-        let (forgotten, events) = mpsc::channel(1);
+        let (forgotten, events) = pair();
         let forgotten_id = watchers.insert(events);
-        let (asked, events) = mpsc::channel(1);
+        let (asked, events) = pair();
         let asked_id = watchers.insert(events);
         for _ in 0..3 {
             sleep(IDLE_MAX * 2 / 3).await;
             watchers.take(&asked_id).unwrap();
         }
-        assert!(forgotten.is_closed() && !asked.is_closed());
+        assert!(is_closed(&forgotten).await && !is_closed(&asked).await);
         let message = watchers.take(&forgotten_id).unwrap_err().message.unwrap();
         assert!(message.contains("10 minutes"), "{message}");
         sleep(IDLE_MAX + Duration::from_secs(1)).await;
-        assert!(asked.is_closed() && watchers.inner().watchers.is_empty());
+        assert!(is_closed(&asked).await && watchers.inner().watchers.is_empty());
     }
 }
