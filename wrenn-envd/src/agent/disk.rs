@@ -13,3 +13,4 @@ pub(super) mod removal;
 pub(super) mod spelling;
 pub(super) mod spot;
 pub(super) mod temporary;
+pub(super) mod threads;

@@ -10,9 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
-use tokio::task::spawn_blocking;
 
-use crate::agent::disk::cleanup::Held;
+use crate::agent::disk::{cleanup::Held, threads};
 
 /// The bytes of `range`. A file that became shorter ends in an error, so that what was promised is not silently cut.
 pub(super) fn part(file: File, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> + Send {
@@ -24,7 +23,7 @@ pub(super) fn part(file: File, range: Range<u64>) -> impl Stream<Item = io::Resu
     starts
         .map(move |range| {
             let (file, pool) = (file.clone(), pool.clone());
-            async move { spawn_blocking(move || read(&file, &pool, &range)).await.map_err(io::Error::other)? }
+            async move { threads::run(move || read(&file, &pool, &range)).await }
         })
         .buffered(CHUNKS_AHEAD)
 }
@@ -36,12 +35,12 @@ pub(super) fn rest(head: Bytes, file: File, bytes_max: u64) -> impl Stream<Item 
     let rest = stream::try_unfold(start, move |start: u64| {
         let (file, pool) = (file.clone(), pool.clone());
         async move {
-            let read = spawn_blocking(move || {
+            let read = threads::run(move || {
                 let mut buffer = pool.take();
                 let count = file.read_at(&mut buffer, start)?;
                 Ok::<_, io::Error>(pool.lend(buffer, count))
             });
-            let chunk = read.await.map_err(io::Error::other)??;
+            let chunk = read.await?;
             let next = start + chunk.len() as u64;
             if next > bytes_max {
                 let message = format!("the file does not say how long it is, and holds more than {bytes_max} bytes");

@@ -9,7 +9,6 @@ use std::{
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{Request, Response, body::Incoming};
 use rustix::io::Errno;
-use tokio::task::spawn_blocking;
 
 use super::{
     place::{Missing, Place},
@@ -22,7 +21,7 @@ use super::{
 use crate::agent::{
     answer::{Body, json},
     api_error::ApiError,
-    disk::{copy::copy_contents, spot::Spot},
+    disk::{copy::copy_contents, spot::Spot, threads},
     identity::Identity,
     settings::Settings,
     users::User,
@@ -57,8 +56,8 @@ pub(in crate::agent) async fn compose(
     if sources.contains(&destination) {
         return Err(ApiError::bad_request(format!("{} is a source and the destination", destination.display())));
     }
-    let composed = spawn_blocking(move || compose_files(&sources, &destination, &target.user));
-    json(&composed.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))?)
+    let composed = threads::run(move || compose_files(&sources, &destination, &target.user));
+    json(&composed.await?)
 }
 
 fn compose_files(sources: &[PathBuf], destination: &Path, user: &User) -> Result<Written, ApiError> {

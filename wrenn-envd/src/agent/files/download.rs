@@ -21,7 +21,7 @@ use super::{
 use crate::agent::{
     answer::{Body, empty},
     api_error::ApiError,
-    identity::as_user,
+    disk::threads,
     settings::Settings,
 };
 
@@ -33,7 +33,7 @@ pub(super) async fn download(
 ) -> Result<Response<Body>, ApiError> {
     let target = Target::find(settings, query)?;
     let path = target.path()?;
-    let contents = as_user(target.user, move || Contents::open(&path)).await?;
+    let contents = threads::as_user(target.user, move || Contents::open(&path)).await?;
     let encoding = Encoding::wanted(request.headers())?;
     let header = request.headers().get(RANGE).and_then(|value| value.to_str().ok());
     let length = match &contents {

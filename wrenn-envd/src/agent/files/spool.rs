@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::io::{Errno, pwritev};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use super::{
     place::{Missing, Place},
@@ -15,8 +15,7 @@ use super::{
 };
 use crate::agent::{
     api_error::ApiError,
-    disk::{cleanup::Held, temporary::Temporary},
-    identity::as_user,
+    disk::{cleanup::Held, temporary::Temporary, threads},
     users::User,
 };
 
@@ -46,7 +45,7 @@ impl Spool {
     pub(super) async fn create(user: User, path: PathBuf) -> Result<Self, ApiError> {
         let (file, temporary) = {
             let owner = user.clone();
-            as_user(user, move || Place::find(&path, Missing::Leave)?.spool(&owner)).await?
+            threads::as_user(user, move || Place::find(&path, Missing::Leave)?.spool(&owner)).await?
         };
         let state = State::Idle(Writer { file: Held::new(file), position: 0 });
         Ok(Self { temporary, batch: Vec::new(), batch_bytes: 0, state })
@@ -61,24 +60,24 @@ impl Spool {
         let mut writer = self.writer().await?;
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        self.state = State::Writing(spawn_blocking(move || {
+        self.state = State::Writing(tokio::spawn(threads::run(move || {
             writer.write(&batch)?;
             Ok(writer)
-        }));
+        })));
         Ok(())
     }
 
     pub(super) async fn finish(mut self) -> io::Result<Spooled> {
         let mut writer = self.writer().await?;
         let (batch, temporary) = (self.batch, self.temporary);
-        let finished = spawn_blocking(move || {
+        let finished = threads::run(move || {
             writer.write(&batch)?;
             writer.file.set_len(writer.position)?;
             let spooled = Spooled::new(&writer.file, temporary);
             drop(writer.file.into_file());
             spooled
         });
-        finished.await.map_err(io::Error::other)?
+        finished.await
     }
 
     async fn writer(&mut self) -> io::Result<Writer> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, Request, Response, body::Incoming, header::CONTENT_TYPE};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     encoding::Encoding,
@@ -26,7 +26,7 @@ use super::{
 use crate::agent::{
     answer::{Body, json},
     api_error::ApiError,
-    disk::cleanup,
+    disk::{cleanup, threads},
     settings::Settings,
     users::User,
 };
@@ -156,7 +156,7 @@ async fn put_all(
     files: Vec<(PathBuf, Spooled)>,
     metadata: BTreeMap<String, String>,
 ) -> Result<Vec<Written>, ApiError> {
-    let put = spawn_blocking(move || {
+    let put = threads::run(move || {
         files
             .into_iter()
             .map(|(path, spooled)| {
@@ -165,7 +165,7 @@ async fn put_all(
             })
             .collect()
     });
-    put.await.unwrap_or_else(|error| Err(io::Error::other(error).into()))
+    put.await
 }
 
 const PATH_BYTES_MAX: usize = 4096;

@@ -49,6 +49,7 @@ impl From<FileError> for ConnectError {
             | io::ErrorKind::DirectoryNotEmpty => Self::invalid_argument(message),
             // `std` has no stable name for it.
             _ if source.raw_os_error() == Some(libc::ELOOP) => Self::invalid_argument(message),
+            io::ErrorKind::TimedOut => Self::unavailable(message),
             io::ErrorKind::ResourceBusy | io::ErrorKind::CrossesDevices => Self::failed_precondition(message),
             _ => Self::internal(message),
         }

@@ -15,9 +15,8 @@ use super::{
 };
 use crate::{
     agent::{
-        disk::spelling::meant,
+        disk::{spelling::meant, threads::as_user},
         guest_path,
-        identity::as_user,
         keepalive::keepalive,
         settings::Settings,
         users::{User, UserError},

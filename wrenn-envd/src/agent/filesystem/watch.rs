@@ -30,7 +30,7 @@ use self::{
     tracker::{State, Tracker},
 };
 use super::error::FileError;
-use crate::agent::{identity::as_user, users::User};
+use crate::agent::{disk::threads::as_user, users::User};
 
 /// All watches of the guest.
 #[derive(Debug, Default)]
