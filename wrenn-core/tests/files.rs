@@ -85,7 +85,8 @@ async fn a_call_on_files_that_cannot_be_done_says_why() {
         files.read("/dev/zero").await.map(drop),
         files.clone().as_user("ghost").stat("/").await.map(drop),
         files.open_at("/etc/passwd", 1 << 40).await.map(drop),
-        files.open_at("/proc/version", 5).await.map(drop),
+        // It does not say how long it is, and is too long to be read first.
+        files.open_at("/proc/kallsyms", 5).await.map(drop),
         files.list("/etc/passwd").await.map(drop),
         files.clone().metadata("key", "né").write("x", "").await,
     ] {

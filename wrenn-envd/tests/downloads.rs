@@ -66,3 +66,31 @@ async fn a_file_of_the_kernels_is_composed_whole() {
     assert!(!answer.status().is_success());
     assert_eq!(fs::read(&made).unwrap(), fs::read("/proc/version").unwrap());
 }
+
+#[tokio::test]
+async fn a_part_of_a_file_is_that_part() {
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (path, contents) =
+        (directory.path().join("file"), (0..600_000_u32).map(|at| (at % 251).to_le_bytes()[0]).collect::<Vec<u8>>());
+    fs::write(&path, &contents).unwrap();
+    let route = format!("/files?path={}", path.display());
+    for (range, part) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=300000-", 300_000..600_000),
+        ("bytes=-7", 599_993..600_000),
+        ("bytes=9-9999999", 9..600_000),
+    ] {
+        // A range is of the bytes themselves, whatever else is accepted.
+        let answer = agent.call("GET", &route, &[("range", range), ("accept-encoding", "gzip")], "").await;
+        assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT, "{range}");
+        assert_eq!(answer.headers()["content-range"], format!("bytes {}-{}/600000", part.start, part.end - 1));
+        assert_eq!(answer.headers()["content-length"], part.len().to_string());
+        assert!(answer.body() == &contents[part]);
+    }
+    let answer = agent.call("GET", &route, &[("range", "bytes=600000-")], "").await;
+    assert_eq!(answer.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(answer.headers()["content-range"], "bytes */600000");
+    let answer = agent.call("GET", &route, &[("range", "bytes=0-1,4-5")], "").await;
+    assert_eq!((answer.status(), answer.body().len()), (StatusCode::OK, 600_000));
+}
