@@ -122,6 +122,37 @@ async fn what_was_moved_out_of_sight_is_told_no_more() {
     assert_eq!(until(&agent, &id, "end", "CREATE").await, told(&[("end", "CREATE")]));
 }
 
+#[tokio::test]
+async fn directories_that_lie_too_deep_to_be_watched_are_said() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let agent = Agent::start();
+    let directory = tempfile::tempdir().unwrap();
+    let flat = create(&agent, directory.path(), false).await.unwrap();
+    let tree = create(&agent, directory.path(), true).await.unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut here = openat(CWD, directory.path(), flags, Mode::empty()).unwrap();
+    let name = "d".repeat(100);
+    for _ in 0..60 {
+        mkdirat(&here, &name, Mode::RWXU).unwrap();
+        here = openat(&here, &name, flags, Mode::empty()).unwrap();
+    }
+    let mut refusal = None;
+    for _ in 0..500 {
+        refusal = call(&agent, "root", "GetWatcherEvents", json!({"watcherId": tree})).await.err();
+        if refusal.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(refusal.unwrap().0, "data_loss");
+    assert_eq!(until(&agent, &flat, &name, "CREATE").await, told(&[(&name, "CREATE")]));
+    // One that goes on tells of all the others.
+    fs::write(directory.path().join("file"), "").unwrap();
+    until(&agent, &tree, "file", "CREATE").await;
+    let refused = create(&agent, directory.path(), true).await.unwrap_err();
+    assert!(refused.0 == "invalid_argument" && refused.1.contains("too deep"), "{refused:?}");
+}
+
 /// As E2B's agent tells it, and as the tests of its clients count it.
 #[tokio::test]
 async fn an_upload_of_a_new_file_is_three_events() {

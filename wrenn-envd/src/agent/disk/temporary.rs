@@ -9,6 +9,7 @@ use std::{
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::cleanup;
+use crate::agent::console::complain;
 
 /// What an upload does to the name that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +66,12 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_kept {
             let path = std::mem::take(&mut self.path);
-            // Gone already, or its directory is: there is nothing left to do.
-            cleanup::hand_over(move || drop(fs::remove_file(path)));
+            cleanup::hand_over(move || match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    complain(&format!("remove what an upload left, {}: {error}", path.display()));
+                }
+                _ => {}
+            });
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::io;
 
 use super::copying;
-use crate::agent::disk::{removal, spot::Spot, temporary};
+use crate::agent::{
+    console::complain,
+    disk::{removal, spot::Spot, temporary},
+};
 
 /// Copies `source` beside `destination`, puts the copy in place in one step, and removes `source`. One that fails before
 /// that leaves all as it was.
@@ -19,8 +22,13 @@ struct Staging(Spot);
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // It is in place, or has not been made; what cannot be removed is the user's to see.
-        let _ = removal::remove(&self.0);
+        match removal::remove(&self.0) {
+            // It is in place, or has not been made.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                complain(&format!("remove what a move left, {}: {error}", self.0.name().display()));
+            }
+            _ => {}
+        }
     }
 }
 

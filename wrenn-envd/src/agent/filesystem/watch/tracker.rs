@@ -80,6 +80,10 @@ impl Tracker {
             is_lossy: false,
         };
         tracker.enter(Path::new(""), None)?;
+        if tracker.is_lossy {
+            let path = tracker.options.path.display();
+            return Err(FileError::Invalid(format!("{path} has directories that lie too deep to be watched")));
+        }
         Ok(tracker)
     }
 
@@ -114,6 +118,7 @@ impl Tracker {
             self.settle();
             // Directories may have come that nobody told of.
             self.enter(Path::new(""), None)?;
+            self.is_lossy = false;
         }
         self.tell(changes, events);
         Ok(state)
