@@ -9,6 +9,7 @@
 
 mod api;
 mod config;
+mod door;
 mod jail;
 mod machine;
 mod memory;
@@ -32,9 +33,10 @@ use crate::vmm::driver::Confinement;
 use crate::vmm::firecracker::config::{
     API_SOCKET, Backend, FLAT_MEMORY, INITRAMFS, KERNEL, MEMORY, MEMORY_SOCKET, STATE,
 };
+use crate::vmm::firecracker::door::Door;
 use crate::vmm::firecracker::jail::{Jail, Limits};
 use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
-use crate::vmm::firecracker::room::{BASE, Content, Devices, Door, Room};
+use crate::vmm::firecracker::room::{BASE, Content, Devices, Room};
 use crate::vmm::machine::{Machine, Vmm};
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};

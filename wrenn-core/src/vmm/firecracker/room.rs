@@ -18,7 +18,6 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, fchown};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -30,6 +29,7 @@ use rustix::mount::{
     open_tree,
 };
 
+use crate::vmm::firecracker::door::Door;
 use crate::vmm::identity::Identity;
 
 /// A room to be made by the thread whose child the VMM will be.
@@ -65,10 +65,6 @@ pub(super) enum Devices {
     /// The room, over the host's: those belong to root, or to a group, and these to the VMM's user.
     Room,
 }
-
-/// A room, from inside and outside of its namespace.
-#[derive(Debug)]
-pub(super) struct Door(OwnedFd);
 
 impl Room {
     /// Makes rooms possible under `data_dir`, and sweeps what a program left that was killed while it made one.
@@ -126,7 +122,7 @@ impl Room {
                 self.offer(device, &place).map_err(at("give the VMM its devices"))?;
             }
         }
-        Ok(Door(File::open(&inside)?.into()))
+        Ok(Door::to(File::open(&inside)?))
     }
 
     fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
@@ -160,25 +156,6 @@ impl Content {
             Self::File(_, bytes) => fs::write(path, bytes),
             Self::Copy(_, from) => io::copy(&mut &*from, &mut File::create_new(path)?).map(drop),
         }
-    }
-}
-
-impl Door {
-    /// A path by which this program reaches a file of the room.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
-    }
-
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.path(name))
-    }
-
-    /// Listens on a socket that the room's owner may connect to.
-    pub(super) fn listen(&self, name: &str, owner: Identity) -> io::Result<UnixListener> {
-        let path = self.path(name);
-        let listener = UnixListener::bind(&path)?;
-        chown(&path, Some(owner.uid), Some(owner.gid))?;
-        Ok(listener)
     }
 }
 
