@@ -9,8 +9,9 @@
 //!  locks/                 which program has which sandbox; who boots what
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -29,10 +30,10 @@ impl DataDir {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).map_err(Error::io("find", path))?;
         let dir = Self(path);
+        make_private(&dir.0).map_err(Error::io("create", &dir.0))?;
         for part in ["templates", "booted", "sandboxes", "locks"] {
             let path = dir.0.join(part);
-            // Memory images hold whatever the guests knew.
-            DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Error::io("create", &path))?;
+            make_private(&path).map_err(Error::io("create", &path))?;
         }
         tempfile::tempfile_in(&dir.0).map_err(Error::io("write to", &dir.0))?;
         Ok(dir)
@@ -95,6 +96,36 @@ impl DataDir {
     }
 }
 
+/// Makes a directory that its owner alone may enter: memory images hold whatever the guests knew. One that is there already,
+/// and has nothing in it but wrenn's, becomes so: whoever built the images has made it by the process's default mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(path)?;
+    // By its descriptor: what is looked at is what is changed.
+    let directory = File::open(path)?;
+    let metadata = directory.metadata()?;
+    let is_ours = metadata.uid() == nix::unistd::geteuid().as_raw() && holds_ours_alone(path)?;
+    if is_ours && metadata.mode() & 0o777 != PRIVATE {
+        directory.set_permissions(Permissions::from_mode(PRIVATE))?;
+    }
+    Ok(())
+}
+
+/// Whether a directory is not one that a user has for other things too, and named by mistake or on purpose.
+fn holds_ours_alone(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let is_record = Path::new(&name).extension().is_some_and(|extension| extension == "json");
+        if !is_record && !PARTS.iter().any(|part| name == *part) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+const PRIVATE: u32 = 0o700;
+/// Everything that wrenn keeps in a data directory.
+const PARTS: [&str; 7] = ["images", "generations", "templates", "booted", "sandboxes", "locks", "vmm"];
+
 /// `WRENN_DATA_DIR`; else `/var/lib/wrenn` for root and `$XDG_DATA_HOME/wrenn` for others.
 #[must_use]
 pub fn default_path() -> PathBuf {
@@ -121,6 +152,28 @@ mod tests {
         assert!(data.try_lock("x").unwrap().is_none());
         drop(held);
         assert!(data.try_lock("x").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_data_directory_is_its_owners_alone_whoever_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode_of = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        // Nobody yet; who built the images; and a directory that has other things in it.
+        let (fresh, set_up, shared) =
+            (dir.path().join("a/fresh"), dir.path().join("set-up"), dir.path().join("shared"));
+        for path in [&set_up, &shared] {
+            DirBuilder::new().mode(0o755).create(path).unwrap();
+            fs::create_dir(path.join("images")).unwrap();
+        }
+        fs::write(shared.join("letter.txt"), "").unwrap();
+        for (path, mode) in [(&fresh, 0o700), (&set_up, 0o700), (&shared, 0o755)] {
+            DataDir::create(path).unwrap();
+            assert_eq!(mode_of(path), mode, "{}", path.display());
+            for part in ["templates", "booted", "sandboxes", "locks"] {
+                assert_eq!(mode_of(&path.join(part)), 0o700, "{part}");
+            }
+        }
+        assert_eq!(mode_of(&set_up.join("images")), 0o755, "anybody may have the images");
     }
 
     #[test]
