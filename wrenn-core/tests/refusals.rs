@@ -61,11 +61,15 @@ async fn a_firecracker_that_was_asked_for_and_cannot_be_had_is_refused_by_name()
 #[tokio::test]
 async fn a_way_of_paging_that_the_vmm_does_not_have_is_refused_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let host = Host::builder().data_dir(dir.path()).driver(Driver::Qemu).paging(Paging::Mapped);
-    let error = host.open().await.unwrap_err();
-    // Where QEMU is not installed that is said first.
-    let text = error.to_string();
-    assert!(text.contains("Paging::Mapped needs Firecracker") || text.contains("qemu-system"), "{text}");
+    let host = || Host::builder().data_dir(dir.path()).driver(Driver::Qemu);
+    // Where QEMU is not installed that is said first, and another test's matter.
+    if let Err(error) = host().paging(Paging::Eager).open().await {
+        println!("skipped: a_way_of_paging_that_the_vmm_does_not_have_is_refused_at_once: {error}");
+        return;
+    }
+    let error = host().paging(Paging::Mapped).open().await.unwrap_err();
+    assert!(matches!(error, Error::Host { .. }), "{error:?}");
+    assert!(error.to_string().contains("Paging::Mapped needs Firecracker"), "{error}");
 }
 
 #[tokio::test]
