@@ -1,15 +1,13 @@
 //! What this machine can do. `/dev/kvm` being there says little: under some hypervisors it opens, and an ordinary guest
 //! then spins without progress. So the decision takes the processor's flags and a guest that has to finish.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
-use tokio::time::timeout;
-
+use crate::program::status_within;
 use crate::vmm::driver::Driver;
 use crate::vmm::shape::Acceleration;
 
@@ -67,19 +65,14 @@ fn shows_virtualization(cpuinfo: &str) -> bool {
 async fn finishes_a_guest(qemu: &Path, accel: &str) -> std::io::Result<bool> {
     let mut firmware = tempfile::NamedTempFile::new()?;
     firmware.write_all(&probe_firmware())?;
-    let mut child = Command::new(qemu)
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "microvm", "-m", "16M"])
-        .args(["-accel", accel, "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"])
-        .arg(firmware.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    match timeout(PROBE_TIMEOUT, child.wait()).await {
-        Ok(status) => Ok(status?.code() == Some(DEBUG_EXIT_STATUS)),
-        Err(_elapsed) => Ok(false),
-    }
+    let mut arguments: Vec<OsString> = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "microvm"]
+        .into_iter()
+        .chain(["-m", "16M", "-accel", accel, "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios"])
+        .map(OsString::from)
+        .collect();
+    arguments.push(firmware.path().into());
+    let ended = status_within(qemu, arguments, PROBE_TIMEOUT).await?;
+    Ok(ended.is_some_and(|status| status.code() == Some(DEBUG_EXIT_STATUS)))
 }
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);

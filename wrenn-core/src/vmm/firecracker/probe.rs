@@ -2,12 +2,11 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::process::Command;
-use tokio::time::timeout;
+
+use crate::program::status_within;
 
 /// Runs a guest that resets its machine, which ends Firecracker with success. `/dev/kvm` being there says little: under
 /// some hypervisors it opens, and a guest then makes no progress.
@@ -22,20 +21,9 @@ pub(super) async fn finishes_a_guest(program: &Path) -> io::Result<bool> {
         "drives": [],
     });
     std::fs::write(&config, described.to_string())?;
-    let mut child = Command::new(program)
-        .arg("--no-api")
-        .arg("--config-file")
-        .arg(&config)
-        .args(["--id", "probe"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    match timeout(PROBE_TIMEOUT, child.wait()).await {
-        Ok(status) => Ok(status?.success()),
-        Err(_elapsed) => Ok(false),
-    }
+    let arguments =
+        ["--no-api".as_ref(), "--config-file".as_ref(), config.as_os_str(), "--id".as_ref(), "probe".as_ref()];
+    Ok(status_within(program, arguments, PROBE_TIMEOUT).await?.is_some_and(|status| status.success()))
 }
 
 /// An ELF file with one segment and no sections.
