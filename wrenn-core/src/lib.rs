@@ -75,6 +75,7 @@ pub use site::step::Step;
 pub use state::{Exit, OnExpiry, SandboxInfo, SandboxState, TtlFrom};
 pub use vmm::driver::{Confinement, Driver};
 pub use vmm::paging::{Paging, RestoreReport};
+pub use vmm::phases::{RestorePhases, SavePhases};
 pub use vmm::probe::Probe;
 pub use vmm::shape::Acceleration;
 pub use wrenn_snapshot::RestoreReport as MemoryReport;

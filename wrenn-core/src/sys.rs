@@ -1,15 +1,16 @@
-//! What needs `unsafe` in this crate: code between fork and exec, mapping memory that a VM also maps, and the processor's
+//! What needs `unsafe` in this crate: code between fork and exec, the ioctl that makes a userfaultfd, and the processor's
 //! clock.
-#![expect(unsafe_code, reason = "pre_exec, mmap and rdtsc")]
+#![expect(unsafe_code, reason = "pre_exec, ioctl and rdtsc")]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use memmap2::Mmap;
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
+use rustix::process::{Gid, Pid, Uid};
 
 /// What a VMM process is stripped of before its first instruction.
 #[derive(Debug, Clone, Copy)]
@@ -18,13 +19,29 @@ pub(crate) struct ChildLimits {
     pub(crate) open_files_max: u64,
     /// Whether the child stops at its exec, for [the tracer](crate::vmm).
     pub(crate) traced: bool,
+    /// Whom the child becomes, with no other group.
+    pub(crate) user: Option<(Uid, Gid)>,
+    /// The process that starts the child.
+    pub(crate) parent: Pid,
 }
 
 /// Makes `command` die with the thread that spawns it, gain no privilege, dump no core, and stay within `limits`.
+///
+/// The child's directory, which std enters before, may be below one that is closed to the child's user.
 pub(crate) fn restrict(command: &mut Command, limits: ChildLimits) {
     let set_up = move || -> io::Result<()> {
-        // After the change of user, which clears it, and which std makes before this runs.
+        if let Some((uid, gid)) = limits.user {
+            // The child has one thread, so these are the whole process's.
+            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_gid(gid)?;
+            rustix::thread::set_thread_uid(uid)?;
+        }
+        // After the change of user, which clears it.
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // A parent that ended before that sends no signal.
+        if rustix::process::getppid() != Some(limits.parent) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
         rustix::thread::set_no_new_privs(true)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
         setrlimit(Resource::RLIMIT_NOFILE, limits.open_files_max, limits.open_files_max)?;
@@ -44,9 +61,35 @@ pub(crate) fn time_stamp_counter() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Maps `len` bytes of guest memory to read.
-pub(crate) fn map_guest_memory(memory: &OwnedFd, len_bytes: usize) -> io::Result<Mmap> {
-    // SAFETY: the memfd is sealed against shrinking (`GuestMemory::seal`), so no access faults. The guest may write
-    // while it runs; wrenn reads this mapping while the VM is stopped.
-    unsafe { memmap2::MmapOptions::new().len(len_bytes).map(memory) }
+/// `_IO(0xAA, 0x00)`, include/uapi/linux/userfaultfd.h
+pub(crate) const USERFAULTFD_IOC_NEW: i64 = 0xAA00;
+
+mod request {
+    //! A module of its own, since the macro makes the request public.
+    nix::ioctl_write_int_bad!(userfaultfd_new, super::USERFAULTFD_IOC_NEW);
+}
+
+/// Makes a userfaultfd of this process by `/dev/userfaultfd`.
+pub(crate) fn new_userfaultfd(device: &File) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open, and the argument is flags alone.
+    let fd = unsafe { request::userfaultfd_new(device.as_raw_fd(), libc::O_CLOEXEC | libc::O_NONBLOCK) }?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_whose_parent_has_ended_does_not_run() {
+        let start = |parent| {
+            let mut command = Command::new("true");
+            restrict(&mut command, ChildLimits { open_files_max: 64, traced: false, user: None, parent });
+            command.status()
+        };
+        assert!(start(rustix::process::getpid()).unwrap().success());
+        // The process that has the orphans of a system, and did not start this one's child.
+        assert_eq!(start(Pid::INIT).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
 }

@@ -34,7 +34,7 @@ impl Guest {
             base: open(&image.base())?,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
             plug: network.plug,
-            identity: Identity::ephemeral(shape.acceleration),
+            identity: Identity::reserve()?,
         };
         let manifest = Manifest {
             vmm: site.vmm.version().to_owned(),

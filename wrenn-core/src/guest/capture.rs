@@ -46,7 +46,12 @@ impl Guest {
             self.go_on().await?;
         }
         let held_bytes = memory.held_bytes();
-        self.save_report = Some(SaveReport { stopped_for, frozen_for: began.elapsed(), held_bytes });
+        self.save_report = Some(SaveReport {
+            stopped_for,
+            frozen_for: began.elapsed(),
+            held_bytes,
+            phases: self.machine.save_phases(),
+        });
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;

@@ -47,7 +47,7 @@ impl Guest {
             base: File::open(&base).map_err(Error::io("open", &base))?,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
             plug: network.plug,
-            identity: Identity::ephemeral(manifest.shape.acceleration),
+            identity: Identity::reserve()?,
         };
         step(Step::Machine)?;
         let fill = drive::fill(site, from.clone(), &drive);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::vmm::phases::SavePhases;
+
 /// What becomes of a guest that is captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
@@ -22,4 +24,6 @@ pub struct SaveReport {
     /// Memory in bytes that was copied when it ran again, as it had been at the stop: what it had written since it was
     /// last looked at, where that was too much to copy in the stop.
     pub held_bytes: u64,
+    /// How long each step of the VMM's part took.
+    pub phases: SavePhases,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wrenn_snapshot::LocalStore;
 
 use crate::error::Result;
-use crate::host::choice::{Choice, check_paging};
+use crate::host::choice::Choice;
 use crate::host::handle::Host;
 use crate::sandbox::registry::Registry;
 use crate::site::Site;
@@ -113,8 +113,7 @@ impl HostBuilder {
         let data = DataDir::create(&self.data_dir_or_default())?;
         let (vmm, probe) = self.choice.make(data.path()).await?;
         tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
-        let paging = self.paging.unwrap_or_else(Paging::choose);
-        check_paging(paging, &probe)?;
+        let paging = Paging::choose(self.paging.or_else(Paging::from_environment), &vmm.ways())?;
         let store = LocalStore::open(data.generations())?;
         Ok(Host::assemble(Site { data, store, vmm, probe, paging, observer: self.observer }))
     }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::vmm::firecracker::Firecracker;
 use crate::vmm::machine::Vmm;
-use crate::vmm::paging::Paging;
 use crate::vmm::probe;
 use crate::vmm::probe::Probe;
 use crate::vmm::qemu::Qemu;
 use crate::vmm::shape::Acceleration;
+use crate::vmm::tsc;
 
 /// What a host was told of its VMM.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +27,8 @@ impl Choice {
     /// Finds the VMM that this host is to use: the one that was named, else Firecracker where it is installed and KVM
     /// serves it, else QEMU.
     pub(crate) async fn make(mut self, data_dir: &Path) -> Result<(Arc<dyn Vmm>, Probe)> {
+        // Descriptions of guests need it, and are made where nothing may block.
+        tsc::measure_ahead().await?;
         self.driver = self.driver.or_else(from_environment);
         let confinement = self.confinement.or_else(confinement_from_environment).unwrap_or_default();
         let program = Firecracker::program(self.firecracker);
@@ -94,18 +96,6 @@ fn confinement_from_environment() -> Option<Confinement> {
             None
         }
     }
-}
-
-/// Refuses a way of paging that the VMM does not have.
-pub(crate) fn check_paging(paging: Paging, probe: &Probe) -> Result<()> {
-    if paging == Paging::Mapped && probe.driver != Driver::Firecracker {
-        return Err(Error::Host {
-            problem: format!("Paging::Mapped needs Firecracker, and this host has {}", probe.reason),
-            remedy: "choose Paging::Lazy".to_owned(),
-            source: None,
-        });
-    }
-    Ok(())
 }
 
 fn no_firecracker() -> Error {

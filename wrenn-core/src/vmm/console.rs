@@ -27,12 +27,12 @@ impl Console {
         String::from_utf8_lossy(&[front, back].concat()).into_owned()
     }
 
-    /// The last `lines` lines that hold anything, for an error's text.
+    /// The last `lines` lines that hold anything, for an error's text: what could steer a terminal is escaped.
     pub(crate) fn tail(&self, lines: usize) -> String {
         let text = self.text();
         let mut last: Vec<&str> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(lines).collect();
         last.reverse();
-        last.join("\n")
+        escape_controls(&last.join("\n"))
     }
 
     /// Reads `from` to its end. A VM whose console nobody drains would stop at a full pipe.
@@ -42,6 +42,23 @@ impl Console {
             self.push(&chunk[..read]);
         }
     }
+}
+
+/// Text of a guest's or a VMM's, for people to read: all but lines and tabs that would act on a terminal, or turn the
+/// direction of what follows, is written as `\u{..}`.
+pub(crate) fn escape_controls(text: &str) -> String {
+    let turns =
+        |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            '\r' => shown.push_str("\\r"),
+            c if c.is_control() || turns(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -55,5 +72,13 @@ mod tests {
         console.push(b"\nthe end\n\n");
         assert_eq!(console.text().len(), CONSOLE_BYTES_MAX);
         assert_eq!(console.tail(1), "the end");
+    }
+
+    #[test]
+    fn what_an_error_shows_of_a_console_cannot_steer_a_terminal() {
+        let console = Console::default();
+        console.push("one\ttab\r\n\x1b]0;title\x07\x1b[2Jred\x7f\u{9b}31m\rover\u{202e}txt\n".as_bytes());
+        assert_eq!(console.tail(2), "one\ttab\n\\u{1b}]0;title\\u{7}\\u{1b}[2Jred\\u{7f}\\u{9b}31m\\rover\\u{202e}txt");
+        assert!(console.text().contains('\x1b'), "who asks for the console has it as it is");
     }
 }

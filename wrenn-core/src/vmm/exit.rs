@@ -9,12 +9,15 @@ pub(crate) enum Exit {
     Process(String),
     /// Killed, because its memory could not be served any more.
     PageServer(Arc<wrenn_snapshot::Error>),
+    /// Killed by its driver; the text is why, such as that it had stopped answering.
+    GivenUp(String),
 }
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Process(status) => f.write_str(status),
+            Self::GivenUp(why) => write!(f, "killed, since {why}"),
             Self::PageServer(error) => write!(f, "killed, since its memory could not be read: {error}"),
         }
     }

@@ -20,8 +20,9 @@ use crate::network::slot::{Network, Plug};
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::paging::RestoreReport;
+use crate::vmm::paging::{Lazy, RestoreReport, Ways};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::{Saved, SavedMemory};
 use crate::vmm::shape::MachineShape;
 
@@ -151,6 +152,10 @@ impl Vmm for FakeVmm {
         "fake 1"
     }
 
+    fn ways(&self) -> Ways {
+        Ways { lazy: Lazy::Tracked, maps_files: false }
+    }
+
     async fn network(&self) -> Result<Network> {
         Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)) })
     }
@@ -207,6 +212,10 @@ impl Machine for FakeMachine {
 
     fn restore_report(&self) -> Option<RestoreReport> {
         None
+    }
+
+    fn save_phases(&self) -> SavePhases {
+        SavePhases::default()
     }
 
     fn working_set(&self) -> Option<WorkingSet> {

@@ -1,30 +1,109 @@
 //! The user that a VMM runs as.
+//!
+//! ```text
+//!  /run/wrenn/users    one byte for each user; a lock on a byte is a reservation, of all programs that share /run
+//! ```
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::vmm::shape::Acceleration;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
-/// The user and group that a VMM runs as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use crate::error::{Error, Result};
+
+/// The user and group that a VMM runs as, which no other process has.
+#[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// Holds the lock. The last clone frees it.
+    _reservation: Option<Arc<File>>,
 }
 
 impl Identity {
-    /// A user of this VMM alone, so that one VMM can neither trace nor signal another. `None` where the program has no
-    /// right to change users.
-    pub(crate) fn ephemeral(acceleration: Acceleration) -> Option<Self> {
+    /// Reserves a user for one VMM, so that it can neither trace nor signal another. `None` where the program has no right
+    /// to change users.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] where `/run/wrenn` cannot be written, or chance met reserved users alone.
+    pub(crate) fn reserve() -> Result<Option<Self>> {
         if !nix::unistd::Uid::effective().is_root() {
-            return None;
+            return Ok(None);
         }
-        let id = EPHEMERAL_UID_MIN + rand::random::<u32>() % EPHEMERAL_UIDS;
-        let kvm = std::fs::metadata("/dev/kvm").ok().filter(|_| acceleration == Acceleration::Kvm);
-        // QEMU opens the device itself, by the rights of its group.
-        Some(Self { uid: id, gid: kvm.map_or(id, |kvm| kvm.gid()) })
+        let reserved = reserve_in(Path::new(DIRECTORY), rand::random::<u32>);
+        reserved.map(Some).map_err(|e| Error::failed("reserve a user for the VMM")(e.into()))
+    }
+
+    /// One that nobody keeps others from.
+    #[cfg(test)]
+    pub(crate) fn unreserved(uid: u32, gid: u32) -> Self {
+        Self { uid, gid, _reservation: None }
     }
 }
 
+fn reserve_in(directory: &Path, random: impl Fn() -> u32) -> io::Result<Identity> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let number = random() % EPHEMERAL_UIDS;
+        // A new description for each: a lock belongs to that, and goes with it.
+        let mut options = OpenOptions::new();
+        let users = options.create(true).truncate(false).write(true).mode(0o600).open(directory.join("users"))?;
+        let byte = libc::flock {
+            l_type: short(libc::F_WRLCK)?,
+            l_whence: short(libc::SEEK_SET)?,
+            l_start: number.into(),
+            l_len: 1,
+            l_pid: 0,
+        };
+        match fcntl(&users, FcntlArg::F_OFD_SETLK(&byte)) {
+            Ok(_) => {
+                let id = EPHEMERAL_UID_MIN + number;
+                return Ok(Identity { uid: id, gid: id, _reservation: Some(Arc::new(users)) });
+            }
+            Err(Errno::EAGAIN | Errno::EACCES) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Err(io::Error::other("every user that was tried is taken"))
+}
+
+fn short(number: libc::c_int) -> io::Result<libc::c_short> {
+    libc::c_short::try_from(number).map_err(io::Error::other)
+}
+
+/// Where programs meet. Root's alone.
+pub(super) const DIRECTORY: &str = "/run/wrenn";
 /// Above the ids that Debian, systemd (to 1,879,048,191) and user namespaces hand out.
 const EPHEMERAL_UID_MIN: u32 = 1_900_000_000;
 const EPHEMERAL_UIDS: u32 = 1 << 24;
+/// With a million reserved, all of these are taken once in 10^19 times.
+const ATTEMPTS_MAX: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_user_is_one_vmms_until_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers = AtomicU32::new(0);
+        // Each number three times: chance that meets the same user again and again.
+        let random = || numbers.fetch_add(1, Ordering::Relaxed) / 3;
+        let reserve = || reserve_in(dir.path(), random).unwrap();
+        let users: Vec<Identity> = (0..20).map(|_| reserve()).collect();
+        for (number, user) in (0_u32..).zip(&users) {
+            assert_eq!((user.uid, user.gid), (EPHEMERAL_UID_MIN + number, user.uid));
+        }
+        let clone = users[0].clone();
+        drop(users);
+        assert!(reserve_in(dir.path(), || 0).is_err(), "a clone of it is still there");
+        drop(clone);
+        assert_eq!(reserve_in(dir.path(), || 0).unwrap().uid, EPHEMERAL_UID_MIN);
+    }
+}

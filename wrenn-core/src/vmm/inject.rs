@@ -12,6 +12,8 @@
 //! `USERFAULTFD_IOC_NEW` on an inherited `/dev/userfaultfd` also makes one for the caller's address space, and checks the
 //! rights of whoever opened the device: so QEMU itself can be unprivileged and faults of kernel mode are still served.
 //!
+//! A third call closes the device there, which QEMU does not need and could make more of them with.
+//!
 //! Another call is injected for Firecracker's jailer: a change of user clears the wish to be killed with one's parent, so
 //! it is made again when the jailer executes Firecracker.
 
@@ -24,6 +26,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
+use crate::sys::USERFAULTFD_IOC_NEW;
+
 /// How the traced process is to make its userfaultfd.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Via {
@@ -33,7 +37,8 @@ pub(super) enum Via {
     Syscall,
 }
 
-/// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it.
+/// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it. Whoever
+/// kills the child ends the wait.
 pub(super) fn wait_for_exec(pid: Pid) -> io::Result<()> {
     match waitpid(pid, None)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {
@@ -53,6 +58,11 @@ pub(super) fn userfaultfd_in(pid: Pid, pidfd: BorrowedFd<'_>, via: Via) -> io::R
     };
     let theirs = RawFd::try_from(theirs).map_err(io::Error::other)?;
     Ok(duplicate(pidfd, theirs)?)
+}
+
+/// Closes a descriptor of the stopped process.
+pub(super) fn close(pid: Pid, fd: RawFd) -> io::Result<()> {
+    system_call(pid, libc::SYS_close, [i64::from(fd), 0, 0]).map(drop)
 }
 
 /// Lets the stopped process run until it executes another program, and stops it there.
@@ -80,9 +90,6 @@ pub(super) fn die_with_parent(pid: Pid) -> io::Result<()> {
 pub(super) fn detach(pid: Pid) -> io::Result<()> {
     Ok(ptrace::detach(pid, None)?)
 }
-
-/// `_IO(0xAA, 0x00)`, include/uapi/linux/userfaultfd.h
-const USERFAULTFD_IOC_NEW: i64 = 0xAA00;
 
 fn duplicate(pidfd: BorrowedFd<'_>, theirs: RawFd) -> rustix::io::Result<OwnedFd> {
     pidfd_getfd(pidfd, theirs, PidfdGetfdFlags::empty())

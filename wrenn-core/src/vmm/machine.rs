@@ -9,8 +9,9 @@ use crate::network::slot::Network;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::metadata::Metadata;
-use crate::vmm::paging::RestoreReport;
+use crate::vmm::paging::{RestoreReport, Ways};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::Saved;
 use crate::vmm::shape::MachineShape;
 
@@ -19,6 +20,9 @@ use crate::vmm::shape::MachineShape;
 pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
     /// The driver's name and the VMM's version, as snapshots record it.
     fn version(&self) -> &str;
+
+    /// The ways in which memory can come to a restored guest here.
+    fn ways(&self) -> Ways;
 
     /// A network of a machine's own: a slot.
     async fn network(&self) -> Result<Network> {
@@ -34,6 +38,9 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
 }
 
 /// One virtual machine. Dropping it kills it.
+///
+/// Every wait for a VMM has a limit. A VMM that does not keep one is killed, and both the error and the end that
+/// [`exited`](Self::exited) tells say what was waited for.
 ///
 /// # Cancel-Safety
 /// A cancelled method leaves the machine in a state that only [`kill`](Self::kill) may follow.
@@ -64,6 +71,9 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
 
     /// How its restore goes; `None` for a machine that was booted.
     fn restore_report(&self) -> Option<RestoreReport>;
+
+    /// How long the steps of the last [`stop`](Self::stop) and [`save`](Self::save) took.
+    fn save_phases(&self) -> SavePhases;
 
     /// What a lazily restored guest touched, in order, as far as it was recorded.
     fn working_set(&self) -> Option<WorkingSet>;

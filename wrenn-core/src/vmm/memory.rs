@@ -1,10 +1,11 @@
 //! A guest's RAM: a sealed memfd that wrenn owns and the VMM maps.
+//!
+//! wrenn does not map it. Whatever a VMM's process writes to it, and when, wrenn reads it as a file.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use memmap2::Mmap;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
@@ -38,7 +39,7 @@ impl GuestMemory {
         Ok(Ok(memory))
     }
 
-    /// A VMM that shrank it could make wrenn's own reads fault.
+    /// A VMM that changed its length would change what a snapshot of it is.
     fn seal(&self) -> io::Result<()> {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&self.fd, FcntlArg::F_ADD_SEALS(seals))?;
@@ -58,10 +59,6 @@ impl GuestMemory {
         let len = i64::try_from(self.len_bytes).map_err(io::Error::other)?;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(fallocate(&self.fd, flags, 0, len)?)
-    }
-
-    pub(crate) fn map(&self) -> io::Result<Mmap> {
-        crate::sys::map_guest_memory(&self.fd, self.len_bytes)
     }
 }
 

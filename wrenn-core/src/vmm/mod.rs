@@ -9,6 +9,7 @@
 //! ```
 
 pub(crate) mod console;
+mod devices;
 pub(crate) mod driver;
 pub(crate) mod exit;
 #[cfg(test)]
@@ -19,11 +20,14 @@ mod inject;
 pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod metadata;
+mod origin;
 pub(crate) mod paging;
 pub(crate) mod parts;
+pub(crate) mod phases;
 pub(crate) mod probe;
 mod process;
 pub(crate) mod qemu;
 pub(crate) mod saved;
 pub(crate) mod shape;
 pub(crate) mod tsc;
+mod userfaultfd;

@@ -13,24 +13,27 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::unistd::Pid;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Gid, PidfdFlags, Signal, Uid, pidfd_open, pidfd_send_signal};
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use wrenn_snapshot::{EndReason, ServeEnd};
 
 use super::inject;
+use crate::error::Error;
 use crate::sys::{ChildLimits, restrict};
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::identity::Identity;
 use crate::vmm::inject::Via;
+use crate::vmm::userfaultfd::Device;
 
 /// A VMM's new userfaultfds.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ pub(crate) struct Process {
     console: Console,
     attend: Option<mpsc::Sender<Attendance>>,
     exited: watch::Receiver<Option<Exit>>,
+    given_up: Arc<OnceLock<String>>,
 }
 
 /// What the VM's thread does from then on: serve memory. Unless all of it is in place, the VM's end comes next.
@@ -88,7 +92,7 @@ pub(crate) struct Launch {
     pub(crate) arguments: Vec<String>,
     /// Descriptors, and the numbers that the arguments know them by.
     pub(crate) inherited: Vec<(OwnedFd, RawFd)>,
-    /// Whom to run as; the program's own user where it is `None`.
+    /// Whom the VMM runs as; the program's own user where it is `None`. Reserved until the VMM is gone.
     pub(crate) identity: Option<Identity>,
     pub(crate) tracing: Tracing,
     /// Whether [`Process::attend`] will give the thread work.
@@ -106,13 +110,20 @@ pub(crate) enum Tracing {
     None,
     /// To give it two userfaultfds.
     Userfaultfds,
-    /// It changes its user and executes another program, which has to die with this thread too.
+    /// It changes its user by itself and executes another program, which has to die with this thread too.
     NextExec,
 }
 
 impl Process {
     /// Starts the VMM, and gets its userfaultfds where they were asked for.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling kills what was started.
     pub(crate) async fn spawn(launch: Launch) -> io::Result<(Self, Option<Userfaultfds>)> {
+        Self::spawn_within(launch, START_TIMEOUT).await
+    }
+
+    async fn spawn_within(launch: Launch, within: Duration) -> io::Result<(Self, Option<Userfaultfds>)> {
         let console = Console::default();
         let (output, receiver) = pipe::pipe()?;
         tokio::spawn(console.clone().drain(receiver));
@@ -121,11 +132,19 @@ impl Process {
         let attend = launch.is_served.then_some(attend);
         let (spawned, ready) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
+        let given_up = Arc::new(OnceLock::new());
+        let (starting, program) = (Starting::default(), launch.program.clone());
+        let (begun, why) = (starting.clone_for_thread(), Arc::clone(&given_up));
         std::thread::Builder::new()
             .name("wrenn-vm".to_owned())
-            .spawn(move || run(launch, output, spawned, &attendance, &exit))?;
-        let Spawned { pid, pidfd, uffds } = ready.await.map_err(io::Error::other)??;
-        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited }, uffds))
+            .spawn(move || run(launch, output, &begun, spawned, &attendance, &exit, &why))?;
+        let late = |_| {
+            let text = format!("{} did not start within {within:?}, and was killed", program.display());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        };
+        let Spawned { pid, pidfd, uffds } = timeout(within, ready).await.map_err(late)?.map_err(io::Error::other)??;
+        starting.has_started();
+        Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited, given_up }, uffds))
     }
 
     /// Gives the VM's thread its work. Without it the thread waits for the end alone.
@@ -152,12 +171,36 @@ impl Process {
         self.exited.clone()
     }
 
-    /// Kills the VMM and waits until it is reaped.
+    /// Kills the VMM and waits until it is reaped. Only a process that hangs in the kernel takes longer than
+    /// [`REAP_TIMEOUT`], and is then left to the kernel.
     pub(crate) async fn kill(&mut self) {
         self.send_kill();
         self.attend = None;
-        // An error means that the thread is gone, and with it the VMM.
-        let _ = self.exited.wait_for(Option::is_some).await;
+        // An error of the wait itself means that the thread is gone, and with it the VMM.
+        if timeout(REAP_TIMEOUT, self.exited.wait_for(Option::is_some)).await.is_err() {
+            tracing::error!(pid = self.pid.as_raw(), "the VMM was killed, and is not gone after {REAP_TIMEOUT:?}");
+        }
+    }
+
+    /// Kills a VMM that does not do as it is told, for instance because it has stopped answering. The end that others see
+    /// says why.
+    pub(crate) async fn give_up(&mut self, during: &'static str, why: String) -> Error {
+        // A second reason does not replace the first, which led to it.
+        let _ = self.given_up.set(why);
+        self.kill().await;
+        self.ended(during, "it does not answer").await
+    }
+
+    /// The error of a step that the VMM's end cut short. Gives the end a moment to be seen; `else_said` is what is known
+    /// where it is not.
+    pub(crate) async fn ended(&self, during: &'static str, else_said: &str) -> Error {
+        let mut exited = self.exited.clone();
+        let exit = match timeout(END_IS_SEEN, exited.wait_for(Option::is_some)).await {
+            Ok(Ok(exit)) => exit.as_ref().map(Exit::to_string),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let exit = exit.unwrap_or_else(|| else_said.to_owned());
+        Error::VmEnded { during, exit, console: self.console.tail(CONSOLE_LINES) }
     }
 
     fn send_kill(&self) {
@@ -172,6 +215,31 @@ impl Drop for Process {
     }
 }
 
+/// A VMM that is being started. Dropping it kills the VMM, so that a start that hangs does not hang its thread for ever.
+#[derive(Default)]
+struct Starting(Arc<OnceLock<OwnedFd>>);
+
+impl Starting {
+    /// Where the thread puts the VMM's pidfd.
+    fn clone_for_thread(&self) -> Arc<OnceLock<OwnedFd>> {
+        Arc::clone(&self.0)
+    }
+
+    /// The start is done, and the VMM is its [`Process`]'s.
+    fn has_started(mut self) {
+        self.0 = Arc::default();
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.0.get() {
+            // `ESRCH`, its only failure, means that there is nothing left to kill.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
 struct Spawned {
     pid: Pid,
     pidfd: OwnedFd,
@@ -181,13 +249,17 @@ struct Spawned {
 fn run(
     mut launch: Launch,
     output: OwnedFd,
+    begun: &OnceLock<OwnedFd>,
     spawned: oneshot::Sender<io::Result<Spawned>>,
     attendance: &mpsc::Receiver<Attendance>,
     exit: &watch::Sender<Option<Exit>>,
+    given_up: &OnceLock<String>,
 ) {
     let exit_code = launch.exit_code;
+    // Nobody else gets the VMM's user before the VMM is gone.
+    let _identity = launch.identity.clone();
     let entered = launch.enter.take().map_or(Ok(()), |enter| enter());
-    let mut child = match entered.and_then(|()| start(launch, output)) {
+    let mut child = match entered.and_then(|()| start(launch, output, begun)) {
         Ok((child, ready)) => {
             if spawned.send(Ok(ready)).is_err() {
                 drop(Reaped(Some(child)));
@@ -207,12 +279,13 @@ fn run(
         let _ = child.kill();
     }
     let status = child.wait();
-    exit.send_replace(Some(match end {
-        Some(Attended { reason: EndReason::Failed(error), .. }) => {
+    exit.send_replace(Some(match (given_up.get(), end) {
+        (Some(why), _) => Exit::GivenUp(why.clone()),
+        (None, Some(Attended { reason: EndReason::Failed(error), .. })) => {
             tracing::error!(error = &error as &dyn std::error::Error, "the page server failed; its VM was killed");
             Exit::PageServer(Arc::new(error))
         }
-        _ => Exit::Process(describe(&status, exit_code)),
+        (None, _) => Exit::Process(describe(&status, exit_code)),
     }));
 }
 
@@ -250,38 +323,29 @@ impl Drop for Reaped {
     }
 }
 
-fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Spawned)> {
-    let lazily = launch.tracing == Tracing::Userfaultfds;
-    let via = lazily.then(|| Device::open().map(|device| (device.via(), device))).transpose()?;
-    let mut mappings: Vec<FdMapping> =
-        launch.inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
-    if let Some((_, Device(Some(device)))) = &via {
-        mappings.push(FdMapping { parent_fd: device.try_clone()?, child_fd: UFFD_DEVICE_FD });
-    }
-    let mut command = Command::new(&launch.program);
-    command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    if let Some(Identity { uid, gid }) = launch.identity {
-        command.uid(uid).gid(gid);
-    }
-    command.fd_mappings(mappings).map_err(io::Error::other)?;
-    restrict(&mut command, ChildLimits { open_files_max: OPEN_FILES_MAX, traced: launch.tracing != Tracing::None });
-    let mut child = Reaped(Some(command.spawn()?));
+fn start(mut launch: Launch, output: OwnedFd, begun: &OnceLock<OwnedFd>) -> io::Result<(std::process::Child, Spawned)> {
+    let device = (launch.tracing == Tracing::Userfaultfds).then(Device::open).transpose()?;
+    let mut child = Reaped(Some(command(&mut launch, output, device.as_ref())?.spawn()?));
     let Some(running) = &child.0 else { return Err(io::Error::other("the child is here until it is taken")) };
     let id = i32::try_from(running.id()).map_err(io::Error::other)?;
     let pid = rustix::process::Pid::from_raw(id).ok_or_else(|| io::Error::other("a process id is never 0"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    // There is one start for each.
+    let _ = begun.set(pidfd.try_clone()?);
     let pid = Pid::from_raw(id);
-    if launch.tracing != Tracing::None {
-        inject::wait_for_exec(pid)?;
-    }
-    let uffd_in = |via| inject::userfaultfd_in(pid, pidfd.as_fd(), via);
-    let uffds = via.map(|(via, _)| Ok::<_, io::Error>(Userfaultfds { served: uffd_in(via)?, hold: uffd_in(via)? }));
-    let uffds = uffds.transpose()?;
-    if launch.tracing == Tracing::NextExec {
-        inject::next_exec(pid)?;
-        inject::die_with_parent(pid)?;
-    }
+    let uffds = match launch.tracing {
+        Tracing::None => None,
+        Tracing::Userfaultfds => {
+            inject::wait_for_exec(pid)?;
+            device.map(|device| userfaultfds_in(pid, pidfd.as_fd(), &device)).transpose()?
+        }
+        Tracing::NextExec => {
+            inject::wait_for_exec(pid)?;
+            inject::next_exec(pid)?;
+            inject::die_with_parent(pid)?;
+            None
+        }
+    };
     if launch.tracing != Tracing::None {
         inject::detach(pid)?;
     }
@@ -289,29 +353,47 @@ fn start(launch: Launch, output: OwnedFd) -> io::Result<(std::process::Child, Sp
     Ok((child, Spawned { pid, pidfd, uffds }))
 }
 
-/// `/dev/userfaultfd`, where this host has it.
-struct Device(Option<OwnedFd>);
-
-impl Device {
-    fn open() -> io::Result<Self> {
-        match std::fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/userfaultfd")) {
-            Ok(device) => Ok(Self(Some(device.into()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(None)),
-            Err(error) => Err(io::Error::new(
-                error.kind(),
-                format!("/dev/userfaultfd cannot be opened ({error}): run as root, or give this user the device"),
-            )),
-        }
+fn command(launch: &mut Launch, output: OwnedFd, device: Option<&Device>) -> io::Result<Command> {
+    let inherited = std::mem::take(&mut launch.inherited);
+    let mut mappings: Vec<FdMapping> =
+        inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
+    if let Some(parent_fd) = device.map(Device::descriptor).transpose()?.flatten() {
+        mappings.push(FdMapping { parent_fd, child_fd: UFFD_DEVICE_FD });
     }
-
-    fn via(&self) -> Via {
-        match &self.0 {
-            Some(_) => Via::Device(UFFD_DEVICE_FD),
-            None => Via::Syscall,
-        }
-    }
+    let mut command = Command::new(&launch.program);
+    command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    command.fd_mappings(mappings).map_err(io::Error::other)?;
+    let user = launch.identity.as_ref().filter(|_| launch.tracing != Tracing::NextExec);
+    let limits = ChildLimits {
+        open_files_max: OPEN_FILES_MAX,
+        traced: launch.tracing != Tracing::None,
+        user: user.map(|user| (Uid::from_raw(user.uid), Gid::from_raw(user.gid))),
+        parent: rustix::process::getpid(),
+    };
+    restrict(&mut command, limits);
+    Ok(command)
 }
 
+/// Makes both in the stopped VMM, and then takes from it what it could make more of them with.
+fn userfaultfds_in(pid: Pid, pidfd: BorrowedFd<'_>, device: &Device) -> io::Result<Userfaultfds> {
+    let via = device.via(UFFD_DEVICE_FD);
+    let [served, hold] = [inject::userfaultfd_in(pid, pidfd, via)?, inject::userfaultfd_in(pid, pidfd, via)?];
+    if let Via::Device(fd) = via {
+        inject::close(pid, fd)?;
+    }
+    Ok(Userfaultfds { served, hold })
+}
+
+/// A start takes some 40 ms, and 80 with a jailer; the rest is for a machine under load, and for a program on a disk that
+/// has to wake up.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// A killed process is gone in milliseconds, and later where it has much memory to free.
+const REAP_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the end of a VMM's monitor to that of its process.
+const END_IS_SEEN: Duration = Duration::from_secs(2);
+/// What an error shows of a console.
+const CONSOLE_LINES: usize = 8;
 /// A restore hands over the work some 40 ms after the start; until then the VMM's end is looked for this often.
 const START_POLL: Duration = Duration::from_millis(10);
 /// Above every number that the arguments use.
@@ -320,43 +402,4 @@ const UFFD_DEVICE_FD: RawFd = 60;
 const OPEN_FILES_MAX: u64 = 256;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What a jailer does: changes its user, and executes another program.
-    const JAILER: &str = "setpriv";
-    const ARGUMENTS: [&str; 5] = ["--reuid=65534", "--regid=65534", "--clear-groups", "sleep", "60"];
-
-    #[tokio::test]
-    async fn a_vmm_that_a_jailer_executes_dies_with_its_thread() {
-        if !nix::unistd::Uid::effective().is_root() {
-            println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: a jailer needs root");
-            return;
-        }
-        let Some(program) = crate::program::on_path(JAILER) else {
-            println!("skipped: a_vmm_that_a_jailer_executes_dies_with_its_thread: there is no {JAILER}");
-            return;
-        };
-        let launch = Launch {
-            enter: None,
-            directory: "/".into(),
-            program,
-            arguments: ARGUMENTS.map(str::to_owned).to_vec(),
-            inherited: Vec::new(),
-            identity: None,
-            tracing: Tracing::NextExec,
-            is_served: false,
-            exit_code: |_| None,
-        };
-        let (_output, theirs) = io::pipe().unwrap();
-        let thread = std::thread::spawn(move || {
-            let (mut child, spawned) = start(launch, theirs.into()).unwrap();
-            assert!(matches!(child.try_wait(), Ok(None)));
-            (child, spawned.pid)
-        });
-        // The thread has ended, and the child has not been killed by anybody else.
-        let (mut child, pid) = thread.join().unwrap();
-        let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL), "{pid}");
-    }
-}
+mod tests;

@@ -1,21 +1,18 @@
 //! The single checks. Each tries what it speaks of, so that its verdict is the kernel's.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 
-use memmap2::MmapMut;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
-use wrenn_snapshot::{DirtyTracker, Features, Region, arm, create_uffd};
 
-use crate::error::BoxError;
 use crate::guest::manifest::Surroundings;
 use crate::host::builder::HostBuilder;
 use crate::host::doctor::finding::Finding;
 use crate::image::installed::Image;
 use crate::unnamed;
+use crate::vmm::paging::Lazy;
 
 /// What takes no VMM. Blocks for some milliseconds.
 pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
@@ -154,21 +151,19 @@ fn kvm() -> Finding {
 
 fn userfaultfd() -> Finding {
     const WHAT: &str = "lazy restore";
-    let remedy = "run as root, or give this user /dev/userfaultfd; and use Linux 6.7 or later";
-    match serve_and_track() {
-        Ok(()) => Finding::good(WHAT, "userfaultfd serves and tracks, PAGEMAP_SCAN finds what was written"),
-        Err(error) => Finding::lacking(WHAT, format!("{}; restores copy all memory first", chain(&*error)), remedy),
+    match Lazy::of_qemu() {
+        Lazy::Tracked => Finding::good(WHAT, "userfaultfd serves and tracks, PAGEMAP_SCAN finds what was written"),
+        Lazy::Compared { why } => Finding::lacking(
+            WHAT,
+            format!("userfaultfd serves and does not track ({why}); under QEMU each pause compares what was touched"),
+            "use Linux 6.7 or later",
+        ),
+        Lazy::Impossible { why } => Finding::lacking(
+            WHAT,
+            format!("{why}; each restore copies all memory first"),
+            "run as root, or give this user /dev/userfaultfd",
+        ),
     }
-}
-
-/// As a restore does, on memory that nobody touches.
-fn serve_and_track() -> Result<(), BoxError> {
-    let uffd = create_uffd()?;
-    let memory = MmapMut::map_anon(TRIED_BYTES)?;
-    let region = Region::new(u64::try_from(memory.as_ptr().expose_provenance())?, u64::try_from(TRIED_BYTES)?, 0);
-    arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
-    DirtyTracker::new(File::open("/proc/self/pagemap")?, vec![region])?.collect()?;
-    Ok(())
 }
 
 fn network_namespaces() -> Finding {
@@ -216,5 +211,4 @@ fn nftables() -> Finding {
     }
 }
 
-const TRIED_BYTES: usize = 4 * 4096;
 const FREE_BYTES_MIN: u64 = 2 << 30;

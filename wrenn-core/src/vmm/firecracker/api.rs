@@ -1,6 +1,6 @@
 //! Firecracker's API: HTTP over one connection to its Unix socket, one request at a time.
 
-use std::path::Path;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+
+use crate::vmm::console::escape_controls;
+use crate::vmm::firecracker::door::Socket;
 
 /// A connection. Dropping it closes it; Firecracker goes on.
 #[derive(Debug)]
@@ -37,11 +40,15 @@ pub(super) enum ApiError {
 }
 
 impl Api {
-    /// Connects to a socket that a starting Firecracker is about to make.
-    pub(super) async fn connect(socket: &Path, within: Duration) -> Result<Self, ApiError> {
+    /// Connects to a socket that a starting Firecracker is about to make, and `find` finds.
+    pub(super) async fn connect(find: impl Fn() -> io::Result<Socket>, within: Duration) -> Result<Self, ApiError> {
+        let connect = async || match find() {
+            Ok(socket) => UnixStream::connect(socket.path()).await,
+            Err(not_yet) => Err(not_yet),
+        };
         let connected = timeout(within, async {
             loop {
-                match UnixStream::connect(socket).await {
+                match connect().await {
                     Ok(stream) => return stream,
                     Err(_not_yet) => sleep(CONNECT_POLL).await,
                 }
@@ -78,7 +85,7 @@ impl Api {
             return Ok(());
         }
         match serde_json::from_slice::<Fault>(&body) {
-            Ok(Fault { fault_message: message }) => Err(ApiError::Refused { request, message }),
+            Ok(Fault { fault_message }) => Err(ApiError::Refused { request, message: escape_controls(&fault_message) }),
             Err(_) => Err(ApiError::Strange { request, status }),
         }
     }
@@ -127,6 +134,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::fs::File;
 
     use hyper::server::conn::http1 as server;
     use hyper::service::service_fn;
@@ -134,12 +142,13 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::vmm::firecracker::door::Door;
 
     /// A server that is not Firecracker, and answers every request alike.
     async fn answer(status: u16, body: &'static str) -> (Api, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("api.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let listener = UnixListener::bind(dir.path().join("api.sock")).unwrap();
+        let door = Door::to(File::open(dir.path()).unwrap());
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let service = service_fn(move |_| async move {
@@ -151,7 +160,7 @@ mod tests {
             });
             let _ = server::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
-        (Api::connect(&socket, Duration::from_secs(5)).await.unwrap(), dir)
+        (Api::connect(|| door.socket("api.sock"), WITHIN).await.unwrap(), dir)
     }
 
     #[tokio::test]
@@ -181,7 +190,8 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_never_comes_is_given_up_on() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Api::connect(&dir.path().join("api.sock"), Duration::from_millis(50)).await.unwrap_err();
+        let door = Door::to(File::open(dir.path()).unwrap());
+        let error = Api::connect(|| door.socket("api.sock"), Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(error, ApiError::NotUp { .. }), "{error}");
     }
 

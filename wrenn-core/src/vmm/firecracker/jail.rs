@@ -16,7 +16,7 @@ pub(super) struct Jail<'a> {
     pub(super) firecracker: &'a Path,
     pub(super) id: &'a str,
     pub(super) chroot_base: &'a Path,
-    pub(super) identity: Identity,
+    pub(super) identity: &'a Identity,
     pub(super) cgroup: Option<&'a Limits>,
 }
 
@@ -154,7 +154,7 @@ mod tests {
             firecracker: Path::new("/usr/bin/firecracker"),
             id: "vm-1",
             chroot_base: Path::new("/data/vmm/room"),
-            identity: Identity { uid: 7, gid: 8 },
+            identity: &Identity::unreserved(7, 8),
             cgroup: Some(&limits),
         };
         let line = jail.arguments(&["--api-sock".to_owned(), "api.sock".to_owned()]).join(" ");

@@ -1,12 +1,13 @@
 //! One Firecracker machine.
 
-use std::fs::{self, File};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
 use super::config;
@@ -18,51 +19,58 @@ use crate::vmm::firecracker::api::{Api, ApiError};
 use crate::vmm::firecracker::config::{Backend, MEMORY, STATE, VmState};
 use crate::vmm::firecracker::door::Door;
 use crate::vmm::firecracker::jail::Cgroup;
-use crate::vmm::firecracker::memory::{Leave, Served};
+use crate::vmm::firecracker::memory::Leave;
 use crate::vmm::machine::Machine;
 use crate::vmm::metadata::Metadata;
-use crate::vmm::paging::{Paging, RestoreReport};
+use crate::vmm::origin::{Origin, Served};
+use crate::vmm::paging::RestoreReport;
+use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::Process;
 use crate::vmm::saved::{Saved, SavedMemory};
-use wrenn_snapshot::RestoreReport as MemoryReport;
 
 #[derive(Debug)]
 pub(super) struct FirecrackerMachine {
     pub(super) process: Process,
     pub(super) api: Option<Api>,
-    pub(super) door: Door,
+    pub(super) door: Arc<Door>,
+    pub(super) memory_bytes: u64,
     pub(super) origin: Origin,
-    pub(super) loaded_in: Duration,
+    pub(super) restored: RestorePhases,
+    pub(super) saved: SavePhases,
     pub(super) leave: Option<Leave>,
     /// After the process, so that it is empty when it is removed.
     pub(super) _cgroup: Option<Cgroup>,
 }
 
-/// Where a machine's memory came from.
-#[derive(Debug)]
-pub(super) enum Origin {
-    /// The guest made all of it.
-    Booted,
-    Served(Served),
-    /// It was copied, in this time.
-    Copied(Duration),
-    /// It is a file that others map too.
-    Mapped,
-}
-
 impl FirecrackerMachine {
-    pub(super) async fn connect(&mut self) -> Result<()> {
+    /// The process was started at `began`; it answers when this is done.
+    pub(super) async fn connect(&mut self, began: Instant) -> Result<()> {
         const WHAT: &str = "start Firecracker";
         let mut exited = self.process.exited();
-        let socket = self.door.path(config::API_SOCKET);
+        let door = Arc::clone(&self.door);
         let connected = tokio::select! {
-            connected = Api::connect(&socket, START_TIMEOUT) => Some(connected),
+            connected = Api::connect(|| door.socket(config::API_SOCKET), START_TIMEOUT) => Some(connected),
             _ended = exited.wait_for(Option::is_some) => None,
         };
         match connected {
             Some(Ok(api)) => self.api = Some(api),
             Some(Err(error)) => return Err(self.explain(WHAT, error).await),
-            None => return Err(self.ended(WHAT)),
+            None => return Err(self.process.ended(WHAT, NO_API).await),
+        }
+        self.restored.spawn = began.elapsed();
+        Ok(())
+    }
+
+    /// What the VM's thread has to say when it has the memory. Firecracker has handed it over before it answered.
+    pub(super) async fn is_served(&mut self, what: &'static str, told: oneshot::Receiver<Served>) -> Result<()> {
+        match timeout(ANSWER_TIMEOUT, told).await {
+            Ok(Ok(served)) => self.origin = Origin::Served(served),
+            // The thread is ending, and the VMM with it.
+            Ok(Err(_)) => return Err(self.process.ended(what, "its memory could not be served").await),
+            Err(_elapsed) => {
+                let why = format!("Firecracker did not hand its memory over within {ANSWER_TIMEOUT:?}");
+                return Err(self.give_up(what, why).await);
+            }
         }
         Ok(())
     }
@@ -72,7 +80,7 @@ impl FirecrackerMachine {
         const WHAT: &str = "restore the machine";
         let began = Instant::now();
         self.put(WHAT, "/snapshot/load", &config::load(memory), SNAPSHOT_TIMEOUT).await?;
-        self.loaded_in = began.elapsed();
+        self.restored.load = began.elapsed();
         self.door.remove(STATE).map_err(|e| Error::failed(WHAT)(e.into()))
     }
 
@@ -101,38 +109,49 @@ impl FirecrackerMachine {
     /// answer anything else either, so its machine is ended.
     async fn explain(&mut self, what: &'static str, error: ApiError) -> Error {
         match error {
+            ApiError::Refused { .. } => Error::failed(what)(error.into()),
             ApiError::Closed(_) => {
-                let mut exited = self.process.exited();
-                // Without an exit the text says so.
-                let _ = tokio::time::timeout(Duration::from_secs(2), exited.wait_for(Option::is_some)).await;
-                self.ended(what)
+                // Its thread may still wait for the memory of a VMM that is gone.
+                if let Some(leave) = &self.leave {
+                    leave.now();
+                }
+                self.process.ended(what, NO_API).await
             }
-            ApiError::TimedOut { .. } | ApiError::NotUp { .. } => {
-                self.kill().await;
-                Error::failed(what)(format!("{error}, and was killed\n{}", self.process.console().tail(8)).into())
+            ApiError::TimedOut { .. } | ApiError::NotUp { .. } | ApiError::Strange { .. } => {
+                self.give_up(what, error.to_string()).await
             }
-            error => Error::failed(what)(error.into()),
         }
     }
 
-    fn ended(&self, what: &'static str) -> Error {
-        let exit = self.process.exited().borrow().as_ref().map_or_else(|| "it closed its API".into(), Exit::to_string);
-        Error::VmEnded { during: what, exit, console: self.process.console().tail(8) }
+    async fn give_up(&mut self, what: &'static str, why: String) -> Error {
+        if let Some(leave) = &self.leave {
+            leave.now();
+        }
+        self.process.give_up(what, why).await
     }
 }
 
 #[async_trait]
 impl Machine for FirecrackerMachine {
     async fn describe(&mut self, guest: &Metadata) -> Result<()> {
-        self.put("describe the guest", config::METADATA, &config::metadata(guest), ANSWER_TIMEOUT).await
+        let began = Instant::now();
+        self.put("describe the guest", config::METADATA, &config::metadata(guest), ANSWER_TIMEOUT).await?;
+        self.restored.describe = began.elapsed();
+        Ok(())
     }
 
     async fn resume(&mut self) -> Result<()> {
-        self.set_state("let the guest run", VmState::Resumed).await
+        let began = Instant::now();
+        self.set_state("let the guest run", VmState::Resumed).await?;
+        self.restored.has_run(began.elapsed());
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<()> {
-        self.set_state("stop the guest", VmState::Paused).await
+        let began = Instant::now();
+        self.set_state("stop the guest", VmState::Paused).await?;
+        self.saved = SavePhases { stop: began.elapsed(), ..SavePhases::default() };
+        Ok(())
     }
 
     /// Firecracker tells what was written once it is stopped, and to nobody before.
@@ -142,13 +161,23 @@ impl Machine for FirecrackerMachine {
 
     async fn save(&mut self, into: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the machine";
+        let began = Instant::now();
         self.put(WHAT, "/snapshot/create", &config::create(), SNAPSHOT_TIMEOUT).await?;
-        let (diff, state) = (self.door.path(MEMORY), self.door.path(STATE));
+        self.saved.memory = began.elapsed();
+        let (door, memory_bytes) = (Arc::clone(&self.door), self.memory_bytes);
         let read = move || {
-            let state = fs::read(state)?;
-            Ok::<_, io::Error>((File::open(diff)?, state))
+            let diff = door.open(MEMORY)?;
+            let len = diff.metadata()?.len();
+            if len != memory_bytes {
+                return Err(io::Error::other(format!(
+                    "the VMM's file {MEMORY} has {len} bytes, and not {memory_bytes}"
+                )));
+            }
+            Ok((diff, door.read(STATE, STATE_BYTES_MAX)?))
         };
+        let began = Instant::now();
         let (diff, state) = blocking(WHAT, read).await?.map_err(|e| Error::failed(WHAT)(e.into()))?;
+        self.saved.state = began.elapsed();
         Ok(Saved { memory: SavedMemory::Copied { diff, into }, state })
     }
 
@@ -161,20 +190,15 @@ impl Machine for FirecrackerMachine {
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
-        let (paging, populated_in, memory) = match &self.origin {
-            Origin::Booted => return None,
-            Origin::Served(served) => (served.paging, Duration::ZERO, served.counters.report()),
-            Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
-            Origin::Mapped => (Paging::Mapped, Duration::ZERO, MemoryReport::default()),
-        };
-        Some(RestoreReport { paging, populated_in, loaded_in: self.loaded_in, memory })
+        self.origin.report(self.restored)
+    }
+
+    fn save_phases(&self) -> SavePhases {
+        self.saved
     }
 
     fn working_set(&self) -> Option<WorkingSet> {
-        match &self.origin {
-            Origin::Served(served) => Some(served.touched.working_set()),
-            Origin::Booted | Origin::Copied(_) | Origin::Mapped => None,
-        }
+        self.origin.working_set()
     }
 
     fn exited(&self) -> watch::Receiver<Option<Exit>> {
@@ -203,3 +227,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// For memory that is written to, or read from, a file in memory: some seconds for the largest guests.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// Some tens of KiB a processor. More would only fill wrenn's memory.
+const STATE_BYTES_MAX: u64 = 64 << 20;
+const NO_API: &str = "it closed its API";

@@ -9,25 +9,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use wrenn_snapshot::{
-    EndReason, HandOver, PageServer, ServeCounters, ServeOptions, Space, StopHandle, TouchedPages, Tracking, adopt,
-};
+use wrenn_snapshot::{EndReason, HandOver, PageServer, ServeOptions, Space, StopHandle, Tracking, adopt};
 
-use crate::error::{Error, Result};
-use crate::vmm::paging::Paging;
+use crate::error::Result;
+use crate::vmm::origin::Served;
 use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Attended};
-
-/// A machine's memory while it is served.
-#[derive(Debug)]
-pub(super) struct Served {
-    pub(super) counters: Arc<ServeCounters>,
-    pub(super) touched: Arc<TouchedPages>,
-    pub(super) paging: Paging,
-}
 
 /// Tells the VM's thread to leave off. Dropping it does, so that the thread never waits for a VMM that is gone.
 #[derive(Debug)]
@@ -75,12 +64,6 @@ fn server(handed: HandOver, watch: OwnedFd, from: Restore) -> wrenn_snapshot::Re
     let options = ServeOptions { tracking: Tracking::Untracked, ..from.serve_options(watch) };
     let reader = from.generation.reader(Space::Memory)?;
     let server = PageServer::new(uffd, regions, Box::new(reader), options)?;
-    let served = Served { counters: server.counters(), touched: server.touched_pages(), paging: from.paging };
+    let served = Served::by(&server, from.paging);
     Ok((server, served))
-}
-
-/// Waits for what the thread says.
-pub(super) async fn served(told: oneshot::Receiver<Served>) -> Result<Served> {
-    let gone = |_| Error::failed("serve the guest's memory")("Firecracker did not hand its memory over".into());
-    told.await.map_err(gone)
 }

@@ -15,11 +15,14 @@ mod machine;
 mod memory;
 mod probe;
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use wrenn_snapshot::Space;
@@ -27,7 +30,7 @@ use wrenn_snapshot::Space;
 use crate::error::{Error, Result};
 use crate::image::vmlinux;
 use crate::network::slot::Plug;
-use crate::program::on_path;
+use crate::program::{self, from_variable, on_path};
 use crate::runtime::blocking;
 use crate::vmm::driver::Confinement;
 use crate::vmm::firecracker::config::{
@@ -35,11 +38,13 @@ use crate::vmm::firecracker::config::{
 };
 use crate::vmm::firecracker::door::Door;
 use crate::vmm::firecracker::jail::{Jail, Limits};
-use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine, Origin};
+use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine};
 use crate::vmm::firecracker::room::{BASE, Content, Devices, Room};
 use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::paging::Paging;
+use crate::vmm::origin::Origin;
+use crate::vmm::paging::{Lazy, Paging, Ways};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
+use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::probe::has_virtualization;
 use crate::vmm::process::{Launch, Process, Tracing};
 use crate::vmm::saved::STATE_BLOB;
@@ -51,6 +56,7 @@ pub(crate) struct Firecracker {
     program: PathBuf,
     jailer: Option<PathBuf>,
     version: String,
+    lazy: Lazy,
     /// Where rooms are mounted.
     rooms: PathBuf,
 }
@@ -71,15 +77,12 @@ impl Firecracker {
         };
         jail::sweep();
         let rooms = Room::prepare(data_dir).map_err(Error::io("prepare", data_dir))?;
-        Ok(Self { program, jailer, version: format!("firecracker {version}"), rooms })
+        Ok(Self { program, jailer, version: format!("firecracker {version}"), lazy: Lazy::of_firecracker(), rooms })
     }
 
     /// What a binary says of itself, if wrenn can drive it.
     pub(crate) async fn version_of(program: &Path) -> Result<String> {
-        let asked = tokio::process::Command::new(program).arg("--version").kill_on_drop(true).output();
-        let output =
-            tokio::time::timeout(VERSION_TIMEOUT, asked).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let output = output.map_err(|e| not_firecracker(program, Some(e)))?;
+        let output = program::version(program).await.map_err(|e| not_firecracker(program, Some(e)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = parse_version(&text).ok_or_else(|| not_firecracker(program, None))?;
         let [major, minor, _] = version;
@@ -116,7 +119,7 @@ impl Firecracker {
             parent: self.rooms.clone(),
             inside: inside.clone(),
             bytes_max: (2 * u64::from(shape.memory_mib) + ROOM_FILES_MIB) << 20,
-            owner,
+            owner: owner.clone(),
             namespace,
             mounts: starting.mounts.into_iter().chain([(BASE, parts.base)]).collect(),
             drive: parts.drive,
@@ -128,7 +131,8 @@ impl Firecracker {
         let (program, arguments) = match &self.jailer {
             Some(jailer) => {
                 let firecracker = &self.program;
-                let jail = Jail { firecracker, id: &id, chroot_base: &place, identity: owner, cgroup: limits.as_ref() };
+                let jail =
+                    Jail { firecracker, id: &id, chroot_base: &place, identity: &owner, cgroup: limits.as_ref() };
                 // The jailer passes the name on by itself.
                 (jailer.clone(), jail.arguments(&arguments[..2]))
             }
@@ -145,39 +149,45 @@ impl Firecracker {
             program,
             arguments,
             inherited: Vec::new(),
-            identity: self.jailer.is_none().then_some(owner),
+            identity: Some(owner),
             tracing: if self.jailer.is_some() { Tracing::NextExec } else { Tracing::None },
             is_served: starting.is_served,
             exit_code,
         };
-        let (process, _) = Process::spawn(launch).await.map_err(at_start)?;
+        let began = Instant::now();
+        let (process, _) = Process::spawn(launch).await.map_err(|e| at_start(&self.program, e))?;
         let door: Door = door.await.map_err(|_| Error::failed(START)("its thread has ended".into()))?;
         let _cgroup = limits.map(|limits| limits.cgroup(&id));
         let mut machine = FirecrackerMachine {
             process,
             api: None,
-            door,
+            door: Arc::new(door),
+            memory_bytes: u64::from(shape.memory_mib) << 20,
             origin: Origin::Booted,
-            loaded_in: Duration::ZERO,
+            restored: RestorePhases::default(),
+            saved: SavePhases::default(),
             leave: None,
             _cgroup,
         };
-        machine.connect().await?;
+        machine.connect(began).await?;
         Ok(machine)
     }
 
     async fn restore_served(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
-        let owner = parts.identity.ok_or_else(need_root)?;
+        let owner = parts.identity.clone().ok_or_else(need_root)?;
         let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: true };
         let mut machine = self.start(shape, parts, starting).await?;
-        let listener = machine.door.listen(MEMORY_SOCKET, owner).map_err(|e| Error::failed(LOAD)(e.into()))?;
+        let began = Instant::now();
+        let listener =
+            machine.door.listen(MEMORY_SOCKET, owner.uid, owner.gid).map_err(|e| Error::failed(LOAD)(e.into()))?;
         let watch = machine.process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(LOAD)(e.into()))?;
         let (work, leave, told) = memory::attendance(listener, watch, from)?;
         machine.process.attend(work);
         machine.leave = Some(leave);
+        machine.restored.populate = began.elapsed();
         // Loading touches memory before it is answered.
         machine.load(Backend::Uffd).await?;
-        machine.origin = Origin::Served(memory::served(told).await?);
+        machine.is_served(LOAD, told).await?;
         Ok(machine)
     }
 
@@ -200,20 +210,48 @@ impl Firecracker {
         let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: false };
         let mut machine = self.start(shape, parts, starting).await?;
         let began = Instant::now();
-        let path = machine.door.path(MEMORY);
+        let door = Arc::clone(&machine.door);
         let copy = move || {
-            let file = File::create_new(&path).map_err(Error::io("write", &path))?;
-            from.generation.reader(Space::Memory)?.copy_into(&file, Path::new("the guest's memory"))?;
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o444))
-                .map_err(Error::io("write", &path))
+            door.make(MEMORY, |file| {
+                let reader = from.generation.reader(Space::Memory)?;
+                reader.copy_into(file, Path::new("the guest's memory"))?;
+                Ok::<_, CopyError>(())
+            })
         };
-        blocking("copy the guest's memory", copy).await??;
-        let populated_in = began.elapsed();
+        blocking(COPY, copy).await?.map_err(Error::from)?;
+        machine.restored.populate = began.elapsed();
         machine.load(Backend::File(MEMORY)).await?;
         // It is mapped; a diff must not find it.
         machine.door.remove(MEMORY).map_err(|e| Error::failed(LOAD)(e.into()))?;
-        machine.origin = Origin::Copied(populated_in);
+        machine.origin = Origin::Copied;
         Ok(machine)
+    }
+}
+
+/// Why memory was not copied into a room.
+enum CopyError {
+    Room(io::Error),
+    Generation(wrenn_snapshot::Error),
+}
+
+impl From<io::Error> for CopyError {
+    fn from(error: io::Error) -> Self {
+        Self::Room(error)
+    }
+}
+
+impl From<wrenn_snapshot::Error> for CopyError {
+    fn from(error: wrenn_snapshot::Error) -> Self {
+        Self::Generation(error)
+    }
+}
+
+impl From<CopyError> for Error {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Room(error) => Self::failed(COPY)(error.into()),
+            CopyError::Generation(error) => error.into(),
+        }
     }
 }
 
@@ -234,6 +272,10 @@ async fn state_of(from: &Restore) -> Result<Content> {
 impl Vmm for Firecracker {
     fn version(&self) -> &str {
         &self.version
+    }
+
+    fn ways(&self) -> Ways {
+        Ways { lazy: self.lazy.clone(), maps_files: true }
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
@@ -301,10 +343,6 @@ fn find_jailer(firecracker: &Path) -> Result<PathBuf> {
     })
 }
 
-fn from_variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)
-}
-
 fn not_firecracker(program: &Path, source: Option<io::Error>) -> Error {
     Error::Host {
         problem: format!("{} is not here, or is not Firecracker", program.display()),
@@ -321,11 +359,11 @@ fn need_root() -> Error {
     }
 }
 
-fn at_start(source: io::Error) -> Error {
+fn at_start(program: &Path, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::PermissionDenied => Error::Host {
             problem: "Firecracker could not be started with the rights that it needs".to_owned(),
-            remedy: "run as root".to_owned(),
+            remedy: format!("run as root, and see to it that every user may execute {}", program.display()),
             source: Some(source.into()),
         },
         _ => Error::failed(START)(source.into()),
@@ -335,22 +373,8 @@ fn at_start(source: io::Error) -> Error {
 pub(crate) const PROGRAM: &str = "firecracker";
 const JAILER: &str = "jailer";
 const OLDEST: (u32, u32) = (1, 16);
-const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 const START: &str = "start Firecracker";
+const COPY: &str = "copy the guest's memory";
 const LOAD: &str = "restore the machine";
 /// The kernel, the initramfs, the device state, and the jailer's copy of the binary.
 const ROOM_FILES_MIB: u64 = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read_and_rubbish_is_not() {
-        assert_eq!(parse_version("Firecracker v1.16.1\n\nSupported…"), Some([1, 16, 1]));
-        assert_eq!(parse_version("Firecracker v1.17.0-dev"), Some([1, 17, 0]));
-        for rubbish in ["", "Firecracker", "QEMU emulator version 7.2", "Firecracker v1", "Firecracker vx.y.z"] {
-            assert_eq!(parse_version(rubbish), None, "{rubbish}");
-        }
-    }
-}

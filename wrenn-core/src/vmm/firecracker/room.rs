@@ -14,21 +14,18 @@
 //!         state, memory         what a snapshot reads and writes; memory, so that its fsync costs nothing
 //! ```
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::sched::{CloneFlags, setns};
 use rustix::fs::{AtFlags, CWD, linkat};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change, move_mount,
-    open_tree,
-};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
 
+use crate::vmm::devices::{self, at, give};
 use crate::vmm::firecracker::door::Door;
 use crate::vmm::identity::Identity;
 
@@ -96,15 +93,13 @@ impl Room {
         // A file without a name cannot be mounted, not even by its descriptor; it has one for as long as this takes.
         let name = Named::link(&self.drive, &self.parent).map_err(at("name the drive"))?;
         trees.push((DRIVE, tree_of(&self.drive, &name.0).map_err(at("clone the drive's mount"))?));
-        unshare(CloneFlags::CLONE_NEWNS).map_err(at("make a mount namespace"))?;
-        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-        mount_change("/", private).map_err(at("keep mounts private"))?;
+        devices::private_mounts()?;
         let place = Self::mount_point(&self.parent);
         let options = std::ffi::CString::new(format!("size={},mode=0711", self.bytes_max))?;
         mount("tmpfs", &place, "tmpfs", MountFlags::NOSUID, options.as_c_str()).map_err(at("mount a tmpfs"))?;
         let inside = place.join(&self.inside);
         fs::create_dir_all(&inside)?;
-        self.give(&inside, 0o700)?;
+        give(&inside, &self.owner, 0o700)?;
         for (name, tree) in &trees {
             File::create_new(inside.join(name))?;
             move_mount(tree, "", CWD, inside.join(name), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -115,32 +110,14 @@ impl Room {
         for content in &self.contents {
             let path = inside.join(content.name());
             content.write(&path)?;
-            self.give(&path, 0o400)?;
+            give(&path, &self.owner, 0o400)?;
         }
         if self.devices == Devices::Room {
             for device in DEVICES {
-                self.offer(device, &place).map_err(at("give the VMM its devices"))?;
+                devices::offer(device, &place, &self.owner).map_err(at("give the VMM its devices"))?;
             }
         }
         Ok(Door::to(File::open(&inside)?))
-    }
-
-    fn give(&self, path: &Path, mode: u32) -> io::Result<()> {
-        chown(path, Some(self.owner.uid), Some(self.owner.gid))?;
-        fs::set_permissions(path, Permissions::from_mode(mode))
-    }
-
-    fn offer(&self, device: &str, place: &Path) -> io::Result<()> {
-        let number = match fs::metadata(device) {
-            Ok(metadata) => metadata.rdev(),
-            // Kernels before 6.1 have no device for userfaultfd. Without one of the others Firecracker says so.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let node = place.join(device.rsplit('/').next().unwrap_or(device));
-        mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, number)?;
-        self.give(&node, 0o600)?;
-        Ok(mount_bind(&node, device)?)
     }
 }
 
@@ -183,14 +160,6 @@ fn tree_of(file: &File, path: impl rustix::path::Arg) -> rustix::io::Result<Owne
     open_tree(file, path, flags)
 }
 
-/// Names the step that failed, and keeps the kind of its error.
-fn at<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> io::Error {
-    move |error| {
-        let error = error.into();
-        io::Error::new(error.kind(), format!("could not {what}: {error}"))
-    }
-}
-
 pub(super) const BASE: &str = "base";
 pub(super) const DRIVE: &str = "drive";
 const MOUNT_POINT: &str = "room";
@@ -209,7 +178,7 @@ mod tests {
             parent: Room::prepare(data_dir).unwrap(),
             inside: "firecracker/x/root".into(),
             bytes_max: 1 << 20,
-            owner: Identity { uid: 1_900_000_000, gid: 1_900_000_000 },
+            owner: Identity::unreserved(1_900_000_000, 1_900_000_000),
             namespace: File::open("/proc/thread-self/ns/net").unwrap().into(),
             mounts: vec![(BASE, File::open("/etc/passwd").unwrap())],
             drive,
@@ -234,22 +203,25 @@ mod tests {
             left.recv().unwrap_err();
         });
         let door = door.recv().unwrap();
-        assert_eq!(fs::read(door.path("state")).unwrap(), b"state");
-        assert_eq!(fs::read(door.path(BASE)).unwrap(), fs::read("/etc/passwd").unwrap());
-        fs::write(door.path(DRIVE), b"written through the mount").unwrap();
+        assert_eq!(door.read("state", 5).unwrap(), b"state");
+        // As the VMM sees it.
+        let path = |name: &str| Path::new(&door.directory()).join(name);
+        assert_eq!(fs::read(path(BASE)).unwrap(), fs::read("/etc/passwd").unwrap());
+        fs::write(path(DRIVE), b"written through the mount").unwrap();
+        assert!(door.open(DRIVE).is_err(), "a mount is no file of the room's own");
         let mut start = [0; 7];
         drive.read_exact_at(&mut start, 0).unwrap();
         assert_eq!(&start, b"written");
-        let listener = door.listen("memory.sock", Identity { uid: 0, gid: 0 }).unwrap();
-        std::os::unix::net::UnixStream::connect(door.path("memory.sock")).unwrap();
+        let listener = door.listen("memory.sock", 0, 0).unwrap();
+        std::os::unix::net::UnixStream::connect(door.socket("memory.sock").unwrap().path()).unwrap();
         drop(listener);
-        assert!(fs::metadata(door.path(DRIVE)).unwrap().len() > 0);
+        assert!(fs::metadata(path(DRIVE)).unwrap().len() > 0);
         let outside: Vec<_> = fs::read_dir(dir.path().join("vmm")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(outside, ["room"], "the drive's name is gone");
         assert_eq!(fs::read_dir(dir.path().join("vmm/room")).unwrap().count(), 0);
         drop(leave);
         thread.join().unwrap();
-        assert_eq!(fs::metadata(door.path(DRIVE)).unwrap().len(), 0, "the mounts go with the thread");
+        assert_eq!(fs::metadata(path(DRIVE)).unwrap().len(), 0, "the mounts go with the thread");
     }
 
     #[test]

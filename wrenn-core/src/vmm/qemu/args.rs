@@ -132,11 +132,26 @@ mod tests {
         }
     }
 
+    /// The paths in arguments, wherever they are in one, that are neither an inherited descriptor nor the guest's own.
+    fn host_paths(arguments: &[String]) -> Vec<String> {
+        let mut of_the_guest = false;
+        let mut found = Vec::new();
+        for argument in arguments {
+            let words = argument.split([',', '=', ':', ' ']).filter(|word| word.contains('/') && !of_the_guest);
+            let inherited = |word: &&str| word.starts_with("/proc/self/fd/") || word.starts_with("/dev/fdset/");
+            found.extend(words.filter(|word| !inherited(word)).map(str::to_owned));
+            of_the_guest = argument == "-append";
+        }
+        found
+    }
+
     #[test]
     fn no_argument_names_a_path_of_the_host() {
-        for argument in arguments(&shape(), Start::Boot, "02:00:00:00:00:01") {
-            let inherited = argument.contains("/proc/self/fd/") || argument.contains("/dev/fdset/");
-            assert!(inherited || !argument.starts_with('/'), "{argument}");
+        for start in [Start::Boot, Start::Incoming] {
+            let mut all = arguments(&shape(), start, "02:00:00:00:00:01");
+            assert_eq!(host_paths(&all), Vec::<String>::new());
+            all.push("driver=file,filename=/var/lib/drive,locking=off".to_owned());
+            assert_eq!(host_paths(&all), ["/var/lib/drive"]);
         }
     }
 }

@@ -7,24 +7,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, HeldPages, OnceResident, PageRange, PageServer, Region, RestoreReport, ServeCounters,
-    ServeOptions, Space, SpaceWriter, StopHandle, TouchedPages, WorkingSet, arm_file,
+    DirtyTracker, Features, HeldPages, OnceResident, PageRange, PageServer, Region, ServeOptions, Space, SpaceWriter,
+    StopHandle, Tracking, adopt, arm_file,
 };
 
 use crate::error::{Error, Result};
 use crate::runtime::blocking;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::paging::Paging;
+use crate::vmm::origin::Served;
+use crate::vmm::paging::Lazy;
 use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Process, Userfaultfds};
+use crate::vmm::qemu::compared::ComparedMemory;
 use crate::vmm::saved::SavedMemory;
+use crate::vmm::userfaultfd::shake_hands;
 
-#[derive(Debug)]
+/// What a lazily restored machine's memory is found by, and served as.
 pub(super) struct LazyMemory {
-    tracker: Tracker,
-    counters: Arc<ServeCounters>,
-    touched: Arc<TouchedPages>,
-    paging: Paging,
+    pub(super) found: Found,
+    pub(super) served: Served,
+    /// The work of the VM's thread.
+    pub(super) work: Attendance,
+}
+
+/// How it is found what a guest wrote to memory that came lazily.
+#[derive(Debug, Clone)]
+pub(super) enum Found {
+    Tracked(Tracker),
+    Compared(Arc<Mutex<ComparedMemory>>),
 }
 
 pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
@@ -34,59 +44,65 @@ impl LazyMemory {
     /// serves it, for as long as the VMM lives.
     pub(super) async fn arm(
         process: &Process,
-        Userfaultfds { served: uffd, hold }: Userfaultfds,
+        uffds: Userfaultfds,
         memory: &Arc<GuestMemory>,
         from: Restore,
-    ) -> Result<(Self, Attendance)> {
+        lazy: &Lazy,
+    ) -> Result<Self> {
         let pid = process.pid();
         let watch = process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let memory = Arc::clone(memory);
+        let (memory, is_tracked) = (Arc::clone(memory), *lazy == Lazy::Tracked);
         blocking(WHAT, move || {
             let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
             // What the VMM wrote while it started is not the guest's.
             memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
-            arm_file(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
-            let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
-            let file = memory.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?.into();
-            let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file)?;
-            tracker.hold_with(uffd.as_fd(), hold)?;
-            let tracker = Arc::new(Mutex::new(tracker));
-            let paging = from.paging;
+            let (found, tracking) = match is_tracked {
+                true => (Found::Tracked(track(pid, &uffds, region, &memory)?), Tracking::Async),
+                false => {
+                    shake_hands(&uffds.served)?;
+                    adopt(uffds.served.as_fd(), &[region], Tracking::Untracked)?;
+                    (Found::Compared(ComparedMemory::of(&from.generation)?), Tracking::Untracked)
+                }
+            };
             let options = ServeOptions {
+                tracking,
                 // A microvm without a balloon discards nothing.
                 once_resident: OnceResident::End,
                 ..from.serve_options(watch)
             };
             let reader = from.generation.reader(Space::Memory)?;
-            let server = PageServer::new(uffd, vec![region], Box::new(reader), options)?;
-            let (counters, touched) = (server.counters(), server.touched_pages());
+            let server = PageServer::new(uffds.served, vec![region], Box::new(reader), options)?;
+            let served = Served::by(&server, from.paging);
             let stop = StopHandle::new()?;
             let work: Attendance = Box::new(move || server.serve(&stop).into());
-            Ok((Self { tracker, counters, touched, paging }, work))
+            Ok(Self { found, served, work })
         })
         .await?
     }
+}
 
-    pub(super) fn tracker(&self) -> Tracker {
-        Arc::clone(&self.tracker)
-    }
-
-    pub(super) fn report(&self) -> RestoreReport {
-        self.counters.report()
-    }
-
-    pub(super) fn paging(&self) -> Paging {
-        self.paging
-    }
-
-    pub(super) fn working_set(&self) -> WorkingSet {
-        self.touched.working_set()
-    }
-
+impl Found {
     /// A generation with everything written so far is published.
     pub(super) fn commit(&self) {
-        self.tracker.lock().unwrap_or_else(PoisonError::into_inner).commit();
+        match self {
+            Self::Tracked(tracker) => tracker.lock().unwrap_or_else(PoisonError::into_inner).commit(),
+            // It goes by what a page holds, and what it found once it finds again.
+            Self::Compared(_) => {}
+        }
     }
+}
+
+fn track(pid: Pid, uffds: &Userfaultfds, region: Region, memory: &GuestMemory) -> Result<Tracker> {
+    arm_file(uffds.served.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
+    let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file_of(memory)?)?;
+    let hold = uffds.hold.try_clone().map_err(|e| Error::failed(WHAT)(e.into()))?;
+    tracker.hold_with(uffds.served.as_fd(), hold)?;
+    Ok(Arc::new(Mutex::new(tracker)))
+}
+
+fn file_of(memory: &GuestMemory) -> Result<File> {
+    memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()))
 }
 
 /// Copies what a running guest wrote, again and again, until a round leaves little for the stop, or no longer gains on
@@ -118,27 +134,35 @@ const ROUNDS_MAX: usize = 6;
 pub(super) enum Written {
     /// It came from none.
     All,
-    Tracked(Tracker),
-    /// Nothing: they are found by comparing.
+    Found(Found),
+    /// Nothing: they are found by comparing all of them.
     Unknown,
 }
 
 /// Writes the memory of a stopped machine: what the guest wrote, and was not written ahead.
 pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: Written) -> Result<SavedMemory> {
-    let file = || memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()));
     match written {
-        Written::All => into.add_sparse(&file()?)?,
-        Written::Unknown => into.add_compared(&file()?)?,
-        Written::Tracked(tracker) => {
+        Written::All => into.add_sparse(&file_of(memory)?)?,
+        Written::Unknown => into.add_compared(&file_of(memory)?)?,
+        Written::Found(Found::Compared(compared)) => {
+            let file = file_of(memory)?;
+            let pages = compared.lock().unwrap_or_else(PoisonError::into_inner).find(&file)?;
+            copy(&mut into, memory, &pages)?;
+        }
+        Written::Found(Found::Tracked(tracker)) => {
             let (at_once, held) = find_left(&tracker, into.stored_pages() > 0)?;
-            let view = memory.map().map_err(|e| Error::failed(READ)(e.into()))?;
-            into.add_dirty(&view, &at_once)?;
+            copy(&mut into, memory, &at_once)?;
             if let Some(pages) = held {
                 return Ok(SavedMemory::Held { pages, into });
             }
         }
     }
     Ok(SavedMemory::Written(into))
+}
+
+/// Copies pages of a stopped guest. Each is read once: a VMM that was broken into may write to them all the same.
+fn copy(into: &mut SpaceWriter, memory: &GuestMemory, pages: &[PageRange]) -> Result<()> {
+    Ok(into.add_running(&file_of(memory)?, pages)?)
 }
 
 /// What a stopped guest wrote and was not written ahead: the pages to copy at once, and those that are held until the
@@ -168,11 +192,11 @@ const WHAT: &str = "serve the guest's memory";
 
 /// Where a VMM has mapped the guest's memory.
 fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
-    let inode = nix::sys::stat::fstat(memory.fd())?.st_ino;
+    let memory_file = nix::sys::stat::fstat(memory.fd())?;
+    let device = (nix::sys::stat::major(memory_file.st_dev), nix::sys::stat::minor(memory_file.st_dev));
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let len_bytes = memory.len_bytes() as u64;
-    let region = maps.lines().filter_map(parse_mapping).find(|mapping| mapping.inode == inode);
-    match region {
+    match find_mapping(&maps, device, memory_file.st_ino) {
         Some(Mapping { start, end, offset, .. }) if offset == 0 && end - start == len_bytes => {
             Ok(Region::new(start, len_bytes, 0))
         }
@@ -181,10 +205,16 @@ fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
     }
 }
 
+/// The first mapping of a file, which its device, by its two numbers, and its inode name together.
+fn find_mapping(maps: &str, device: (u64, u64), inode: u64) -> Option<Mapping> {
+    maps.lines().filter_map(parse_mapping).find(|mapping| (mapping.device, mapping.inode) == (device, inode))
+}
+
 struct Mapping {
     start: u64,
     end: u64,
     offset: u64,
+    device: (u64, u64),
     inode: u64,
 }
 
@@ -193,16 +223,16 @@ fn parse_mapping(line: &str) -> Option<Mapping> {
     let mut fields = line.split_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-    Some(Mapping {
-        start: hex(start)?,
-        end: hex(end)?,
-        offset: hex(fields.nth(1)?)?,
-        inode: fields.nth(1)?.parse().ok()?,
-    })
+    let offset = hex(fields.nth(1)?)?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let device = (hex(major)?, hex(minor)?);
+    Some(Mapping { start: hex(start)?, end: hex(end)?, offset, device, inode: fields.next()?.parse().ok()? })
 }
 
 #[cfg(test)]
 mod tests {
+    use wrenn_snapshot::PAGE_BYTES;
+
     use super::*;
 
     #[test]
@@ -211,8 +241,54 @@ mod tests {
         let mapping = parse_mapping(line).unwrap();
         assert_eq!((mapping.start, mapping.end), (0x7f0a_1000_0000, 0x7f0a_2000_0000));
         assert_eq!((mapping.offset, mapping.inode), (0, 1030));
+        let elsewhere = "100000-200000 rw-s 00000000 00:05 1030  /dev/zero (deleted)";
+        let theirs = format!("{elsewhere}\n{line}\n");
+        assert_eq!(find_mapping(&theirs, (0, 1), 1030).unwrap().start, 0x7f0a_1000_0000);
+        assert!(find_mapping(&theirs, (8, 1), 1030).is_none());
         for rubbish in ["", "x", "1-2", "g-h r 0 0 0", "1-2 rw-s zz 00:01 1"] {
             assert!(parse_mapping(rubbish).is_none(), "{rubbish}");
         }
+    }
+
+    /// The VMM of a stopped guest was broken into, and writes to the memory that is being copied.
+    #[test]
+    fn memory_that_is_written_while_it_is_copied_makes_no_damaged_generation() {
+        use std::os::unix::fs::FileExt;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const PAGES: u32 = 4096;
+        let len_bytes = PAGES as usize * PAGE_BYTES;
+        let memory = GuestMemory::create(len_bytes).unwrap();
+        let file = File::from(memory.fd().try_clone_to_owned().unwrap());
+        let all = [PageRange::new(0, PAGES)];
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in (1..=u8::MAX).cycle() {
+                    for page in 0..u64::from(PAGES) {
+                        file.write_all_at(&[round; 64], page * PAGE_BYTES as u64 + 128).unwrap();
+                    }
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            for _ in 0..8 {
+                let dir = tempfile::tempdir().unwrap();
+                let store = wrenn_snapshot::LocalStore::open(dir.path()).unwrap();
+                let mut pending = store.begin(None).unwrap();
+                let mut into = pending.space_writer(Space::Memory).unwrap();
+                copy(&mut into, &memory, &all).unwrap();
+                pending.seal(into).unwrap();
+                pending.write_dirty(Space::Drive, &[1; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
+                let generation = pending.publish(b"").unwrap();
+                let read = generation.reader(Space::Memory).unwrap();
+                let result = read.read_at(wrenn_snapshot::PageIndex(0), &mut vec![0; len_bytes]);
+                if result.is_err() {
+                    done.store(true, Ordering::Relaxed);
+                }
+                result.unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 }

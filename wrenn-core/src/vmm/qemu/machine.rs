@@ -1,30 +1,33 @@
 //! One QEMU machine.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
 use crate::error::{Error, Result};
 use crate::runtime::blocking;
-use crate::vmm::console::Console;
+use crate::vmm::console::{Console, escape_controls};
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::Machine;
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::paging::{Paging, RestoreReport};
+use crate::vmm::origin::Origin;
+use crate::vmm::paging::{Lazy, RestoreReport};
 use crate::vmm::parts::Restore;
+use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::{Process, Userfaultfds};
-use crate::vmm::qemu::lazy::{LazyMemory, Written, save_memory};
+use crate::vmm::qemu::lazy::{Found, LazyMemory, Written, save_memory};
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
 use crate::vmm::saved::{STATE_BLOB, Saved};
-use wrenn_snapshot::RestoreReport as MemoryReport;
 
 #[derive(Debug)]
 pub(super) struct QemuMachine {
@@ -32,59 +35,72 @@ pub(super) struct QemuMachine {
     memory: Arc<GuestMemory>,
     qmp: Option<Qmp>,
     origin: Origin,
-    loaded_in: Duration,
-}
-
-/// Where a machine's memory came from, and with it how to find what was written since.
-#[derive(Debug)]
-enum Origin {
-    /// The guest made all of it.
-    Booted,
-    Lazy(LazyMemory),
-    /// It was copied, in this time.
-    Copied(Duration),
+    /// How it is found what the guest wrote to memory that is served.
+    found: Option<Found>,
+    restored: RestorePhases,
+    saved: SavePhases,
 }
 
 impl QemuMachine {
     pub(super) fn new(process: Process, memory: GuestMemory) -> Self {
-        Self { process, memory: Arc::new(memory), qmp: None, origin: Origin::Booted, loaded_in: Duration::ZERO }
+        Self {
+            process,
+            memory: Arc::new(memory),
+            qmp: None,
+            origin: Origin::Booted,
+            found: None,
+            restored: RestorePhases::default(),
+            saved: SavePhases::default(),
+        }
     }
 
-    pub(super) async fn set_qmp(&mut self, qmp: Result<Qmp, QmpError>) -> Result<()> {
-        match qmp {
+    /// The process was started at `began`; it answers when this is done.
+    pub(super) async fn connect(&mut self, monitor: UnixStream, began: Instant) -> Result<()> {
+        match Qmp::connect(monitor, STARTUP_TIMEOUT).await {
             Ok(qmp) => self.qmp = Some(qmp),
             Err(error) => return Err(self.explain("start QEMU", error).await),
         }
         self.execute("start QEMU", "migrate-set-capabilities", capabilities()).await?;
+        self.restored.spawn = began.elapsed();
         Ok(())
     }
 
     /// Puts a generation's memory behind the machine's.
-    pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore) -> Result<()> {
-        let (lazy, work) = LazyMemory::arm(&self.process, uffds, &self.memory, from).await?;
+    pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore, lazy: &Lazy) -> Result<()> {
+        let began = Instant::now();
+        let LazyMemory { found, served, work } =
+            LazyMemory::arm(&self.process, uffds, &self.memory, from, lazy).await?;
         self.process.attend(work);
-        self.origin = Origin::Lazy(lazy);
+        self.origin = Origin::Served(served);
+        self.found = Some(found);
+        self.restored.populate = began.elapsed();
         Ok(())
     }
 
     /// The machine's memory is a copy of a generation's.
     pub(super) fn is_populated(&mut self, took: Duration) {
-        self.origin = Origin::Copied(took);
+        self.origin = Origin::Copied;
+        self.restored.populate = took;
     }
 
     /// Loads a generation's device state. It refers to rings in guest memory, so the memory is there before.
     pub(super) async fn load_devices(&mut self, from: &Generation) -> Result<()> {
-        let state = from.blob(STATE_BLOB).map_err(Error::from)?;
-        let file = state_file("restore the device state")?;
-        std::io::Write::write_all(&mut &file, &state)
-            .map_err(|e| Error::failed("restore the device state")(e.into()))?;
-        rewind(&file, "restore the device state")?;
-        self.give(&file, "restore the device state").await?;
-        let uri = json!({ "uri": format!("fd:{STATE_FD_NAME}") });
+        const WHAT: &str = "restore the device state";
         let began = Instant::now();
-        self.execute("restore the device state", "migrate-incoming", uri).await?;
-        self.migrated("restore the device state").await?;
-        self.loaded_in = began.elapsed();
+        let from = from.clone();
+        let read = move || {
+            let state = from.blob(STATE_BLOB)?;
+            let file = state_file(WHAT)?;
+            std::io::Write::write_all(&mut &file, &state).map_err(|e| Error::failed(WHAT)(e.into()))?;
+            rewind(&file, WHAT)?;
+            Ok::<_, Error>(file)
+        };
+        let file = blocking(WHAT, read).await??;
+        self.give(&file, WHAT).await?;
+        let uri = json!({ "uri": format!("fd:{STATE_FD_NAME}") });
+        self.execute(WHAT, "migrate-incoming", uri).await?;
+        self.migrated(WHAT).await?;
+        self.restored.load = began.elapsed();
         Ok(())
     }
 
@@ -117,89 +133,97 @@ impl QemuMachine {
             match progress["status"].as_str() {
                 Some("completed") => return Ok(()),
                 Some("failed" | "cancelled") => {
-                    let reason = progress["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned();
+                    let reason = escape_controls(progress["error-desc"].as_str().unwrap_or("QEMU gives no reason"));
                     return Err(Error::failed(what)(format!("{reason}\n{}", self.process.console().tail(5)).into()));
                 }
                 _ if started.elapsed() > MIGRATION_TIMEOUT => {
-                    return Err(Error::failed(what)(format!("QEMU took more than {MIGRATION_TIMEOUT:?}").into()));
+                    let why = format!("QEMU's migration was not done within {MIGRATION_TIMEOUT:?}");
+                    return Err(self.process.give_up(what, why).await);
                 }
                 _ => tokio::time::sleep(MIGRATION_POLL).await,
             }
         }
     }
 
-    /// A monitor that closes means that QEMU is ending: its own words are the better error.
-    async fn explain(&self, what: &'static str, error: QmpError) -> Error {
-        if !matches!(error, QmpError::Closed { .. }) {
-            return Error::failed(what)(error.into());
+    /// A monitor that closes means that QEMU is ending: its own words are the better error. After one that is late, or
+    /// says what no monitor says, nothing that it answers can be relied on, so the machine is ended.
+    async fn explain(&mut self, what: &'static str, error: QmpError) -> Error {
+        match error {
+            QmpError::Refused { .. } => Error::failed(what)(error.into()),
+            QmpError::Closed { .. } => self.process.ended(what, "it closed its monitor").await,
+            error => self.process.give_up(what, error.to_string()).await,
         }
-        let mut exited = self.process.exited();
-        let exit = tokio::time::timeout(Duration::from_secs(2), exited.wait_for(Option::is_some)).await;
-        let exit = match exit {
-            Ok(Ok(exit)) => exit.as_ref().map_or_else(String::new, ToString::to_string),
-            _ => "it closed its monitor".to_owned(),
-        };
-        Error::VmEnded { during: what, exit, console: self.process.console().tail(8) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn be_impatient(&mut self, patience: Duration) {
+        self.qmp.as_mut().expect("a started machine has its monitor").be_impatient(patience);
     }
 }
 
 #[async_trait]
 impl Machine for QemuMachine {
     async fn resume(&mut self) -> Result<()> {
-        self.execute("let the guest run", "cont", Value::Null).await.map(drop)
+        let began = Instant::now();
+        self.execute("let the guest run", "cont", Value::Null).await?;
+        self.restored.has_run(began.elapsed());
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<()> {
-        self.execute("stop the guest", "stop", Value::Null).await.map(drop)
+        let began = Instant::now();
+        self.execute("stop the guest", "stop", Value::Null).await?;
+        self.saved = SavePhases { stop: began.elapsed(), ..SavePhases::default() };
+        Ok(())
     }
 
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
-        let Origin::Lazy(lazy) = &self.origin else { return Ok(memory) };
-        let (tracker, file) = (lazy.tracker(), self.memory_file()?);
+        let Some(Found::Tracked(tracker)) = &self.found else { return Ok(memory) };
+        let (tracker, file) = (Arc::clone(tracker), self.memory_file()?);
         blocking("copy the running guest's memory", move || super::lazy::write_ahead(memory, &file, &tracker)).await?
     }
 
     async fn save(&mut self, memory: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the device state";
-        let mut state = state_file(WHAT)?;
+        let state = state_file(WHAT)?;
+        let began = Instant::now();
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
-        let written = match &self.origin {
-            Origin::Booted => Written::All,
-            Origin::Lazy(lazy) => Written::Tracked(lazy.tracker()),
-            Origin::Copied(_) => Written::Unknown,
+        let written = match (&self.origin, &self.found) {
+            (Origin::Booted, _) => Written::All,
+            (_, Some(found)) => Written::Found(found.clone()),
+            (_, None) => Written::Unknown,
         };
         // QEMU saves the devices meanwhile. That writes nothing to memory: a migration has sent all of it by then.
         let guest_memory = Arc::clone(&self.memory);
-        let copied = blocking("save the memory", move || save_memory(memory, &guest_memory, written));
-        let (copied, migrated) = tokio::join!(copied, self.migrated(WHAT));
+        let copied = async {
+            let saved = blocking("save the memory", move || save_memory(memory, &guest_memory, written)).await;
+            (saved, began.elapsed())
+        };
+        let ((copied, memory_took), migrated) = tokio::join!(copied, self.migrated(WHAT));
         migrated?;
-        rewind(&state, WHAT)?;
-        let mut bytes = Vec::new();
-        state.read_to_end(&mut bytes).map_err(|e| Error::failed(WHAT)(e.into()))?;
-        Ok(Saved { memory: copied??, state: bytes })
+        let state = read_state(&state).map_err(|e| Error::failed(WHAT)(e.into()))?;
+        self.saved.memory = memory_took;
+        self.saved.state = began.elapsed();
+        Ok(Saved { memory: copied??, state })
     }
 
     fn saved(&mut self) {
-        if let Origin::Lazy(lazy) = &self.origin {
-            lazy.commit();
+        if let Some(found) = &self.found {
+            found.commit();
         }
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
-        let (paging, populated_in, memory) = match &self.origin {
-            Origin::Booted => return None,
-            Origin::Lazy(lazy) => (lazy.paging(), Duration::ZERO, lazy.report()),
-            Origin::Copied(took) => (Paging::Eager, *took, MemoryReport::default()),
-        };
-        Some(RestoreReport { paging, populated_in, loaded_in: self.loaded_in, memory })
+        self.origin.report(self.restored)
+    }
+
+    fn save_phases(&self) -> SavePhases {
+        self.saved
     }
 
     fn working_set(&self) -> Option<WorkingSet> {
-        match &self.origin {
-            Origin::Lazy(lazy) => Some(lazy.working_set()),
-            Origin::Booted | Origin::Copied(_) => None,
-        }
+        self.origin.working_set()
     }
 
     fn exited(&self) -> watch::Receiver<Option<Exit>> {
@@ -222,6 +246,11 @@ impl Machine for QemuMachine {
 const STATE_FD_NAME: &str = "state";
 /// Device state is some 50 KB and takes milliseconds.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than that is not the state of a microvm, and would only fill the host's memory.
+const STATE_BYTES_MAX: u64 = 64 << 20;
+const STATE_CHUNK_BYTES: usize = 128 << 10;
+/// It takes 30 to 130 ms; the rest is for a machine under load.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 const MIGRATION_POLL: Duration = Duration::from_micros(500);
 
 /// With it a migration stream leaves out memory that is shared with another process: the memfd.
@@ -234,6 +263,43 @@ fn state_file(what: &'static str) -> Result<File> {
     fd.map(File::from).map_err(|e| Error::failed(what)(e.into()))
 }
 
+/// Reads what QEMU wrote. It still has the file, and its position, so neither is relied on.
+fn read_state(file: &File) -> io::Result<Vec<u8>> {
+    let mut state = Vec::new();
+    loop {
+        let len = state.len();
+        if len as u64 > STATE_BYTES_MAX {
+            return Err(io::Error::other(format!("it has more than {STATE_BYTES_MAX} bytes")));
+        }
+        state.resize(len + STATE_CHUNK_BYTES, 0);
+        match file.read_at(&mut state[len..], len as u64) {
+            Ok(0) => {
+                state.truncate(len);
+                return Ok(state);
+            }
+            Ok(read) => state.truncate(len + read),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => state.truncate(len),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn rewind(mut file: &File, what: &'static str) -> Result<()> {
     file.seek(SeekFrom::Start(0)).map(drop).map_err(|e| Error::failed(what)(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_whole_wherever_its_file_stands_and_only_up_to_a_limit() {
+        let file = state_file("test").unwrap();
+        let state: Vec<u8> = (0..=250_u8).cycle().take(300_000).collect();
+        std::io::Write::write_all(&mut &file, &state).unwrap();
+        assert_eq!(read_state(&file).unwrap(), state);
+        // Holes: nothing is written, and all of it would be read.
+        file.set_len(1 << 40).unwrap();
+        assert!(read_state(&file).unwrap_err().to_string().contains("more than"));
+    }
 }

@@ -1,50 +1,56 @@
 //! The QEMU driver: an unpatched `qemu-system-x86_64`, the `microvm` machine, under KVM or software emulation.
 
 mod args;
+mod compared;
 mod lazy;
 mod machine;
 mod qmp;
+#[cfg(test)]
+mod tests;
 
-use crate::program::on_path;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
+use nix::sched::{CloneFlags, setns};
 use tokio::net::UnixStream;
 use wrenn_snapshot::{Generation, Space};
 
 use crate::error::{Error, Result};
 use crate::network::slot::Plug;
+use crate::program::{self, from_variable, on_path};
 use crate::runtime::blocking;
+use crate::vmm::devices;
+use crate::vmm::identity::Identity;
 use crate::vmm::machine::{Machine, Vmm};
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::paging::Paging;
+use crate::vmm::paging::{Lazy, Paging, Ways};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
-use crate::vmm::process::{Launch, Process, Tracing, Userfaultfds};
+use crate::vmm::process::{Enter, Launch, Process, Tracing, Userfaultfds};
 use crate::vmm::qemu::args::Start;
 use crate::vmm::qemu::machine::QemuMachine;
-use crate::vmm::qemu::qmp::Qmp;
-use crate::vmm::shape::MachineShape;
+use crate::vmm::shape::{Acceleration, MachineShape};
 
 /// The driver, bound to one binary.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     program: PathBuf,
     version: String,
+    lazy: Lazy,
 }
 
 impl Qemu {
     /// Finds QEMU: as `named`, else by `WRENN_QEMU`, else on the `PATH`.
     pub(crate) async fn find(named: Option<PathBuf>) -> Result<Self> {
-        let variable = std::env::var_os("WRENN_QEMU").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let program = named.or(variable).or_else(|| on_path(PROGRAM)).ok_or_else(|| missing(PROGRAM, None))?;
-        let output = tokio::process::Command::new(&program).arg("--version").kill_on_drop(true).output().await;
-        let output = output.map_err(|e| missing(&program.display().to_string(), Some(e)))?;
+        let program = named.or_else(|| from_variable("WRENN_QEMU")).or_else(|| on_path(PROGRAM));
+        let program = program.ok_or_else(|| missing(PROGRAM, None))?;
+        let output = program::version(&program).await.map_err(|e| missing(&program.display().to_string(), Some(e)))?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = text.strip_prefix("QEMU emulator version ").and_then(|rest| rest.split_whitespace().next());
         let version = version.ok_or_else(|| missing(&program.display().to_string(), None))?;
-        Ok(Self { version: format!("qemu {version}"), program })
+        Ok(Self { version: format!("qemu {version}"), program, lazy: Lazy::of_qemu() })
     }
 
     pub(crate) fn program(&self) -> &Path {
@@ -65,11 +71,14 @@ impl Qemu {
             (parts.drive.into(), args::DRIVE_FD),
             (theirs.into(), args::QMP_FD),
         ];
-        match parts.plug {
-            Plug::Tap { tap, .. } => inherited.push((tap.into_queue(), args::TAP_FD)),
+        let namespace = match parts.plug {
+            Plug::Tap { tap, namespace } => {
+                inherited.push((tap.into_queue(), args::TAP_FD));
+                namespace
+            }
             #[cfg(test)]
-            Plug::Nothing => {}
-        }
+            Plug::Nothing => return Err(Error::failed("start QEMU")("the fake's network has no namespace".into())),
+        };
         let (mode, lazily) = match start {
             Launching::Boot(media) => {
                 inherited.push((media.kernel.into(), args::KERNEL_FD));
@@ -79,7 +88,7 @@ impl Qemu {
             Launching::Restore(paging) => (Start::Incoming, paging != Paging::Eager),
         };
         let launch = Launch {
-            enter: None,
+            enter: Some(entering(namespace, shape.acceleration, parts.identity.clone())),
             directory: "/".into(),
             program: self.program.clone(),
             arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
@@ -89,12 +98,12 @@ impl Qemu {
             is_served: lazily,
             exit_code: |_| None,
         };
+        let began = Instant::now();
         let (process, uffds) = Process::spawn(launch).await.map_err(at_start)?;
         ours.set_nonblocking(true).map_err(at_start)?;
         let stream = UnixStream::from_std(ours).map_err(at_start)?;
         let mut machine = QemuMachine::new(process, memory);
-        let qmp = Qmp::connect(stream, STARTUP_TIMEOUT).await;
-        machine.set_qmp(qmp).await?;
+        machine.connect(stream, began).await?;
         Ok((machine, uffds))
     }
 }
@@ -102,6 +111,18 @@ impl Qemu {
 enum Launching {
     Boot(BootMedia),
     Restore(Paging),
+}
+
+/// What the VM's thread enters: a network without a way out, and, for a QEMU without rights of its own, mounts with a
+/// `/dev/kvm` that it may open.
+fn entering(namespace: OwnedFd, acceleration: Acceleration, owner: Option<Identity>) -> Enter {
+    Box::new(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(devices::at("enter the network namespace"))?;
+        match (acceleration, owner) {
+            (Acceleration::Kvm, Some(owner)) => devices::own(devices::KVM, &owner),
+            (Acceleration::Kvm, None) | (Acceleration::Tcg, _) => Ok(()),
+        }
+    })
 }
 
 fn reserve(shape: &MachineShape) -> Result<GuestMemory> {
@@ -116,6 +137,10 @@ fn memory_bytes(shape: &MachineShape) -> usize {
 impl Vmm for Qemu {
     fn version(&self) -> &str {
         &self.version
+    }
+
+    fn ways(&self) -> Ways {
+        Ways { lazy: self.lazy.clone(), maps_files: false }
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
@@ -135,7 +160,7 @@ impl Vmm for Qemu {
         let populated_in = began.elapsed();
         let (mut machine, uffds) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
         match uffds {
-            Some(uffds) => machine.serve(uffds, from).await?,
+            Some(uffds) => machine.serve(uffds, from, &self.lazy).await?,
             None => machine.is_populated(populated_in),
         }
         machine.load_devices(&generation).await?;
@@ -145,9 +170,6 @@ impl Vmm for Qemu {
 
 /// The program, from the package `qemu-system-x86`.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
-
-/// It takes 30 to 130 ms; the rest is for a machine under load.
-const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Copies all of a generation's memory.
 async fn populate(shape: &MachineShape, from: Generation) -> Result<GuestMemory> {

@@ -1,4 +1,6 @@
 //! QEMU's monitor protocol: one JSON object a line, one reply a command, events in between.
+//!
+//! Each command has a number, and its reply the same one: a reply to a command that was given up on is passed over.
 //! <https://www.qemu.org/docs/master/interop/qmp-spec.html>
 
 use std::io::{self, IoSlice};
@@ -11,10 +13,18 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interes
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::vmm::console::escape_controls;
+
 /// A connection whose greeting has been read and whose capabilities are negotiated.
 #[derive(Debug)]
 pub(super) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// What has come of a line that is not whole yet.
+    line: Vec<u8>,
+    /// The number of the last command.
+    number: u64,
+    /// How long a command may take.
+    patience: Duration,
 }
 
 /// Why a command was not carried out.
@@ -43,16 +53,26 @@ pub(super) enum QmpError {
 impl Qmp {
     /// Waits for the greeting, which QEMU sends when the machine is made and its memory is mapped.
     pub(super) async fn connect(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
-        let mut qmp = Self { stream: BufReader::new(stream) };
+        let mut qmp = Self { stream: BufReader::new(stream), line: Vec::new(), number: 0, patience: COMMAND_TIMEOUT };
         within("greeting", patience, qmp.receive("greeting")).await?;
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
     }
 
+    /// Gives each further command less time than [`COMMAND_TIMEOUT`].
+    #[cfg(test)]
+    pub(super) fn be_impatient(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Runs a command and returns what it returned.
+    ///
+    /// # Errors
+    /// After any other than [`QmpError::Refused`] a command may have been sent in part, so that nothing further can be: the
+    /// machine is ended.
     pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        within(command, COMMAND_TIMEOUT, async {
-            let line = request(command, arguments);
+        within(command, self.patience, async {
+            let line = self.request(command, arguments);
             self.stream.get_mut().write_all(&line).await.map_err(io_error(command))?;
             self.reply(command).await
         })
@@ -60,9 +80,12 @@ impl Qmp {
     }
 
     /// Gives QEMU a descriptor under a name that later commands can use as `fd:NAME`.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
     pub(super) async fn give_fd(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
-        let line = request("getfd", json!({ "fdname": name }));
-        within("getfd", COMMAND_TIMEOUT, async {
+        within("getfd", self.patience, async {
+            let line = self.request("getfd", json!({ "fdname": name }));
             let stream = self.stream.get_ref();
             let sent = stream.async_io(Interest::WRITABLE, || send_with_fd(stream, &line, fd)).await;
             let sent = sent.map_err(io_error("getfd"))?;
@@ -74,28 +97,49 @@ impl Qmp {
         Ok(())
     }
 
+    /// The line of the next command.
+    fn request(&mut self, command: &str, arguments: Value) -> Vec<u8> {
+        self.number += 1;
+        let mut request = json!({ "execute": command, "id": self.number });
+        if !arguments.is_null() {
+            request["arguments"] = arguments;
+        }
+        let mut line = request.to_string().into_bytes();
+        line.push(b'\n');
+        line
+    }
+
+    /// The reply to the last command.
     async fn reply(&mut self, command: &str) -> Result<Value, QmpError> {
         loop {
             let mut message = self.receive(command).await?;
+            // An error without a number is QEMU's answer to a line that it could not read.
+            let is_ours = match message.get("id") {
+                Some(id) => *id == self.number,
+                None => message.get("error").is_some(),
+            };
+            if !is_ours {
+                tracing::trace!(%message, "an event, or a reply that came too late");
+                continue;
+            }
             if let Some(error) = message.get("error") {
-                let description = error["desc"].as_str().unwrap_or("no description").to_owned();
+                let description = escape_controls(error["desc"].as_str().unwrap_or("no description"));
                 return Err(QmpError::Refused { command: command.to_owned(), description });
             }
-            if message.get("return").is_some() {
-                return Ok(message["return"].take());
-            }
-            tracing::trace!(%message, "QMP event");
+            return Ok(message["return"].take());
         }
     }
 
+    /// The next line. What has come of it stays where this is cancelled.
     async fn receive(&mut self, command: &str) -> Result<Value, QmpError> {
-        let mut line = Vec::new();
-        let read = (&mut self.stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await;
-        match read.map_err(io_error(command))? {
-            0 => Err(QmpError::Closed { command: command.to_owned() }),
-            _ => serde_json::from_slice(&line)
-                .map_err(|source| QmpError::Malformed { command: command.to_owned(), source }),
+        let left = LINE_BYTES_MAX.saturating_sub(self.line.len() as u64);
+        let read = (&mut self.stream).take(left).read_until(b'\n', &mut self.line).await;
+        read.map_err(io_error(command))?;
+        let line = std::mem::take(&mut self.line);
+        if !line.ends_with(b"\n") && (line.len() as u64) < LINE_BYTES_MAX {
+            return Err(QmpError::Closed { command: command.to_owned() });
         }
+        serde_json::from_slice(&line).map_err(|source| QmpError::Malformed { command: command.to_owned(), source })
     }
 }
 
@@ -103,16 +147,6 @@ impl Qmp {
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// The VMM is not trusted: the longest honest answer is a few KiB.
 const LINE_BYTES_MAX: u64 = 1 << 20;
-
-fn request(command: &str, arguments: Value) -> Vec<u8> {
-    let mut request = json!({ "execute": command });
-    if !arguments.is_null() {
-        request["arguments"] = arguments;
-    }
-    let mut line = request.to_string().into_bytes();
-    line.push(b'\n');
-    line
-}
 
 fn send_with_fd(stream: &UnixStream, line: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
     let fds = [fd.as_raw_fd()];
@@ -143,14 +177,22 @@ mod tests {
 
     use super::*;
 
+    /// The number of a request, in the words of a reply to it.
+    fn id_of(request: &str) -> String {
+        let request: Value = serde_json::from_str(request).unwrap_or_default();
+        format!("\"id\": {}", request["id"])
+    }
+
     /// A scripted monitor: sends each line when a request has come in, the first unasked.
     async fn scripted(lines: &'static [&'static str]) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             let mut theirs = BufReader::new(theirs);
+            let mut request = String::new();
             for line in lines {
+                let line = line.replace("ID", &id_of(&request));
                 theirs.get_mut().write_all(line.as_bytes()).await.unwrap();
-                let mut request = String::new();
+                request.clear();
                 if theirs.read_line(&mut request).await.unwrap() == 0 {
                     return;
                 }
@@ -160,12 +202,12 @@ mod tests {
     }
 
     const GREETING: &str = "{\"QMP\": {\"version\": {}}}\n";
-    const DONE: &str = "{\"return\": {}}\n";
+    const DONE: &str = "{\"return\": {}, ID}\n";
 
     #[tokio::test]
     async fn events_before_a_reply_are_passed_over() {
         let stream =
-            scripted(&[GREETING, DONE, "{\"event\": \"STOP\"}\n{\"return\": {\"status\": \"paused\"}}\n"]).await;
+            scripted(&[GREETING, DONE, "{\"event\": \"STOP\"}\n{\"return\": {\"status\": \"paused\"}, ID}\n"]).await;
         let mut qmp = Qmp::connect(stream, Duration::from_secs(1)).await.unwrap();
         assert_eq!(qmp.execute("query-status", Value::Null).await.unwrap()["status"], "paused");
     }
@@ -173,10 +215,11 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_carries_the_command_and_qemus_words() {
         let stream =
-            scripted(&[GREETING, DONE, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\n"]).await;
+            scripted(&[GREETING, DONE, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\\u001b[2J\"}, ID}\n"])
+                .await;
         let mut qmp = Qmp::connect(stream, Duration::from_secs(1)).await.unwrap();
         let error = qmp.execute("cont", Value::Null).await.unwrap_err();
-        assert_eq!(error.to_string(), "QEMU refused `cont`: no");
+        assert_eq!(error.to_string(), "QEMU refused `cont`: no\\u{1b}[2J");
     }
 
     #[tokio::test]
@@ -185,6 +228,36 @@ mod tests {
         assert!(matches!(closed, QmpError::Closed { .. }), "{closed:?}");
         let rubbish = Qmp::connect(scripted(&["rubbish\n"]).await, Duration::from_secs(1)).await.unwrap_err();
         assert!(matches!(rubbish, QmpError::Malformed { .. }), "{rubbish:?}");
+    }
+
+    /// A monitor that answers its first command too late: a half of the answer before the time-out, a half after it.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_too_late_is_not_taken_for_the_next_one() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tokio::spawn(async move {
+            let mut theirs = BufReader::new(theirs);
+            let mut request = String::new();
+            theirs.get_mut().write_all(GREETING.as_bytes()).await.unwrap();
+            theirs.read_line(&mut request).await.unwrap();
+            theirs.get_mut().write_all(DONE.replace("ID", &id_of(&request)).as_bytes()).await.unwrap();
+            let mut late = String::new();
+            theirs.read_line(&mut late).await.unwrap();
+            let answer = format!("{{\"return\": {{\"status\": \"late\"}}, {}}}\n", id_of(&late));
+            let (before, after) = answer.split_at(answer.len() / 2);
+            theirs.get_mut().write_all(before.as_bytes()).await.unwrap();
+            tokio::time::sleep(COMMAND_TIMEOUT + Duration::from_secs(1)).await;
+            theirs.get_mut().write_all(after.as_bytes()).await.unwrap();
+            let mut next = String::new();
+            theirs.read_line(&mut next).await.unwrap();
+            let answer = format!("{{\"return\": {{\"status\": \"its own\"}}, {}}}\n", id_of(&next));
+            theirs.get_mut().write_all(answer.as_bytes()).await.unwrap();
+            let _ = theirs.read_line(&mut next).await;
+        });
+        let mut qmp = Qmp::connect(ours, Duration::from_secs(5)).await.unwrap();
+        let error = qmp.execute("query-migrate", Value::Null).await.unwrap_err();
+        assert!(matches!(error, QmpError::TimedOut { .. }), "{error:?}");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(qmp.execute("query-status", Value::Null).await.unwrap()["status"], "its own");
     }
 
     #[tokio::test(start_paused = true)]

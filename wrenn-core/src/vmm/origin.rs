@@ -1,0 +1,58 @@
+//! Where a machine's memory came from.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wrenn_snapshot::{PageServer, RestoreReport as MemoryReport, ServeCounters, TouchedPages, WorkingSet};
+
+use crate::vmm::paging::{Paging, RestoreReport};
+use crate::vmm::phases::RestorePhases;
+
+/// Where a machine's memory came from.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// The guest made all of it.
+    Booted,
+    /// It comes from a page server.
+    Served(Served),
+    /// It was copied before the guest ran.
+    Copied,
+    /// It is a file that others map too.
+    Mapped,
+}
+
+/// A page server, as it is seen while it serves.
+#[derive(Debug)]
+pub(super) struct Served {
+    counters: Arc<ServeCounters>,
+    touched: Arc<TouchedPages>,
+    paging: Paging,
+}
+
+impl Served {
+    pub(super) fn by(server: &PageServer, paging: Paging) -> Self {
+        Self { counters: server.counters(), touched: server.touched_pages(), paging }
+    }
+}
+
+impl Origin {
+    /// How the restore goes; `None` for a machine that was booted.
+    pub(super) fn report(&self, phases: RestorePhases) -> Option<RestoreReport> {
+        let (paging, memory) = match self {
+            Self::Booted => return None,
+            Self::Served(served) => (served.paging, served.counters.report()),
+            Self::Copied => (Paging::Eager, MemoryReport::default()),
+            Self::Mapped => (Paging::Mapped, MemoryReport::default()),
+        };
+        let populated_in = if paging == Paging::Eager { phases.populate } else { Duration::ZERO };
+        Some(RestoreReport { paging, populated_in, loaded_in: phases.load, phases, memory })
+    }
+
+    /// What the guest touched, in order, as far as it was recorded.
+    pub(super) fn working_set(&self) -> Option<WorkingSet> {
+        match self {
+            Self::Served(served) => Some(served.touched.working_set()),
+            Self::Booted | Self::Copied | Self::Mapped => None,
+        }
+    }
+}
