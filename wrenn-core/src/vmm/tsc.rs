@@ -11,7 +11,11 @@ use crate::runtime::blocking;
 
 /// Measures the rate, off the runtime's threads: later calls of [`tsc_khz`] answer at once.
 pub(crate) async fn measure_ahead() -> Result<()> {
-    blocking("measure the processor's clock", tsc_khz).await.map(drop)
+    elsewhere(tsc_khz).await.map(drop)
+}
+
+async fn elsewhere(measure: fn() -> Option<u32>) -> Result<Option<u32>> {
+    blocking("measure the processor's clock", measure).await
 }
 
 /// The rate in kHz, measured once in this process, in 20 ms. `None` where the processor has no such counter. Blocks that long
@@ -49,6 +53,21 @@ const MEASURE_FOR: Duration = Duration::from_millis(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_runtime_goes_on_while_the_rate_is_measured() {
+        let measured = elsewhere(measure);
+        tokio::pin!(measured);
+        let mut others = 0;
+        loop {
+            tokio::select! {
+                biased;
+                khz = &mut measured => break assert_eq!(khz.unwrap().is_some(), cfg!(target_arch = "x86_64")),
+                () = tokio::task::yield_now() => others += 1,
+            }
+        }
+        assert!(others > 10 || cfg!(not(target_arch = "x86_64")), "{others}");
+    }
 
     #[test]
     #[cfg(target_arch = "x86_64")]

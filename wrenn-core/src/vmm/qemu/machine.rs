@@ -155,6 +155,13 @@ impl QemuMachine {
         }
     }
 
+    /// What a save takes of the memory, without the VMM's part.
+    #[cfg(test)]
+    pub(super) fn save_memory_of_test(&self, into: SpaceWriter) -> SpaceWriter {
+        let found = self.found.clone().expect("its memory is served");
+        save_memory(into, &self.memory, Written::Found(found)).unwrap().finish().unwrap()
+    }
+
     #[cfg(test)]
     pub(super) fn be_impatient(&mut self, patience: Duration) {
         self.qmp.as_mut().expect("a started machine has its monitor").be_impatient(patience);

@@ -1,18 +1,23 @@
 //! The driver with a real QEMU, whose machine waits for a state that never comes: no guest runs.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use wrenn_snapshot::PAGE_BYTES;
 
 use super::*;
 use crate::network::slot::Network;
 use crate::vmm::identity::Identity;
+use crate::vmm::phases::RestorePhases;
 use crate::vmm::shape::Acceleration;
 
 struct Waiting {
     machine: QemuMachine,
     namespace: u64,
-    _uffds: Option<Userfaultfds>,
+    uffds: Option<Userfaultfds>,
     _network: std::sync::Arc<dyn crate::agent::connector::Connector>,
 }
 
@@ -38,8 +43,8 @@ async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
     let identity = Identity::reserve().unwrap();
     let parts = Parts { base, drive, plug: network.plug, identity };
     let memory = reserve(&shape).unwrap();
-    let (machine, _uffds) = qemu.start(&shape, parts, memory, Launching::Restore(paging)).await.unwrap();
-    Some(Waiting { machine, namespace, _uffds, _network: network.connector })
+    let (machine, uffds) = qemu.start(&shape, parts, memory, Launching::Restore(paging)).await.unwrap();
+    Some(Waiting { machine, namespace, uffds, _network: network.connector })
 }
 
 #[tokio::test]
@@ -91,3 +96,81 @@ async fn a_qemu_that_dies_tells_how() {
     let error = waiting.machine.stop().await.unwrap_err();
     assert!(matches!(error, Error::VmEnded { .. }) && error.to_string().contains("signal: 11"), "{error}");
 }
+
+/// What a restored guest reads and writes, by its VMM's own address space, and what a snapshot then has of it: with the
+/// kernel's tracking, and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_found() {
+    const TEST: &str = "memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_found";
+    for lazy in [Lazy::Tracked, Lazy::Compared { why: "a test".to_owned() }] {
+        if lazy == Lazy::Tracked && Lazy::of_qemu() != lazy {
+            println!("skipped: {TEST}: this kernel does not track");
+            continue;
+        }
+        let began = Instant::now();
+        let Some(Waiting { mut machine, uffds, .. }) = waiting(TEST, Paging::OnDemand).await else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let store = wrenn_snapshot::LocalStore::open(dir.path()).unwrap();
+        let mut content = vec![0; MEMORY_BYTES];
+        for (number, page) in content.chunks_exact_mut(PAGE_BYTES).enumerate() {
+            page.fill(u8::try_from(number % 7).unwrap());
+        }
+        let generation = publish(&store, None, |mut into| {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&content, 0).unwrap();
+            into.add_sparse(&file).unwrap();
+            into
+        });
+        let from = Restore { generation: generation.clone(), paging: Paging::OnDemand, working_set: None, flat: None };
+        machine.serve(uffds.unwrap(), from, &lazy).await.unwrap();
+        let report = machine.restore_report().unwrap();
+        let RestorePhases { spawn, populate, load, describe, run } = report.phases;
+        assert!(!spawn.is_zero() && !populate.is_zero() && spawn + populate <= began.elapsed(), "{report:?}");
+        assert_eq!([load, describe, run, report.populated_in], [Duration::ZERO; 4], "nothing was loaded");
+
+        let mapped = std::fs::read_to_string(format!("/proc/{}/maps", machine.pid())).unwrap();
+        let line = mapped.lines().find(|line| line.contains("memfd:wrenn-guest-memory")).unwrap();
+        let base = usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(machine.pid()).unwrap());
+        let at = move |byte: usize, len| RemoteIoVec { base: base + byte, len };
+        let touch = move || {
+            let mut read = vec![0; 3 * PAGE_BYTES];
+            let len = read.len();
+            process_vm_readv(pid, &mut [IoSliceMut::new(&mut read)], &[at(40 * PAGE_BYTES, len)]).unwrap();
+            for page in WRITTEN {
+                process_vm_writev(pid, &[IoSlice::new(&[0xAB; 10])], &[at(page * PAGE_BYTES + 5, 10)]).unwrap();
+            }
+            read
+        };
+        let read = tokio::time::timeout(Duration::from_secs(60), tokio::task::spawn_blocking(touch)).await;
+        assert_eq!(read.expect("nobody serves it").unwrap(), content[40 * PAGE_BYTES..43 * PAGE_BYTES], "{lazy:?}");
+
+        let saved = publish(&store, Some(&generation), |into| machine.save_memory_of_test(into));
+        for page in WRITTEN {
+            content[page * PAGE_BYTES + 5..][..10].fill(0xAB);
+        }
+        let mut found = vec![0; MEMORY_BYTES];
+        saved.reader(Space::Memory).unwrap().read_at(wrenn_snapshot::PageIndex(0), &mut found).unwrap();
+        assert!(found == content, "{lazy:?}: the snapshot is not what the guest has");
+        let written = saved.written_bytes() / PAGE_BYTES as u64;
+        // A fault puts pages around the written one in place, too: tracking knows them to be clean, and comparing sees it.
+        assert_eq!(written, WRITTEN.len() as u64 + 1, "{lazy:?}: the pages that were written, and one of the drive");
+        machine.kill().await;
+    }
+}
+
+fn publish(
+    store: &wrenn_snapshot::LocalStore,
+    parent: Option<&Generation>,
+    memory: impl FnOnce(wrenn_snapshot::SpaceWriter) -> wrenn_snapshot::SpaceWriter,
+) -> Generation {
+    let mut pending = store.begin(parent).unwrap();
+    let into = memory(pending.space_writer(Space::Memory).unwrap());
+    pending.seal(into).unwrap();
+    pending.write_dirty(Space::Drive, &[1; PAGE_BYTES], &[wrenn_snapshot::PageRange::new(0, 1)]).unwrap();
+    pending.publish(b"").unwrap()
+}
+
+const MEMORY_BYTES: usize = 128 << 20;
+/// The first page, two beside each other, and the last.
+const WRITTEN: [usize; 4] = [0, 300, 301, 32_767];
