@@ -17,6 +17,7 @@ pub(crate) mod fake;
 pub(crate) mod firecracker;
 pub(crate) mod identity;
 mod inject;
+mod launch;
 pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod metadata;

@@ -11,38 +11,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
 use nix::unistd::Pid;
-use rustix::process::{Gid, PidfdFlags, Signal, Uid, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use wrenn_snapshot::{EndReason, ServeEnd};
 
-use super::inject;
 use crate::error::Error;
-use crate::sys::{ChildLimits, restrict};
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
-use crate::vmm::identity::Identity;
-use crate::vmm::inject::Via;
-use crate::vmm::userfaultfd::Device;
-
-/// A VMM's new userfaultfds.
-#[derive(Debug)]
-pub(crate) struct Userfaultfds {
-    /// For the page server.
-    pub(crate) served: OwnedFd,
-    /// To hold pages with, for a snapshot of a guest that goes on.
-    pub(crate) hold: OwnedFd,
-}
+use crate::vmm::launch::{Launch, Reaped, Spawned, Userfaultfds, start};
 
 /// A running VMM. Dropping it kills the VMM; its thread reaps it.
 pub(crate) struct Process {
@@ -83,37 +67,6 @@ impl fmt::Debug for Process {
     }
 }
 
-/// How to start it.
-pub(crate) struct Launch {
-    /// What the VM's thread does first: namespaces that it enters are the VMM's too.
-    pub(crate) enter: Option<Enter>,
-    pub(crate) directory: PathBuf,
-    pub(crate) program: PathBuf,
-    pub(crate) arguments: Vec<String>,
-    /// Descriptors, and the numbers that the arguments know them by.
-    pub(crate) inherited: Vec<(OwnedFd, RawFd)>,
-    /// Whom the VMM runs as; the program's own user where it is `None`. Reserved until the VMM is gone.
-    pub(crate) identity: Option<Identity>,
-    pub(crate) tracing: Tracing,
-    /// Whether [`Process::attend`] will give the thread work.
-    pub(crate) is_served: bool,
-    /// What the VMM's exit codes mean.
-    pub(crate) exit_code: fn(i32) -> Option<&'static str>,
-}
-
-pub(crate) type Enter = Box<dyn FnOnce() -> io::Result<()> + Send>;
-
-/// Why the VMM is stopped at its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tracing {
-    /// It is not.
-    None,
-    /// To give it two userfaultfds.
-    Userfaultfds,
-    /// It changes its user by itself and executes another program, which has to die with this thread too.
-    NextExec,
-}
-
 impl Process {
     /// Starts the VMM, and gets its userfaultfds where they were asked for.
     ///
@@ -137,7 +90,7 @@ impl Process {
         let (begun, why) = (starting.clone_for_thread(), Arc::clone(&given_up));
         std::thread::Builder::new()
             .name("wrenn-vm".to_owned())
-            .spawn(move || run(launch, output, &begun, spawned, &attendance, &exit, &why))?;
+            .spawn(move || run(launch, output, begun, spawned, &attendance, &exit, &why))?;
         let late = |_| {
             let text = format!("{} did not start within {within:?}, and was killed", program.display());
             io::Error::new(io::ErrorKind::TimedOut, text)
@@ -240,16 +193,10 @@ impl Drop for Starting {
     }
 }
 
-struct Spawned {
-    pid: Pid,
-    pidfd: OwnedFd,
-    uffds: Option<Userfaultfds>,
-}
-
 fn run(
     mut launch: Launch,
     output: OwnedFd,
-    begun: &OnceLock<OwnedFd>,
+    begun: Arc<OnceLock<OwnedFd>>,
     spawned: oneshot::Sender<io::Result<Spawned>>,
     attendance: &mpsc::Receiver<Attendance>,
     exit: &watch::Sender<Option<Exit>>,
@@ -259,7 +206,9 @@ fn run(
     // Nobody else gets the VMM's user before the VMM is gone.
     let _identity = launch.identity.clone();
     let entered = launch.enter.take().map_or(Ok(()), |enter| enter());
-    let mut child = match entered.and_then(|()| start(launch, output, begun)) {
+    let started = entered.and_then(|()| start(launch, output, &begun));
+    drop(begun);
+    let mut child = match started {
         Ok((child, ready)) => {
             if spawned.send(Ok(ready)).is_err() {
                 drop(Reaped(Some(child)));
@@ -311,80 +260,6 @@ fn describe(status: &io::Result<ExitStatus>, meaning: fn(i32) -> Option<&'static
     }
 }
 
-/// The child, killed and reaped if a step after its start fails.
-struct Reaped(Option<std::process::Child>);
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn start(mut launch: Launch, output: OwnedFd, begun: &OnceLock<OwnedFd>) -> io::Result<(std::process::Child, Spawned)> {
-    let device = (launch.tracing == Tracing::Userfaultfds).then(Device::open).transpose()?;
-    let mut child = Reaped(Some(command(&mut launch, output, device.as_ref())?.spawn()?));
-    let Some(running) = &child.0 else { return Err(io::Error::other("the child is here until it is taken")) };
-    let id = i32::try_from(running.id()).map_err(io::Error::other)?;
-    let pid = rustix::process::Pid::from_raw(id).ok_or_else(|| io::Error::other("a process id is never 0"))?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    // There is one start for each.
-    let _ = begun.set(pidfd.try_clone()?);
-    let pid = Pid::from_raw(id);
-    let uffds = match launch.tracing {
-        Tracing::None => None,
-        Tracing::Userfaultfds => {
-            inject::wait_for_exec(pid)?;
-            device.map(|device| userfaultfds_in(pid, pidfd.as_fd(), &device)).transpose()?
-        }
-        Tracing::NextExec => {
-            inject::wait_for_exec(pid)?;
-            inject::next_exec(pid)?;
-            inject::die_with_parent(pid)?;
-            None
-        }
-    };
-    if launch.tracing != Tracing::None {
-        inject::detach(pid)?;
-    }
-    let child = child.0.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
-    Ok((child, Spawned { pid, pidfd, uffds }))
-}
-
-fn command(launch: &mut Launch, output: OwnedFd, device: Option<&Device>) -> io::Result<Command> {
-    let inherited = std::mem::take(&mut launch.inherited);
-    let mut mappings: Vec<FdMapping> =
-        inherited.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
-    if let Some(parent_fd) = device.map(Device::descriptor).transpose()?.flatten() {
-        mappings.push(FdMapping { parent_fd, child_fd: UFFD_DEVICE_FD });
-    }
-    let mut command = Command::new(&launch.program);
-    command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
-    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    command.fd_mappings(mappings).map_err(io::Error::other)?;
-    let user = launch.identity.as_ref().filter(|_| launch.tracing != Tracing::NextExec);
-    let limits = ChildLimits {
-        open_files_max: OPEN_FILES_MAX,
-        traced: launch.tracing != Tracing::None,
-        user: user.map(|user| (Uid::from_raw(user.uid), Gid::from_raw(user.gid))),
-        parent: rustix::process::getpid(),
-    };
-    restrict(&mut command, limits);
-    Ok(command)
-}
-
-/// Makes both in the stopped VMM, and then takes from it what it could make more of them with.
-fn userfaultfds_in(pid: Pid, pidfd: BorrowedFd<'_>, device: &Device) -> io::Result<Userfaultfds> {
-    let via = device.via(UFFD_DEVICE_FD);
-    let [served, hold] = [inject::userfaultfd_in(pid, pidfd, via)?, inject::userfaultfd_in(pid, pidfd, via)?];
-    if let Via::Device(fd) = via {
-        inject::close(pid, fd)?;
-    }
-    Ok(Userfaultfds { served, hold })
-}
-
 /// A start takes some 40 ms, and 80 with a jailer; the rest is for a machine under load, and for a program on a disk that
 /// has to wake up.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -396,10 +271,5 @@ const END_IS_SEEN: Duration = Duration::from_secs(2);
 const CONSOLE_LINES: usize = 8;
 /// A restore hands over the work some 40 ms after the start; until then the VMM's end is looked for this often.
 const START_POLL: Duration = Duration::from_millis(10);
-/// Above every number that the arguments use.
-const UFFD_DEVICE_FD: RawFd = 60;
-/// A microvm with two drives and a tap uses some twenty.
-const OPEN_FILES_MAX: u64 = 256;
-
 #[cfg(test)]
 mod tests;

@@ -40,13 +40,14 @@ use crate::vmm::firecracker::door::Door;
 use crate::vmm::firecracker::jail::{Jail, Limits};
 use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine};
 use crate::vmm::firecracker::room::{BASE, Content, Devices, Room};
+use crate::vmm::launch::{Launch, Tracing};
 use crate::vmm::machine::{Machine, Vmm};
 use crate::vmm::origin::Origin;
 use crate::vmm::paging::{Lazy, Paging, Ways};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::probe::has_virtualization;
-use crate::vmm::process::{Launch, Process, Tracing};
+use crate::vmm::process::Process;
 use crate::vmm::saved::STATE_BLOB;
 use crate::vmm::shape::MachineShape;
 

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::vmm::devices;
+use crate::vmm::identity::Identity;
+use crate::vmm::launch::{Enter, Tracing};
 
 /// What a jailer does: changes its user, and executes another program.
 const JAILER: &str = "setpriv";

@@ -13,11 +13,12 @@ use wrenn_snapshot::{
 
 use crate::error::{Error, Result};
 use crate::runtime::blocking;
+use crate::vmm::launch::Userfaultfds;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::origin::Served;
 use crate::vmm::paging::Lazy;
 use crate::vmm::parts::Restore;
-use crate::vmm::process::{Attendance, Process, Userfaultfds};
+use crate::vmm::process::{Attendance, Process};
 use crate::vmm::qemu::compared::ComparedMemory;
 use crate::vmm::saved::SavedMemory;
 use crate::vmm::userfaultfd::shake_hands;
