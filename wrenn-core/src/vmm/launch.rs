@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use command_fds::{CommandFdExt, FdMapping};
 use nix::unistd::Pid;
-use rustix::process::{Gid, PidfdFlags, Uid, pidfd_open};
+use rustix::process::{Gid, PidfdFlags, Signal, Uid, pidfd_open, pidfd_send_signal};
 
 use super::inject;
 use crate::sys::{ChildLimits, restrict};
@@ -69,25 +69,42 @@ pub(super) struct Spawned {
 }
 
 /// The child, killed and reaped if a step after its start fails.
-pub(super) struct Reaped(pub(super) Option<Child>);
+pub(super) struct Reaped {
+    child: Option<Child>,
+    /// Names the child also once a wait of the tracer has seen its end, when its number may be another process's.
+    pidfd: Option<OwnedFd>,
+}
+
+impl Reaped {
+    /// A child whose end nobody has waited for yet.
+    pub(super) fn new(child: Child) -> Self {
+        Self { child: Some(child), pidfd: None }
+    }
+}
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(child) = &mut self.child else { return };
+        // Either fails only for a child that has ended.
+        match &self.pidfd {
+            Some(pidfd) => drop(pidfd_send_signal(pidfd, Signal::KILL)),
+            None => drop(child.kill()),
         }
+        // `ECHILD` means that the tracer's wait has reaped it.
+        let _ = child.wait();
     }
 }
 
 /// Starts the VMM. Its pidfd is in `begun` as soon as there is one, so that a start that hangs can be ended.
 pub(super) fn start(mut launch: Launch, output: OwnedFd, begun: &OnceLock<OwnedFd>) -> io::Result<(Child, Spawned)> {
     let device = (launch.tracing == Tracing::Userfaultfds).then(Device::open).transpose()?;
-    let mut child = Reaped(Some(command(&mut launch, output, device.as_ref())?.spawn()?));
-    let Some(running) = &child.0 else { return Err(io::Error::other("the child is here until it is taken")) };
-    let id = i32::try_from(running.id()).map_err(io::Error::other)?;
+    let running = command(&mut launch, output, device.as_ref())?.spawn()?;
+    let id = running.id();
+    let mut child = Reaped::new(running);
+    let id = i32::try_from(id).map_err(io::Error::other)?;
     let pid = rustix::process::Pid::from_raw(id).ok_or_else(|| io::Error::other("a process id is never 0"))?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    child.pidfd = Some(pidfd.try_clone()?);
     // There is one start for each.
     let _ = begun.set(pidfd.try_clone()?);
     let pid = Pid::from_raw(id);
@@ -107,7 +124,7 @@ pub(super) fn start(mut launch: Launch, output: OwnedFd, begun: &OnceLock<OwnedF
     if launch.tracing != Tracing::None {
         inject::detach(pid)?;
     }
-    let child = child.0.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
+    let child = child.child.take().ok_or_else(|| io::Error::other("the child is here until it is taken"))?;
     Ok((child, Spawned { pid, pidfd, uffds }))
 }
 

@@ -211,7 +211,7 @@ fn run(
     let mut child = match started {
         Ok((child, ready)) => {
             if spawned.send(Ok(ready)).is_err() {
-                drop(Reaped(Some(child)));
+                drop(Reaped::new(child));
                 return;
             }
             child
