@@ -40,18 +40,9 @@ impl Guest {
         // Both to their ends: a machine whose saving was cut short could not go on.
         let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
         let (Saved { memory, state }, drive) = (saved?, drive?);
-        // From here on nothing of the guest is read: what remains is to store it, and to make that durable.
+        // From here on nothing stops the guest: what remains is to store what was saved, and to make that durable.
         let stopped_for = stopped.elapsed();
-        if then == Then::GoOn {
-            self.go_on().await?;
-        }
         let held_bytes = memory.held_bytes();
-        self.save_report = Some(SaveReport {
-            stopped_for,
-            frozen_for: began.elapsed(),
-            held_bytes,
-            phases: self.machine.save_phases(),
-        });
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;
@@ -59,7 +50,17 @@ impl Guest {
             pending.seal(drive.finish()?)?;
             Ok::<_, Error>(pending.publish(&metadata)?)
         };
-        let generation = blocking("publish the snapshot", publish).await??;
+        // Before the guest goes on: a guest that writes more than can be held waits until it is stored, and its hooks may
+        // write much before they let its processes go on.
+        let publishing = tokio::task::spawn_blocking(publish);
+        let gone_on = if then == Then::GoOn { self.go_on().await } else { Ok(()) };
+        let frozen_for = began.elapsed();
+        // To its end in any case: the next capture must not meet this one's held pages.
+        let published = publishing.await.map_err(|e| Error::failed("publish the snapshot")(e.into()))?;
+        gone_on?;
+        let generation = published?;
+        let phases = self.machine.save_phases();
+        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, phases });
         self.machine.saved();
         self.hand_on_working_set(site, generation.id());
         match &mut self.lineage {

@@ -9,5 +9,7 @@ mod ends_tests;
 pub(crate) mod events;
 pub(crate) mod handle;
 #[cfg(test)]
+mod keeping_tests;
+#[cfg(test)]
 mod lifecycle_tests;
 pub(crate) mod shutdown;
