@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
-use tokio::task::spawn_blocking;
+use tempfile::TempDir;
 
 use super::initramfs;
 use crate::image::error::ImageError;
@@ -23,7 +23,7 @@ use crate::image::modules::Module;
 use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
-use crate::image::store::Store;
+use crate::image::store::{Store, blocking};
 use crate::image::{ext4, tools};
 
 /// Which files of the previous image will do.
@@ -84,16 +84,14 @@ impl Build {
         data_dir: &Path,
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Image, ImageError> {
-        let staged = store.stage()?;
+        let (plan, previous) = (self.plan, self.previous.clone());
+        let (store, staged) = blocking(data_dir, move || {
+            let staged = stage(&store, plan, previous.as_ref())?;
+            Ok((store, staged))
+        })
+        .await?;
         let staging = staged.path().to_owned();
-        let scratch = staging.join("scratch");
-        fs::create_dir(&scratch).map_err(ImageError::io("create", &scratch))?;
-        for file in FILES {
-            if let (Some(previous), Origin::Reuse) = (&self.previous, self.plan.origin(file)) {
-                fs::hard_link(previous.directory.join(file), staging.join(file))
-                    .map_err(ImageError::io("link", &staging.join(file)))?;
-            }
-        }
+        let scratch = staging.join(SCRATCH);
         if self.plan.drive == Origin::Make {
             progress(&Step::Drive);
             tools::require(&["mke2fs"])?;
@@ -101,7 +99,10 @@ impl Build {
             ext4::write_drive(&scratch, &image, builder.drive_size_bytes).await?;
         }
         let origins = match &self.previous {
-            Some(previous) if self.plan.base == Origin::Reuse => Origins::of(previous)?,
+            Some(previous) if self.plan.base == Origin::Reuse => {
+                let previous = previous.clone();
+                blocking(data_dir, move || Origins::of(&previous)).await?
+            }
             _ => Origins::make(&builder.recipe, &staging, &scratch, progress).await?,
         };
         if self.plan.initramfs == Origin::Make {
@@ -123,10 +124,10 @@ impl Build {
                 (Some(previous), Origin::Make) => Some(previous.digest()),
                 _ => None,
             };
-            store.publish(staged, replaced.as_deref())
+            store.publish(staged, replaced.as_deref())?;
+            Image::open(&kept, &name)
         })
-        .await?;
-        Image::open(&kept, &name)
+        .await
     }
 
     fn manifest(&self, builder: &ImageBuilder, origins: Origins, staging: &Path) -> Result<Manifest, ImageError> {
@@ -177,21 +178,36 @@ impl Origins {
             return Err(ImageError::NotRoot);
         }
         tools::require(&["mke2fs", "dpkg-deb", "dpkg-query"])?;
-        check_space(staging)?;
+        let measured = staging.to_owned();
+        blocking(staging, move || check_space(&measured)).await?;
         progress(&Step::Bootstrapping { suite: recipe.suite.clone() });
         let rootfs = recipe.bootstrap(scratch, progress).await?;
         progress(&Step::Kernel);
         let kernel = Kernel::unpack(&rootfs.kernel_packages, scratch).await?;
-        fs::copy(&kernel.vmlinuz, staging.join(KERNEL)).map_err(ImageError::io("copy", &kernel.vmlinuz))?;
+        let kept = staging.join(KERNEL);
+        let (release, modules) = blocking(staging, move || {
+            fs::copy(&kernel.vmlinuz, kept).map_err(ImageError::io("copy", &kernel.vmlinuz))?;
+            Ok((kernel.release.clone(), kernel.modules()?))
+        })
+        .await?;
         progress(&Step::Base);
         ext4::write_base(&rootfs.root, &staging.join(BASE)).await?;
-        Ok(Self {
-            recipe_sha256: recipe.digest(),
-            kernel_release: kernel.release.clone(),
-            packages: rootfs.packages,
-            modules: kernel.modules()?,
-        })
+        Ok(Self { recipe_sha256: recipe.digest(), kernel_release: release, packages: rootfs.packages, modules })
     }
+}
+
+/// A directory with a place for scratch, and links to what is reused of the image before.
+fn stage(store: &Store, plan: Plan, previous: Option<&Image>) -> Result<TempDir, ImageError> {
+    let staged = store.stage()?;
+    let scratch = staged.path().join(SCRATCH);
+    fs::create_dir(&scratch).map_err(ImageError::io("create", &scratch))?;
+    for file in FILES {
+        if let (Some(previous), Origin::Reuse) = (previous, plan.origin(file)) {
+            let link = staged.path().join(file);
+            fs::hard_link(previous.directory.join(file), &link).map_err(ImageError::io("link", &link))?;
+        }
+    }
+    Ok(staged)
 }
 
 fn check_space(staging: &Path) -> Result<(), ImageError> {
@@ -203,15 +219,6 @@ fn check_space(staging: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-pub(super) async fn blocking<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
-) -> Result<T, ImageError> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(ImageError::io("finish", path)(error.into())),
-    }
-}
-
+const SCRATCH: &str = "scratch";
 /// The tree, its packages, the kernel's, and the base image, all at once, with room to spare.
 const SPACE_BYTES: u64 = 1536 << 20;

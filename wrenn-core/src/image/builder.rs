@@ -4,7 +4,7 @@ use crate::image::settings::ImageBuilder;
 use crate::image::settings::setting;
 use std::path::{Path, PathBuf};
 
-use crate::image::build::{Build, Origin, Plan, blocking};
+use crate::image::build::{Build, Origin, Plan};
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
@@ -12,7 +12,7 @@ use crate::image::manifest::Manifest;
 use crate::image::name::Name;
 use crate::image::rootfs::Recipe;
 use crate::image::step::Step;
-use crate::image::store::Store;
+use crate::image::store::{Store, blocking};
 
 impl Image {
     /// Describes an image to [`build`](ImageBuilder::build).
@@ -66,7 +66,8 @@ impl ImageBuilder {
         };
         let init = blocking(&agent.clone(), move || Init::read(&agent)).await?;
         let store = Store::lock(data_dir, &name, &mut progress).await?;
-        let previous = match Image::open(data_dir, &self.name) {
+        let (directory, image) = (data_dir.to_owned(), self.name.clone());
+        let previous = match blocking(data_dir, move || Image::open(&directory, &image)).await {
             Ok(image) => Some(image),
             Err(ImageError::NotFound { .. }) => None,
             Err(error) => return Err(error),
@@ -100,7 +101,8 @@ pub(super) async fn refresh(image: &Image, agent: PathBuf) -> Result<Image, Imag
     let init = blocking(&agent.clone(), move || Init::read(&agent)).await?;
     let store = Store::lock(&image.data_dir, &image.name, &mut |_: &Step| {}).await?;
     // It may have been replaced, even by the same refresh, while this one waited.
-    let image = Image::open(&image.data_dir, image.name.as_str())?;
+    let (directory, name) = (image.data_dir.clone(), image.name.clone());
+    let image = blocking(&image.directory, move || Image::open(&directory, name.as_str())).await?;
     if init.sha256 == image.manifest.agent_sha256 {
         return Ok(image);
     }

@@ -7,11 +7,13 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::image::error::ImageError;
+use crate::image::store::blocking;
 use crate::image::tools::Tool;
 
 /// Writes the tree under `root` to `image`, as tight as an estimate of its size allows.
 pub(super) async fn write_base(root: &Path, image: &Path) -> Result<(), ImageError> {
-    let usage = Usage::of(root).map_err(ImageError::io("measure", root))?;
+    let tree = root.to_owned();
+    let usage = blocking(root, move || Usage::of(&tree).map_err(ImageError::io("measure", &tree))).await?;
     let format = Format {
         options: "num_backup_sb=0,root_owner=0:0",
         features: FEATURES,

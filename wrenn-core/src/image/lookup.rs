@@ -28,23 +28,42 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotFound`] when it is not kept any more.
+    /// [`ImageError::NotFound`] when it is not kept any more. An image that cannot be read is passed over, and is the error
+    /// when no other one has the base.
     pub fn base_of_digest(data_dir: &Path, name: &str, base_digest: &str) -> Result<PathBuf, ImageError> {
         let name = Name::parse(name)?;
         let former = format!("{}@", name.as_str());
+        let mut unreadable = None;
         for candidate in directories(data_dir)? {
             if candidate != name.as_str() && !candidate.starts_with(&former) {
                 continue;
             }
             let directory = store::images(data_dir).join(&candidate);
-            let manifest = Manifest::read(&directory.join(MANIFEST))?;
-            if manifest.files.get(BASE).is_some_and(|base| base.sha256 == base_digest) {
-                return Ok(directory.join(BASE));
+            match has_base(&directory, base_digest) {
+                Ok(true) => return Ok(directory.join(BASE)),
+                Ok(false) => {}
+                // Perhaps another one has it: one that somebody began to remove stops nobody.
+                Err(error) => {
+                    let (cause, image) = (&error as &dyn std::error::Error, directory.display());
+                    tracing::warn!(error = cause, %image, "an image that cannot be read is passed over");
+                    unreadable = unreadable.or(Some(error));
+                }
             }
         }
         let name = format!("{} with the base {base_digest}", name.as_str());
-        Err(ImageError::NotFound { name, images: store::images(data_dir) })
+        Err(unreadable.unwrap_or_else(|| ImageError::NotFound { name, images: store::images(data_dir) }))
     }
+}
+
+/// Whether the image in `directory` has the base with this digest.
+fn has_base(directory: &Path, base_digest: &str) -> Result<bool, ImageError> {
+    let manifest = Manifest::read(&directory.join(MANIFEST))?;
+    if manifest.files.get(BASE).is_none_or(|base| base.sha256 != base_digest) {
+        return Ok(false);
+    }
+    let path = directory.join(BASE);
+    path.metadata().map_err(ImageError::io("open", &path))?;
+    Ok(true)
 }
 
 fn directories(data_dir: &Path) -> Result<Vec<String>, ImageError> {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::TempDir;
+use tokio::task::spawn_blocking;
 
 use crate::image::error::ImageError;
 use crate::image::manifest::{FILES, MANIFEST};
@@ -39,9 +40,13 @@ impl Store {
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Self, ImageError> {
         let images = images(data_dir);
-        fs::create_dir_all(&images).map_err(ImageError::io("create", &images))?;
         let path = images.join(format!(".lock-{}", name.as_str()));
-        let lock = File::create(&path).map_err(ImageError::io("create", &path))?;
+        let (made, opened) = (images.clone(), path.clone());
+        let lock = blocking(&path, move || {
+            fs::create_dir_all(&made).map_err(ImageError::io("create", &made))?;
+            File::create(&opened).map_err(ImageError::io("create", &opened))
+        })
+        .await?;
         let mut told = false;
         loop {
             match lock.try_lock() {
@@ -57,7 +62,7 @@ impl Store {
         Ok(Self { images, name: name.clone(), _lock: lock })
     }
 
-    /// A private directory for an image in the making, removed on drop. What a killed build left goes first.
+    /// A private directory for an image in the making, removed on drop. What a killed build left goes first. Blocks.
     pub(super) fn stage(&self) -> Result<TempDir, ImageError> {
         let prefix = format!(".tmp-{}@", self.name.as_str());
         let io = || ImageError::io("prepare", &self.images);
@@ -93,7 +98,7 @@ impl Store {
 
     /// Links the files of `path` into `kept`. Links, so that there is no moment without the image.
     fn keep(&self, path: &Path, kept: &Path) -> io::Result<()> {
-        if kept.exists() {
+        if FILES.into_iter().chain([MANIFEST]).all(|name| kept.join(name).exists()) {
             return Ok(());
         }
         let prefix = format!(".tmp-{}@", self.name.as_str());
@@ -103,7 +108,10 @@ impl Store {
         }
         fs::set_permissions(staged.path(), Permissions::from_mode(0o755))?;
         sync(staged.path())?;
-        fs::rename(staged.path(), kept)
+        // One that lacks files is what somebody began to remove: it goes with the staging directory, whose name it gets.
+        let flags = if kept.exists() { RenameFlags::RENAME_EXCHANGE } else { RenameFlags::RENAME_NOREPLACE };
+        renameat2(AT_FDCWD, staged.path(), AT_FDCWD, kept, flags)?;
+        Ok(())
     }
 }
 
@@ -133,5 +141,43 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// Does work that blocks, off the runtime's threads. `path` is what it works on.
+pub(super) async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ImageError::io("finish", path)(error.into())),
+    }
+}
+
 const LOCK_POLL: Duration = Duration::from_millis(200);
 const KEPT_DIGITS: usize = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_kept_is_whole_even_where_somebody_began_to_remove_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = Name::parse("base").unwrap();
+        let store = Store::lock(dir.path(), &name, &mut |_: &Step| {}).await.unwrap();
+        let image = images(dir.path()).join("base");
+        fs::create_dir(&image).unwrap();
+        for file in FILES.into_iter().chain([MANIFEST]) {
+            fs::write(image.join(file), file).unwrap();
+        }
+        let kept = images(dir.path()).join("base@0123456789ab");
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join(FILES[0]), "old").unwrap();
+        for _ in 0..2 {
+            store.keep(&image, &kept).unwrap();
+            for file in FILES.into_iter().chain([MANIFEST]) {
+                assert_eq!(fs::read_to_string(kept.join(file)).unwrap(), file);
+            }
+        }
+        assert_eq!(fs::read_dir(images(dir.path())).unwrap().count(), 3, "the lock and the two images");
+    }
+}
