@@ -3,41 +3,89 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wrenn_snapshot::{Generation, Space};
 
 use crate::error::{Error, Result};
 use crate::runtime::blocking;
 use crate::site::Site;
 
-/// Opens the file, making it first if nobody has. It is beside the files of its generation, and gone with them.
+/// Opens the file, making it first if nobody has. One makes it, whichever program asks, and others wait until it is there.
+/// It is beside the files of its generation, and gone with them.
 ///
 /// Each page is checked once, when the file is made; from then on it is the page cache's.
+///
+/// # Cancel-Safety
+/// A file that has been begun is finished, for the next who asks.
 pub(crate) async fn memory(site: &Arc<Site>, generation: &Generation) -> Result<File> {
-    let (generation, directory) = (generation.clone(), site.store.root().join(generation.id().to_string()));
-    blocking("write the memory of all clones", move || open_or_make(&generation, &directory)).await?
+    let path = site.store.root().join(generation.id().to_string()).join(NAME);
+    let deadline = Instant::now() + PATIENCE;
+    // Those who wait do so without a thread: there may be many of them, and few threads.
+    loop {
+        let (generation, path) = (generation.clone(), path.clone());
+        let made = blocking("write the memory of all clones", move || open_or_make(&generation, path)).await??;
+        if let Some(file) = made {
+            return Ok(file);
+        }
+        if Instant::now() >= deadline {
+            let text = format!("somebody else has been writing it for {} s", PATIENCE.as_secs());
+            return Err(Error::failed("write the memory of all clones")(text.into()));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
-fn open_or_make(generation: &Generation, directory: &Path) -> Result<File> {
-    let path = directory.join(NAME);
-    match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        opened => return opened.map_err(Error::io("open", &path)),
+/// The file; `None` while somebody else makes it.
+fn open_or_make(generation: &Generation, path: PathBuf) -> Result<Option<File>> {
+    let write = |file: &File| {
+        generation.reader(Space::Memory)?.copy_into(file, &path)?;
+        // The VMM runs as another user, and maps it privately.
+        let readable = file.set_permissions(Permissions::from_mode(0o444));
+        readable.map_err(wrenn_snapshot::Error::of_source)
+    };
+    match generation.sidecar(NAME)?.make(Duration::ZERO, write) {
+        Ok(file) => Ok(Some(file)),
+        Err(wrenn_snapshot::Error::Io { source, .. }) if source.kind() == io::ErrorKind::TimedOut => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    let temporary = tempfile::NamedTempFile::new_in(directory).map_err(Error::io("write", &path))?;
-    generation.reader(Space::Memory)?.copy_into(temporary.as_file(), &path)?;
-    // The VMM runs as another user, and maps it privately.
-    let finished = temporary.as_file().set_permissions(Permissions::from_mode(0o444));
-    // Durable before it has its name: a file with a name is whole.
-    finished.and_then(|()| temporary.as_file().sync_all()).map_err(Error::io("write", &path))?;
-    match temporary.persist_noclobber(&path) {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::io("write", &path)(error.error)),
-    }
-    File::open(&path).map_err(Error::io("open", &path))
 }
 
 const NAME: &str = "flat-memory";
+/// The largest memory is 64 GiB, which a disk of 100 MB/s takes eleven minutes to write.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+const POLL: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageRange};
+
+    use super::*;
+
+    #[test]
+    fn one_makes_the_file_and_others_wait_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let mut pending = store.begin(None).unwrap();
+        pending.write_dirty(Space::Memory, &[7; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
+        let generation = pending.publish(b"").unwrap();
+        let path = store.root().join(generation.id().to_string()).join(NAME);
+        let made = || open_or_make(&generation, path.clone()).unwrap();
+
+        // Somebody else makes it.
+        let part = File::create(path.with_file_name(format!("{NAME}.part"))).unwrap();
+        part.lock().unwrap();
+        assert!(made().is_none() && !path.exists(), "a second maker");
+        drop(part);
+        let first = made().unwrap().metadata().unwrap();
+        let second = made().unwrap().metadata().unwrap();
+        assert_eq!((first.ino(), first.len()), (second.ino(), PAGE_BYTES as u64));
+        assert_eq!(first.mode() & 0o777, 0o444);
+        assert_eq!(std::fs::read(&path).unwrap(), [7; PAGE_BYTES]);
+    }
+}

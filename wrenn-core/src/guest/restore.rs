@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wrenn_envd::{GuestEventKind, InitRequest};
-use wrenn_snapshot::Generation;
+use wrenn_snapshot::{Generation, GenerationId, WorkingSet};
 
 use crate::agent::client::AgentClient;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::guest::manifest::Manifest;
 use crate::guest::{Guest, drive, flat, working_set};
 use crate::id::{SandboxId, TemplateName};
 use crate::image::Image;
+use crate::runtime::blocking;
 use crate::site::Site;
 use crate::site::step::Step;
 use crate::vmm::identity::Identity;
@@ -37,14 +38,21 @@ impl Guest {
     /// Makes a guest of a generation: lazily, and as somebody new.
     pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal) -> Result<Self> {
         let step = |step| site.observer.at(step);
-        let mut manifest = Manifest::of(&from)?;
-        manifest.check_restorable(site)?;
+        let (here, generation) = (Arc::clone(site), from.clone());
+        let mut manifest = blocking("read the snapshot", move || {
+            let manifest = Manifest::of(&generation)?;
+            manifest.check_restorable(&here)?;
+            Ok::<_, Error>(manifest)
+        })
+        .await??;
         step(Step::Slot)?;
         let network = site.vmm.network().await?;
-        let base = Image::base_of_digest(site.data.path(), &manifest.image, &manifest.base_digest)?;
-        let drive = drive::create(site)?;
+        let (here, image, digest) = (Arc::clone(site), manifest.image.clone(), manifest.base_digest.clone());
+        let id = from.id();
+        let Files { base, drive, working_set } =
+            blocking("open the guest's files", move || Files::open(&here, &image, &digest, id)).await??;
         let parts = Parts {
-            base: File::open(&base).map_err(Error::io("open", &base))?,
+            base,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
             plug: network.plug,
             identity: Identity::reserve()?,
@@ -54,10 +62,7 @@ impl Guest {
         let restore = Restore {
             generation: from.clone(),
             paging: site.paging,
-            working_set: match site.paging {
-                Paging::Lazy | Paging::Populate => working_set::of(site, from.id()),
-                Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
-            },
+            working_set,
             flat: match site.paging {
                 Paging::Mapped => Some(flat::memory(site, &from).await?),
                 Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
@@ -104,6 +109,26 @@ impl Guest {
         self.agent.init_within(&init, RENEW_TIMEOUT).await.map_err(Error::agent("renew its guest"))?;
         self.agent.set_token(token);
         Ok(())
+    }
+}
+
+/// What a restore opens of the data directory.
+struct Files {
+    base: File,
+    drive: File,
+    working_set: Option<WorkingSet>,
+}
+
+impl Files {
+    /// Blocks.
+    fn open(site: &Arc<Site>, image: &str, base_digest: &str, from: GenerationId) -> Result<Self> {
+        let base = Image::base_of_digest(site.data.path(), image, base_digest)?;
+        let working_set = match site.paging {
+            Paging::Lazy | Paging::Populate => working_set::of(site, from),
+            Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
+        };
+        let base = File::open(&base).map_err(Error::io("open", &base))?;
+        Ok(Self { base, drive: drive::create(site)?, working_set })
     }
 }
 
