@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use wrenn_core::{Host, Sandbox};
+use wrenn_core::{Host, Sandbox, SandboxFilter};
 
 const LABEL: &str = "example";
 
@@ -17,11 +17,11 @@ const LABEL: &str = "example";
 async fn main() -> anyhow::Result<()> {
     let host = Host::builder().open().await?;
 
-    let earlier = host.sandboxes()?.into_iter().find(|info| info.labels.get(LABEL).is_some_and(|v| v == "counter"));
+    let earlier = host.sandboxes(&SandboxFilter::new().label(LABEL, "counter")).await?.into_iter().next();
     let sandbox = match earlier {
         Some(info) => {
             let began = Instant::now();
-            let sandbox = host.paused(&info.id)?.resume().await?;
+            let sandbox = host.paused(&info.id).await?.resume().await?;
             println!("resumed {} in {:?}", info.id, began.elapsed());
             sandbox
         }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+
+use crate::clock::{as_some_unix_ms, as_unix_ms, time_of};
 use crate::id::{SandboxId, TemplateName};
 
 /// What of a sandbox does not change, and survives its pauses.
@@ -13,9 +16,13 @@ pub(crate) struct Fixed {
     pub(crate) template: TemplateName,
     pub(crate) vcpus: u32,
     pub(crate) memory_mib: u32,
+    #[serde(default)]
     pub(crate) envs: BTreeMap<String, String>,
+    #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
     pub(crate) lifetime: Option<Lifetime>,
+    #[serde(default)]
     pub(crate) created_at_ms: u64,
 }
 
@@ -57,7 +64,8 @@ pub enum OnExpiry {
 }
 
 /// Where a sandbox is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SandboxState {
     /// Its machine runs, here or in another program.
@@ -82,7 +90,16 @@ impl fmt::Display for SandboxState {
 }
 
 /// A sandbox as [`Host::sandboxes`](crate::Host::sandboxes) lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// It serializes as an object of these fields; its times become `created_at_ms`, `paused_at_ms` and `expires_at_ms`,
+/// milliseconds since 1970.
+///
+/// ```
+/// fn line(info: &wrenn_core::SandboxInfo) -> String {
+///     format!("{} is {}, of {}, with {} MiB", info.id, info.state, info.template, info.memory_mib)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SandboxInfo {
     /// Its identity, and its host name.
@@ -97,10 +114,17 @@ pub struct SandboxInfo {
     pub memory_mib: u32,
     /// What its creator noted.
     pub labels: BTreeMap<String, String>,
-    /// When it was created, in milliseconds since 1970.
-    pub created_at_ms: u64,
+    /// When it was created.
+    #[serde(rename = "created_at_ms", serialize_with = "as_unix_ms")]
+    pub created_at: SystemTime,
+    /// When it was last paused; `None` for one that runs in this program, and is told by that alone.
+    #[serde(rename = "paused_at_ms", serialize_with = "as_some_unix_ms")]
+    pub paused_at: Option<SystemTime>,
     /// When its time is over, if it runs here and that is to come. With [`TtlFrom::LastUse`]: unless it is used.
+    #[serde(rename = "expires_at_ms", serialize_with = "as_some_unix_ms")]
     pub expires_at: Option<SystemTime>,
+    /// What its last pause stored, in bytes; earlier pauses keep the rest. `None` where `paused_at` is.
+    pub stored_bytes: Option<u64>,
 }
 
 impl Fixed {
@@ -112,8 +136,10 @@ impl Fixed {
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
             labels: self.labels.clone(),
-            created_at_ms: self.created_at_ms,
+            created_at: time_of(self.created_at_ms),
+            paused_at: None,
             expires_at: None,
+            stored_bytes: None,
         }
     }
 }

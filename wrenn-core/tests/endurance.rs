@@ -4,7 +4,7 @@
 mod common;
 
 use common::run;
-use wrenn_core::{Error, Host, Paging, Sandbox, SandboxId, SandboxState};
+use wrenn_core::{Error, Host, Paging, Sandbox, SandboxFilter, SandboxId, SandboxState};
 
 /// A process with data in memory, a tmpfs file, an open file and a listening socket. It answers each connection with all
 /// of them, and a count that only its memory has.
@@ -85,14 +85,14 @@ async fn a_paused_sandbox_survives_the_program_that_made_it() {
     let id: SandboxId = id.parse().unwrap();
 
     let host = common::host().await;
-    let listed = host.sandboxes().unwrap().into_iter().find(|info| info.id == id).unwrap();
+    let listed = host.sandboxes(&SandboxFilter::new()).await.unwrap().into_iter().find(|info| info.id == id).unwrap();
     assert_eq!(listed.state, SandboxState::Paused);
-    let sandbox = host.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(&id).await.unwrap().resume().await.unwrap();
     let after = run(&sandbox, ASK).await;
     assert!(after.starts_with("2 "), "{after}");
     assert_eq!(identity(&after), identity(before));
     sandbox.kill().await.unwrap();
-    assert!(matches!(host.paused(&id), Err(Error::NotFound { .. })));
+    assert!(matches!(host.paused(&id).await, Err(Error::NotFound { .. })));
 }
 
 /// Each round writes, zeroes, truncates and rewrites; the model is what `sha256sum` said before the pause.
@@ -152,7 +152,7 @@ async fn a_pause_stores_what_was_written_and_a_resume_reads_what_is_touched() {
     println!("{report:?}; the second pause stored {} KiB", paused.stored_bytes() / 1024);
     assert!(paused.stored_bytes() > 1 << 20, "{}", paused.stored_bytes());
     assert!(paused.stored_bytes() < 8 << 20, "{}", paused.stored_bytes());
-    paused.delete().unwrap();
+    paused.delete().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +172,7 @@ async fn where_pages_cannot_be_served_they_are_copied_and_compared() {
     assert!((1 << 20..8 << 20).contains(&paused.stored_bytes()), "{}", paused.stored_bytes());
     // The next host serves pages, and finds the same memory.
     let lazily = Host::builder().paging(Paging::Lazy).open().await.unwrap();
-    let sandbox = lazily.paused(paused.id()).unwrap().resume().await.unwrap();
+    let sandbox = lazily.paused(paused.id()).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "md5sum < /dev/shm/written").await, sum);
     assert_eq!(identity(&run(&sandbox, ASK).await), before);
     sandbox.kill().await.unwrap();
@@ -190,7 +190,7 @@ async fn a_pause_that_is_older_than_a_crash_is_what_a_crash_falls_back_to() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(vmm), nix::sys::signal::Signal::SIGKILL).unwrap();
     assert!(sandbox.exec("true").await.is_err());
     let again: Host = host.clone();
-    let sandbox = again.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = again.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "cat state").await, "old");
     sandbox.kill().await.unwrap();
 }

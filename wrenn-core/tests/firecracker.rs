@@ -100,7 +100,7 @@ async fn four_forks_run_at_once_and_a_template_is_made_of_one() {
     let warm = Sandbox::create(&host, &name).await.unwrap();
     assert_eq!(run(&warm, "cat who").await, "child 2");
     warm.kill().await.unwrap();
-    host.remove_template(&name).unwrap();
+    host.remove_template(&name).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn memory_that_is_copied_at_once_is_the_same_and_is_tracked() {
     let sum = run(&sandbox, SUM).await;
     let id = sandbox.pause().await.unwrap().id().clone();
     let eager = with(|host| host.paging(Paging::Eager)).await;
-    let sandbox = eager.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = eager.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, SUM).await, sum);
     assert_eq!(sandbox.restore_report().await.unwrap().paging, Paging::Eager);
     run(&sandbox, CHANGE).await;
@@ -162,7 +162,7 @@ async fn a_vmm_that_is_killed_at_any_step_fails_that_step_and_leaves_nothing() {
                 Ok(())
             })
         });
-        let error = killer.await.paused(paused.id()).unwrap().resume().await.unwrap_err();
+        let error = killer.await.paused(paused.id()).await.unwrap().resume().await.unwrap_err();
         assert!(matches!(error, Error::VmEnded { .. }), "{at}: {error:?}");
         assert!(error.to_string().contains("signal: 9"), "{at}: {error}");
         assert_nothing_left(&host).await;
@@ -173,7 +173,7 @@ async fn a_vmm_that_is_killed_at_any_step_fails_that_step_and_leaves_nothing() {
     assert!(matches!(error, Error::VmEnded { .. } | Error::InvalidState { .. }), "{error:?}");
     assert_nothing_left(&host).await;
     // The pause is none the worse for it.
-    let sandbox = host.paused(paused.id()).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(paused.id()).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "echo well").await, "well");
     sandbox.kill().await.unwrap();
 }
@@ -190,12 +190,12 @@ async fn a_vmm_that_hangs_is_killed_after_a_bound() {
             Ok(())
         })
     });
-    let error = hanging.await.paused(paused.id()).unwrap().resume().await.unwrap_err();
+    let error = hanging.await.paused(paused.id()).await.unwrap().resume().await.unwrap_err();
     assert!(matches!(error, Error::VmEnded { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("killed, since Firecracker did not answer PATCH /vm within 30s"), "{text}");
     assert_nothing_left(&host).await;
-    paused.delete().unwrap();
+    paused.delete().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,10 +242,10 @@ async fn a_jail_has_the_machines_own_files_and_goes_with_it() {
     if let Some(name) = cgroup {
         assert!(!Path::new("/sys/fs/cgroup/wrenn").join(&name).exists(), "{name} is left");
     }
-    let sandbox = host.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, SUM).await, sum);
     let id = sandbox.pause().await.unwrap().id().clone();
-    let sandbox = jailed.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = jailed.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, SUM).await, sum);
     sandbox.kill().await.unwrap();
     assert_nothing_left(&host).await;
@@ -356,7 +356,7 @@ async fn a_snapshot_that_cannot_be_right_is_refused_by_name() {
     std::fs::write(&newer, script).unwrap();
     std::fs::set_permissions(&newer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let other = with(|host| host.firecracker(&newer)).await;
-    let error = other.paused(paused.id()).unwrap().resume().await.unwrap_err();
+    let error = other.paused(paused.id()).await.unwrap().resume().await.unwrap_err();
     assert!(error.to_string().contains("firecracker 1.99.0"), "{error}");
 
     let refused = on_another_processor(paused.id());
@@ -365,20 +365,20 @@ async fn a_snapshot_that_cannot_be_right_is_refused_by_name() {
     let files = generation_files(&host, &paused);
     let state = files.iter().find(|path| path.to_string_lossy().contains("state")).unwrap();
     flip_a_bit(state);
-    let error = host.paused(paused.id()).unwrap().resume().await.unwrap_err();
+    let error = host.paused(paused.id()).await.unwrap().resume().await.unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
     flip_a_bit(state);
 
     let memory = files.iter().find(|path| path.to_string_lossy().contains("memory")).unwrap();
     let aside = memory.with_extension("aside");
     std::fs::rename(memory, &aside).unwrap();
-    let error = host.paused(paused.id()).unwrap().resume().await.unwrap_err();
+    let error = host.paused(paused.id()).await.unwrap().resume().await.unwrap_err();
     let text = format!("{error}: {:?}", std::error::Error::source(&error));
     assert!(text.contains(memory.file_name().unwrap().to_str().unwrap()), "{text}");
     assert!(own_firecrackers().is_empty());
     std::fs::rename(&aside, memory).unwrap();
 
-    let sandbox = host.paused(paused.id()).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(paused.id()).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "echo whole").await, "whole");
     sandbox.kill().await.unwrap();
 }
@@ -388,7 +388,7 @@ async fn a_snapshot_that_cannot_be_right_is_refused_by_name() {
 async fn program_on_another_processor() {
     let Ok(id) = std::env::var("WRENN_TEST_RESUME") else { return };
     let id: SandboxId = id.parse().unwrap();
-    let error = with(|host| host).await.paused(&id).unwrap().resume().await.unwrap_err();
+    let error = with(|host| host).await.paused(&id).await.unwrap().resume().await.unwrap_err();
     println!("refused: {error}");
 }
 

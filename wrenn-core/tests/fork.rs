@@ -165,7 +165,7 @@ async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
     assert!(matches!(locked, Err(Error::InvalidInput { .. })), "{locked:?}");
 
     // Sandboxes outlive the name that they came from.
-    host.remove_template(&name).unwrap();
+    host.remove_template(&name).await.unwrap();
     assert!(matches!(Sandbox::create(&host, &name).await, Err(Error::NotFound { .. })));
     let second = second.pause().await.unwrap().resume().await.unwrap();
     assert_eq!(run(&second, "cat cache").await, "warm");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::run;
 use tokio::sync::Mutex;
-use wrenn_core::{Error, Host, Sandbox, Step};
+use wrenn_core::{Error, Host, Sandbox, SandboxFilter, Step};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
@@ -127,13 +127,13 @@ async fn kill_pause_drop_and_cancel_leave_nothing() {
         while paused.resume().await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        while common::own_vmms().len() > 1 || host.sandboxes().unwrap().len() > 1 {
+        while common::own_vmms().len() > 1 || host.sandboxes(&SandboxFilter::new()).await.unwrap().len() > 1 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // The handle from the loop was dropped at once, so the sandbox is on its way back to its pause.
         let deleted = async {
             loop {
-                match paused.clone().delete() {
+                match paused.clone().delete().await {
                     Ok(()) => break,
                     Err(Error::InvalidState { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
                     Err(error) => panic!("{error:?}"),
@@ -141,7 +141,7 @@ async fn kill_pause_drop_and_cancel_leave_nothing() {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), deleted).await.unwrap();
-        host.collect_garbage().unwrap();
+        host.collect_garbage().await.unwrap();
         assert_eq!(Holdings::settled(dir.path(), &empty).await, empty, "round {round}");
     }
 
@@ -214,9 +214,10 @@ async fn kill_9_of_the_program_takes_its_vms_along_and_keeps_its_pauses() {
     let left: Vec<_> = common::files(dir.path()).into_iter().filter(half_written).collect();
     assert!(left.is_empty(), "{left:?}");
     let id = words[0].parse().unwrap();
-    let sandbox = host.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "cat state").await, "paused");
     sandbox.kill().await.unwrap();
+    host.collect_garbage().await.unwrap();
     let generations = std::fs::read_dir(dir.path().join("generations")).unwrap().count();
     assert_eq!(generations, 1, "the booted template's alone");
 }

@@ -191,13 +191,13 @@ impl Walk {
                 format!("rollback to {name} as branch {}", self.branches.len() - 1)
             }
             Op::Collect => {
-                self.host.collect_garbage().unwrap();
+                self.host.collect_garbage().await.unwrap();
                 "collect".to_owned()
             }
             Op::Kill if self.branches.len() > 1 => {
                 match self.branches.remove(at).place {
                     Place::Running(sandbox) => sandbox.kill().await.unwrap(),
-                    Place::Paused(paused) => paused.delete().unwrap(),
+                    Place::Paused(paused) => paused.delete().await.unwrap(),
                 }
                 format!("kill branch {at}")
             }
@@ -339,6 +339,6 @@ async fn a_random_life_loses_no_byte() {
         }
     }
     for (name, _) in walk.snapshots {
-        walk.host.remove_template(&name).unwrap();
+        walk.host.remove_template(&name).await.unwrap();
     }
 }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::mount::Mount;
 use common::run;
-use wrenn_core::{Driver, Error, Event, Exit, Host, OnExpiry, Paging, Sandbox, SandboxState, Signal, Step};
+use wrenn_core::{
+    Driver, Error, Event, Exit, Host, OnExpiry, Paging, Sandbox, SandboxFilter, SandboxState, Signal, Step,
+};
 
 /// The whole chain of causes, as a program prints it.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -167,7 +169,7 @@ async fn a_full_disk_fails_the_pause_and_the_sandbox_goes_on() {
     std::fs::remove_file(ballast).unwrap();
     let sum = run(&sandbox, "md5sum < /dev/shm/big").await;
     sandbox.pause().await.unwrap();
-    let sandbox = host.paused(&id).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(&id).await.unwrap().resume().await.unwrap();
     assert_eq!(run(&sandbox, "cat state; md5sum < /dev/shm/big").await, format!("second\n{sum}"));
 
     // Where there is room for the memory and not for the drive, both are given up, and the guest goes on.
@@ -267,7 +269,7 @@ async fn a_page_that_is_damaged_on_disk_never_reaches_the_guest() {
     let error = sandbox.exec("md5sum < /dev/shm/x").await.unwrap_err();
     let Error::VmEnded { exit, .. } = &error else { panic!("{error:?}") };
     assert!(exit.contains("its memory could not be read"), "{exit}");
-    paused.delete().unwrap();
+    paused.delete().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,7 +386,7 @@ async fn a_child_streams_takes_input_and_signals() {
     let mut child = sandbox.command("sleep").arg("600").spawn().await.unwrap();
     let paused = sandbox.pause().await.unwrap();
     assert!(matches!(child.next_event().await, Err(Error::InvalidState { state: SandboxState::Paused, .. })));
-    paused.delete().unwrap();
+    paused.delete().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,11 +406,11 @@ async fn one_of_two_resumes_wins_and_the_other_is_refused() {
     let (host, sandbox) = common::sandbox().await;
     let paused = sandbox.pause().await.unwrap();
     assert!(matches!(sandbox.pause().await, Err(Error::InvalidState { state: SandboxState::Paused, .. })));
-    let other = host.paused(sandbox.id()).unwrap();
+    let other = host.paused(sandbox.id()).await.unwrap();
     let (one, two) = tokio::join!(paused.resume(), other.resume());
     let (winner, loser) = if one.is_ok() { (one, two) } else { (two, one) };
     assert!(matches!(loser, Err(Error::InvalidState { .. })), "{loser:?}");
-    assert!(matches!(paused.clone().delete(), Err(Error::InvalidState { .. })));
+    assert!(matches!(paused.clone().delete().await, Err(Error::InvalidState { .. })));
     winner.unwrap().kill().await.unwrap();
     assert!(matches!(paused.resume().await, Err(Error::NotFound { .. })));
 }
@@ -426,9 +428,10 @@ async fn a_time_to_live_kills_or_pauses_and_the_environment_stays() {
     assert_eq!(run(&kept, "echo $COLOUR").await, "green");
     let error = kept.exec("sleep 60").await.unwrap_err();
     assert!(matches!(error, Error::InvalidState { state: SandboxState::Paused, .. }), "{error:?}");
-    let info = host.sandboxes().unwrap().into_iter().find(|info| info.id == *kept.id()).unwrap();
+    let info =
+        host.sandboxes(&SandboxFilter::new()).await.unwrap().into_iter().find(|info| info.id == *kept.id()).unwrap();
     assert_eq!((info.state, info.labels["who"].as_str()), (SandboxState::Paused, "test"));
-    let again = host.paused(kept.id()).unwrap().resume().await.unwrap();
+    let again = host.paused(kept.id()).await.unwrap().resume().await.unwrap();
     again.set_ttl(None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(run(&again, "echo $COLOUR").await, "green");

@@ -241,7 +241,7 @@ async fn a_guest_knows_what_time_it_is_after_a_pause_and_a_fork() {
     let copy = Sandbox::create(&host, "late-clock").await.unwrap();
     let error = clock_error(&copy).await;
     assert!(error < LATE_MAX, "in a template's copy it is {error} s off");
-    host.remove_template("late-clock").unwrap();
+    host.remove_template("late-clock").await.unwrap();
     for sandbox in [sandbox, copy] {
         sandbox.kill().await.unwrap();
     }

@@ -22,16 +22,12 @@ use crate::vmm::shape::MachineShape;
 impl Guest {
     /// Boots an image to its agent. The guest has no identity yet, so that every restore gives it one.
     pub(crate) async fn boot(site: &Arc<Site>, image: &Image, shape: MachineShape) -> Result<Self> {
-        let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
-        let media = BootMedia { kernel: open(&image.kernel())?, initramfs: open(&image.initramfs())? };
-        let template = open(&image.drive_template())?;
-        let drive = drive::create(site)?;
-        let filled = drive.try_clone().map_err(Error::io("open", site.data.path()))?;
-        let copied = blocking("copy the drive's template", move || drive::copy_sparse(&template, &filled)).await?;
-        copied.map_err(Error::io("write a drive in", site.data.path()))?;
+        let (here, files) = (Arc::clone(site), image.clone());
+        let Files { media, base, drive } =
+            blocking("open the image's files", move || Files::open(&here, &files)).await??;
         let network = site.vmm.network().await?;
         let parts = Parts {
-            base: open(&image.base())?,
+            base,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
             plug: network.plug,
             identity: Identity::reserve()?,
@@ -42,7 +38,6 @@ impl Guest {
             made_on: Surroundings::here().clone(),
             image: image.name().to_owned(),
             base_digest: image.base_digest().to_owned(),
-            guest_kernel: image.kernel_release().to_owned(),
             token: None,
         };
         let machine = site.vmm.boot(&manifest.shape, parts, media).await?;
@@ -78,6 +73,26 @@ impl Guest {
         Ok(())
     }
 }
+
+/// What a boot opens of an image, and the drive that it fills.
+struct Files {
+    media: BootMedia,
+    base: File,
+    drive: File,
+}
+
+impl Files {
+    /// Blocks.
+    fn open(site: &Arc<Site>, image: &Image) -> Result<Self> {
+        let open = |path: &Path| File::open(path).map_err(Error::io("open", path));
+        let media = BootMedia { kernel: open(&image.kernel())?, initramfs: open(&image.initramfs())? };
+        let drive = drive::create(site)?;
+        let copied = drive::copy_sparse(&open(&image.drive_template())?, &drive);
+        copied.map_err(Error::io("write a drive in", site.data.path()))?;
+        Ok(Self { media, base: open(&image.base())?, drive })
+    }
+}
+
 /// The user that the base image has for commands.
 const USER: &str = "user";
 /// A boot takes 3 s under emulation on an idle machine.

@@ -26,8 +26,6 @@ pub(crate) struct Manifest {
     /// The image whose base disk is under the drive, and that disk's digest.
     pub(crate) image: String,
     pub(crate) base_digest: String,
-    /// The release of the kernel that runs in the guest.
-    pub(crate) guest_kernel: String,
     /// The token that the agent in the saved memory asks for; a restore replaces it.
     pub(crate) token: Option<String>,
 }
@@ -202,7 +200,6 @@ mod tests {
             made_on: surroundings(),
             image: "base".into(),
             base_digest: String::new(),
-            guest_kernel: String::new(),
             token: None,
         }
     }

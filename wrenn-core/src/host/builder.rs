@@ -9,8 +9,10 @@ use wrenn_snapshot::LocalStore;
 use crate::error::Result;
 use crate::host::choice::Choice;
 use crate::host::handle::Host;
+use crate::runtime::blocking;
 use crate::sandbox::registry::Registry;
 use crate::site::Site;
+use crate::site::collector::Collector;
 use crate::site::data_dir::{self, DataDir};
 use crate::site::step::{Observer, Step};
 use crate::vmm::driver::{Confinement, Driver};
@@ -109,19 +111,25 @@ impl HostBuilder {
     ///
     /// # Errors
     /// [`Error::Host`](crate::Error::Host) where the directory cannot be written or the VMM is missing, each with its remedy.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves a data directory that the next opening goes on with.
     pub async fn open(self) -> Result<Host> {
-        let data = DataDir::create(&self.data_dir_or_default())?;
+        let path = self.data_dir_or_default();
+        let data = blocking("open the data directory", move || DataDir::create(&path)).await??;
         let (vmm, probe) = self.choice.make(data.path()).await?;
         tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
         let paging = Paging::choose(self.paging.or_else(Paging::from_environment), &vmm.ways())?;
-        let store = LocalStore::open(data.generations())?;
-        Ok(Host::assemble(Site { data, store, vmm, probe, paging, observer: self.observer }))
+        let generations = data.generations();
+        let store = blocking("open the snapshot store", move || LocalStore::open(generations)).await??;
+        let (observer, collector) = (self.observer, Collector::default());
+        Ok(Host::assemble(Site { data, store, vmm, probe, paging, observer, collector }))
     }
 }
 
 impl Host {
-    /// Opens a data directory, making it if need be. What other programs left when they were killed is reclaimed, and
-    /// every paused sandbox is kept.
+    /// Opens a data directory, making it if need be. What other programs left when they were killed is reclaimed in the
+    /// background, and every paused sandbox is kept.
     ///
     /// # Errors
     /// As [`HostBuilder::open`].
@@ -136,7 +144,8 @@ impl Host {
     }
 
     pub(crate) fn assemble(site: Site) -> Self {
-        site.tidy();
-        Self(Arc::new(Registry::new(site)))
+        let registry = Registry::new(site);
+        registry.site.tidy();
+        Self(Arc::new(registry))
     }
 }

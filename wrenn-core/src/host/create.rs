@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::clock::unix_ms;
 use crate::error::Result;
 use crate::exec::collect::check_envs;
-use crate::guest::manifest::Manifest;
 use crate::host::handle::Host;
 use crate::id::{SandboxId, TemplateName};
 use crate::sandbox::handle::Sandbox;
@@ -62,7 +61,7 @@ impl SandboxBuilder {
     }
 
     /// Virtual processors, 1 to 32. Default: the template's; 1 for an image. Each other number is one more boot of the
-    /// image, once.
+    /// image, once: of each image, the eight boots that were used last are kept.
     #[must_use]
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.wanted.vcpus = Some(vcpus);
@@ -70,7 +69,8 @@ impl SandboxBuilder {
     }
 
     /// Memory in MiB, 128 to 65,536. Default: the template's; 512 for an image. It costs the host what the guest
-    /// touches. Each other size is one more boot of the image, once.
+    /// touches. Each other size is one more boot of the image, once: of each image, the eight boots that were used last are
+    /// kept.
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.wanted.memory_mib = Some(memory_mib);
@@ -127,8 +127,7 @@ impl SandboxBuilder {
         check_envs(&self.envs)?;
         let registry = self.host.0;
         registry.site.observer.at(Step::Load)?;
-        let generation = Template::generation(&registry.site, &template, self.wanted).await?;
-        let shape = Manifest::of(&generation)?.shape;
+        let (generation, shape) = Template::generation(&registry.site, &template, self.wanted).await?;
         let fixed = Fixed {
             id: SandboxId::random(),
             template,

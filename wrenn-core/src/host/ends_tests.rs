@@ -53,7 +53,10 @@ async fn a_kill_does_not_wait_for_what_is_being_done() {
         assert_eq!(sandbox.wait().await, Exit::Killed);
         let refused = timeout(MINUTE, saving).await.unwrap().unwrap();
         assert!(matches!(refused, Err(Error::InvalidState { exit: Some(Exit::Killed), .. })), "{refused:?}");
-        assert!(matches!(host.paused(sandbox.id()), Err(Error::NotFound { .. })), "its earlier pause went with it");
+        assert!(
+            matches!(host.paused(sandbox.id()).await, Err(Error::NotFound { .. })),
+            "its earlier pause went with it"
+        );
     }
 }
 
@@ -89,7 +92,7 @@ async fn a_guest_that_cannot_be_paused_does_not_outlive_its_time() {
     let exit = timeout(5 * MINUTE, sandbox.wait()).await.unwrap();
     let Exit::NotPaused { error } = &exit else { panic!("{exit:?}") };
     assert!(error.contains("Save fails"), "{error}");
-    assert!(host.paused(sandbox.id()).is_ok(), "its earlier pause is kept");
+    assert!(host.paused(sandbox.id()).await.is_ok(), "its earlier pause is kept");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,12 +8,14 @@ use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
 use crate::error::{Error, Result};
 use crate::guest::manifest::{Manifest, Surroundings};
+use crate::host::filter::SandboxFilter;
 use crate::host::handle::Host;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::paused::PausedSandbox;
 use crate::sandbox::template::Template;
 use crate::sandbox::template::Wanted;
 use crate::site::Site;
+use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
 use crate::site::step::Observer;
 use crate::state::{OnExpiry, SandboxState};
@@ -34,7 +36,6 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         made_on: Surroundings::here().clone(),
         image: "base".to_owned(),
         base_digest: "00".to_owned(),
-        guest_kernel: String::new(),
         token: None,
     };
     let script = Script::default();
@@ -48,6 +49,7 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         probe,
         paging: Paging::Lazy,
         observer: Observer::default(),
+        collector: Collector::default(),
     });
     let store = LocalStore::open(dir.path().join("generations")).unwrap();
     let mut pending = store.begin(None).unwrap();
@@ -90,7 +92,7 @@ async fn a_pause_that_fails_leaves_the_sandbox_running() {
         assert!(sandbox.pause().await.is_err());
         assert_eq!(sandbox.state(), SandboxState::Running);
         assert_eq!(script.take_log().last(), Some(&Op::Resume), "{failing:?}");
-        assert!(host.paused(sandbox.id()).is_err(), "nothing was recorded");
+        assert!(host.paused(sandbox.id()).await.is_err(), "nothing was recorded");
     }
     sandbox.pause().await.unwrap();
     assert_eq!(script.take_log(), [Op::Stop, Op::Save, Op::Saved, Op::Kill]);
@@ -129,11 +131,11 @@ async fn a_machine_that_dies_ends_its_sandbox_and_keeps_its_pause() {
     let (_dir, host, script) = fake_host().await;
     let sandbox = Sandbox::create(&host, "fake").await.unwrap();
     let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
-    assert_eq!(host.sandboxes().unwrap()[0].state, SandboxState::Running);
+    assert_eq!(host.sandboxes(&SandboxFilter::new()).await.unwrap()[0].state, SandboxState::Running);
     script.die();
     assert_eq!(state_of(sandbox.exec("true").await), SandboxState::Ended);
-    assert_eq!(host.sandboxes().unwrap()[0].state, SandboxState::Paused);
-    host.paused(sandbox.id()).unwrap().resume().await.unwrap();
+    assert_eq!(host.sandboxes(&SandboxFilter::new()).await.unwrap()[0].state, SandboxState::Paused);
+    host.paused(sandbox.id()).await.unwrap().resume().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +148,7 @@ async fn the_time_to_live_runs_from_the_create_and_from_each_resume() {
     tokio::time::sleep(hour / 2 + Duration::from_secs(1)).await;
     assert_eq!(sandbox.state(), SandboxState::Paused);
 
-    let sandbox = host.paused(sandbox.id()).unwrap().resume().await.unwrap();
+    let sandbox = host.paused(sandbox.id()).await.unwrap().resume().await.unwrap();
     tokio::time::sleep(hour - Duration::from_secs(1)).await;
     assert_eq!(sandbox.state(), SandboxState::Running);
     sandbox.set_ttl(Some(2 * hour)).await.unwrap();
@@ -178,8 +180,8 @@ async fn an_expiry_that_kills_keeps_nothing() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(sandbox.state(), SandboxState::Ended);
     assert!(script.take_log().contains(&Op::Kill));
-    assert!(matches!(host.paused(sandbox.id()), Err(Error::NotFound { .. })));
-    assert!(host.sandboxes().unwrap().is_empty());
+    assert!(matches!(host.paused(sandbox.id()).await, Err(Error::NotFound { .. })));
+    assert!(host.sandboxes(&SandboxFilter::new()).await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,7 +232,7 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
 
 async fn state_of_template(host: &Host, name: &str) -> Manifest {
     let generation = Template::generation(&host.0.site, &name.parse().unwrap(), Wanted::default()).await;
-    Manifest::of(&generation.unwrap()).unwrap()
+    Manifest::of(&generation.unwrap().0).unwrap()
 }
 
 /// The generations in a host's store, and the content of the newest record's memory.
@@ -258,7 +260,7 @@ async fn a_sandbox_that_is_paused_again_and_again_keeps_few_generations_and_ever
         sandbox = paused.resume().await.unwrap();
     }
     let paused = sandbox.pause().await.unwrap();
-    host.collect_garbage().unwrap();
+    host.collect_garbage().await.unwrap();
     let (generations, _) = stored(&host, &paused);
     assert!(generations <= 64 + 32 + 4, "{generations}");
 }
@@ -272,7 +274,7 @@ async fn a_sandbox_that_forks_again_and_again_keeps_few_generations() {
         child.kill().await.unwrap();
     }
     let paused = sandbox.pause().await.unwrap();
-    host.collect_garbage().unwrap();
+    host.collect_garbage().await.unwrap();
     let (generations, memory) = stored(&host, &paused);
     assert!(generations <= 64 + 32 + 4, "{generations}");
     assert!((1..=150_u8).all(|number| memory[usize::from(number) * PAGE_BYTES] == number));

@@ -7,9 +7,11 @@ pub(crate) mod doctor;
 #[cfg(test)]
 mod ends_tests;
 pub(crate) mod events;
+pub(crate) mod filter;
 pub(crate) mod handle;
 #[cfg(test)]
 mod keeping_tests;
 #[cfg(test)]
 mod lifecycle_tests;
+pub(crate) mod metrics;
 pub(crate) mod shutdown;

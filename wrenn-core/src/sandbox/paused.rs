@@ -14,7 +14,7 @@ use crate::sandbox::registry::Registry;
 use crate::sandbox::request::Request;
 use crate::sandbox::start::{Origin, start};
 use crate::sandbox::template;
-use crate::site::data_dir::FileLock;
+use crate::site::lock::FileLock;
 use crate::site::record;
 use crate::site::records::PausedRecord;
 use crate::site::step::Step;
@@ -83,8 +83,9 @@ impl PausedSandbox {
     /// # Cancel-Safety
     /// Cancelling undoes the resume; the pause is kept.
     pub async fn resume(&self) -> Result<Sandbox> {
-        let lock = self.lock_patiently().await?;
-        let record = self.current_record()?;
+        let lock = self.lock_patiently("be resumed").await?;
+        let this = self.clone();
+        let record = blocking("read the pause", move || this.current_record()).await??;
         self.registry.site.observer.at(Step::Load)?;
         let generation = template::load(&self.registry.site, record.generation).await?;
         let shared = start(&self.registry, generation, record.fixed, Origin::Resumed, Some(lock)).await?;
@@ -100,12 +101,12 @@ impl PausedSandbox {
     /// # Cancel-Safety
     /// A compaction that has begun goes on.
     pub async fn compact(&self) -> Result<u64> {
+        let lock = self.lock_patiently("be compacted").await?;
         let this = self.clone();
-        blocking("compact", move || this.compact_here()).await?
+        blocking("compact", move || this.compact_here(lock)).await?
     }
 
-    fn compact_here(&self) -> Result<u64> {
-        let lock = self.lock("be compacted")?;
+    fn compact_here(&self, lock: FileLock) -> Result<u64> {
         let record = self.current_record()?;
         let store = &self.registry.site.store;
         let compaction = store.compact(&store.load(record.generation)?, CompactPolicy::default())?;
@@ -127,24 +128,42 @@ impl PausedSandbox {
         })
     }
 
-    /// Removes the sandbox and what no other depends on. Blocks for as long as deleting takes.
+    /// Removes the sandbox. What no other depends on is deleted in the background, soon afterwards:
+    /// [`Host::collect_garbage`](crate::Host::collect_garbage) waits for that.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// for info in host.sandboxes(&wrenn_core::SandboxFilter::new().label("job", "nightly")).await? {
+    ///     host.paused(&info.id).await?.delete().await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it has been resumed; then [`Sandbox::kill`] ends it.
-    pub fn delete(self) -> Result<()> {
-        let lock = self.lock("be deleted")?;
-        record::remove(&self.registry.site.data.sandbox(self.id()))?;
-        self.registry.site.data.forget_lock(self.id().as_str());
-        drop(lock);
-        self.registry.site.tidy();
-        Ok(())
+    /// [`Error::InvalidState`] where it has been resumed; then [`Sandbox::kill`] ends it. [`Error::Failed`] where its
+    /// record cannot be removed. Deleting what is gone is not an error.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the sandbox as it was, or removed.
+    pub async fn delete(self) -> Result<()> {
+        let lock = self.lock_patiently("be deleted").await?;
+        blocking("delete the sandbox", move || {
+            let site = &self.registry.site;
+            record::remove(&site.data.sandbox(self.id()))?;
+            site.data.forget_lock(self.id().as_str());
+            drop(lock);
+            site.tidy();
+            Ok(())
+        })
+        .await?
     }
 
-    /// Waits a moment for a sandbox that is just letting go: its last handle was dropped, or somebody lists it.
-    async fn lock_patiently(&self) -> Result<FileLock> {
+    /// Waits a moment for a sandbox that is just letting go: its last handle was dropped, or another handle compacts it.
+    async fn lock_patiently(&self, operation: &'static str) -> Result<FileLock> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            match self.lock("be resumed") {
+            let this = self.clone();
+            match blocking("lock the sandbox", move || this.lock(operation)).await? {
                 Err(Error::InvalidState { .. }) if Instant::now() < deadline => tokio::time::sleep(LOCK_POLL).await,
                 result => return result,
             }

@@ -16,7 +16,7 @@ use crate::sandbox::inbox::Inbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::shared::Shared;
 use crate::sandbox::task::Task;
-use crate::site::data_dir::FileLock;
+use crate::site::lock::FileLock;
 use crate::site::step::Step;
 use crate::state::{Fixed, Life, SandboxState};
 

@@ -29,7 +29,7 @@ use crate::sandbox::inbox::{Inbox, Urgent, Wake};
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::template::Template;
-use crate::site::data_dir::FileLock;
+use crate::site::lock::FileLock;
 use crate::site::record;
 use crate::site::records::PausedRecord;
 use crate::state::{Exit, Fixed, Life, OnExpiry, SandboxState};
@@ -207,9 +207,7 @@ impl Task {
         let kind = if is_paused { HostEventKind::Paused } else { HostEventKind::Ended { exit } };
         self.registry.events.tell(&self.fixed.id, kind);
         if !is_paused || self.leaves_garbage {
-            // Nobody waits for it.
-            let site = Arc::clone(&self.registry.site);
-            tokio::task::spawn_blocking(move || site.tidy());
+            self.registry.site.tidy();
         }
     }
 
@@ -283,7 +281,8 @@ impl Task {
 
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
         let site = Arc::clone(&self.registry.site);
-        Template::check_free(&site, name)?;
+        let (here, free) = (Arc::clone(&site), name.clone());
+        blocking("look for the name", move || Template::check_free(&here, &free)).await??;
         let generation = self.capture_and_go_on().await?;
         let (taken, shape) = (name.clone(), self.guest.manifest.shape.clone());
         let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape);

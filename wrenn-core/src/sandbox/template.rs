@@ -1,11 +1,13 @@
 //! What sandboxes are made from: an image that is booted once for each machine shape, or a snapshot with a name.
 
-use crate::clock::unix_ms;
-use crate::site::records::TemplateRecord;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use wrenn_snapshot::{Generation, GenerationId};
 
+use crate::clock::{time_of, unix_ms};
 use crate::error::{Error, Result, Subject};
 use crate::guest::Guest;
 use crate::guest::then::Then;
@@ -13,7 +15,9 @@ use crate::id::TemplateName;
 use crate::image::installed::Image;
 use crate::runtime::blocking;
 use crate::site::Site;
+use crate::site::lock::FileLock;
 use crate::site::record;
+use crate::site::records::TemplateRecord;
 use crate::site::step::Step;
 use crate::vmm::shape::{Acceleration, MachineShape};
 use crate::vmm::tsc::tsc_khz;
@@ -58,11 +62,18 @@ impl Template {
         self.snapshot.as_ref().map(|record| record.shape.memory_mib)
     }
 
-    pub(crate) fn all(site: &Arc<Site>) -> Result<Vec<Self>> {
+    /// When the snapshot was made; `None` for an image.
+    #[must_use]
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.snapshot.as_ref().map(|record| time_of(record.created_at_ms))
+    }
+
+    /// All templates but those whose record is damaged, by name. Blocks.
+    pub(crate) fn all(site: &Site) -> Result<Vec<Self>> {
         let mut templates = Vec::new();
         for stem in record::stems(&site.data.templates())? {
-            let name: TemplateName = stem.parse()?;
-            if let Some(snapshot) = record::read(&site.data.template(&name))? {
+            let Ok(name) = stem.parse::<TemplateName>() else { continue };
+            if let Ok(Some(snapshot)) = record::read(&site.data.template(&name)) {
                 templates.push(Self { name, snapshot: Some(snapshot) });
             }
         }
@@ -76,28 +87,35 @@ impl Template {
         Ok(templates)
     }
 
-    /// The generation to create from, booting the image first where that has not been done for this shape.
-    pub(crate) async fn generation(site: &Arc<Site>, name: &TemplateName, wanted: Wanted) -> Result<Generation> {
-        if let Some(record) = record::read::<TemplateRecord>(&site.data.template(name))? {
-            check_locked(name, &record.shape, wanted)?;
-            return load(site, record.generation).await;
+    /// The generation to create from and its machine, booting the image first where that has not been done for this shape.
+    pub(crate) async fn generation(
+        site: &Arc<Site>,
+        name: &TemplateName,
+        wanted: Wanted,
+    ) -> Result<(Generation, MachineShape)> {
+        let (here, named) = (Arc::clone(site), name.clone());
+        match blocking("find the template", move || Origin::find(&here, &named)).await?? {
+            Origin::Snapshot(record) => {
+                check_locked(name, &record.shape, wanted)?;
+                Ok((load(site, record.generation).await?, record.shape))
+            }
+            Origin::Image(image, tsc_khz) => {
+                let shape = MachineShape {
+                    vcpus: wanted.vcpus.unwrap_or(VCPUS_DEFAULT),
+                    memory_mib: wanted.memory_mib.unwrap_or(MEMORY_MIB_DEFAULT),
+                    acceleration: site.probe.acceleration,
+                    tsc_khz,
+                };
+                check_limits(&shape)?;
+                booted(site, *image, shape).await
+            }
         }
-        if !Image::names(site.data.path())?.iter().any(|image| image == name.as_str()) {
-            return Err(unknown(site, name)?);
-        }
-        let image = Image::open(site.data.path(), name.as_str())?;
-        let acceleration = site.probe.acceleration;
-        let shape = MachineShape {
-            vcpus: wanted.vcpus.unwrap_or(VCPUS_DEFAULT),
-            memory_mib: wanted.memory_mib.unwrap_or(MEMORY_MIB_DEFAULT),
-            acceleration,
-            tsc_khz: if acceleration == Acceleration::Tcg { tsc_khz() } else { None },
-        };
-        check_limits(&shape)?;
-        booted(site, &image, shape).await
     }
 
-    /// Gives a generation a name that [`Sandbox::create`](crate::Sandbox::create) takes.
+    /// Gives a generation a name that [`Sandbox::create`](crate::Sandbox::create) takes. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] where another snapshot took the name meanwhile.
     pub(crate) fn name_snapshot(
         site: &Arc<Site>,
         name: &TemplateName,
@@ -105,28 +123,22 @@ impl Template {
         shape: &MachineShape,
     ) -> Result<Self> {
         let snapshot = TemplateRecord { generation: generation.id(), shape: shape.clone(), created_at_ms: unix_ms() };
-        site.keep(&site.data.template(name), &snapshot)?;
+        if !site.keep_new(&site.data.template(name), &snapshot)? {
+            return Err(taken(name));
+        }
         Ok(Self { name: name.clone(), snapshot: Some(snapshot) })
     }
 
-    /// Refuses a name that is in use.
+    /// Refuses a name that is in use. Blocks.
     pub(crate) fn check_free(site: &Arc<Site>, name: &TemplateName) -> Result<()> {
-        if Self::all(site)?.iter().any(|template| template.name() == name) {
-            return Err(Error::invalid(format!(
-                "there is a template named {name} already: choose another name, or remove it with \
-                 `Host::remove_template`"
-            )));
-        }
-        Ok(())
+        if Self::all(site)?.iter().any(|template| template.name() == name) { Err(taken(name)) } else { Ok(()) }
     }
 }
 
 /// Loads a generation, and with it pins it against collection.
 pub(crate) async fn load(site: &Arc<Site>, id: GenerationId) -> Result<Generation> {
     let store = site.store.clone();
-    let load = move || store.load(id);
-    let generation = tokio::task::spawn_blocking(load).await.map_err(|e| Error::failed("load a snapshot")(e.into()))?;
-    Ok(generation?)
+    Ok(blocking("load a snapshot", move || store.load(id)).await??)
 }
 
 pub(crate) const VCPUS_DEFAULT: u32 = 1;
@@ -134,63 +146,162 @@ pub(crate) const MEMORY_MIB_DEFAULT: u32 = 512;
 const VCPUS_MAX: u32 = 32;
 const MEMORY_MIB_MIN: u32 = 128;
 const MEMORY_MIB_MAX: u32 = 64 * 1024;
+/// Boots that are kept of each image: each takes some 100 MB of disk, and 3 s to make anew.
+const BOOTS_MAX: usize = 8;
+/// A boot is given up on after 120 s, and its capture is bounded by the disk.
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+const BOOT_POLL: Duration = Duration::from_millis(20);
 
-async fn booted(site: &Arc<Site>, image: &Image, shape: MachineShape) -> Result<Generation> {
-    let key = boot_key(site, image, &shape);
+/// What a name stands for.
+enum Origin {
+    Snapshot(TemplateRecord),
+    /// And the rate of an emulated guest's clock.
+    Image(Box<Image>, Option<u32>),
+}
+
+impl Origin {
+    /// Blocks.
+    fn find(site: &Arc<Site>, name: &TemplateName) -> Result<Self> {
+        if let Some(record) = record::read(&site.data.template(name))? {
+            return Ok(Self::Snapshot(record));
+        }
+        if !Image::names(site.data.path())?.iter().any(|image| image == name.as_str()) {
+            return Err(unknown(site, name)?);
+        }
+        let tsc_khz = if site.probe.acceleration == Acceleration::Tcg { tsc_khz() } else { None };
+        Ok(Self::Image(Box::new(Image::open(site.data.path(), name.as_str())?), tsc_khz))
+    }
+}
+
+async fn booted(site: &Arc<Site>, image: Image, shape: MachineShape) -> Result<(Generation, MachineShape)> {
+    let key = boot_key(site, &image, &shape);
     let path = site.data.booted().join(format!("{key}.json"));
-    let known = record::read::<TemplateRecord>(&path)?;
-    if let Some(generation) = find(site, known).await {
-        return Ok(generation);
+    if let Some(found) = find(site, &path).await? {
+        return Ok(found);
     }
-    let lock = {
-        let data = site.data.clone();
-        let name = format!("boot-{key}");
-        tokio::task::spawn_blocking(move || data.lock(&name)).await
+    let _booting = match turn_to_boot(site, &key, &path).await? {
+        Turn::Boot(lock) => lock,
+        Turn::Booted(generation, shape) => return Ok((generation, shape)),
     };
-    let _booting = lock.map_err(|e| Error::failed("wait for another boot of this template")(e.into()))??;
-    // Another program may have booted it while this one waited.
-    if let Some(generation) = find(site, record::read::<TemplateRecord>(&path)?).await {
-        return Ok(generation);
-    }
     site.observer.at(Step::Boot)?;
     tracing::info!(image = image.name(), vcpus = shape.vcpus, memory_mib = shape.memory_mib, "booting the template");
-    let mut guest = Guest::boot(site, image, shape.clone()).await?;
+    let mut guest = Guest::boot(site, &image, shape.clone()).await?;
     let generation = guest.capture(site, Then::Stay).await;
     guest.kill().await;
     let generation = generation?;
-    let record = TemplateRecord { generation: generation.id(), shape, created_at_ms: unix_ms() };
-    let keeper = site.clone();
-    blocking("record the booted template", move || keeper.keep(&path, &record)).await??;
-    forget_outdated(site, image)?;
-    Ok(generation)
+    let record = TemplateRecord { generation: generation.id(), shape: shape.clone(), created_at_ms: unix_ms() };
+    let keeper = Arc::clone(site);
+    let keep = move || {
+        keeper.keep(&path, &record)?;
+        forget_boots(&keeper, &image, &key)
+    };
+    blocking("record the booted template", keep).await??;
+    Ok((generation, shape))
 }
 
-/// Forgets the boots of what the image was before: nothing is created from them any more.
-fn forget_outdated(site: &Arc<Site>, image: &Image) -> Result<()> {
-    let (of_image, current) = (format!("{}-", image.name()), format!("-{}", short_digest(image)));
-    for stem in record::stems(&site.data.booted())? {
-        let shape = stem.strip_prefix(&of_image).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        if shape && !stem.ends_with(&current) {
-            record::remove(&site.data.booted().join(format!("{stem}.json")))?;
-            site.data.forget_lock(&format!("boot-{stem}"));
+/// What comes of waiting for others who boot the same template.
+enum Turn {
+    Booted(Generation, MachineShape),
+    Boot(FileLock),
+}
+
+/// Waits without a thread, so that any number of creates may wait for one boot.
+async fn turn_to_boot(site: &Arc<Site>, key: &str, path: &Path) -> Result<Turn> {
+    let deadline = Instant::now() + BOOT_PATIENCE;
+    loop {
+        let (data, name) = (site.data.clone(), format!("boot-{key}"));
+        let lock = blocking("wait for another boot of this template", move || data.try_lock(&name)).await??;
+        // Another program may have booted it while this one waited.
+        if let Some((generation, shape)) = find(site, path).await? {
+            return Ok(Turn::Booted(generation, shape));
         }
+        if let Some(lock) = lock {
+            return Ok(Turn::Boot(lock));
+        }
+        if Instant::now() >= deadline {
+            let text = format!("its lock has been held for {} s", BOOT_PATIENCE.as_secs());
+            return Err(Error::failed("wait for another boot of this template")(text.into()));
+        }
+        tokio::time::sleep(BOOT_POLL).await;
+    }
+}
+
+/// Forgets boots that nothing is likely to be created from any more: all of what the image was before, and of what it is
+/// all but those that were used last. Others may have been booted by an earlier VMM, or for a memory size that nobody
+/// asks for any more. The boot `own` stays in any case. Blocks.
+pub(crate) fn forget_boots(site: &Site, image: &Image, own: &str) -> Result<()> {
+    let (of_image, current) = (format!("{}-", image.name()), format!("-{}", short_digest(image)));
+    let mut boots: Vec<(Option<SystemTime>, String)> = Vec::new();
+    for stem in record::stems(&site.data.booted())? {
+        // An image may have the name of another as its beginning.
+        if stem != own && stem.strip_prefix(&of_image).is_some_and(is_shape) {
+            let used = boot_path(site, &stem).metadata().and_then(|metadata| metadata.modified()).ok();
+            boots.push((used.filter(|_| stem.ends_with(&current)), stem));
+        }
+    }
+    // Those of an earlier content come last, as if they had never been used.
+    boots.sort_by(|a, b| b.cmp(a));
+    let outdated = boots.iter().filter(|(used, _)| used.is_none()).count();
+    let kept = (boots.len() - outdated).min(BOOTS_MAX - 1);
+    for (_, stem) in &boots[kept..] {
+        record::remove(&boot_path(site, stem))?;
+        site.data.forget_lock(&format!("boot-{stem}"));
+    }
+    if kept < boots.len() {
+        tracing::debug!(image = image.name(), count = boots.len() - kept, "forgot booted templates");
     }
     Ok(())
 }
 
-/// The generation of an earlier boot; `None`, and a word in the log, where it cannot be used any more.
-async fn find(site: &Arc<Site>, known: Option<TemplateRecord>) -> Option<Generation> {
-    match load(site, known?.generation).await {
-        Ok(generation) => Some(generation),
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the booted template is unusable; booting anew");
-            None
+/// Whether the text after an image's name begins with `1c-512m-`, as that of a boot key does.
+fn is_shape(rest: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut parts = rest.split('-');
+    let mut part = |unit: char| parts.next().and_then(|part| part.strip_suffix(unit)).is_some_and(number);
+    part('c') && part('m')
+}
+
+fn boot_path(site: &Site, stem: &str) -> PathBuf {
+    site.data.booted().join(format!("{stem}.json"))
+}
+
+/// The generation of an earlier boot, which counts as used; `None`, and a word in the log, where it cannot be used any
+/// more.
+pub(crate) async fn find(site: &Arc<Site>, path: &Path) -> Result<Option<(Generation, MachineShape)>> {
+    let (store, path) = (site.store.clone(), path.to_owned());
+    let find = move || {
+        let record = record::read::<TemplateRecord>(&path);
+        let loaded = record.and_then(|record| match record {
+            Some(record) => Ok(Some((store.load(record.generation)?, record.shape))),
+            None => Ok(None),
+        });
+        match loaded {
+            Ok(found) => {
+                if found.is_some() {
+                    note_use(&path);
+                }
+                found
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the booted template is unusable; booting anew");
+                None
+            }
         }
+    };
+    blocking("find the booted template", find).await
+}
+
+/// The time of a boot's last use is that of its record.
+fn note_use(path: &Path) {
+    let noted = std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    if let Err(error) = noted {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the use of a booted template was not noted");
     }
 }
 
 /// Two boots with the same key would give the same template.
-fn boot_key(site: &Arc<Site>, image: &Image, shape: &MachineShape) -> String {
+pub(crate) fn boot_key(site: &Arc<Site>, image: &Image, shape: &MachineShape) -> String {
     let vmm: String =
         site.vmm.version().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let accel = format!("{:?}", shape.acceleration).to_lowercase();
@@ -201,6 +312,12 @@ fn short_digest(image: &Image) -> String {
     let mut digest = image.digest();
     digest.truncate(16);
     digest
+}
+
+fn taken(name: &TemplateName) -> Error {
+    Error::invalid(format!(
+        "there is a template named {name} already: choose another name, or remove it with `Host::remove_template`"
+    ))
 }
 
 fn check_locked(name: &TemplateName, shape: &MachineShape, wanted: Wanted) -> Result<()> {

@@ -9,27 +9,22 @@
 //!  locks/                 which program has which sandbox; who boots what
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
 use crate::error::{Error, Result};
 use crate::id::{SandboxId, TemplateName};
+use crate::site::lock::{FileLock, Locks};
 
 /// The directory, with every part of it made.
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir(PathBuf);
 
-/// A lock that the kernel frees when its holder ends, however it ends.
-pub(crate) type FileLock = Flock<File>;
-
 impl DataDir {
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path).map_err(Error::io("find", path))?;
-        let dir = Self(path);
+        let dir = Self::at(path)?;
         make_private(&dir.0).map_err(Error::io("create", &dir.0))?;
         for part in ["templates", "booted", "sandboxes", "locks"] {
             let path = dir.0.join(part);
@@ -37,6 +32,11 @@ impl DataDir {
         }
         tempfile::tempfile_in(&dir.0).map_err(Error::io("write to", &dir.0))?;
         Ok(dir)
+    }
+
+    /// The directory as it is, without anything being made.
+    pub(crate) fn at(path: &Path) -> Result<Self> {
+        std::path::absolute(path).map(Self).map_err(Error::io("find", path))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -67,39 +67,42 @@ impl DataDir {
         self.sandboxes().join(format!("{id}.json"))
     }
 
+    /// What programs hold against each other: `ID` is had by who runs a sandbox that has a record, `boot-KEY` by who boots
+    /// a template, and `collect` by who collects garbage or writes a record.
+    pub(crate) fn locks(&self) -> Locks {
+        Locks::new(self.0.join("locks"))
+    }
+
     /// Takes the lock `name` if nobody has it.
     pub(crate) fn try_lock(&self, name: &str) -> Result<Option<FileLock>> {
-        let (file, path) = self.open_lock(name)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(lock)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(Error::io("lock", &path)(errno.into())),
-        }
-    }
-
-    /// Waits for the lock `name`. Blocks.
-    pub(crate) fn lock(&self, name: &str) -> Result<FileLock> {
-        let (file, path) = self.open_lock(name)?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::io("lock", &path)(errno.into()))
-    }
-
-    fn open_lock(&self, name: &str) -> Result<(File, PathBuf)> {
-        let path = self.0.join("locks").join(name);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        Ok((file.map_err(Error::io("open", &path))?, path))
+        self.locks().try_lock(name)
     }
 
     /// Removes a lock's file; the holder does it last, while it holds the lock.
     pub(crate) fn forget_lock(&self, name: &str) {
-        // A file that stays is an empty file, and the next holder's.
-        let _ = fs::remove_file(self.0.join("locks").join(name));
+        self.locks().forget(name);
+    }
+}
+
+/// Makes a directory and those above it, mode 0700, each with a durable name.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let make = || DirBuilder::new().mode(PRIVATE).create(path);
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let made = match make() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create_durably(parent).and_then(|()| make()),
+        made => made,
+    };
+    match made {
+        Ok(()) => File::open(parent)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
 /// Makes a directory that its owner alone may enter: memory images hold whatever the guests knew. One that is there already,
 /// and has nothing in it but wrenn's, becomes so: whoever built the images has made it by the process's default mode.
 fn make_private(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(PRIVATE).create(path)?;
+    create_durably(path)?;
     // By its descriptor: what is looked at is what is changed.
     let directory = File::open(path)?;
     let metadata = directory.metadata()?;
@@ -145,13 +148,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_has_one_holder_and_is_free_after_it() {
+    fn every_new_directory_is_private() {
         let dir = tempfile::tempdir().unwrap();
-        let data = DataDir::create(dir.path()).unwrap();
-        let held = data.try_lock("x").unwrap().unwrap();
-        assert!(data.try_lock("x").unwrap().is_none());
-        drop(held);
-        assert!(data.try_lock("x").unwrap().is_some());
+        DataDir::create(&dir.path().join("new/data")).unwrap();
+        for made in ["new", "new/data", "new/data/locks", "new/data/sandboxes"] {
+            let mode = dir.path().join(made).metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{made}");
+        }
     }
 
     #[test]

@@ -1,67 +1,141 @@
-//! Generations that nothing depends on any more, and the records that keep the others.
+//! Generations that nothing depends on any more, and their collection.
+//!
+//! ```text
+//!  kill, delete, compact ... ── tidy ──▶ wanted ──(a moment later, in the background)──▶ collect_garbage
+//!                                 ▲                                                           │
+//!                                 └──────────── wanted again meanwhile ◀──────────────────────┘
+//! ```
+//!
+//! Whoever leaves garbage says so and goes on: many requests are one collection, and each host runs one at a time.
+//!
+//! # Consistency
+//! The lock `collect` is held over a collection, and over the writing of a record that keeps a generation. So no record is
+//! written between the survey of the records and the deleting.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use wrenn_snapshot::GenerationId;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::SandboxId;
-use crate::site::records::{PausedRecord, TemplateRecord};
+use crate::runtime::blocking;
+use crate::site::lock::FileLock;
+use crate::site::survey::{DamagedRecord, Survey};
 use crate::site::{Site, record};
 
+/// The task that collects. Whoever wants a collection after it was dropped begins another one.
+struct Turn {
+    site: Arc<Site>,
+    is_over: bool,
+}
+
 impl Site {
-    /// Deletes the generations that no template and no sandbox, running or paused, depends on. Every operation that may
-    /// leave some calls it; blocks for as long as deleting takes.
+    /// Has garbage collected in the background: soon, once for all who ask meanwhile. What cannot be collected is left for
+    /// the next time.
+    pub(crate) fn tidy(self: &Arc<Self>) {
+        // Outside of a runtime nothing runs in the background: the next one does it.
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut progress = self.collector.progress();
+        progress.is_wanted = true;
+        if !std::mem::replace(&mut progress.has_task, true) {
+            drop(progress);
+            runtime.spawn(Turn { site: Arc::clone(self), is_over: false }.run());
+        }
+    }
+
+    /// Deletes the generations that no template and no sandbox, running or paused, depends on, and keeps what a damaged one
+    /// may reach. Blocks for as long as that takes.
     ///
     /// # Errors
-    /// [`Error::Failed`] where a record cannot be read, [`Error::Corrupt`] where what it names is damaged: then nothing
-    /// is deleted.
+    /// [`Error::Failed`] where a directory cannot be read or removed, or another program collects for too long.
     pub(crate) fn collect_garbage(&self) -> Result<()> {
-        // One collector at a time, and no record is written between the listing and the deleting: see `keep`.
-        let _collecting = self.data.lock(COLLECT_LOCK)?;
-        let removed = self.store.collect(&self.roots_of_others(None)?)?;
-        if !removed.is_empty() {
-            tracing::debug!(count = removed.len(), "collected generations");
+        let _collecting = self.hold_collections()?;
+        let survey = self.survey()?;
+        let collected = self.store.collect_around_damage(&survey.roots(&self.store)?)?;
+        self.collector.collections.fetch_add(1, Ordering::Relaxed);
+        let damaged = survey.damaged_count() + collected.damaged.len();
+        // Once, and not at each of the collections to come.
+        if self.collector.damaged.swap(damaged, Ordering::Relaxed) != damaged {
+            tracing::warn!(damaged, spared = collected.spared.len(), "`Host::damaged_records` names what is damaged");
+        }
+        if !collected.removed.is_empty() {
+            tracing::debug!(count = collected.removed.len(), "collected generations");
         }
         Ok(())
+    }
+
+    /// How many collections this host has done.
+    pub(crate) fn collections(&self) -> u64 {
+        self.collector.collections.load(Ordering::Relaxed)
     }
 
     /// Writes a record that keeps a generation, which the caller has in hand until this returns. A collection that began
     /// before has then seen that it is in hand, and one that begins later sees the record. Blocks.
     pub(crate) fn keep(&self, path: &Path, record: &impl serde::Serialize) -> Result<()> {
-        let _no_collection = self.data.lock(COLLECT_LOCK)?;
+        let _no_collection = self.hold_collections()?;
         record::write(path, record)
     }
 
-    /// Collects garbage where nobody asked for it: what is left is left for the next time.
-    pub(crate) fn tidy(&self) {
-        if let Err(error) = self.collect_garbage() {
-            tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
-        }
+    /// The same, where there is no record of that name. Says whether there was none.
+    pub(crate) fn keep_new(&self, path: &Path, record: &impl serde::Serialize) -> Result<bool> {
+        let _no_collection = self.hold_collections()?;
+        record::write_new(path, record)
     }
 
-    /// The generations that records name, but for the record of one sandbox.
+    /// The generations that records name, but for the record of one sandbox. Blocks.
     pub(crate) fn roots_of_others(&self, own: Option<&SandboxId>) -> Result<Vec<GenerationId>> {
-        let data = &self.data;
-        let mut roots = Vec::new();
-        for stem in record::stems(&data.sandboxes())? {
-            let id: SandboxId = stem.parse()?;
-            if Some(&id) == own {
-                continue;
+        let own = own.map(|id| self.data.sandbox(id));
+        Ok(self.survey()?.named_by_others(own.as_deref()))
+    }
+
+    /// The records that cannot be used. Reads what each names; blocks.
+    pub(crate) fn damaged_records(&self) -> Result<Vec<DamagedRecord>> {
+        Ok(self.survey()?.damaged(|id| self.store.load(id).map(drop).map_err(|error| error.to_string())))
+    }
+
+    pub(crate) fn survey(&self) -> Result<Survey> {
+        Survey::of(&self.data, &mut self.collector.seen())
+    }
+
+    fn hold_collections(&self) -> Result<FileLock> {
+        let lock = self.data.locks().lock_within(COLLECT_LOCK, COLLECT_PATIENCE)?;
+        let text = format!("another program has collected garbage for {} s", COLLECT_PATIENCE.as_secs());
+        lock.ok_or_else(|| Error::failed("use the snapshot store")(text.into()))
+    }
+}
+
+impl Turn {
+    async fn run(mut self) {
+        while !self.is_over {
+            // Who leaves garbage seldom does so once.
+            tokio::time::sleep(COALESCED).await;
+            self.site.collector.progress().is_wanted = false;
+            let site = Arc::clone(&self.site);
+            let collected = blocking("collect garbage", move || site.collect_garbage()).await;
+            if let Err(error) = collected.and_then(|collected| collected) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "garbage is left for the next collection");
             }
-            if let Some(record) = record::read::<PausedRecord>(&data.sandbox(&id))? {
-                roots.push(record.generation);
-            }
+            let mut progress = self.site.collector.progress();
+            self.is_over = !progress.is_wanted;
+            progress.has_task = progress.is_wanted;
         }
-        for directory in [data.templates(), data.booted()] {
-            for stem in record::stems(&directory)? {
-                if let Some(record) = record::read::<TemplateRecord>(&directory.join(format!("{stem}.json")))? {
-                    roots.push(record.generation);
-                }
-            }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Its runtime ended. Another one may go on with the same host.
+        if !self.is_over {
+            self.site.collector.progress().has_task = false;
         }
-        Ok(roots)
     }
 }
 
 const COLLECT_LOCK: &str = "collect";
+/// Deleting a hundred GiB takes some seconds; a holder that takes longer is stopped, or its disk is.
+const COLLECT_PATIENCE: Duration = Duration::from_secs(120);
+const COALESCED: Duration = Duration::from_millis(20);

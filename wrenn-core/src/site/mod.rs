@@ -1,16 +1,21 @@
 //! What a host has, below its sandboxes: the data directory, the store, the VMM, and how memory comes to guests.
 
+pub(crate) mod collector;
 pub(crate) mod data_dir;
 mod garbage;
+pub(crate) mod lock;
 pub(crate) mod record;
 pub(crate) mod records;
 pub(crate) mod step;
+pub(crate) mod survey;
 
 use std::sync::Arc;
 
 use wrenn_snapshot::LocalStore;
 
+use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
+
 use crate::site::step::Observer;
 use crate::vmm::machine::Vmm;
 use crate::vmm::paging::Paging;
@@ -25,4 +30,5 @@ pub(crate) struct Site {
     pub(crate) probe: Probe,
     pub(crate) paging: Paging,
     pub(crate) observer: Observer,
+    pub(crate) collector: Collector,
 }

@@ -11,6 +11,7 @@ use crate::guest::manifest::Surroundings;
 use crate::host::builder::HostBuilder;
 use crate::host::doctor::finding::Finding;
 use crate::image::installed::Image;
+use crate::site::survey;
 use crate::unnamed;
 use crate::vmm::paging::Lazy;
 
@@ -22,6 +23,7 @@ pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
         unnamed_files(data_dir),
         shared_storage(data_dir),
         images(data_dir),
+        records(data_dir),
         kvm(),
         userfaultfd(),
         network_namespaces(),
@@ -129,6 +131,21 @@ fn images(data_dir: &Path) -> Finding {
         }
         Ok(names) => Finding::good(WHAT, names.join(", ")),
         Err(error) => Finding::missing(WHAT, chain(&error), "build it anew: `cargo xtask setup`, or `Image::builder`"),
+    }
+}
+
+/// Whether each record can be read, and what it names is there.
+fn records(data_dir: &Path) -> Finding {
+    const WHAT: &str = "records";
+    let remedy = "mend each, restore it from a copy, or remove it; until then what it may need stays on disk";
+    match survey::damaged_in(data_dir) {
+        Ok(damaged) if damaged.is_empty() => Finding::good(WHAT, "all can be read"),
+        Ok(damaged) => {
+            let named: Vec<String> =
+                damaged.iter().map(|record| format!("{}: {}", record.path.display(), record.reason)).collect();
+            Finding::lacking(WHAT, named.join("; "), remedy)
+        }
+        Err(error) => Finding::lacking(WHAT, chain(&error), remedy),
     }
 }
 
