@@ -79,6 +79,6 @@ async fn write_and_snapshot(host: &Host, sandbox: &Sandbox, dir: &str, mib: u32)
 
 async fn snapshot(host: &Host, sandbox: &Sandbox) -> anyhow::Result<SaveReport> {
     sandbox.snapshot("bench-live-snapshot").await?;
-    host.remove_template("bench-live-snapshot")?;
+    host.remove_template("bench-live-snapshot").await?;
     sandbox.save_report().await?.ok_or_else(|| anyhow::anyhow!("there was a snapshot"))
 }

@@ -22,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
     sandbox.exec("true").await?;
     let paused = sandbox.pause().await?;
     let [lazily, on_demand, eagerly] =
-        [lazy.paused(paused.id())?, on_demand.paused(paused.id())?, eager.paused(paused.id())?];
+        [lazy.paused(paused.id()).await?, on_demand.paused(paused.id()).await?, eager.paused(paused.id()).await?];
     // Records what it touches.
     resume_and_exec(&lazily).await?;
 

@@ -8,6 +8,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod guest;
+pub(crate) mod records;
 
 use std::{
     fs,
