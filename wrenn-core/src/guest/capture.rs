@@ -62,7 +62,7 @@ impl Guest {
         let phases = self.machine.save_phases();
         self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, phases });
         self.machine.saved();
-        self.hand_on_working_set(site, generation.id());
+        self.hand_on_working_set(site, generation.id()).await;
         match &mut self.lineage {
             Some(lineage) => lineage.go_on_from(generation.clone()),
             None => self.lineage = Some(Lineage::new(generation.clone(), None)),

@@ -6,28 +6,47 @@ use std::sync::Arc;
 use wrenn_snapshot::{GenerationId, WorkingSet};
 
 use crate::guest::Guest;
+use crate::runtime::blocking;
 use crate::site::Site;
 
 impl Guest {
-    /// Keeps what the guest touched for the next restore of the same generation, which nobody kept before.
+    /// Keeps what the guest touched for the next restore of the same generation, which nobody kept before. Returns at once:
+    /// no end of a guest waits for a hint to be written.
     pub(crate) fn keep_working_set(&self, site: &Arc<Site>) {
-        let Some(from) = &self.restored_from else { return };
-        let path = working_set_path(site, *from);
-        let Some(touched) = self.machine.working_set().filter(|touched| !touched.is_empty() && !path.exists()) else {
-            return;
-        };
-        if let Err(error) = touched.store(&path) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not kept");
-        }
+        let (Some(from), Some(touched)) = (self.restored_from, self.touched()) else { return };
+        let site = Arc::clone(site);
+        tokio::task::spawn_blocking(move || keep(&site, from, &touched));
     }
 
     /// What was touched after one restore is what will be touched after the next, of the same guest a little later.
-    pub(super) fn hand_on_working_set(&self, site: &Arc<Site>, to: GenerationId) {
-        self.keep_working_set(site);
-        let Some(touched) = self.restored_from.and_then(|from| of(site, from)) else { return };
-        if let Err(error) = touched.store(&working_set_path(site, to)) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not handed on");
-        }
+    pub(super) async fn hand_on_working_set(&self, site: &Arc<Site>, to: GenerationId) {
+        let Some(from) = self.restored_from else { return };
+        let (site, touched) = (Arc::clone(site), self.touched());
+        let hand_on = move || {
+            if let Some(touched) = touched {
+                keep(&site, from, &touched);
+            }
+            let Some(touched) = of(&site, from) else { return };
+            if let Err(error) = touched.store(&working_set_path(&site, to)) {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not handed on");
+            }
+        };
+        // A failed join is a panic, which was printed.
+        let _ = blocking("hand the working set on", hand_on).await;
+    }
+
+    fn touched(&self) -> Option<WorkingSet> {
+        self.machine.working_set().filter(|touched| !touched.is_empty())
+    }
+}
+
+fn keep(site: &Arc<Site>, from: GenerationId, touched: &WorkingSet) {
+    let path = working_set_path(site, from);
+    if path.exists() {
+        return;
+    }
+    if let Err(error) = touched.store(&path) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the working set was not kept");
     }
 }
 
