@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(30)).await;
         timed[2].push(kill(&sandbox).await?);
         if let Ok(paused) = pause.await? {
-            paused.delete()?;
+            paused.delete().await?;
         }
 
         let sandbox = Sandbox::create(&host, "base").await?;
