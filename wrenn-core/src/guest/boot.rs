@@ -17,6 +17,7 @@ use crate::runtime::blocking;
 use crate::site::Site;
 use crate::vmm::identity::Identity;
 use crate::vmm::parts::{BootMedia, Parts};
+use crate::vmm::phases::RestoreSteps;
 use crate::vmm::shape::MachineShape;
 
 impl Guest {
@@ -53,6 +54,7 @@ impl Guest {
             manifest,
             halted: false,
             save_report: None,
+            steps: RestoreSteps::default(),
         };
         guest.alive("boot the template", guest.settle()).await?;
         Ok(guest)

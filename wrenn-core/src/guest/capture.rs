@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::guest::Guest;
 use crate::guest::drive::{self, SavedDrive};
 use crate::guest::lineage::Lineage;
-use crate::guest::then::{SaveReport, Then};
+use crate::guest::stopwatch::Stopwatch;
+use crate::guest::then::{SaveReport, SaveSteps, Then};
 use crate::runtime::blocking;
 use crate::site::Site;
 use crate::vmm::saved::{STATE_BLOB, Saved};
@@ -18,6 +19,7 @@ impl Guest {
     /// Publishes a generation of the guest as it is at one instant. Afterwards, and after a failure, the guest is
     /// stopped if [`is_halted`](Self::is_halted) says so: [`go_on`](Self::go_on) or [`kill`](Self::kill) comes next.
     pub(crate) async fn capture(&mut self, site: &Arc<Site>, then: Then) -> Result<Generation> {
+        let (asked, mut watch, mut steps) = (Instant::now(), Stopwatch::start(), SaveSteps::default());
         let parent = match &mut self.lineage {
             Some(lineage) => Some(lineage.parent().await),
             None => None,
@@ -29,19 +31,23 @@ impl Guest {
             Ok::<_, Error>((pending, memory, drive))
         };
         let (mut pending, mut memory, drive_writer) = blocking("begin a snapshot", begin).await??;
+        steps.begin = watch.lap();
         if then == Then::GoOn {
             drive::write_ahead(Arc::clone(&self.drive), site.data.path().to_owned()).await?;
             memory = self.machine.save_ahead(memory).await?;
         }
-        let began = Instant::now();
-        self.halt().await?;
+        steps.ahead = watch.lap();
+        self.freeze().await?;
+        steps.freeze = watch.lap();
         let stopped = Instant::now();
+        self.machine.stop().await?;
         let drive = SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive_writer, then);
         // Both to their ends: a machine whose saving was cut short could not go on.
         let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
         let (Saved { memory, state }, drive) = (saved?, drive?);
         // From here on nothing stops the guest: what remains is to store what was saved, and to make that durable.
         let stopped_for = stopped.elapsed();
+        steps.stop = watch.lap();
         let held_bytes = memory.held_bytes();
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
@@ -54,13 +60,16 @@ impl Guest {
         // write much before they let its processes go on.
         let publishing = tokio::task::spawn_blocking(publish);
         let gone_on = if then == Then::GoOn { self.go_on().await } else { Ok(()) };
-        let frozen_for = began.elapsed();
+        steps.go_on = watch.lap();
+        let frozen_for = steps.freeze + steps.stop + steps.go_on;
         // To its end in any case: the next capture must not meet this one's held pages.
         let published = publishing.await.map_err(|e| Error::failed("publish the snapshot")(e.into()))?;
         gone_on?;
         let generation = published?;
+        steps.publish = watch.lap();
+        steps.whole = asked.elapsed();
         let phases = self.machine.save_phases();
-        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, phases });
+        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, phases, steps });
         self.machine.saved();
         self.hand_on_working_set(site, generation.id()).await;
         match &mut self.lineage {
@@ -73,12 +82,12 @@ impl Guest {
         Ok(generation)
     }
 
-    /// Freezes the guest's processes, so that none runs in a copy before it is somebody of its own, and stops it.
-    async fn halt(&mut self) -> Result<()> {
+    /// Freezes the guest's processes, so that none runs in a copy before it is somebody of its own. From then on the guest
+    /// stands still, or may.
+    async fn freeze(&mut self) -> Result<()> {
         self.halted = true;
         let freeze = self.agent.freeze();
-        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await?;
-        self.machine.stop().await
+        self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await
     }
 
     /// Lets a guest that was halted go on as itself.

@@ -16,6 +16,7 @@ mod flat;
 mod lineage;
 pub(crate) mod manifest;
 pub(crate) mod restore;
+mod stopwatch;
 pub(crate) mod then;
 mod working_set;
 
@@ -33,6 +34,8 @@ use crate::guest::manifest::Manifest;
 use crate::guest::then::SaveReport;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::Machine;
+use crate::vmm::paging::RestoreReport;
+use crate::vmm::phases::RestoreSteps;
 
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
@@ -47,6 +50,7 @@ pub(crate) struct Guest {
     pub(crate) manifest: Manifest,
     halted: bool,
     save_report: Option<SaveReport>,
+    steps: RestoreSteps,
 }
 
 impl Guest {
@@ -58,6 +62,11 @@ impl Guest {
     /// Whether it leaves generations to collect, once what it was captured in is recorded.
     pub(crate) fn leaves_garbage(&self) -> bool {
         self.lineage.as_ref().is_some_and(Lineage::leaves_garbage)
+    }
+
+    /// How its restore went, and goes; `None` for a guest that was booted.
+    pub(crate) fn restore_report(&self) -> Option<RestoreReport> {
+        self.machine.restore_report().map(|report| RestoreReport { steps: self.steps, ..report })
     }
 
     /// How long the last capture took of the guest's time.

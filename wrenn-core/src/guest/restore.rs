@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wrenn_envd::{GuestEventKind, InitRequest};
 use wrenn_snapshot::{Generation, GenerationId, WorkingSet};
@@ -12,6 +12,7 @@ use crate::agent::client::AgentClient;
 use crate::error::{Error, Result};
 use crate::guest::lineage::Lineage;
 use crate::guest::manifest::Manifest;
+use crate::guest::stopwatch::Stopwatch;
 use crate::guest::{Guest, drive, flat, working_set};
 use crate::id::{SandboxId, TemplateName};
 use crate::image::Image;
@@ -22,6 +23,7 @@ use crate::vmm::identity::Identity;
 use crate::vmm::metadata::Metadata;
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{Parts, Restore};
+use crate::vmm::phases::RestoreSteps;
 
 /// What a restored guest becomes.
 #[derive(Debug, Clone)]
@@ -35,8 +37,11 @@ pub(crate) struct Renewal {
 }
 
 impl Guest {
-    /// Makes a guest of a generation: lazily, and as somebody new.
-    pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal) -> Result<Self> {
+    /// Makes a guest of a generation: lazily, and as somebody new. `asked` is when that was asked for: finding and loading
+    /// the generation is a part of what it took.
+    pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal, asked: Instant) -> Result<Self> {
+        let mut steps = RestoreSteps { load: asked.elapsed(), ..RestoreSteps::default() };
+        let mut watch = Stopwatch::start();
         let step = |step| site.observer.at(step);
         let (here, generation) = (Arc::clone(site), from.clone());
         let mut manifest = blocking("read the snapshot", move || {
@@ -45,8 +50,10 @@ impl Guest {
             Ok::<_, Error>(manifest)
         })
         .await??;
+        let checked = watch.lap();
         step(Step::Slot)?;
         let network = site.vmm.network().await?;
+        steps.slot = watch.lap();
         let (here, image, digest) = (Arc::clone(site), manifest.image.clone(), manifest.base_digest.clone());
         let id = from.id();
         let Files { base, drive, working_set } =
@@ -57,6 +64,7 @@ impl Guest {
             plug: network.plug,
             identity: Identity::reserve()?,
         };
+        steps.open = checked + watch.lap();
         step(Step::Machine)?;
         let fill = drive::fill(site, from.clone(), &drive);
         let restore = Restore {
@@ -68,9 +76,11 @@ impl Guest {
                 Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
             },
         };
-        let started = site.vmm.restore(&manifest.shape, parts, restore);
+        let started = async { Ok((site.vmm.restore(&manifest.shape, parts, restore).await?, watch.lap())) };
         // The drive is filled while the VMM starts.
-        let (machine, ()) = tokio::try_join!(started, fill)?;
+        let ((machine, machine_took), ()) = tokio::try_join!(started, fill)?;
+        steps.machine = machine_took;
+        steps.drive = watch.lap();
         let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), manifest.token.clone()));
         let token = fresh_token();
         manifest.token = Some(token.clone());
@@ -79,12 +89,15 @@ impl Guest {
         let restored_from = Some(from.id());
         let (lineage, halted, save_report) = (None, false, None);
         let mut guest =
-            Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report };
+            Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report, steps };
         guest.machine.describe(&metadata).await?;
         step(Step::Run)?;
         guest.machine.resume().await?;
+        guest.steps.run = watch.lap();
         step(Step::Agent)?;
         guest.alive("restore the guest", guest.renew(renewal)).await?;
+        guest.steps.agent = watch.lap();
+        guest.steps.whole = asked.elapsed();
         // Last, since it may begin to compact, which the restore shall not wait for.
         let lineage = guest.lineage.insert(Lineage::new(from, Some(renewal.id.clone())));
         lineage.shorten(site);

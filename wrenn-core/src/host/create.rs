@@ -1,7 +1,7 @@
 //! What a sandbox shall be, and its creation.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::unix_ms;
 use crate::error::Result;
@@ -123,6 +123,7 @@ impl SandboxBuilder {
     /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next
     /// create.
     pub async fn create(self) -> Result<Sandbox> {
+        let asked = Instant::now();
         let template: TemplateName = self.template.parse()?;
         check_envs(&self.envs)?;
         let registry = self.host.0;
@@ -138,7 +139,7 @@ impl SandboxBuilder {
             lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry, from: self.ttl_from }),
             created_at_ms: unix_ms(),
         };
-        let shared = start(&registry, generation, fixed, Origin::Created, None).await?;
+        let shared = start(&registry, generation, fixed, Origin::Created, None, asked).await?;
         Ok(Sandbox::new(shared, registry))
     }
 }

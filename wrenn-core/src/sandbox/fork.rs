@@ -1,6 +1,7 @@
 //! Copies of a running sandbox.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::join_all;
 
@@ -28,9 +29,10 @@ impl Sandbox {
         }
         let (generation, fixed) = self.request("be forked", Request::Fork).await?;
         let registry = self.registry();
+        let captured = Instant::now();
         let children = (0..count).map(|_| {
             let fixed = Fixed { id: SandboxId::random(), created_at_ms: unix_ms(), ..fixed.clone() };
-            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), None)
+            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), None, captured)
         });
         let children = join_all(children).await.into_iter();
         Ok(children.map(|child| Ok(Self::new(child?, Arc::clone(registry)))).collect())

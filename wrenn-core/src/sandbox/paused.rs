@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use wrenn_snapshot::CompactPolicy;
 
 use crate::error::{Error, Result, Subject};
+use crate::guest::then::SaveReport;
 use crate::id::SandboxId;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
@@ -33,8 +34,8 @@ impl Sandbox {
     /// # Cancel-Safety
     /// A pause that has begun goes on; [`Host::paused`](crate::Host::paused) finds its result.
     pub async fn pause(&self) -> Result<PausedSandbox> {
-        let record = self.request("be paused", Request::Pause).await?;
-        Ok(PausedSandbox::new(Arc::clone(self.registry()), record))
+        let (record, report) = self.request("be paused", Request::Pause).await?;
+        Ok(PausedSandbox::after(Arc::clone(self.registry()), record, report))
     }
 }
 
@@ -43,11 +44,18 @@ impl Sandbox {
 pub struct PausedSandbox {
     registry: Arc<Registry>,
     record: PausedRecord,
+    report: Option<Box<SaveReport>>,
 }
 
 impl PausedSandbox {
+    /// One that was found on disk.
     pub(crate) fn new(registry: Arc<Registry>, record: PausedRecord) -> Self {
-        Self { registry, record }
+        Self { registry, record, report: None }
+    }
+
+    /// One that was just paused.
+    fn after(registry: Arc<Registry>, record: PausedRecord, report: Option<SaveReport>) -> Self {
+        Self { registry, record, report: report.map(Box::new) }
     }
 
     /// The sandbox's identity, which it keeps.
@@ -73,6 +81,12 @@ impl PausedSandbox {
         self.record.stored_bytes
     }
 
+    /// What this pause took; `None` where it was found on disk.
+    #[must_use]
+    pub fn save_report(&self) -> Option<SaveReport> {
+        self.report.as_deref().copied()
+    }
+
     /// Runs the sandbox again, lazily: its memory comes in as it is touched. Its processes go on where they were, with
     /// the clock set, fresh randomness, and a fresh token.
     ///
@@ -83,12 +97,13 @@ impl PausedSandbox {
     /// # Cancel-Safety
     /// Cancelling undoes the resume; the pause is kept.
     pub async fn resume(&self) -> Result<Sandbox> {
+        let asked = std::time::Instant::now();
         let lock = self.lock_patiently("be resumed").await?;
         let this = self.clone();
         let record = blocking("read the pause", move || this.current_record()).await??;
         self.registry.site.observer.at(Step::Load)?;
         let generation = template::load(&self.registry.site, record.generation).await?;
-        let shared = start(&self.registry, generation, record.fixed, Origin::Resumed, Some(lock)).await?;
+        let shared = start(&self.registry, generation, record.fixed, Origin::Resumed, Some(lock), asked).await?;
         Ok(Sandbox::new(shared, Arc::clone(&self.registry)))
     }
 

@@ -17,7 +17,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 /// A kill has a way of its own, since it does not wait for these.
 #[derive(Debug)]
 pub(super) enum Request {
-    Pause(Reply<PausedRecord>),
+    /// What is on disk, and what it took.
+    Pause(Reply<(PausedRecord, Option<SaveReport>)>),
     /// The generation that children start from, and what they inherit.
     Fork(Reply<(Generation, Fixed)>),
     Snapshot(TemplateName, Reply<Template>),

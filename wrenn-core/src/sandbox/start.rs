@@ -1,6 +1,7 @@
 //! The start of a sandbox: a guest is restored, and a task owns it from then on.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use wrenn_envd::GuestEventKind;
@@ -47,7 +48,7 @@ impl Origin {
     }
 }
 
-/// Restores a guest from `generation` and hands out what its handles share.
+/// Restores a guest from `generation` and hands out what its handles share. `asked` is when that was asked for.
 ///
 /// # Cancel-Safety
 /// Cancelling undoes what was made so far.
@@ -57,13 +58,14 @@ pub(crate) async fn start(
     fixed: Fixed,
     origin: Origin,
     lock: Option<FileLock>,
+    asked: Instant,
 ) -> Result<Arc<Shared>> {
     registry.check_open()?;
     let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
     let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs };
     let site = &registry.site;
     let beginning = origin.event(&fixed);
-    let guest = Guest::restore(site, generation, &renewal).await?;
+    let guest = Guest::restore(site, generation, &renewal, asked).await?;
     site.observer.at(Step::Ready)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
     let (kills, to_kill) = mpsc::unbounded_channel();

@@ -114,7 +114,8 @@ impl Task {
                     self.end_machine().await;
                     self.set_life(SandboxState::Paused, Some(Exit::Paused));
                 }
-                self.answer(paused, reply).await
+                let report = self.guest.save_report();
+                self.answer(paused.map(|record| (record, report)), reply).await
             }
             Request::Fork(reply) => {
                 let captured = self.capture_and_go_on().await;
@@ -127,7 +128,7 @@ impl Task {
             }
             Request::Report(reply) => {
                 let none = || Error::failed("report")("this machine was not restored".into());
-                let report = self.guest.machine.restore_report().ok_or_else(none);
+                let report = self.guest.restore_report().ok_or_else(none);
                 self.answer(report, reply).await
             }
             Request::SaveReport(reply) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wrenn_snapshot::{PageServer, RestoreReport as MemoryReport, ServeCounters, TouchedPages, WorkingSet};
 
 use crate::vmm::paging::{Paging, RestoreReport};
-use crate::vmm::phases::RestorePhases;
+use crate::vmm::phases::{RestorePhases, RestoreSteps};
 
 /// Where a machine's memory came from.
 #[derive(Debug)]
@@ -45,7 +45,14 @@ impl Origin {
             Self::Mapped => (Paging::Mapped, MemoryReport::default()),
         };
         let populated_in = if paging == Paging::Eager { phases.populate } else { Duration::ZERO };
-        Some(RestoreReport { paging, populated_in, loaded_in: phases.load, phases, memory })
+        Some(RestoreReport {
+            paging,
+            populated_in,
+            loaded_in: phases.load,
+            phases,
+            steps: RestoreSteps::default(),
+            memory,
+        })
     }
 
     /// What the guest touched, in order, as far as it was recorded.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wrenn_snapshot::RestoreReport as MemoryReport;
 
 use crate::error::{Error, Result};
-use crate::vmm::phases::RestorePhases;
+use crate::vmm::phases::{RestorePhases, RestoreSteps};
 use crate::vmm::userfaultfd::{Here, Kernel};
 
 /// How a restored guest's memory comes to it.
@@ -44,6 +44,8 @@ pub struct RestoreReport {
     pub loaded_in: Duration,
     /// How long each step of the VMM's part took.
     pub phases: RestorePhases,
+    /// How long each step of the whole took.
+    pub steps: RestoreSteps,
     /// Faults, pages, bytes and latencies of a lazy restore, and whether its page server is done; all zero for [`Paging::Eager`].
     pub memory: MemoryReport,
 }

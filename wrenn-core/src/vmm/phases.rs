@@ -46,3 +46,38 @@ pub struct SavePhases {
     /// wrenn's, for reading the file that the VMM wrote.
     pub state: Duration,
 }
+
+/// How long each step of a create, a resume, or the start of a fork's child took. They come one after another and add up
+/// to [`whole`](Self::whole); what the VMM's part is made of is in [`RestorePhases`].
+///
+/// The drive is filled while the VMM starts: what it took beyond that is a step of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RestoreSteps {
+    /// Finding the snapshot, and reading and checking its headers. wrenn's time; with a template that was not booted yet it
+    /// has the boot in it. Zero for a fork's child, whose snapshot is at hand.
+    pub load: Duration,
+    /// Checking that the snapshot can run here, and opening its files. wrenn's time.
+    pub open: Duration,
+    /// Making the network slot. The kernel's time, for the most part.
+    pub slot: Duration,
+    /// Starting the VMM with its memory and device state: [`RestorePhases::spawn`], `populate` and `load`.
+    pub machine: Duration,
+    /// Waiting for the drive to be filled, once the VMM was ready. wrenn's time.
+    pub drive: Duration,
+    /// [`RestorePhases::describe`] and [`RestorePhases::run`]: the VMM's time.
+    pub run: Duration,
+    /// From then until the agent had made the guest itself again: the guest's time, with the pages that it touches
+    /// meanwhile, which wrenn serves.
+    pub agent: Duration,
+    /// From the call to its answer.
+    pub whole: Duration,
+}
+
+impl RestoreSteps {
+    /// All steps added up.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        self.load + self.open + self.slot + self.machine + self.drive + self.run + self.agent
+    }
+}
