@@ -1,10 +1,10 @@
 //! Processes in the guest.
 //!
 //! ```text
-//!  Service::start -> life::Start::run -> Launch::spawn -> Table::spawn -> Process::run -> Journal::push -> Reader::next -> a stream
-//!                                                            |  ^             |  ^
-//!                                         a starter's thread v  |     timeout v  | exit status
-//!                                                  Program::start      reap <- SIGCHLD
+//!  Service::start -> Start::run -> Launch::spawn -> Table::spawn -> Process::run -> Journal::push -> Reader::next
+//!                                                      |   ^          |  ^                              |
+//!                                    a starter's thread v   |  time-out v  | exit status          a stream v
+//!                                               Program::start    reap <- SIGCHLD
 //! ```
 //!
 //! A process belongs to the table, not to the client that started it: its readers come and go. While there are readers
