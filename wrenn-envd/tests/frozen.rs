@@ -8,17 +8,13 @@ use std::{
 };
 
 use hyper::StatusCode;
-use support::{Agent, disk::LoopDisk, eventually};
+use support::{Agent, eventually, loop_mount::LoopMount};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 #[tokio::test]
 async fn an_upload_that_is_dropped_on_a_frozen_disk_holds_nobody_up() {
-    let disk = match LoopDisk::mount() {
-        Ok(disk) => disk,
-        Err(error) => {
-            return println!("skipped: an_upload_that_is_dropped_on_a_frozen_disk_holds_nobody_up: {error}");
-        }
-    };
+    let test = "an_upload_that_is_dropped_on_a_frozen_disk_holds_nobody_up";
+    let Some(disk) = LoopMount::make(test) else { return };
     let agent = Agent::start_with(&["--drive", disk.path().to_str().unwrap()]);
     let entries = || fs::read_dir(disk.path()).unwrap().filter(|entry| is_upload(entry.as_ref().unwrap())).count();
     let mut uploads = Vec::new();
@@ -53,10 +49,7 @@ async fn an_upload_that_is_dropped_on_a_frozen_disk_holds_nobody_up() {
 #[tokio::test]
 async fn uploads_that_stand_before_a_frozen_disk_do_not_keep_it_frozen() {
     let test = "uploads_that_stand_before_a_frozen_disk_do_not_keep_it_frozen";
-    let disk = match LoopDisk::mount() {
-        Ok(disk) => disk,
-        Err(error) => return println!("skipped: {test}: {error}"),
-    };
+    let Some(disk) = LoopMount::make(test) else { return };
     let agent = Agent::start_with(&["--drive", disk.path().to_str().unwrap()]);
     let mut uploads = Vec::new();
     for number in 0..20 {
@@ -88,6 +81,6 @@ fn is_upload(entry: &fs::DirEntry) -> bool {
 }
 
 /// So that a test that fails can be cleaned up after.
-fn thaw(disk: &LoopDisk) {
+fn thaw(disk: &LoopMount) {
     let _ = std::process::Command::new("fsfreeze").arg("--unfreeze").arg(disk.path()).status();
 }

@@ -17,7 +17,7 @@ use crate::agent::{identity, users::User};
 ///
 /// # Errors
 ///
-/// Those of `work`; [`io::ErrorKind::TimedOut`] when no thread is free for a minute, since all wait for file systems that do not
+/// Those of `work`; [`io::ErrorKind::TimedOut`] when no thread is free for half a minute, since all wait for file systems that do not
 /// answer.
 ///
 /// # Cancel-Safety
@@ -66,7 +66,7 @@ static THREADS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(THREADS_MA
 /// Of the 16 that the runtime has.
 const THREADS_MAX: usize = 12;
 
-const WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
