@@ -11,18 +11,25 @@ use wrenn_core::{Sandbox, SaveReport};
 /// The steps miss no more of the whole than this part of it, or a millisecond.
 const MISSING_MAX: f64 = 0.05;
 
-fn adds_up(what: &str, sum: Duration, whole: Duration, waited: Duration) {
+fn adds_up(what: &str, sum: Duration, whole: Duration) {
     let missing = whole.saturating_sub(sum);
     assert!(sum <= whole, "{what}: {sum:?} of {whole:?}");
     assert!(missing <= whole.mul_f64(MISSING_MAX).max(Duration::from_millis(1)), "{what}: {sum:?} of {whole:?}");
-    assert!(whole <= waited, "{what}: {whole:?}, and the caller waited {waited:?}");
-    let hidden = waited.saturating_sub(whole);
-    assert!(hidden <= waited.mul_f64(0.25).max(Duration::from_millis(100)), "{what}: {whole:?} of {waited:?}");
 }
 
-async fn check_restore(what: &str, sandbox: &Sandbox, waited: Duration) {
+/// What a caller waits for is what the report tells of, but for the handing over.
+fn is_all_that_was_waited_for(what: &str, whole: Duration, waited: Duration) {
+    assert!(whole <= waited, "{what}: {whole:?}, and the caller waited {waited:?}");
+    let hidden = waited - whole;
+    assert!(hidden <= waited.mul_f64(MISSING_MAX).max(Duration::from_millis(20)), "{what}: {whole:?} of {waited:?}");
+}
+
+async fn check_restore(what: &str, sandbox: &Sandbox, waited: Option<Duration>) {
     let report = sandbox.restore_report().await.unwrap();
-    adds_up(what, report.steps.sum(), report.steps.whole, waited);
+    adds_up(what, report.steps.sum(), report.steps.whole);
+    if let Some(waited) = waited {
+        is_all_that_was_waited_for(what, report.steps.whole, waited);
+    }
     let phases = report.phases;
     let machine = phases.spawn + phases.populate + phases.load;
     assert!(machine <= report.steps.machine, "{what}: {phases:?} in {:?}", report.steps);
@@ -50,7 +57,7 @@ async fn the_steps_of_a_restore_and_a_save_are_the_whole() {
 
     let asked = Instant::now();
     let sandbox = Sandbox::create(&host, "base").await.unwrap();
-    check_restore("create", &sandbox, asked.elapsed()).await;
+    check_restore("create", &sandbox, Some(asked.elapsed())).await;
     run(&sandbox, "head -c 8000000 /dev/urandom > /dev/shm/written").await;
     assert!(sandbox.save_report().await.unwrap().is_none(), "nothing was saved yet");
 
@@ -58,7 +65,7 @@ async fn the_steps_of_a_restore_and_a_save_are_the_whole() {
     let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
     let waited = asked.elapsed();
     check_save("fork", sandbox.save_report().await.unwrap().unwrap(), waited);
-    check_restore("child", &child, waited).await;
+    check_restore("child", &child, None).await;
     child.kill().await.unwrap();
 
     let asked = Instant::now();
@@ -70,6 +77,6 @@ async fn the_steps_of_a_restore_and_a_save_are_the_whole() {
 
     let asked = Instant::now();
     let sandbox = paused.resume().await.unwrap();
-    check_restore("resume", &sandbox, asked.elapsed()).await;
+    check_restore("resume", &sandbox, Some(asked.elapsed())).await;
     sandbox.kill().await.unwrap();
 }
