@@ -134,8 +134,7 @@ impl Generation {
     pub fn reader(&self, space: Space) -> Result<GenerationReader> {
         let position = self.position(space).ok_or_else(|| self.missing(space.name()))?;
         let index = Arc::clone(&self.0.indexes[position]);
-        let open = |id: &GenerationId| self.0.store.data_files.open(&self.0.store.root, *id, space);
-        let files = index.generations().iter().map(open).collect::<Result<Vec<_>>>()?;
+        let files = self.0.store.data_files.open_all(&self.0.store.root, index.generations(), space)?;
         for extent in index.extents() {
             if let Storage::Data { generation, offset } = extent.storage
                 && offset as usize + extent.count as usize > files[generation as usize].page_count()

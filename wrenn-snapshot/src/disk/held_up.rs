@@ -21,12 +21,15 @@ struct State {
     /// What is held up.
     path: Option<PathBuf>,
     somebody_waits: bool,
+    /// How often something was opened since.
+    opened: usize,
 }
 
 impl HeldUpDisk {
     /// From now on, the first to open `path` waits.
     pub(crate) fn hold_up(&self, path: PathBuf) {
-        *self.state.lock().expect("no test panics with the lock") = State { path: Some(path), somebody_waits: false };
+        *self.state.lock().expect("no test panics with the lock") =
+            State { path: Some(path), somebody_waits: false, opened: 0 };
     }
 
     pub(crate) fn let_go(&self) {
@@ -41,8 +44,17 @@ impl HeldUpDisk {
         assert!(!waited.expect("no test panics with the lock").1.timed_out(), "nobody opens it");
     }
 
+    /// Waits until so much was opened since the file is held up, and says whether that came.
+    pub(crate) fn opens(&self, count: usize) -> bool {
+        let state = self.state.lock().expect("no test panics with the lock");
+        let waited = self.changed.wait_timeout_while(state, PATIENCE / 2, |state| state.opened < count);
+        !waited.expect("no test panics with the lock").1.timed_out()
+    }
+
     fn pass(&self, path: &Path) {
         let mut state = self.state.lock().expect("no test panics with the lock");
+        state.opened += 1;
+        self.changed.notify_all();
         if state.path.as_deref() == Some(path) && !state.somebody_waits {
             state.somebody_waits = true;
             self.changed.notify_all();

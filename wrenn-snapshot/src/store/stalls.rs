@@ -89,3 +89,29 @@ fn a_data_file_that_is_slow_to_open_holds_up_no_other() {
     assert_eq!(page, [1; PAGE_BYTES]);
     assert_eq!(read(&scene.store, slow), [1; PAGE_BYTES]);
 }
+
+#[test]
+fn the_many_ancestors_of_a_generation_are_not_opened_one_after_another() {
+    let scene = Scene::new();
+    let mut last: Option<Generation> = None;
+    for page in 0..64 {
+        let mut pending = scene.store.begin(last.as_ref()).expect("begun");
+        let memory = [1; 64 * PAGE_BYTES];
+        pending.write_dirty(Space::Memory, &memory, &[PageRange::new(page, 1)]).expect("written");
+        last = Some(pending.publish(b"").expect("published"));
+    }
+    let last = last.expect("there are some");
+    let index = last.index(Space::Memory).expect("it has a memory");
+    let slow = scene.store.shared.root.dir(index.generations()[0]).join("memory.header");
+    scene.disk.hold_up(slow);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| last.reader(Space::Memory).expect("a reader"));
+        // Two files of each, but for those that one thread has to open after the slow one.
+        let are_opened = scene.disk.opens(2 * (64 - 16));
+        scene.disk.let_go();
+        let mut read = vec![0; 64 * PAGE_BYTES];
+        reader.join().expect("it does not panic").read_at(PageIndex(0), &mut read).expect("read");
+        assert!(read == [1; 64 * PAGE_BYTES], "each file is in its place");
+        assert!(are_opened, "the others are, meanwhile");
+    });
+}
