@@ -4,14 +4,16 @@
 //!  /run/wrenn/users    one byte for each user; a lock on a byte is a reservation, of all programs that share /run
 //! ```
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::{Mode, OFlags, open, openat};
 
 use crate::error::{Error, Result};
 
@@ -21,7 +23,7 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Holds the lock. The last clone frees it.
-    _reservation: Option<Arc<File>>,
+    _reservation: Option<Arc<OwnedFd>>,
 }
 
 impl Identity {
@@ -47,11 +49,16 @@ impl Identity {
 
 fn reserve_in(directory: &Path, random: impl Fn() -> u32) -> io::Result<Identity> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = File::from(open(directory, flags, Mode::empty())?);
+    if opened.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other(format!("{} belongs to another user", directory.display())));
+    }
     for _ in 0..ATTEMPTS_MAX {
         let number = random() % EPHEMERAL_UIDS;
         // A new description for each: a lock belongs to that, and goes with it.
-        let mut options = OpenOptions::new();
-        let users = options.create(true).truncate(false).write(true).mode(0o600).open(directory.join("users"))?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let users = openat(&opened, "users", flags, Mode::RUSR | Mode::WUSR)?;
         let byte = libc::flock {
             l_type: short(libc::F_WRLCK)?,
             l_whence: short(libc::SEEK_SET)?,
@@ -88,6 +95,18 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+
+    #[test]
+    fn a_place_that_another_user_may_have_made_is_refused() {
+        let (dir, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let link = dir.path().join("wrenn");
+        std::os::unix::fs::symlink(theirs.path(), &link).unwrap();
+        assert!(reserve_in(&link, || 0).is_err(), "a link was followed");
+        let inside = dir.path().join("own");
+        std::fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(theirs.path().join("users"), inside.join("users")).unwrap();
+        assert!(reserve_in(&inside, || 0).is_err() && !theirs.path().join("users").exists(), "a link was followed");
+    }
 
     #[test]
     fn a_user_is_one_vmms_until_that_has_ended() {
