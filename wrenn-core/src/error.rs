@@ -129,6 +129,10 @@ pub enum Error {
     OutputTooLong {
         /// The limit for each of the two streams.
         limit_bytes: usize,
+        /// What it had written to its standard output, up to the limit.
+        stdout: Vec<u8>,
+        /// What it had written to its standard error, up to the limit.
+        stderr: Vec<u8>,
     },
     /// The connection broke while a command was collected, and came back too late for what it had written meanwhile.
     #[error(
@@ -138,6 +142,10 @@ pub enum Error {
     OutputLost {
         /// The length of the gap.
         bytes: u64,
+        /// What it had written to its standard output before the gap.
+        stdout: Vec<u8>,
+        /// What it had written to its standard error before the gap.
+        stderr: Vec<u8>,
     },
     /// The guest's agent refused, or could not be reached.
     #[error("the guest's agent could not {what}")]

@@ -320,7 +320,7 @@ async fn output_without_end_is_bounded_and_a_late_command_is_dead_in_the_guest()
     vm_test_or_return!();
     let (_host, sandbox) = common::sandbox().await;
     let flood = sandbox.command("yes").arg("0123456789abcdef").output_limit(300_000).output().await.unwrap_err();
-    assert!(matches!(flood, Error::OutputTooLong { limit_bytes: 300_000 }), "{flood:?}");
+    assert!(matches!(flood, Error::OutputTooLong { limit_bytes: 300_000, .. }), "{flood:?}");
     run(&sandbox, "for i in $(seq 100); do pgrep -x yes > /dev/null || exit 0; sleep 0.05; done; exit 1").await;
 
     let began = Instant::now();

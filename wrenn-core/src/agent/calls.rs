@@ -1,5 +1,7 @@
 //! Calls about processes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use wrenn_envd::proto::process::{
@@ -10,7 +12,7 @@ use wrenn_envd::proto::process::{
 
 use crate::agent::client::{AgentClient, Result, with_header};
 use crate::agent::error::AgentError;
-use crate::agent::process::{InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream, Signal};
+use crate::agent::process::{Deadline, InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream, Signal};
 
 impl AgentClient {
     /// Starts a process. The first event is [`ProcessEvent::Start`](super::ProcessEvent::Start).
@@ -18,14 +20,19 @@ impl AgentClient {
     /// # Errors
     ///
     /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a working
-    /// directory or a user that it does not have.
+    /// directory or a user that it does not have, [`AgentError::Unresponsive`] where the agent does not say within a minute
+    /// that the process has started, or does not tell of its end within 10 s of its time-out.
     ///
     /// # Cancel-Safety
     ///
     /// Cancelling may leave the process running in the guest.
     pub(crate) async fn start(&self, spec: &ProcessSpec) -> Result<ProcessStream> {
-        let messages = self.processes.start_with_options(request(spec), self.start_options(spec)?).await?;
-        Ok(ProcessStream::new(Messages::Started(messages), 0, spec.timeout))
+        let deadline = Deadline::after(spec.timeout);
+        let limit = deadline.map_or(START_MAX, |deadline| deadline.left().min(START_MAX));
+        let options = self.start_options(spec)?;
+        let start = async { Ok(self.processes.start_with_options(request(spec), options).await?) };
+        let messages = self.bounded(Some(limit), start).await?;
+        Ok(ProcessStream::new(Messages::Started(messages), 0, deadline))
     }
 
     fn start_options(&self, spec: &ProcessSpec) -> Result<CallOptions> {
@@ -51,13 +58,16 @@ impl AgentClient {
 
     pub(super) async fn connect_process(&self, process: Selector, offset: u64) -> Result<Messages> {
         let request = ConnectRequest { process: selector(process).into(), offset: Some(offset), ..Default::default() };
-        Ok(Messages::Attached(self.processes.connect_with_options(request, self.options()?).await?))
+        let options = self.options()?;
+        let connect = async { Ok(self.processes.connect_with_options(request, options).await?) };
+        Ok(Messages::Attached(self.quick(connect).await?))
     }
 
     /// The processes that were started through the agent and run.
     pub(crate) async fn list(&self) -> Result<Vec<ProcessEntry>> {
-        let answer =
-            self.processes.list_with_options(ListRequest::default(), self.quick_options()?).await?.into_owned();
+        let options = self.options()?;
+        let list = async { Ok(self.processes.list_with_options(ListRequest::default(), options).await?.into_owned()) };
+        let answer = self.quick(list).await?;
         let entry = |info: wire::ProcessInfo| {
             let config = info.config.into_option().unwrap_or_default();
             ProcessEntry { pid: info.pid, tag: info.tag, cmd: config.cmd, args: config.args, cwd: config.cwd }
@@ -104,22 +114,24 @@ impl AgentClient {
     async fn send_piece(&self, pid: u32, input: Input) -> Result<()> {
         let input = ProcessInput { input: Some(input), ..Default::default() };
         let request = SendInputRequest { process: by_pid(pid).into(), input: input.into(), ..Default::default() };
-        self.processes.send_input_with_options(request, self.options()?).await?;
-        Ok(())
+        let options = self.options()?;
+        // For as long as the process takes to read it.
+        self.bounded(None, async { Ok(self.processes.send_input_with_options(request, options).await.map(drop)?) })
+            .await
     }
 
     /// Closes a process's standard input: it reads the end of it.
     pub(crate) async fn close_stdin(&self, pid: u32) -> Result<()> {
         let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
-        self.processes.close_stdin_with_options(request, self.quick_options()?).await?;
-        Ok(())
+        let options = self.options()?;
+        self.quick(async { Ok(self.processes.close_stdin_with_options(request, options).await.map(drop)?) }).await
     }
 
     /// Resizes a process's terminal.
     pub(crate) async fn resize(&self, pid: u32, size: (u16, u16)) -> Result<()> {
         let request = UpdateRequest { process: by_pid(pid).into(), pty: pty(size).into(), ..Default::default() };
-        self.processes.update_with_options(request, self.quick_options()?).await?;
-        Ok(())
+        let options = self.options()?;
+        self.quick(async { Ok(self.processes.update_with_options(request, options).await.map(drop)?) }).await
     }
 
     /// Signals a process and its group.
@@ -129,8 +141,8 @@ impl AgentClient {
             Signal::Kill => wire::Signal::SIGNAL_SIGKILL,
         };
         let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
-        self.processes.send_signal_with_options(request, self.quick_options()?).await?;
-        Ok(())
+        let options = self.options()?;
+        self.quick(async { Ok(self.processes.send_signal_with_options(request, options).await.map(drop)?) }).await
     }
 }
 
@@ -167,5 +179,8 @@ fn selector(selector: Selector) -> ProcessSelector {
 
 /// The protocol allows ten digits.
 const MAX_TIMEOUT_MS: u128 = 9_999_999_999;
+
+/// How long the agent may take to say that a process has started. What a process does before its end is not waited for.
+const START_MAX: Duration = Duration::from_secs(60);
 
 const INPUT_BYTES_MAX: usize = 1 << 20;

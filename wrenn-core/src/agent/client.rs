@@ -14,13 +14,14 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use connectrpc::client::{CallOptions, ClientBody, ClientConfig, ClientTransport as _, full_body};
+use futures::FutureExt as _;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Limited};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use wrenn_envd::{
     ACCESS_TOKEN_HEADER, EventsResponse, GuestEvent, InitRequest, Timestamp,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
@@ -30,6 +31,7 @@ use crate::agent::activity::Activity;
 use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections, ForTheHost};
 use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
+use crate::agent::liveness::Liveness;
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
@@ -40,6 +42,7 @@ pub(crate) struct AgentClient {
     pub(super) filesystem: FilesystemClient<Connections>,
     pub(super) token: RwLock<Option<String>>,
     activity: Activity,
+    liveness: Liveness,
 }
 
 impl fmt::Debug for AgentClient {
@@ -55,14 +58,22 @@ impl AgentClient {
     /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
     /// Connects nothing yet.
     pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
-        let activity = Activity::new();
-        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD), activity.clone());
-        let files = Connections::new(connector, None, activity.clone());
+        let (activity, heard) = (Activity::new(), Activity::new());
+        let calls = Connections::new(connector.clone(), Some(CALL_AHEAD), activity.clone(), heard.clone());
+        let files = Connections::new(connector, None, activity.clone(), heard.clone());
         let base =
             Uri::builder().scheme(Scheme::HTTP).authority(AUTHORITY).path_and_query("/").build().unwrap_or_default();
         let processes = ProcessClient::new(calls.clone(), ClientConfig::new(base.clone()));
         let filesystem = FilesystemClient::new(calls.clone(), ClientConfig::new(base));
-        Self { calls, files, processes, filesystem, token: RwLock::new(token), activity }
+        Self {
+            calls,
+            files,
+            processes,
+            filesystem,
+            token: RwLock::new(token),
+            activity,
+            liveness: Liveness::new(heard),
+        }
     }
 
     /// Where the guest's use is noted.
@@ -130,6 +141,7 @@ impl AgentClient {
             }
         };
         self.until(deadline, init).await?;
+        self.liveness.set_stopped(false);
         if let Some(token) = &request.access_token {
             self.set_token(Some(token.clone()).filter(|token| !token.is_empty()));
         }
@@ -139,19 +151,23 @@ impl AgentClient {
     /// Stops every process of the guest but the agent. Until [`thaw`](Self::thaw), or an [`init`](Self::init) with
     /// entropy, none runs and none can be started.
     pub(crate) async fn freeze(&self) -> Result<()> {
+        // The whole guest stops next, and calls that wait shall not take that for its death.
+        self.liveness.set_stopped(true);
         self.quick_call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new()).await.map(drop)
     }
 
     /// Lets the processes run on.
     pub(crate) async fn thaw(&self) -> Result<()> {
-        self.quick_call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new()).await.map(drop)
+        self.quick_call(Method::POST, "/unfreeze", HeaderMap::new(), Bytes::new()).await?;
+        self.liveness.set_stopped(false);
+        Ok(())
     }
 
     /// What has become of the guest after that event; waits for it, and answers none after a while.
     pub(crate) async fn events_after(&self, number: u64) -> Result<Vec<GuestEvent>> {
         let route = format!("/events?after={number}");
         let answer =
-            self.within(EVENTS_TIMEOUT, self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
+            self.bounded(Some(EVENTS_TIMEOUT), self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
         let answer: EventsResponse = serde_json::from_slice(&answer).map_err(AgentError::lost)?;
         Ok(answer.events)
     }
@@ -164,7 +180,7 @@ impl AgentClient {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Bytes> {
-        self.within(CALL_TIMEOUT, self.call(method, route, headers, body)).await
+        self.quick(self.call(method, route, headers, body)).await
     }
 
     /// A connection of its own to a port of the guest.
@@ -200,8 +216,45 @@ impl AgentClient {
         }
     }
 
-    pub(super) async fn within<T>(&self, timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(out_of_time()))
+    /// Does `call`, for at most `limit` where there is one, and for as long as the agent answers at all.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::Unresponsive`] after `limit`, and half a minute after the guest has fallen silent.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// As `call`.
+    pub(crate) async fn bounded<T>(&self, limit: Option<Duration>, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let began = Instant::now();
+        let over = async {
+            match limit.and_then(|limit| began.checked_add(limit)) {
+                Some(end) => sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            result = call => return result,
+            () = over => {}
+            () = self.until_silent() => {}
+        }
+        Err(AgentError::Unresponsive { after: began.elapsed() })
+    }
+
+    /// As [`bounded`](Self::bounded), for what an agent answers at once.
+    pub(super) async fn quick<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.bounded(Some(CALL_TIMEOUT), call).await
+    }
+
+    /// Waits until the agent does not answer any more.
+    pub(crate) async fn until_silent(&self) {
+        let probe = || {
+            let asked = self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new());
+            // A refusal is an answer, too.
+            async { asked.await.map_or_else(|error| !error.is_retryable(), |_| true) }.boxed()
+        };
+        self.liveness.until_silent(probe).await;
     }
 
     /// What calls carry now.
@@ -226,11 +279,6 @@ impl AgentClient {
             }
             None => Ok(options),
         }
-    }
-
-    /// For calls that an agent answers at once.
-    pub(super) fn quick_options(&self) -> Result<CallOptions> {
-        Ok(self.options()?.with_timeout(CALL_TIMEOUT))
     }
 }
 

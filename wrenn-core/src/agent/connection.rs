@@ -51,6 +51,8 @@ struct Shared {
     finishing: TaskTracker,
     closed: CancellationToken,
     activity: Activity,
+    /// Of whatever comes from the guest.
+    heard: Activity,
 }
 
 /// Marks a request as the host's own, which is no use of the guest: see [`Activity`].
@@ -102,11 +104,16 @@ impl fmt::Debug for Connections {
 
 impl Connections {
     /// Reads no further ahead than that; without it, as far as the kernel thinks best.
-    pub(super) fn new(connector: Weak<dyn Connector>, ahead: Option<Ahead>, activity: Activity) -> Self {
+    pub(super) fn new(
+        connector: Weak<dyn Connector>,
+        ahead: Option<Ahead>,
+        activity: Activity,
+        heard: Activity,
+    ) -> Self {
         let finishing = TaskTracker::new();
         finishing.close();
         let closed = CancellationToken::new();
-        let shared = Shared { connector, ahead, idle: Mutex::default(), finishing, closed, activity };
+        let shared = Shared { connector, ahead, idle: Mutex::default(), finishing, closed, activity, heard };
         Self { shared: Arc::new(shared) }
     }
 
@@ -157,6 +164,7 @@ impl Connections {
             let mut sender = self.sender(Instant::now() + CONNECT_MAX).await?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
+                    self.shared.heard.touch();
                     let shared = Arc::clone(&self.shared);
                     return Ok(response.map(|body| Answer::new(Flow { body, sender, shared, _use: in_use })));
                 }
@@ -264,7 +272,10 @@ impl Body for Answer {
         let Some(flow) = &mut self.0 else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut flow.body).poll_frame(context));
         match &frame {
-            Some(Ok(_)) => self.keep_if_ended(),
+            Some(Ok(_)) => {
+                flow.shared.heard.touch();
+                self.keep_if_ended();
+            }
             Some(Err(_)) => self.0 = None,
             None => {
                 if let Some(Flow { sender, shared, .. }) = self.0.take() {

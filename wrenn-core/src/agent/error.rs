@@ -1,4 +1,4 @@
-use std::{error::Error, io};
+use std::{error::Error, io, time::Duration};
 
 use connectrpc::{ConnectError, ErrorCode};
 
@@ -9,7 +9,7 @@ use crate::agent::connection::SendError;
 #[non_exhaustive]
 pub enum AgentError {
     /// No connection to the agent came about within the time allowed.
-    #[error("the guest's agent cannot be reached")]
+    #[error("the guest's agent cannot be reached; `Sandbox::kill` and `Sandbox::console` work all the same")]
     NotReachable {
         /// What the last attempt met.
         source: io::Error,
@@ -43,6 +43,22 @@ pub enum AgentError {
     TimedOut {
         /// What took too long.
         message: String,
+    },
+    /// The agent said nothing for so long that it may be out of reach for good: the guest's network is down, or the guest is
+    /// too busy to answer. Whether the call had its effect is not known. What does not need the agent works all the same.
+    #[error(
+        "the guest's agent has not answered for {after:?}: the guest's network may be down, or its processors or its memory \
+         taken; `Sandbox::kill` and `Sandbox::console` work all the same"
+    )]
+    Unresponsive {
+        /// How long the call waited.
+        after: Duration,
+    },
+    /// The agent's answer makes no sense.
+    #[error("the guest's agent answered {what}")]
+    Senseless {
+        /// What it said.
+        what: &'static str,
     },
     /// The agent refused for another reason.
     #[error("the guest's agent refused ({code}): {message}")]

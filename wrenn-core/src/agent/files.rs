@@ -243,11 +243,12 @@ impl AgentError {
             Self::NotFound { .. } => io::ErrorKind::NotFound,
             Self::InvalidArgument { .. } => io::ErrorKind::InvalidInput,
             Self::NotReachable { .. } | Self::ConnectionLost { .. } => io::ErrorKind::ConnectionAborted,
-            Self::TimedOut { .. } => io::ErrorKind::TimedOut,
+            Self::TimedOut { .. } | Self::Unresponsive { .. } => io::ErrorKind::TimedOut,
             Self::Refused { code, .. } if code == StatusCode::INSUFFICIENT_STORAGE.as_str() => {
                 io::ErrorKind::StorageFull
             }
             Self::Refused { code, .. } if code == StatusCode::FORBIDDEN.as_str() => io::ErrorKind::PermissionDenied,
+            Self::Senseless { .. } => io::ErrorKind::InvalidData,
             Self::Refused { .. } | Self::Unauthorized { .. } | Self::OutOfRange { .. } => io::ErrorKind::Other,
         };
         io::Error::new(kind, self)

@@ -15,6 +15,9 @@ pub(crate) mod client;
 pub(crate) mod connection;
 pub(crate) mod connector;
 pub(crate) mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 pub(crate) mod files;
+mod liveness;
 pub(crate) mod metrics;
 pub(crate) mod process;

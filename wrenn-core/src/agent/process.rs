@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, client::ServerStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use wrenn_envd::proto::process::{
     self as wire, ConnectResponse, ProcessEvent as WireEvent, StartResponse,
     process_event::{Event, data_event::Output},
@@ -105,10 +105,36 @@ pub(crate) struct ProcessStream {
     /// One past the last byte of output that came.
     offset: u64,
     /// When an agent that should have killed the process is no longer believed.
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
+    /// When the guest was last seen to run.
+    seen_at: Instant,
     /// Since when nothing comes, because connections break.
     broken_since: Option<Instant>,
     ended: bool,
+}
+
+/// When a process's time is up by the host's clock, with what the agent may take to say so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    at: Instant,
+}
+
+impl Deadline {
+    /// For a process that is asked for now, and that gets so much time.
+    pub(super) fn after(timeout: Option<Duration>) -> Option<Self> {
+        let at = Instant::now().checked_add(timeout?)?.checked_add(LATE_MAX)?;
+        Some(Self { at })
+    }
+
+    /// How much is left of it.
+    pub(super) fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    /// As the guest has it, which did not run since `seen_at`.
+    fn without_the_pause(self, seen_at: Instant) -> Option<Self> {
+        Some(Self { at: self.at.checked_add(seen_at.elapsed())? })
+    }
 }
 
 /// The two calls answer with the same events, in messages of different names.
@@ -134,9 +160,9 @@ impl Messages {
 }
 
 impl ProcessStream {
-    pub(super) fn new(messages: Messages, offset: u64, timeout: Option<Duration>) -> Self {
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout)?.checked_add(LATE_MAX));
-        Self { messages: Some(messages), pid: None, offset, deadline, broken_since: None, ended: false }
+    pub(super) fn new(messages: Messages, offset: u64, deadline: Option<Deadline>) -> Self {
+        let seen_at = Instant::now();
+        Self { messages: Some(messages), pid: None, offset, deadline, seen_at, broken_since: None, ended: false }
     }
 
     /// How much of the process's output has come, in bytes, with what was lost.
@@ -148,7 +174,8 @@ impl ProcessStream {
         self.ended
     }
 
-    /// Goes on with another agent, which knows the process by the same number: that of the same sandbox after a pause.
+    /// Goes on with another agent, which knows the process by the same number: that of the same sandbox after a pause. The
+    /// process's time did not go on meanwhile.
     ///
     /// # Cancel-Safety
     ///
@@ -157,6 +184,8 @@ impl ProcessStream {
         if let Some(pid) = self.pid.filter(|_| !self.ended) {
             self.messages = Some(agent.connect_process(Selector::Pid(pid), self.offset).await?);
             self.broken_since = None;
+            self.deadline = self.deadline.and_then(|deadline| deadline.without_the_pause(self.seen_at));
+            self.seen_at = Instant::now();
         }
         Ok(())
     }
@@ -166,21 +195,24 @@ impl ProcessStream {
     ///
     /// # Errors
     ///
-    /// [`AgentError::TimedOut`] when the process was killed because its time was up, and [`AgentError::ConnectionLost`]
-    /// or [`AgentError::NotReachable`] when it may run on unseen: no connection came about for a while.
+    /// [`AgentError::TimedOut`] when the process was killed because its time was up. [`AgentError::Unresponsive`],
+    /// [`AgentError::ConnectionLost`] or [`AgentError::NotReachable`] when it may run on unseen: the agent has not answered
+    /// for a while, or has not told of the end of a process whose time is up.
     ///
     /// # Cancel-Safety
     ///
     /// Cancelling loses nothing.
     pub(crate) async fn next(&mut self, agent: &AgentClient) -> Result<Option<ProcessEvent>, AgentError> {
+        self.seen_at = Instant::now();
         while !self.ended {
-            let event = match self.deadline {
-                Some(deadline) => timeout_at(deadline, self.receive(agent)).await.map_err(|_| {
-                    AgentError::TimedOut { message: "the agent did not report the process's end".to_owned() }
-                })?,
-                None => self.receive(agent).await,
-            };
-            if let Some(event) = event?.event.and_then(|event| self.take(event)) {
+            let left = self.deadline.map(|deadline| deadline.left());
+            let received = agent.bounded(left, self.receive(agent)).await;
+            if matches!(received, Err(AgentError::Unresponsive { .. })) {
+                // The connection may lead nowhere for good, whatever becomes of the guest.
+                self.messages = None;
+            }
+            self.seen_at = Instant::now();
+            if let Some(event) = received?.event.map(|event| self.take(event)).transpose()?.flatten() {
                 return Ok(Some(event));
             }
         }
@@ -219,22 +251,23 @@ impl ProcessStream {
     }
 
     /// From the wire; `None` for signs of life, for another start, and for what a newer agent may say.
-    fn take(&mut self, event: Event) -> Option<ProcessEvent> {
-        match event {
+    fn take(&mut self, event: Event) -> Result<Option<ProcessEvent>, AgentError> {
+        Ok(match event {
             Event::Start(start) => {
                 self.pid.replace(start.pid).is_none().then_some(ProcessEvent::Start { pid: start.pid })
             }
             Event::Data(data) => {
-                let (event, bytes) = match data.output? {
+                let Some(output) = data.output else { return Ok(None) };
+                let (event, bytes) = match output {
                     Output::Stdout(bytes) => (ProcessEvent::Stdout as fn(Bytes) -> ProcessEvent, bytes),
                     Output::Stderr(bytes) => (ProcessEvent::Stderr as fn(Bytes) -> ProcessEvent, bytes),
                     Output::Pty(bytes) => (ProcessEvent::Pty as fn(Bytes) -> ProcessEvent, bytes),
                 };
-                self.offset += bytes.len() as u64;
+                self.offset = after(self.offset, bytes.len() as u64)?;
                 Some(event(bytes))
             }
             Event::Lost(lost) => {
-                self.offset = lost.offset + lost.bytes;
+                self.offset = after(lost.offset, lost.bytes)?;
                 Some(ProcessEvent::Lost { bytes: lost.bytes })
             }
             Event::End(end) => {
@@ -243,8 +276,12 @@ impl ProcessStream {
                 Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: end.status })
             }
             Event::Keepalive(_) => None,
-        }
+        })
     }
+}
+
+fn after(offset: u64, bytes: u64) -> Result<u64, AgentError> {
+    offset.checked_add(bytes).ok_or(AgentError::Senseless { what: "more output than can be counted" })
 }
 
 /// How long after a process's time-out the agent's word of it may take: a guest under emulation is slow.

@@ -1,5 +1,8 @@
 //! A command that is run to its end, and what it wrote.
 
+#[cfg(test)]
+mod collect_tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,18 +58,21 @@ pub(crate) async fn collect(
     let started_at = Instant::now();
     spec.timeout = timeout;
     spec.until_end = true;
-    let (mut stream, mut guard) = begin(agent, spec).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let began = begin(agent, spec).await;
+    let (mut stream, mut guard) = began.map_err(|error| timed_out(error, timeout, Vec::new(), Vec::new()))?;
     let status = loop {
         match next(&mut stream, agent).await {
             Ok(Event::Stdout(bytes) | Event::Pty(bytes)) => stdout.extend_from_slice(&bytes),
             Ok(Event::Stderr(bytes)) => stderr.extend_from_slice(&bytes),
-            Ok(Event::Lost { bytes }) => return Err(Error::OutputLost { bytes }),
+            Ok(Event::Lost { bytes }) => return Err(Error::OutputLost { bytes, stdout, stderr }),
             Ok(Event::Exit(status)) => break status,
             Err(error) => return Err(timed_out(error, timeout, stdout, stderr)),
         }
         if stdout.len() > limit_bytes || stderr.len() > limit_bytes {
-            return Err(Error::OutputTooLong { limit_bytes });
+            stdout.truncate(limit_bytes);
+            stderr.truncate(limit_bytes);
+            return Err(Error::OutputTooLong { limit_bytes, stdout, stderr });
         }
     };
     guard.pid = None;

@@ -66,7 +66,7 @@ impl FakeAgent {
             }
         });
         let connector: Arc<dyn Connector> = this.clone();
-        let connections = Connections::new(Arc::downgrade(&connector), None, Activity::new());
+        let connections = Connections::new(Arc::downgrade(&connector), None, Activity::new(), Activity::new());
         (this, connections)
     }
 
