@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use wrenn_core::{Child, Event, Host, Sandbox};
+use wrenn_core::{Child, Event, Host, PortStream, Sandbox};
 
 /// A sandbox whose pages are in memory, so that no restore is measured.
 pub(crate) async fn sandbox() -> anyhow::Result<(Host, Sandbox)> {
@@ -18,13 +17,11 @@ pub(crate) async fn sandbox() -> anyhow::Result<(Host, Sandbox)> {
 }
 
 /// A kept HTTP/1.1 connection to the agent.
-pub(crate) struct Http(TcpStream);
+pub(crate) struct Http(PortStream);
 
 impl Http {
     pub(crate) async fn connect(sandbox: &Sandbox) -> anyhow::Result<Self> {
-        let stream = sandbox.connect(49983).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self(stream))
+        Ok(Self(sandbox.connect(49983).await?))
     }
 
     /// One request without a body, and its answer, which has none either.

@@ -64,6 +64,7 @@ pub use host::metrics::HostMetrics;
 pub use host::shutdown::Running;
 pub use id::{NameError, SandboxId, TemplateName};
 pub use ports::Port;
+pub use ports::stream::PortStream;
 pub use process::child::{Child, Signal};
 pub use process::command::Command;
 pub use process::list::{ProcessInfo, ProcessRef};

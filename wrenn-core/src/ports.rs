@@ -1,12 +1,14 @@
 //! The guest's TCP ports.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+pub(crate) mod stream;
 
-use tokio::net::TcpStream;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::error::AgentError;
 use crate::error::{Error, Result};
+use crate::ports::stream::PortStream;
 use crate::sandbox::handle::Sandbox;
 
 /// A TCP port that something in the guest listens on.
@@ -22,7 +24,7 @@ pub struct Port {
 
 impl Sandbox {
     /// Connects to a TCP port of the guest, through the sandbox's own network: no port of the host is opened, and
-    /// nothing else can reach it. The connection breaks when the sandbox is paused or ends.
+    /// nothing else can reach it. The connection keeps the sandbox alive, and breaks when that is paused or ends.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -36,21 +38,24 @@ impl Sandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Agent`] with [`AgentError::NotReachable`] where nothing listens, or has listened on the loopback for less
+    /// [`Error::Agent`] with [`AgentError::NotReachable`] where nothing listens, or nothing answers within 10 s, or has listened on the loopback for less
     /// than a second; [`Error::InvalidState`] where the sandbox does not run.
     ///
     /// # Cancel-Safety
     /// Cancelling closes the socket.
-    pub async fn connect(&self, port: u16) -> Result<TcpStream> {
+    pub async fn connect(&self, port: u16) -> Result<PortStream> {
+        let agent = Arc::clone(self.agent());
         let dial = async {
             let failed =
                 |source| Error::Agent { what: "connect to a port", source: AgentError::NotReachable { source } };
-            match tokio::time::timeout(CONNECT_MAX, self.agent().dial(port)).await {
-                Ok(dialled) => dialled.map_err(failed),
+            match tokio::time::timeout(CONNECT_MAX, agent.dial(port)).await {
+                // What is written goes out at once, since a proxy cannot know what follows.
+                Ok(dialled) => dialled.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(failed),
                 Err(_elapsed) => Err(failed(std::io::ErrorKind::TimedOut.into())),
             }
         };
-        self.while_running("connect to a port", dial).await
+        let socket = self.while_running("connect to a port", dial).await?;
+        Ok(PortStream::new(socket, agent.closed(), agent.activity().clone(), self.clone()))
     }
 
     /// The TCP ports that something in the guest listens on, by number; the agent's own is left out.

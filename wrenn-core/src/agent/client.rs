@@ -22,6 +22,7 @@ use http::{
 };
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 use wrenn_envd::{
     ACCESS_TOKEN_HEADER, EventsResponse, GuestEvent, InitRequest, Timestamp,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
@@ -183,9 +184,16 @@ impl AgentClient {
         self.quick(self.call(method, route, headers, body)).await
     }
 
+    /// Cancelled when every connection is closed for good: see [`close`](Self::close).
+    pub(crate) fn closed(&self) -> CancellationToken {
+        self.calls.closed()
+    }
+
     /// A connection of its own to a port of the guest.
     pub(crate) async fn dial(&self, port: u16) -> std::io::Result<tokio::net::TcpStream> {
-        self.calls.dial(port).await
+        let stream = self.calls.dial(port).await?;
+        self.activity.touch();
+        Ok(stream)
     }
 
     /// One plain HTTP call of the host's own, with the token; and its body.

@@ -123,6 +123,11 @@ impl Connections {
         self.shared.lock().clear();
     }
 
+    /// Cancelled by [`close`](Self::close).
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.shared.closed.clone()
+    }
+
     /// A connection of its own to any port of the guest.
     pub(super) async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         self.shared.dial(port).await
@@ -201,7 +206,13 @@ impl ClientTransport for Connections {
 impl Shared {
     async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the sandbox's network is gone");
-        self.connector.upgrade().ok_or_else(gone)?.connect(port).await
+        let stream = self.connector.upgrade().ok_or_else(gone)?.connect(port).await?;
+        // A guest may forget a connection while its network is down. Who waits to read from it would wait for ever.
+        setsockopt(&stream, sockopt::KeepAlive, &true)?;
+        setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S)?;
+        setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S)?;
+        setsockopt(&stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+        Ok(stream)
     }
 
     async fn connect(&self) -> io::Result<Sender> {
@@ -330,6 +341,12 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const REST_BYTES_MAX: usize = 4 << 10;
 /// How long a connection may take that should be idle, before another is opened.
 const BACK_MAX: Duration = Duration::from_millis(2);
+
+/// How long a connection may be silent before the host's kernel asks the guest's whether it is there; how often it asks, and
+/// how often in vain.
+const KEEPALIVE_IDLE_S: u32 = 60;
+const KEEPALIVE_INTERVAL_S: u32 = 10;
+const KEEPALIVE_COUNT: u32 = 6;
 
 /// Names nobody: the connector knows where the guest is.
 pub(super) const AUTHORITY: &str = "guest";
