@@ -21,6 +21,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Body as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use wrenn_envd::{
@@ -33,6 +34,7 @@ use crate::agent::connection::{AUTHORITY, Ahead, Answer, Connections, ForTheHost
 use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
 use crate::agent::liveness::Liveness;
+use crate::agent::words::shown;
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
@@ -169,7 +171,8 @@ impl AgentClient {
         let route = format!("/events?after={number}");
         let answer =
             self.bounded(Some(EVENTS_TIMEOUT), self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
-        let answer: EventsResponse = serde_json::from_slice(&answer).map_err(AgentError::lost)?;
+        let answer: EventsResponse =
+            serde_json::from_slice(&answer).map_err(|error| AgentError::lost(shown(&error.to_string())))?;
         Ok(answer.events)
     }
 
@@ -205,21 +208,23 @@ impl AgentClient {
     async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
         let mut request = compose(method, route, headers, full_body(body))?;
         request.extensions_mut().insert(ForTheHost);
-        collected(answered(&self.calls, request).await?).await
+        collected(answered(&self.calls, request).await?, ANSWER_BYTES_MAX).await
     }
 
     /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
     async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
+        let mut last = None;
         loop {
             self.calls.open(deadline).await?;
             match timeout_at(deadline, call()).await {
                 Ok(Err(error))
                     if (error.is_retryable() || error.is_for_now()) && Instant::now() + RETRY_PAUSE < deadline =>
                 {
-                    sleep(RETRY_PAUSE).await
+                    last = Some(error);
+                    sleep(RETRY_PAUSE).await;
                 }
                 Ok(answered) => return answered,
-                Err(_) => return Err(out_of_time()),
+                Err(_) => return Err(last.unwrap_or_else(out_of_time)),
             }
         }
     }
@@ -307,7 +312,7 @@ async fn answered(connections: &Connections, request: Request<ClientBody>) -> Re
     if status.is_success() {
         return Ok(answer);
     }
-    Err(AgentError::from_status(status, &collected(answer).await?))
+    Err(AgentError::from_status(status, &collected(answer, ANSWER_BYTES_MAX).await?))
 }
 
 fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) -> Result<Request<ClientBody>> {
@@ -322,9 +327,14 @@ fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) ->
     Ok(request)
 }
 
-pub(super) async fn collected(answer: Response<Answer>) -> Result<Bytes> {
-    let body = Limited::new(answer.into_body(), FILE_BYTES_MAX);
-    Ok(body.collect().await.map_err(AgentError::lost)?.to_bytes())
+/// All of an answer, where that is not more than so many bytes.
+pub(super) async fn collected(answer: Response<Answer>, limit_bytes: usize) -> Result<Bytes> {
+    let answer = answer.into_body();
+    if answer.size_hint().lower() > limit_bytes as u64 {
+        return Err(AgentError::TooLong { limit_bytes });
+    }
+    let body = Limited::new(answer, limit_bytes).collect().await;
+    Ok(body.map_err(|error| AgentError::cut(error, limit_bytes))?.to_bytes())
 }
 
 pub(super) fn with_header(options: CallOptions, name: &str, value: &str) -> Result<CallOptions> {
@@ -375,4 +385,5 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(80);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-const FILE_BYTES_MAX: usize = 256 << 20;
+/// Of an answer that is not a file.
+pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;

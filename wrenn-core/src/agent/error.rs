@@ -1,8 +1,10 @@
 use std::{error::Error, io, time::Duration};
 
 use connectrpc::{ConnectError, ErrorCode};
+use http_body_util::LengthLimitError;
 
 use crate::agent::connection::SendError;
+use crate::agent::words::shown;
 
 /// Why the guest's agent did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,12 @@ pub enum AgentError {
         /// How long the call waited.
         after: Duration,
     },
+    /// The answer is longer than can be taken at once.
+    #[error("it is longer than {} MiB, which is the most that is read at once: use `Files::open`", limit_bytes >> 20)]
+    TooLong {
+        /// The most that is taken, in bytes.
+        limit_bytes: usize,
+    },
     /// The agent's answer makes no sense.
     #[error("the guest's agent answered {what}")]
     Senseless {
@@ -102,6 +110,11 @@ impl AgentError {
         matches!(self, Self::Refused { code, .. } if code == http::StatusCode::SERVICE_UNAVAILABLE.as_str())
     }
 
+    /// From what broke the body of an answer that may have so many bytes.
+    pub(super) fn cut(source: Box<dyn Error + Send + Sync>, limit_bytes: usize) -> Self {
+        if source.is::<LengthLimitError>() { Self::TooLong { limit_bytes } } else { Self::lost(source) }
+    }
+
     pub(crate) fn lost(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::ConnectionLost { source: Some(source.into()) }
     }
@@ -113,8 +126,8 @@ impl AgentError {
             message: String,
         }
         let message = match serde_json::from_slice(body) {
-            Ok(Refusal { message }) => message,
-            Err(_) => String::from_utf8_lossy(&body[..body.len().min(256)]).into_owned(),
+            Ok(Refusal { message }) => shown(&message),
+            Err(_) => shown(&String::from_utf8_lossy(&body[..body.len().min(256)])),
         };
         match status {
             http::StatusCode::UNAUTHORIZED => Self::Unauthorized { message },
@@ -135,7 +148,9 @@ impl From<SendError> for AgentError {
 }
 
 impl From<ConnectError> for AgentError {
-    fn from(error: ConnectError) -> Self {
+    fn from(mut error: ConnectError) -> Self {
+        // Mostly the guest's words.
+        error.message = error.message.map(|message| shown(&message));
         let message = error.message.clone().unwrap_or_default();
         match error.code {
             ErrorCode::Unauthenticated => Self::Unauthorized { message },

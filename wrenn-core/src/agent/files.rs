@@ -1,33 +1,29 @@
 //! Calls about files: contents over plain HTTP, everything else as calls of `filesystem.Filesystem`.
 
-use crate::agent::client::ask;
-use crate::agent::client::collected;
-use crate::agent::client::escape;
-use crate::agent::client::with_token;
-use std::{collections::BTreeMap, io, sync::Arc};
+#[cfg(test)]
+mod files_tests;
 
-use bytes::Bytes;
-use connectrpc::{
-    ConnectError,
-    client::{ClientBody, ServerStream, full_body},
-};
-use futures::stream;
+use std::{collections::BTreeMap, io, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use connectrpc::client::{ClientBody, ServerStream, full_body};
+use futures::{Stream, StreamExt as _, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONTENT_TYPE, RANGE},
 };
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
-use tokio::{sync::mpsc, task::JoinHandle};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+use tokio::{sync::mpsc, time::Instant};
 use wrenn_envd::proto::filesystem::{
     self as wire, EntryInfo, FilesystemEvent, ListDirRequest, MakeDirRequest, MoveRequest, RemoveRequest, StatRequest,
     WatchDirRequest, WatchDirResponse, watch_dir_response,
 };
 
-use crate::agent::activity::Activity;
-use crate::agent::client::{AgentClient, Result};
+use crate::agent::client::{ANSWER_BYTES_MAX, AgentClient, Result, ask, collected, escape, with_token};
 use crate::agent::connection::Answer;
 use crate::agent::error::AgentError;
+use crate::agent::progress::{Piece, Progress};
 
 /// Which file, as whom. A relative path is relative to the home of the user, or of the default one.
 #[derive(Clone, Debug, Default)]
@@ -38,21 +34,6 @@ pub(crate) struct FileRequest {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// What an upload sends. Without its end it comes to nothing.
-#[derive(Debug)]
-pub(crate) enum Piece {
-    Data(Bytes),
-    End,
-}
-
-/// An upload under way. Dropping it abandons it: the file stays as it was.
-#[derive(Debug)]
-pub(crate) struct Upload {
-    pub(crate) pieces: mpsc::Sender<Piece>,
-    /// Ends when the file is in place, or refused.
-    pub(crate) answer: JoinHandle<Result<()>>,
-}
-
 /// The events of one watch.
 #[derive(Debug)]
 pub(crate) struct WatchStream {
@@ -60,9 +41,47 @@ pub(crate) struct WatchStream {
 }
 
 impl AgentClient {
-    /// Reads a regular file, of at most 256 MiB.
-    pub(crate) async fn read_file(&self, request: &FileRequest) -> Result<Bytes> {
-        collected(self.ask_files(Method::GET, request, HeaderMap::new(), full_body(Bytes::new())).await?).await
+    /// Reads a regular file, of at most 256 MiB. Each piece may take so long as `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::TooLong`] for a longer one.
+    pub(crate) async fn read_file(&self, request: &FileRequest, patience: Duration) -> Result<Bytes> {
+        let mut file = self.open_file(request, 0, patience).await?;
+        let too_long = AgentError::TooLong { limit_bytes: FILE_BYTES_MAX };
+        let length = usize::try_from(file.size_hint().lower()).unwrap_or(usize::MAX);
+        if length > FILE_BYTES_MAX {
+            return Err(too_long);
+        }
+        let mut contents = BytesMut::with_capacity(length);
+        while let Some(piece) = self.next_piece(&mut file, patience).await? {
+            if contents.len() + piece.len() > FILE_BYTES_MAX {
+                return Err(too_long);
+            }
+            contents.extend_from_slice(&piece);
+        }
+        Ok(contents.freeze())
+    }
+
+    /// The next piece of a file; `None` at its end.
+    ///
+    /// # Cancel-Safety
+    ///
+    /// Cancelling loses nothing.
+    pub(crate) async fn next_piece(&self, file: &mut Answer, patience: Duration) -> Result<Option<Bytes>> {
+        let next = async {
+            loop {
+                match file.frame().await.transpose().map_err(AgentError::lost)? {
+                    // What is no data is not part of the file.
+                    Some(frame) => match frame.into_data() {
+                        Ok(piece) => return Ok(Some(piece)),
+                        Err(_trailers) => {}
+                    },
+                    None => return Ok(None),
+                }
+            }
+        };
+        self.bounded(Some(patience), next).await
     }
 
     /// Opens a regular file for reading from `offset` on.
@@ -70,14 +89,15 @@ impl AgentClient {
     /// # Errors
     ///
     /// [`AgentError::InvalidArgument`] for an offset that is not in the file.
-    pub(crate) async fn open_file(&self, request: &FileRequest, offset: u64) -> Result<Answer> {
+    pub(crate) async fn open_file(&self, request: &FileRequest, offset: u64, patience: Duration) -> Result<Answer> {
         let mut headers = HeaderMap::new();
         if offset > 0 {
             headers.insert(RANGE, header_value(&format!("bytes={offset}-"))?);
         }
         let outside =
             || AgentError::InvalidArgument { message: format!("{} has no byte at the offset {offset}", request.path) };
-        match self.ask_files(Method::GET, request, headers, full_body(Bytes::new())).await {
+        match self.bounded(Some(patience), self.ask_files(Method::GET, request, headers, full_body(Bytes::new()))).await
+        {
             // Of a file without a length all is sent, whatever was asked for.
             Ok(answer) if offset > 0 && answer.status() != StatusCode::PARTIAL_CONTENT => Err(outside()),
             Ok(answer) => Ok(answer.into_body()),
@@ -88,27 +108,58 @@ impl AgentClient {
         }
     }
 
-    /// Writes a file, whole or not at all, with the parents that it lacks.
+    /// Writes a file, whole or not at all, with the parents that it lacks. The guest may take so long as `patience` for each
+    /// piece, and for its answer after the last one.
     ///
     /// # Cancel-Safety
     ///
     /// Cancelling leaves the file as it was, or written.
-    pub(crate) async fn write_file(&self, request: &FileRequest, contents: Bytes) -> Result<()> {
-        let answer = self.ask_files(Method::POST, request, request.upload_headers()?, full_body(contents)).await?;
-        collected(answer).await.map(drop)
+    pub(crate) async fn write_file(&self, request: &FileRequest, contents: Bytes, patience: Duration) -> Result<()> {
+        let progress = Progress::new();
+        let body = if contents.len() <= PIECE_BYTES_MAX {
+            full_body(contents)
+        } else {
+            progress.body(pieces(contents), self.activity().clone())
+        };
+        self.send_file(request, body, &progress, patience).await
     }
 
-    /// Begins to write a file whose contents come piece by piece.
-    pub(crate) fn upload(self: &Arc<Self>, request: FileRequest) -> Upload {
-        let (pieces, received) = mpsc::channel(PIECES_MAX);
-        let agent = Arc::clone(self);
-        let answer = tokio::spawn(async move {
-            let headers = request.upload_headers()?;
-            let body = body(received, agent.activity().clone());
-            let answer = agent.ask_files(Method::POST, &request, headers, body).await?;
-            collected(answer).await.map(drop)
-        });
-        Upload { pieces, answer }
+    /// Writes a file whose contents come piece by piece, at the pace of whoever sends them. It is abandoned where the sender
+    /// goes without an end: the file stays as it was.
+    pub(crate) async fn upload(
+        &self,
+        request: &FileRequest,
+        pieces: mpsc::Receiver<Piece>,
+        patience: Duration,
+    ) -> Result<()> {
+        let progress = Progress::new();
+        let pieces = stream::unfold(pieces, |mut pieces| async { pieces.recv().await.map(|piece| (piece, pieces)) });
+        let body = progress.body(pieces, self.activity().clone());
+        self.send_file(request, body, &progress, patience).await
+    }
+
+    async fn send_file(
+        &self,
+        request: &FileRequest,
+        body: ClientBody,
+        progress: &Progress,
+        patience: Duration,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let headers = request.upload_headers()?;
+        let send = async {
+            let answer = self.ask_files(Method::POST, request, headers, body).await?;
+            collected(answer, ANSWER_BYTES_MAX).await.map(drop)
+        };
+        let stalled = async {
+            progress.stalled(patience).await;
+            Err(AgentError::Unresponsive { after: began.elapsed() })
+        };
+        tokio::select! {
+            biased;
+            sent = self.bounded(None, send) => sent,
+            stalled = stalled => stalled,
+        }
     }
 
     async fn ask_files(
@@ -219,41 +270,35 @@ fn header_value(text: &str) -> Result<HeaderValue> {
     text.parse().map_err(refused)
 }
 
-/// The pieces as they come; a break where the last one is not the end, so that the agent does not take a part for all.
-fn body(received: mpsc::Receiver<Piece>, activity: Activity) -> ClientBody {
-    let abandoned = || ConnectError::canceled("the upload was abandoned");
-    let frames = stream::unfold(Some((received, activity)), move |state| async move {
-        let (mut received, activity) = state?;
-        match received.recv().await {
-            Some(Piece::Data(bytes)) => {
-                activity.touch();
-                Some((Ok(Frame::data(bytes)), Some((received, activity))))
-            }
-            Some(Piece::End) => None,
-            None => Some((Err(abandoned()), None)),
-        }
+fn pieces(contents: Bytes) -> impl Stream<Item = Piece> + Send + Sync + 'static {
+    let data = stream::unfold(contents, |mut rest| async {
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES_MAX));
+        (!piece.is_empty()).then_some((Piece::Data(piece), rest))
     });
-    StreamBody::new(frames).boxed()
+    data.chain(stream::once(async { Piece::End }))
 }
 
 impl AgentError {
-    /// As the streams of files have it, with itself inside.
-    pub(crate) fn into_io(self) -> io::Error {
-        let kind = match &self {
+    /// The kind that says the same.
+    pub(crate) fn io_kind(&self) -> io::ErrorKind {
+        match self {
             Self::NotFound { .. } => io::ErrorKind::NotFound,
             Self::InvalidArgument { .. } => io::ErrorKind::InvalidInput,
+            Self::TooLong { .. } => io::ErrorKind::FileTooLarge,
+            Self::Senseless { .. } => io::ErrorKind::InvalidData,
             Self::NotReachable { .. } | Self::ConnectionLost { .. } => io::ErrorKind::ConnectionAborted,
             Self::TimedOut { .. } | Self::Unresponsive { .. } => io::ErrorKind::TimedOut,
             Self::Refused { code, .. } if code == StatusCode::INSUFFICIENT_STORAGE.as_str() => {
                 io::ErrorKind::StorageFull
             }
             Self::Refused { code, .. } if code == StatusCode::FORBIDDEN.as_str() => io::ErrorKind::PermissionDenied,
-            Self::Senseless { .. } => io::ErrorKind::InvalidData,
             Self::Refused { .. } | Self::Unauthorized { .. } | Self::OutOfRange { .. } => io::ErrorKind::Other,
-        };
-        io::Error::new(kind, self)
+        }
     }
 }
 
-/// How many pieces wait to be sent.
-const PIECES_MAX: usize = 2;
+/// The most that is sent at once.
+pub(crate) const PIECE_BYTES_MAX: usize = 256 << 10;
+
+/// The longest file that is read whole.
+const FILE_BYTES_MAX: usize = 256 << 20;

@@ -9,6 +9,7 @@ use wrenn_envd::MetricsResponse;
 
 use crate::agent::client::{AgentClient, Result};
 use crate::agent::error::AgentError;
+use crate::agent::words::shown;
 
 /// What a guest uses of its machine, as the guest's kernel counts it.
 ///
@@ -63,7 +64,7 @@ impl AgentClient {
 }
 
 fn parse(answer: &[u8]) -> Result<GuestMetrics> {
-    let answer: Answer = serde_json::from_slice(answer).map_err(AgentError::lost)?;
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| AgentError::lost(shown(&error.to_string())))?;
     let rest = answer.rest;
     let since_1970 = Duration::from_secs(u64::try_from(rest.ts).unwrap_or(0));
     Ok(GuestMetrics {

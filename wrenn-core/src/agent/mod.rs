@@ -21,3 +21,5 @@ pub(crate) mod files;
 mod liveness;
 pub(crate) mod metrics;
 pub(crate) mod process;
+pub(crate) mod progress;
+pub(crate) mod words;

@@ -12,6 +12,7 @@ use wrenn_envd::proto::process::{
 use crate::agent::client::AgentClient;
 use crate::agent::connection::Answer;
 use crate::agent::error::AgentError;
+use crate::agent::words::shown;
 
 /// A process to start in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -273,7 +274,7 @@ impl ProcessStream {
             Event::End(end) => {
                 self.ended = true;
                 let end = *end;
-                Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: end.status })
+                Some(ProcessEvent::End { exit_code: end.exit_code, exited: end.exited, status: shown(&end.status) })
             }
             Event::Keepalive(_) => None,
         })

@@ -4,18 +4,19 @@ use crate::files::entry::FileEntry;
 use crate::files::stream::FileReader;
 use crate::files::stream::FileWriter;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
 
-use crate::files::stream::PIECE_BYTES_MAX;
+use crate::agent::files::PIECE_BYTES_MAX;
 
 use crate::agent::error::AgentError;
 use crate::agent::files::FileRequest;
 use crate::error::{Error, Result};
 use crate::sandbox::handle::Sandbox;
 
-/// The files of one sandbox, as one of its users sees them. Clones are cheap.
+/// The files of one sandbox, as one of its users sees them. Clones are cheap, and keep the sandbox alive.
 ///
 /// A relative path is relative to the user's home. Every call has the rights of the user, by the guest kernel's own check.
 ///
@@ -38,12 +39,14 @@ use crate::sandbox::handle::Sandbox;
 /// # Errors
 /// Every call fails with [`Error::NotFound`] where the path leads nowhere, [`Error::InvalidInput`] for a path or a user
 /// that cannot be, [`Error::InvalidState`] where the sandbox does not run, and [`Error::Agent`] with the guest's reason
-/// otherwise: rights that are missing, a disk that is full.
+/// otherwise: rights that are missing, a disk that is full. [`AgentError::Unresponsive`] is in it where the guest takes
+/// longer than [`timeout`](Files::timeout).
 #[derive(Debug, Clone)]
 pub struct Files {
     sandbox: Sandbox,
     user: Option<String>,
     metadata: BTreeMap<String, String>,
+    timeout: Option<Duration>,
 }
 
 impl Sandbox {
@@ -76,13 +79,24 @@ impl Sandbox {
 
 impl Files {
     pub(crate) fn new(sandbox: Sandbox) -> Self {
-        Self { sandbox, user: None, metadata: BTreeMap::new() }
+        Self { sandbox, user: None, metadata: BTreeMap::new(), timeout: None }
     }
 
     /// As another of the guest's users. Default: `user`.
     #[must_use]
     pub fn as_user(mut self, name: impl Into<String>) -> Self {
         self.user = Some(name.into());
+        self
+    }
+
+    /// How long the guest may take for each call, and for each piece of a file that is read or written, however long that is.
+    /// Default: one minute, and ten for [`list_levels`](Self::list_levels), [`rename`](Self::rename) and
+    /// [`remove`](Self::remove), which take the longer the more there is. A call that is given up may still have its effect.
+    ///
+    /// A guest that answers nothing at all is given up after half a minute, whatever is said here.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 
@@ -97,10 +111,11 @@ impl Files {
     /// Reads a regular file, of at most 256 MiB; [`open`](Self::open) has no such limit.
     ///
     /// # Errors
-    /// See [`Files`].
+    /// See [`Files`]; [`Error::Agent`] with [`AgentError::TooLong`] for a longer file.
     pub async fn read(&self, path: &str) -> Result<Bytes> {
         let request = self.request(path);
-        self.call("read a file", self.sandbox.agent().read_file(&request)).await
+        let read = self.sandbox.agent().read_file(&request, self.patience());
+        self.running("read a file", read).await
     }
 
     /// Writes a file, whole or not at all; missing directories are made. What reads it meanwhile reads the former one.
@@ -112,7 +127,8 @@ impl Files {
     /// Cancelling leaves the file as it was, or written.
     pub async fn write(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
         let request = self.request(path);
-        self.call("write a file", self.sandbox.agent().write_file(&request, contents.into())).await
+        let write = self.sandbox.agent().write_file(&request, contents.into(), self.patience());
+        self.running("write a file", write).await
     }
 
     /// Opens a regular file for reading. It takes 128 KiB of memory, however long the file is.
@@ -129,8 +145,9 @@ impl Files {
     /// See [`Files`]; [`Error::InvalidInput`] where the file is not that long.
     pub async fn open_at(&self, path: &str, offset: u64) -> Result<FileReader> {
         let request = self.request(path);
-        let body = self.call("read a file", self.sandbox.agent().open_file(&request, offset)).await?;
-        Ok(FileReader::new(body))
+        let open = self.sandbox.agent().open_file(&request, offset, self.patience());
+        let file = self.running("read a file", open).await?;
+        Ok(FileReader::new(file, self.sandbox.clone(), self.patience()))
     }
 
     /// Begins to write a file. It is in its place when [`FileWriter`] has been shut down, and not before.
@@ -140,7 +157,7 @@ impl Files {
     pub async fn create(&self, path: &str) -> Result<FileWriter> {
         let request = self.request(path);
         self.sandbox.while_running("write a file", async { Ok(()) }).await?;
-        Ok(FileWriter::new(self.sandbox.agent().upload(request)))
+        Ok(FileWriter::new(request, self.sandbox.clone(), self.patience()))
     }
 
     /// Writes all that `source` gives to a file, whole or not at all, in constant memory. Answers how many bytes it were.
@@ -198,7 +215,7 @@ impl Files {
     /// See [`Files`].
     pub async fn list_levels(&self, path: &str, levels: u32) -> Result<Vec<FileEntry>> {
         let list = self.sandbox.agent().list_dir(path, levels, self.user());
-        Ok(self.call("list a directory", list).await?.into_iter().map(FileEntry::from).collect())
+        Ok(self.long_call("list a directory", list).await?.into_iter().map(FileEntry::from).collect())
     }
 
     /// Makes a directory, and those on the way to it.
@@ -214,7 +231,7 @@ impl Files {
     /// # Errors
     /// See [`Files`].
     pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.call("rename a file", self.sandbox.agent().rename(from, to, self.user())).await
+        self.long_call("rename a file", self.sandbox.agent().rename(from, to, self.user())).await
     }
 
     /// Removes a file, or a directory with all that is in it. What is not there is no error.
@@ -222,11 +239,25 @@ impl Files {
     /// # Errors
     /// See [`Files`].
     pub async fn remove(&self, path: &str) -> Result<()> {
-        self.call("remove a file", self.sandbox.agent().remove(path, self.user())).await
+        self.long_call("remove a file", self.sandbox.agent().remove(path, self.user())).await
     }
 
     async fn call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
+        self.running(what, self.sandbox.agent().bounded(Some(self.patience()), call)).await
+    }
+
+    /// One that takes the longer the more there is.
+    async fn long_call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
+        let limit = self.timeout.unwrap_or(LONG_CALL_MAX);
+        self.running(what, self.sandbox.agent().bounded(Some(limit), call)).await
+    }
+
+    async fn running<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
         self.sandbox.while_running(what, async { call.await.map_err(Error::file(what)) }).await
+    }
+
+    fn patience(&self) -> Duration {
+        self.timeout.unwrap_or(CALL_MAX)
     }
 
     fn request(&self, path: &str) -> FileRequest {
@@ -238,10 +269,13 @@ impl Files {
     }
 }
 
-/// The guest's reason where it is in there, else that of the source.
+/// The reason of the guest or the sandbox where it is in there, else that of the source.
 fn failed_write(error: std::io::Error) -> Error {
-    match error.downcast::<AgentError>() {
-        Ok(refusal) => Error::file("write a file")(refusal),
+    match error.downcast::<Error>() {
+        Ok(error) => error,
         Err(error) => Error::failed("copy into a file of the guest")(error.into()),
     }
 }
+
+const CALL_MAX: Duration = Duration::from_secs(60);
+const LONG_CALL_MAX: Duration = Duration::from_secs(600);

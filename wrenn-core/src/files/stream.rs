@@ -1,29 +1,38 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use http_body_util::BodyExt as _;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio_util::io::StreamReader;
 use tokio_util::sync::PollSender;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::connection::Answer;
-use crate::agent::error::AgentError;
-use crate::agent::files::{Piece, Upload};
+use crate::agent::files::{FileRequest, PIECE_BYTES_MAX};
+use crate::agent::progress::Piece;
+use crate::error::{Error, Result};
+use crate::sandbox::handle::Sandbox;
 
-/// A file of the guest that is read from its beginning, or from an offset, to its end.
+/// A file of the guest that is read from its beginning, or from an offset, to its end. It keeps the sandbox alive.
 ///
-/// Errors are of [`io::ErrorKind::ConnectionAborted`] where the sandbox was paused or ended meanwhile. A file that becomes
-/// shorter while it is read is an error, too.
+/// Errors have an [`Error`] inside. They are of [`io::ErrorKind::ConnectionAborted`] where the sandbox was paused or ended
+/// meanwhile, and of [`io::ErrorKind::TimedOut`] where the guest says nothing for longer than
+/// [`Files::timeout`](crate::Files::timeout). A file that becomes shorter while it is read is an error, too.
 pub struct FileReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
 
 impl FileReader {
-    pub(super) fn new(body: Answer) -> Self {
-        Self(StreamReader::new(body.into_data_stream().map_err(|error| AgentError::lost(error).into_io()).boxed()))
+    pub(super) fn new(file: Answer, sandbox: Sandbox, patience: Duration) -> Self {
+        let pieces = stream::try_unfold((file, sandbox), move |(mut file, sandbox)| async move {
+            let next = async { sandbox.agent().next_piece(&mut file, patience).await.map_err(Error::file(READ)) };
+            let piece = sandbox.while_running(READ, next).await.map_err(into_io)?;
+            Ok(piece.map(|piece| (piece, (file, sandbox))))
+        });
+        Self(StreamReader::new(pieces.boxed()))
     }
 }
 
@@ -52,11 +61,12 @@ impl AsyncBufRead for FileReader {
 /// A file of the guest that is being written.
 ///
 /// Its contents go beside the file's place. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) puts it there and says
-/// whether that went well; dropped before that, it leaves the file as it was. The guest may refuse it at any write.
+/// whether that went well; dropped before that, it leaves the file as it was. The guest may refuse it at any write. It keeps
+/// the sandbox alive, and its errors are those of [`FileReader`].
 #[derive(Debug)]
 pub struct FileWriter {
     pieces: PollSender<Piece>,
-    answer: JoinHandle<Result<(), AgentError>>,
+    answer: AbortOnDropHandle<Result<()>>,
     state: State,
 }
 
@@ -70,8 +80,16 @@ enum State {
 }
 
 impl FileWriter {
-    pub(super) fn new(upload: Upload) -> Self {
-        Self { pieces: PollSender::new(upload.pieces), answer: upload.answer, state: State::Writing }
+    /// Begins to write.
+    pub(super) fn new(request: FileRequest, sandbox: Sandbox, patience: Duration) -> Self {
+        let (pieces, received) = mpsc::channel(PIECES_MAX);
+        let answer = tokio::spawn(async move {
+            let upload =
+                async { sandbox.agent().upload(&request, received, patience).await.map_err(Error::file(WRITE)) };
+            sandbox.while_running(WRITE, upload).await
+        });
+        // Without its end an upload that is dropped breaks by itself; nobody waits for that.
+        Self { pieces: PollSender::new(pieces), answer: AbortOnDropHandle::new(answer), state: State::Writing }
     }
 
     /// Waits for room for one more piece. Where nobody takes any the upload has failed, and its answer says why.
@@ -89,7 +107,7 @@ impl FileWriter {
         }
         let answer = ready!(self.answer.poll_unpin(context));
         self.state = State::Done;
-        Poll::Ready(answer.map_err(io::Error::other)?.map_err(AgentError::into_io))
+        Poll::Ready(answer.map_err(io::Error::other)?.map_err(into_io))
     }
 }
 
@@ -120,12 +138,20 @@ impl AsyncWrite for FileWriter {
     }
 }
 
-impl Drop for FileWriter {
-    fn drop(&mut self) {
-        // Without its end the upload breaks by itself; nobody waits for that.
-        self.answer.abort();
-    }
+/// With itself inside.
+fn into_io(error: Error) -> io::Error {
+    let kind = match &error {
+        Error::NotFound(_) => io::ErrorKind::NotFound,
+        Error::InvalidInput(_) => io::ErrorKind::InvalidInput,
+        Error::InvalidState { .. } | Error::VmEnded { .. } => io::ErrorKind::ConnectionAborted,
+        Error::Agent { source, .. } => source.io_kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
-/// The most that one piece holds.
-pub(super) const PIECE_BYTES_MAX: usize = 256 << 10;
+const READ: &str = "read a file";
+const WRITE: &str = "write a file";
+
+/// How many pieces wait to be sent.
+const PIECES_MAX: usize = 2;

@@ -1,13 +1,12 @@
 //! Changes in the guest's files, as they happen.
 
-use crate::agent::client::AgentClient;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wrenn_envd::proto::filesystem::{EventType, FilesystemEvent};
 
 use crate::agent::files::WatchStream;
 use crate::error::{Error, Result};
-use crate::sandbox::alive::Watch;
 use crate::sandbox::handle::Sandbox;
 
 /// A watch to set up and start: see [`Sandbox::watch`].
@@ -19,13 +18,11 @@ pub struct WatchBuilder {
     recursive: bool,
 }
 
-/// A directory that is being watched. Dropping it ends the watch.
+/// A directory that is being watched. Dropping it ends the watch. It keeps the sandbox alive.
 #[derive(Debug)]
 pub struct Watcher {
-    // The connection lives as long as somebody holds the client.
-    _agent: Arc<AgentClient>,
+    sandbox: Sandbox,
     stream: WatchStream,
-    watch: Watch,
 }
 
 /// Something that happened in a watched directory.
@@ -90,15 +87,17 @@ impl WatchBuilder {
     ///
     /// # Errors
     /// [`Error::NotFound`] where there is no such directory, [`Error::InvalidInput`] where it is none,
-    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::Agent`] otherwise.
+    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::Agent`] otherwise, and where the guest takes longer
+    /// than five minutes or is silent for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling ends the watch.
     pub async fn start(self) -> Result<Watcher> {
-        let (agent, watch) = (Arc::clone(self.sandbox.agent()), self.sandbox.watch_state());
+        let agent = Arc::clone(self.sandbox.agent());
         let start = agent.watch_dir(&self.path, self.recursive, self.user.as_deref());
-        let stream = watch.while_running(WATCH, async { start.await.map_err(Error::file(WATCH)) }).await?;
-        Ok(Watcher { _agent: agent, stream, watch })
+        let start = agent.bounded(Some(START_MAX), start);
+        let stream = self.sandbox.while_running(WATCH, async { start.await.map_err(Error::file(WATCH)) }).await?;
+        Ok(Watcher { sandbox: self.sandbox.clone(), stream })
     }
 }
 
@@ -107,16 +106,17 @@ impl Watcher {
     ///
     /// # Errors
     /// After an error nothing follows: list the directory, and watch anew. [`Error::InvalidState`] as soon as the sandbox
-    /// no longer runs; [`Error::Agent`] where changes came faster than they were read (`data_loss`), or the connection
-    /// broke.
+    /// no longer runs; [`Error::Agent`] where changes came faster than they were read (`data_loss`), the connection broke,
+    /// or the guest answers nothing for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing.
     pub async fn next(&mut self) -> Result<Option<Change>> {
-        let Self { stream, watch, .. } = self;
+        let Self { stream, sandbox } = self;
+        let agent = sandbox.agent();
         let next = async {
             loop {
-                match stream.next().await.map_err(Error::file(WATCH))? {
+                match agent.bounded(None, stream.next()).await.map_err(Error::file(WATCH))? {
                     Some(event) => {
                         if let Some(change) = change(event) {
                             return Ok(Some(change));
@@ -126,7 +126,7 @@ impl Watcher {
                 }
             }
         };
-        watch.while_running(WATCH, next).await
+        sandbox.while_running(WATCH, next).await
     }
 }
 
@@ -144,3 +144,6 @@ fn change(event: FilesystemEvent) -> Option<Change> {
 }
 
 const WATCH: &str = "watch a directory";
+
+/// For a deep tree, whose directories are all watched one by one.
+const START_MAX: Duration = Duration::from_secs(300);
