@@ -1,18 +1,20 @@
 //! Calls about processes.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use wrenn_envd::proto::process::{
     self as wire, CloseStdinRequest, ConnectRequest, ListRequest, PTY, ProcessConfig, ProcessInput, ProcessSelector,
-    SendInputRequest, SendSignalRequest, StartRequest, UpdateRequest, process_input::Input, process_selector::Selector,
-    pty::Size,
+    SendInputRequest, SendSignalRequest, StartRequest, UpdateRequest, process_config::Variable, process_input::Input,
+    process_selector::Selector, pty::Size,
 };
 
 use crate::agent::client::{AgentClient, Result, with_header};
 use crate::agent::error::AgentError;
-use crate::agent::process::{Deadline, InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream, Signal};
+use crate::agent::process::{Deadline, InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream};
 
 impl AgentClient {
     /// Starts a process. The first event is [`ProcessEvent::Start`](super::ProcessEvent::Start).
@@ -134,26 +136,16 @@ impl AgentClient {
         self.quick(async { Ok(self.processes.update_with_options(request, options).await.map(drop)?) }).await
     }
 
-    /// Signals a process and its group.
-    pub(crate) async fn signal(&self, pid: u32, signal: Signal) -> Result<()> {
-        let signal = match signal {
-            Signal::Term => wire::Signal::SIGNAL_SIGTERM,
-            Signal::Kill => wire::Signal::SIGNAL_SIGKILL,
-        };
-        let request = SendSignalRequest { process: by_pid(pid).into(), signal: signal.into(), ..Default::default() };
+    /// Signals a process and its group, by the signal's number. `SIGKILL` reaches everything that the process has started.
+    pub(crate) async fn signal(&self, pid: u32, number: i32) -> Result<()> {
+        let request = SendSignalRequest { process: by_pid(pid).into(), signal: number.into(), ..Default::default() };
         let options = self.options()?;
         self.quick(async { Ok(self.processes.send_signal_with_options(request, options).await.map(drop)?) }).await
     }
 }
 
 fn request(spec: &ProcessSpec) -> StartRequest {
-    let process = ProcessConfig {
-        cmd: spec.cmd.clone(),
-        args: spec.args.clone(),
-        envs: spec.envs.clone().into_iter().collect(),
-        cwd: spec.cwd.clone(),
-        ..Default::default()
-    };
+    let process = config_of(spec);
     StartRequest {
         process: process.into(),
         pty: spec.pty.map(pty).into(),
@@ -163,6 +155,35 @@ fn request(spec: &ProcessSpec) -> StartRequest {
         until_end: spec.until_end.then_some(true),
         ..Default::default()
     }
+}
+
+/// In text, as every agent takes it; or in bytes where there is anything that is no text.
+fn config_of(spec: &ProcessSpec) -> ProcessConfig {
+    text_config(spec).unwrap_or_else(|| {
+        let bytes = |word: &OsString| word.as_bytes().to_vec();
+        let variable = |(name, value)| Variable { name: bytes(name), value: bytes(value), ..Default::default() };
+        ProcessConfig {
+            cmd_bytes: Some(bytes(&spec.cmd)),
+            args_bytes: spec.args.iter().map(bytes).collect(),
+            env_bytes: spec.envs.iter().map(variable).collect(),
+            cwd_bytes: spec.cwd.as_ref().map(bytes),
+            ..Default::default()
+        }
+    })
+}
+
+fn text_config(spec: &ProcessSpec) -> Option<ProcessConfig> {
+    let text = |word: &OsString| word.to_str().map(str::to_owned);
+    Some(ProcessConfig {
+        cmd: text(&spec.cmd)?,
+        args: spec.args.iter().map(text).collect::<Option<_>>()?,
+        envs: spec.envs.iter().map(|(name, value)| Some((text(name)?, text(value)?))).collect::<Option<_>>()?,
+        cwd: match &spec.cwd {
+            Some(cwd) => Some(text(cwd)?),
+            None => None,
+        },
+        ..Default::default()
+    })
 }
 
 fn pty((cols, rows): (u16, u16)) -> PTY {

@@ -238,26 +238,37 @@ impl AgentClient {
     /// # Cancel-Safety
     ///
     /// As `call`.
-    pub(crate) async fn bounded<T>(&self, limit: Option<Duration>, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) fn bounded<'a, T: 'a>(
+        &'a self,
+        limit: Option<Duration>,
+        call: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
         let began = Instant::now();
-        let over = async {
-            match limit.and_then(|limit| began.checked_add(limit)) {
-                Some(end) => sleep_until(end).await,
-                None => std::future::pending().await,
+        // A call of the protocol's is of many kilobytes, and each layer around it would be of as many.
+        let call = call.boxed();
+        async move {
+            let over = async {
+                match limit.and_then(|limit| began.checked_add(limit)) {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                result = call => return result,
+                () = over => {}
+                () = self.until_silent() => {}
             }
-        };
-        tokio::select! {
-            biased;
-            result = call => return result,
-            () = over => {}
-            () = self.until_silent() => {}
+            Err(AgentError::Unresponsive { after: began.elapsed() })
         }
-        Err(AgentError::Unresponsive { after: began.elapsed() })
     }
 
     /// As [`bounded`](Self::bounded), for what an agent answers at once.
-    pub(super) async fn quick<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        self.bounded(Some(CALL_TIMEOUT), call).await
+    pub(super) fn quick<'a, T: 'a>(
+        &'a self,
+        call: impl Future<Output = Result<T>> + Send + 'a,
+    ) -> impl Future<Output = Result<T>> + Send + 'a {
+        self.bounded(Some(CALL_TIMEOUT), call)
     }
 
     /// Waits until the agent does not answer any more.

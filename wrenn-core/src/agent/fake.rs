@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use wrenn_envd::proto::process::process_event::data_event::Output;
 use wrenn_envd::proto::process::process_event::{DataEvent, EndEvent, Event, LostEvent, StartEvent};
 use wrenn_envd::proto::process::{ProcessEvent, StartResponse};
@@ -109,6 +110,8 @@ pub(crate) enum Told {
     End(&'static str),
     /// Nothing comes for a while.
     Wait(Duration),
+    /// Nothing comes before there is a permit.
+    Until(Arc<Semaphore>),
     /// Nothing more comes.
     Silence,
 }
@@ -121,6 +124,10 @@ pub(crate) fn events(told: impl IntoIterator<Item = Told, IntoIter: Send + Sync 
             Told::End(json) => Some(Ok(Frame::data(envelope(2, json.as_bytes())))),
             Told::Wait(time) => {
                 tokio::time::sleep(time).await;
+                None
+            }
+            Told::Until(permit) => {
+                permit.acquire().await.unwrap().forget();
                 None
             }
             Told::Silence => std::future::pending().await,

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, time::Duration};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, client::ServerStream};
@@ -18,12 +18,12 @@ use crate::agent::words::shown;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProcessSpec {
     /// A path, or a name that is looked up in the guest's `PATH`.
-    pub(crate) cmd: String,
-    pub(crate) args: Vec<String>,
+    pub(crate) cmd: OsString,
+    pub(crate) args: Vec<OsString>,
     /// Added to the sandbox's environment.
-    pub(crate) envs: BTreeMap<String, String>,
+    pub(crate) envs: BTreeMap<OsString, OsString>,
     /// Relative to the user's home; `None` for the agent's default.
-    pub(crate) cwd: Option<String>,
+    pub(crate) cwd: Option<OsString>,
     /// `None` for the agent's default user.
     pub(crate) user: Option<String>,
     /// Whether the process gets a pipe to read from; otherwise `/dev/null`.
@@ -36,13 +36,6 @@ pub(crate) struct ProcessSpec {
     pub(crate) tag: Option<String>,
     /// Whether nothing is done with the process before it ends: its events may come all at once.
     pub(crate) until_end: bool,
-}
-
-/// A signal that the protocol can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Term,
-    Kill,
 }
 
 /// What a process does.
@@ -164,6 +157,14 @@ impl ProcessStream {
     pub(super) fn new(messages: Messages, offset: u64, deadline: Option<Deadline>) -> Self {
         let seen_at = Instant::now();
         Self { messages: Some(messages), pid: None, offset, deadline, seen_at, broken_since: None, ended: false }
+    }
+
+    /// All of it, for somebody else; what is left here has ended.
+    pub(crate) fn take_over(&mut self) -> Self {
+        let seen_at = self.seen_at;
+        let nothing =
+            Self { messages: None, pid: None, offset: 0, deadline: None, seen_at, broken_since: None, ended: true };
+        std::mem::replace(self, nothing)
     }
 
     /// How much of the process's output has come, in bytes, with what was lost.

@@ -3,17 +3,21 @@
 #[cfg(test)]
 mod collect_tests;
 
-use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::task::JoinError;
 
 use crate::agent::client::AgentClient;
 use crate::agent::error::AgentError;
-use crate::agent::process::{ProcessSpec, ProcessStream, Signal};
+use crate::agent::process::{InputKind, ProcessSpec, ProcessStream};
 use crate::error::{Error, Result};
 use crate::exec::event::{Event, ExitStatus, next, started};
+use crate::exec::signal::Signal;
 
 /// What a command that was collected wrote, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,36 +49,48 @@ impl Output {
 
 /// A line for the guest's shell.
 pub(crate) fn shell_spec(line: &str) -> ProcessSpec {
-    ProcessSpec { cmd: "/bin/bash".to_owned(), args: vec!["-c".to_owned(), line.to_owned()], ..ProcessSpec::default() }
+    ProcessSpec { cmd: "/bin/bash".into(), args: vec!["-c".into(), line.into()], ..ProcessSpec::default() }
 }
 
-/// Runs a command to its end, within its limits.
+/// Runs a command that reads nothing to its end, within its limits.
 pub(crate) async fn collect(
     agent: &Arc<AgentClient>,
+    spec: ProcessSpec,
+    timeout: Option<Duration>,
+    limit_bytes: usize,
+) -> Result<Output> {
+    collect_fed(agent, spec, None, timeout, limit_bytes).await
+}
+
+/// Runs a command to its end, within its limits. Its standard input is `input` and then ends, or is empty.
+pub(crate) async fn collect_fed(
+    agent: &Arc<AgentClient>,
     mut spec: ProcessSpec,
+    input: Option<Bytes>,
     timeout: Option<Duration>,
     limit_bytes: usize,
 ) -> Result<Output> {
     let started_at = Instant::now();
     spec.timeout = timeout;
-    spec.until_end = true;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    spec.stdin = input.is_some();
+    // One that has something to read does not end before it is given that.
+    spec.until_end = input.is_none();
+    let mut collected = Collected::new(limit_bytes);
     let began = begin(agent, spec).await;
-    let (mut stream, mut guard) = began.map_err(|error| timed_out(error, timeout, Vec::new(), Vec::new()))?;
+    let (mut stream, mut guard) = began.map_err(|error| collected.timed_out(error, timeout))?;
+    let mut feeding = pin!(feed(agent, guard.pid, input));
     let status = loop {
-        match next(&mut stream, agent).await {
-            Ok(Event::Stdout(bytes) | Event::Pty(bytes)) => stdout.extend_from_slice(&bytes),
-            Ok(Event::Stderr(bytes)) => stderr.extend_from_slice(&bytes),
-            Ok(Event::Lost { bytes }) => return Err(Error::OutputLost { bytes, stdout, stderr }),
-            Ok(Event::Exit(status)) => break status,
-            Err(error) => return Err(timed_out(error, timeout, stdout, stderr)),
-        }
-        if stdout.len() > limit_bytes || stderr.len() > limit_bytes {
-            stdout.truncate(limit_bytes);
-            stderr.truncate(limit_bytes);
-            return Err(Error::OutputTooLong { limit_bytes, stdout, stderr });
+        let event = tokio::select! {
+            biased;
+            event = next(&mut stream, agent) => event,
+            error = &mut feeding => Err(error),
+        };
+        let event = event.map_err(|error| collected.timed_out(error, timeout))?;
+        if let Some(status) = collected.take(event)? {
+            break status;
         }
     };
+    let Collected { stdout, stderr, .. } = collected;
     guard.pid = None;
     if let Some(after) = timeout
         && status.code.is_none()
@@ -85,12 +101,92 @@ pub(crate) async fn collect(
     Ok(Output { status, stdout, stderr, duration: started_at.elapsed() })
 }
 
-fn timed_out(error: Error, timeout: Option<Duration>, stdout: Vec<u8>, stderr: Vec<u8>) -> Error {
-    match (error, timeout) {
-        (Error::Agent { source: AgentError::TimedOut { .. }, .. }, Some(after)) => {
-            Error::CommandTimedOut { after, stdout, stderr }
+/// How much of each stream is collected unless somebody says otherwise.
+pub(crate) const OUTPUT_LIMIT_BYTES: usize = 16 << 20;
+
+/// What has come of a command's output.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    limit_bytes: usize,
+}
+
+impl Collected {
+    /// Nothing yet, and no more than so many bytes of each.
+    pub(crate) fn new(limit_bytes: usize) -> Self {
+        Self { stdout: Vec::new(), stderr: Vec::new(), limit_bytes }
+    }
+
+    /// Adds what an event brings; the status when it was the end.
+    pub(crate) fn take(&mut self, event: Event) -> Result<Option<ExitStatus>> {
+        match event {
+            Event::Stdout(bytes) | Event::Pty(bytes) => self.stdout.extend_from_slice(&bytes),
+            Event::Stderr(bytes) => self.stderr.extend_from_slice(&bytes),
+            Event::Lost { bytes } => {
+                let (stdout, stderr) = self.taken();
+                return Err(Error::OutputLost { bytes, stdout, stderr });
+            }
+            Event::Exit(status) => return Ok(Some(status)),
         }
-        (error, _) => error,
+        let limit_bytes = self.limit_bytes;
+        if self.stdout.len() > limit_bytes || self.stderr.len() > limit_bytes {
+            let (stdout, stderr) = self.taken();
+            return Err(Error::OutputTooLong { limit_bytes, stdout, stderr });
+        }
+        Ok(None)
+    }
+
+    /// What the caller is told of `error`, with the output where that is a command's time-out.
+    pub(crate) fn timed_out(&mut self, error: Error, timeout: Option<Duration>) -> Error {
+        match (error, timeout) {
+            (Error::Agent { source: AgentError::TimedOut { .. }, .. }, Some(after)) => {
+                let (stdout, stderr) = self.taken();
+                Error::CommandTimedOut { after, stdout, stderr }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// `error` with the output, where that is a command's time-out.
+    pub(crate) fn with_output(&mut self, error: Error) -> Error {
+        match error {
+            Error::CommandTimedOut { after, .. } => {
+                let (stdout, stderr) = self.taken();
+                Error::CommandTimedOut { after, stdout, stderr }
+            }
+            error => error,
+        }
+    }
+
+    fn taken(&mut self) -> (Vec<u8>, Vec<u8>) {
+        self.stdout.truncate(self.limit_bytes);
+        self.stderr.truncate(self.limit_bytes);
+        (std::mem::take(&mut self.stdout), std::mem::take(&mut self.stderr))
+    }
+}
+
+/// Gives a command what it is to read, and closes its input then. Comes back with an error alone.
+async fn feed(agent: &AgentClient, pid: Option<u32>, input: Option<Bytes>) -> Error {
+    let (Some(pid), Some(input)) = (pid, input) else { return std::future::pending().await };
+    let fed = async {
+        agent.send_input(pid, InputKind::Pipe, input).await?;
+        agent.close_stdin(pid).await
+    };
+    match fed.await {
+        // A command need not read what it is given.
+        Ok(()) => std::future::pending().await,
+        Err(error) if is_closed(&error) => std::future::pending().await,
+        Err(error) => Error::agent("write to a command")(error),
+    }
+}
+
+/// Whether a process no longer reads: it has ended, or has closed its input.
+pub(crate) fn is_closed(error: &AgentError) -> bool {
+    match error {
+        AgentError::NotFound { .. } => true,
+        AgentError::Refused { code, .. } => code == "failed_precondition",
+        _ => false,
     }
 }
 
@@ -123,7 +219,7 @@ impl Drop for KillOnDrop {
         let agent = Arc::clone(&self.agent);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = agent.signal(pid, Signal::Kill).await {
+                if let Err(error) = agent.signal(pid, Signal::KILL.number()).await {
                     tracing::debug!(
                         pid,
                         error = &error as &dyn std::error::Error,
@@ -135,12 +231,15 @@ impl Drop for KillOnDrop {
     }
 }
 
-pub(crate) fn check_envs(envs: &BTreeMap<String, String>) -> Result<()> {
+/// Whether there can be such variables.
+pub(crate) fn check_envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(envs: impl IntoIterator<Item = (N, V)>) -> Result<()> {
     for (name, value) in envs {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        let (name, value) = (name.as_ref().as_bytes(), value.as_ref().as_bytes());
+        if name.is_empty() || name.iter().any(|byte| [b'=', 0].contains(byte)) || value.contains(&0) {
             return Err(Error::invalid(format!(
-                "{name:?} cannot be an environment variable: a name is not empty and has no `=`, and neither it nor \
-                 its value has a NUL"
+                "{:?} cannot be an environment variable: a name is not empty and has no `=`, and neither it nor its \
+                 value has a NUL",
+                String::from_utf8_lossy(name)
             )));
         }
     }

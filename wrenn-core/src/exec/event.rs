@@ -8,6 +8,7 @@ use crate::agent::client::AgentClient;
 use crate::agent::error::AgentError;
 use crate::agent::process::{ProcessEvent, ProcessStream};
 use crate::error::{Error, Result};
+use crate::exec::signal::Signal;
 
 /// The size of a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ impl Default for PtySize {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitStatus {
     pub(crate) code: Option<i32>,
+    signal: Option<Signal>,
     description: String,
 }
 
@@ -43,6 +45,19 @@ impl ExitStatus {
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.code
+    }
+
+    /// The signal that ended it; `None` where it exited.
+    #[must_use]
+    pub fn signal(&self) -> Option<Signal> {
+        self.signal
+    }
+
+    /// From the wire.
+    fn new(exit_code: i32, exited: bool, description: String) -> Self {
+        let words = description.strip_prefix("signal: ").filter(|_| !exited);
+        let signal = words.and_then(|words| Signal::from_words(words.trim_end_matches(CORE_DUMPED)));
+        Self { code: exited.then_some(exit_code), signal, description }
     }
 }
 
@@ -86,10 +101,33 @@ pub(crate) async fn next(stream: &mut ProcessStream, agent: &AgentClient) -> Res
         Some(ProcessEvent::Pty(bytes)) => Ok(Event::Pty(bytes)),
         Some(ProcessEvent::Lost { bytes }) => Ok(Event::Lost { bytes }),
         Some(ProcessEvent::End { exit_code, exited, status }) => {
-            Ok(Event::Exit(ExitStatus { code: exited.then_some(exit_code), description: status }))
+            Ok(Event::Exit(ExitStatus::new(exit_code, exited, status)))
         }
         Some(ProcessEvent::Start { .. }) | None => Err(Error::command(AgentError::ConnectionLost { source: None })),
     }
 }
 
 pub(crate) const RUN: &str = "run a command";
+
+const CORE_DUMPED: &str = " (core dumped)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_an_exit_or_a_signal() {
+        let status = |code, exited, words: &str| ExitStatus::new(code, exited, words.to_owned());
+        assert_eq!(
+            (status(3, true, "exit status 3").code(), status(3, true, "exit status 3").signal()),
+            (Some(3), None)
+        );
+        let killed = status(-1, false, "signal: killed");
+        assert_eq!(
+            (killed.code(), killed.signal(), killed.to_string()),
+            (None, Some(Signal::KILL), "signal: killed".to_owned())
+        );
+        assert_eq!(status(-1, false, "signal: segmentation fault (core dumped)").signal(), Some(Signal::SEGV));
+        assert_eq!(status(-1, false, "unknown").signal(), None);
+    }
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{FutureExt as _, TryFutureExt as _};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
 
 use crate::agent::files::PIECE_BYTES_MAX;
@@ -242,18 +243,27 @@ impl Files {
         self.long_call("remove a file", self.sandbox.agent().remove(path, self.user())).await
     }
 
-    async fn call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
-        self.running(what, self.sandbox.agent().bounded(Some(self.patience()), call)).await
+    fn call<'a, T: 'a>(&'a self, what: &'static str, call: impl AgentCall<'a, T>) -> impl Future<Output = Result<T>> {
+        self.running(what, self.sandbox.agent().bounded(Some(self.patience()), call))
     }
 
     /// One that takes the longer the more there is.
-    async fn long_call<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
+    fn long_call<'a, T: 'a>(
+        &'a self,
+        what: &'static str,
+        call: impl AgentCall<'a, T>,
+    ) -> impl Future<Output = Result<T>> {
         let limit = self.timeout.unwrap_or(LONG_CALL_MAX);
-        self.running(what, self.sandbox.agent().bounded(Some(limit), call)).await
+        self.running(what, self.sandbox.agent().bounded(Some(limit), call))
     }
 
-    async fn running<T>(&self, what: &'static str, call: impl Future<Output = Result<T, AgentError>>) -> Result<T> {
-        self.sandbox.while_running(what, async { call.await.map_err(Error::file(what)) }).await
+    fn running<'a, T: 'a>(
+        &'a self,
+        what: &'static str,
+        call: impl AgentCall<'a, T>,
+    ) -> impl Future<Output = Result<T>> {
+        let call = call.map_err(Error::file(what)).boxed();
+        self.sandbox.while_running(what, call)
     }
 
     fn patience(&self) -> Duration {
@@ -268,6 +278,11 @@ impl Files {
         self.user.as_deref()
     }
 }
+
+/// A call of the agent's.
+trait AgentCall<'a, T>: Future<Output = Result<T, AgentError>> + Send + 'a {}
+
+impl<'a, T, F: Future<Output = Result<T, AgentError>> + Send + 'a> AgentCall<'a, T> for F {}
 
 /// The reason of the guest or the sandbox where it is in there, else that of the source.
 fn failed_write(error: std::io::Error) -> Error {

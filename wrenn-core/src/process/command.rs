@@ -1,27 +1,29 @@
 //! Commands in a guest, in the manner of [`std::process`].
 
-use crate::exec::collect::Output;
-use crate::exec::collect::check_envs;
-use crate::exec::collect::collect;
-use crate::exec::event::PtySize;
-use crate::exec::event::RUN;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
 
 use crate::agent::process::{InputKind, ProcessSpec};
 use crate::error::{Error, Result};
+use crate::exec::collect::{Collected, OUTPUT_LIMIT_BYTES, Output, check_envs, collect_fed};
+use crate::exec::event::{PtySize, RUN};
 use crate::process::child::Child;
 use crate::sandbox::handle::Sandbox;
 
-/// A command to run in a sandbox.
+/// A command to run in a sandbox, which it keeps alive.
 ///
 /// ```no_run
 /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
-/// use wrenn_core::Event;
+/// let sorted = sandbox.command("sort").arg("-r").input("a\nb\n").output().await?;
+/// assert_eq!(sorted.stdout_utf8(), "b\na\n");
 ///
-/// let mut child = sandbox.command("sort").arg("-r").stdin_piped().spawn().await?;
-/// child.write_stdin("a\nb\n").await?;
-/// child.close_stdin().await?;
+/// use wrenn_core::Event;
+/// let mut child = sandbox.command("ping").args(["-c", "3", "127.0.0.1"]).spawn().await?;
 /// while let Some(event) = child.next_event().await? {
 ///     if let Event::Stdout(bytes) = event {
 ///         print!("{}", String::from_utf8_lossy(&bytes));
@@ -29,10 +31,31 @@ use crate::sandbox::handle::Sandbox;
 /// }
 /// # Ok(()) }
 /// ```
+///
+/// # What a command begins with
+///
+/// | what | value |
+/// |---|---|
+/// | user, groups | [`user`](Self::user), else the sandbox's default user, `user` |
+/// | directory | [`current_dir`](Self::current_dir), else that user's home, or `/` where that is missing or closed to the user |
+/// | variables | `PATH`, `HOME`, `USER`, `LOGNAME`, and `TERM` at a terminal; then the language; then the sandbox's; then [`env`](Self::env) |
+/// | language | `LANG`, `LANGUAGE` and `LC_*` of the guest's `/etc/default/locale`, else `LANG=C.UTF-8` |
+/// | file mode mask | that of the guest's agent, 022 |
+/// | session | its own, which it leads; at a terminal that is its controlling one |
+/// | signals | all at their defaults, none blocked |
+/// | descriptors | the three standard ones; 65,536 may be open |
+///
+/// # What it leaves running
+///
+/// What a command has started may outlive it, and runs for as long as the sandbox does. The command has ended when it itself
+/// has; others who still have its output open get 200 ms for what they write. What they write later is discarded, and ends
+/// nobody. A terminal hangs up with the program that leads it: what is to outlive a shell at a terminal wants `nohup` or
+/// `setsid`. [`timeout`](Self::timeout) and a kill end everything that the command has started, daemons too.
 #[derive(Debug, Clone)]
 pub struct Command {
     sandbox: Sandbox,
     spec: ProcessSpec,
+    input: Option<Bytes>,
     timeout: Option<Duration>,
     output_limit_bytes: usize,
 }
@@ -43,7 +66,9 @@ impl Sandbox {
     /// A command that fails is not an error: look at [`Output::status`].
     ///
     /// # Errors
-    /// [`Error::VmEnded`] at once when the VM ends meanwhile, [`Error::OutputTooLong`], [`Error::InvalidState`].
+    /// [`Error::VmEnded`] at once when the VM ends meanwhile, [`Error::OutputTooLong`], [`Error::InvalidState`];
+    /// [`Error::Agent`] with [`AgentError::Unresponsive`](crate::AgentError::Unresponsive) half a minute after the guest has
+    /// fallen silent.
     ///
     /// # Cancel-Safety
     /// Cancelling kills the command.
@@ -53,8 +78,8 @@ impl Sandbox {
 
     /// A command to set up and run, as [`std::process::Command`] has it. No shell is between.
     #[must_use]
-    pub fn command(&self, program: impl Into<String>) -> Command {
-        Command::new(self.clone(), program.into())
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        Command::new(self.clone(), program.as_ref().to_owned())
     }
 
     /// A login shell at a terminal; [`Command::pty`] runs another program at one.
@@ -79,36 +104,36 @@ impl Sandbox {
 }
 
 impl Command {
-    pub(crate) fn new(sandbox: Sandbox, program: String) -> Self {
+    pub(crate) fn new(sandbox: Sandbox, program: OsString) -> Self {
         let spec = ProcessSpec { cmd: program, ..ProcessSpec::default() };
-        Self { sandbox, spec, timeout: None, output_limit_bytes: OUTPUT_LIMIT_BYTES }
+        Self { sandbox, spec, input: None, timeout: None, output_limit_bytes: OUTPUT_LIMIT_BYTES }
     }
 
-    /// Adds an argument.
+    /// Adds an argument. Like every word of the kernel's it is of bytes, and need not be UTF-8.
     #[must_use]
-    pub fn arg(mut self, arg: impl Into<String>) -> Self {
-        self.spec.args.push(arg.into());
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.spec.args.push(arg.as_ref().to_owned());
         self
     }
 
     /// Adds arguments.
     #[must_use]
-    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.spec.args.extend(args.into_iter().map(Into::into));
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.spec.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable for this command alone.
     #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.spec.envs.insert(name.into(), value.into());
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.spec.envs.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
 
     /// The working directory. Default: the user's home.
     #[must_use]
-    pub fn current_dir(mut self, path: impl Into<String>) -> Self {
-        self.spec.cwd = Some(path.into());
+    pub fn current_dir(mut self, path: impl AsRef<Path>) -> Self {
+        self.spec.cwd = Some(path.as_ref().as_os_str().to_owned());
         self
     }
 
@@ -119,14 +144,27 @@ impl Command {
         self
     }
 
-    /// Kills the command, and all of its process group, in the guest when it has run for this long. Default: never.
+    /// Kills the command, and everything that it has started, in the guest when it has run for this long, to the
+    /// millisecond. The time does not go on while the sandbox is paused. Default: never.
+    ///
+    /// The guest keeps the time. Where it does not tell of the end within 10 s of it, the call ends with
+    /// [`AgentError::Unresponsive`](crate::AgentError::Unresponsive), and the command may still run.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Gives the command a standard input that [`Child::write_stdin`] writes to. Default: an empty one.
+    /// What the command reads from its standard input, which ends then: for [`output`](Self::output). A command that does not
+    /// read all of it is no error. Default: nothing.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    /// Gives a command that is [spawned](Self::spawn) a standard input that [`Child::take_stdin`] and [`Child::write_stdin`]
+    /// write to. Default: an empty one, as [`output`](Self::output) always has without [`input`](Self::input).
     #[must_use]
     pub fn stdin_piped(mut self) -> Self {
         self.spec.stdin = true;
@@ -159,19 +197,31 @@ impl Command {
     /// Starts the command.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a command, a user or a directory that is not there; [`Error::InvalidState`] where the
-    /// sandbox does not run.
+    /// [`Error::NotFound`] for a command that is not there, [`Error::InvalidInput`] for a user or a directory that is not,
+    /// for an environment that cannot be, and for a command with an [`input`](Self::input); [`Error::InvalidState`] where the
+    /// sandbox does not run; [`Error::CommandTimedOut`] where its time is up before it has begun; [`Error::Agent`] where the
+    /// guest is silent for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling may leave the command running in the guest.
     pub async fn spawn(mut self) -> Result<Child> {
         check_envs(&self.spec.envs)?;
+        if self.input.is_some() {
+            return Err(Error::invalid("a spawned command has no `input`: write to what `Child::take_stdin` gives"));
+        }
+        let began = Instant::now();
         self.spec.timeout = self.timeout;
-        let start = self.sandbox.agent().start(&self.spec);
-        let watch = self.sandbox.watch_state();
-        let stream = watch.while_running(RUN, async { start.await.map_err(Error::command) }).await?;
-        let input = if self.spec.pty.is_some() { InputKind::Terminal } else { InputKind::Pipe };
-        Child::of(&self.sandbox, stream, input).await
+        let start = self.sandbox.agent().start(&self.spec).boxed();
+        let started = self.sandbox.while_running(RUN, async { start.await.map_err(Error::command) }).await;
+        let stream = started.map_err(|error| Collected::new(0).timed_out(error, self.timeout))?;
+        let stdin = match (self.spec.pty, self.spec.stdin) {
+            (Some(_), _) => Some(InputKind::Terminal),
+            (None, true) => Some(InputKind::Pipe),
+            (None, false) => None,
+        };
+        let child = Child::of(&self.sandbox, stream, stdin).await;
+        let child = child.map_err(|error| Collected::new(0).timed_out(error, self.timeout))?;
+        Ok(child.with_limits(began, self.timeout, self.output_limit_bytes))
     }
 
     /// Runs the command to its end and collects what it writes.
@@ -179,17 +229,15 @@ impl Command {
     /// A command that fails is not an error: look at [`Output::status`].
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn); and [`Error::CommandTimedOut`], [`Error::OutputTooLong`], [`Error::OutputLost`], after
-    /// which it is dead.
+    /// As [`spawn`](Self::spawn), but that it may have an input; and [`Error::CommandTimedOut`], [`Error::OutputTooLong`],
+    /// [`Error::OutputLost`], which bring what it had written, and after which it is dead.
     ///
     /// # Cancel-Safety
     /// Cancelling kills the command.
     pub async fn output(self) -> Result<Output> {
         check_envs(&self.spec.envs)?;
         let agent = Arc::clone(self.sandbox.agent());
-        let collected = collect(&agent, self.spec, self.timeout, self.output_limit_bytes);
-        self.sandbox.watch_state().while_running(RUN, collected).await
+        let collected = collect_fed(&agent, self.spec, self.input, self.timeout, self.output_limit_bytes).boxed();
+        self.sandbox.while_running(RUN, collected).await
     }
 }
-
-const OUTPUT_LIMIT_BYTES: usize = 16 << 20;

@@ -116,6 +116,6 @@ impl Sandbox {
         };
         let attach = self.agent().attach(process, offset);
         let stream = self.while_running(RUN, async { attach.await.map_err(Error::command) }).await?;
-        Child::of(self, stream, InputKind::Unknown).await
+        Child::of(self, stream, Some(InputKind::Unknown)).await
     }
 }

@@ -2,4 +2,7 @@
 
 pub(crate) mod child;
 pub(crate) mod command;
+pub(crate) mod input;
+mod link;
 pub(crate) mod list;
+pub(crate) mod output;

@@ -3,6 +3,8 @@
 pub(crate) mod alive;
 pub(crate) mod countdown;
 pub(crate) mod event;
+#[cfg(test)]
+pub(crate) mod fake;
 mod fork;
 pub(crate) mod handle;
 mod inbox;

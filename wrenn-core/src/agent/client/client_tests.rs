@@ -193,7 +193,7 @@ async fn a_command_that_is_given_up_while_its_answer_is_on_its_way_is_killed() {
     let (agent, _) = FakeAgent::start().await;
     let connector: Arc<dyn Connector> = agent.clone();
     let client = Arc::new(AgentClient::new(Arc::downgrade(&connector), None));
-    let spec = ProcessSpec { cmd: "sleep".to_owned(), ..Default::default() };
+    let spec = ProcessSpec { cmd: "sleep".into(), ..Default::default() };
     let mut command = Box::pin(collect(&client, spec, None, 1 << 10));
     tokio::select! {
         biased;

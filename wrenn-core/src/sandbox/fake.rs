@@ -1,0 +1,61 @@
+//! A sandbox of nothing but an agent, for what is done with a sandbox's agent alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use wrenn_snapshot::LocalStore;
+
+use crate::agent::client::AgentClient;
+use crate::id::SandboxId;
+use crate::sandbox::handle::Sandbox;
+use crate::sandbox::registry::Registry;
+use crate::sandbox::request::Request;
+use crate::sandbox::shared::Shared;
+use crate::site::Site;
+use crate::site::data_dir::DataDir;
+use crate::site::step::Observer;
+use crate::state::{Fixed, SandboxState};
+use crate::vmm::driver::Driver;
+use crate::vmm::fake::{FakeVmm, Script};
+use crate::vmm::paging::Paging;
+use crate::vmm::probe::Probe;
+use crate::vmm::shape::Acceleration;
+
+/// What a test keeps for as long as the sandbox is there.
+pub(crate) struct FakeSandbox {
+    pub(crate) sandbox: Sandbox,
+    /// Says where the sandbox is in its life.
+    pub(crate) state: watch::Sender<SandboxState>,
+    _inbox: mpsc::Receiver<Request>,
+    _dir: TempDir,
+}
+
+/// A sandbox that runs, with that agent.
+pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::create(dir.path()).unwrap();
+    let site = Site {
+        store: LocalStore::open(data.generations()).unwrap(),
+        data,
+        vmm: Arc::new(FakeVmm::start(Script::default()).await),
+        probe: Probe { driver: Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() },
+        paging: Paging::Lazy,
+        observer: Observer::default(),
+    };
+    let fixed = Fixed {
+        id: SandboxId::random(),
+        template: "fake".parse().unwrap(),
+        vcpus: 1,
+        memory_mib: 128,
+        envs: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        lifetime: None,
+        created_at_ms: 0,
+    };
+    let (requests, inbox) = mpsc::channel(1);
+    let (state, receiver) = watch::channel(SandboxState::Running);
+    let shared = Arc::new(Shared { fixed, agent, requests, state: receiver });
+    FakeSandbox { sandbox: Sandbox::new(shared, Arc::new(Registry::new(site))), state, _inbox: inbox, _dir: dir }
+}
