@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buffa::Message as _;
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use connectrpc::client::ClientBody;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -144,8 +144,11 @@ fn message(event: Event) -> Vec<u8> {
 }
 
 fn envelope(flags: u8, message: &[u8]) -> Bytes {
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    [&[flags], &length[..], message].concat().into()
+    let mut envelope = BytesMut::new();
+    envelope.put_u8(flags);
+    envelope.put_u32(u32::try_from(message.len()).unwrap());
+    envelope.put_slice(message);
+    envelope.freeze()
 }
 
 pub(crate) fn start(pid: u32) -> Told {

@@ -102,7 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_guest_that_says_nothing_is_silent_after_half_a_minute_and_one_that_answers_never_is() {
-        assert_eq!(silent_after_s(&liveness().1, || pending()).await, 30);
+        assert_eq!(silent_after_s(&liveness().1, pending).await, 30);
         assert_eq!(silent_after_s(&liveness().1, || ready(false)).await, 10, "no connection comes about");
         assert_eq!(silent_after_s(&liveness().1, || ready(true)).await, u64::MAX);
     }

@@ -4,6 +4,7 @@ use crate::files::entry::FileEntry;
 use crate::files::stream::FileReader;
 use crate::files::stream::FileWriter;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -65,7 +66,7 @@ impl Sandbox {
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the file as it was, or written.
-    pub async fn write_file(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
+    pub async fn write_file(&self, path: impl AsRef<Path>, contents: impl Into<Bytes>) -> Result<()> {
         self.files().write(path, contents).await
     }
 
@@ -73,7 +74,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`Files::read`].
-    pub async fn read_file(&self, path: &str) -> Result<Bytes> {
+    pub async fn read_file(&self, path: impl AsRef<Path>) -> Result<Bytes> {
         self.files().read(path).await
     }
 }
@@ -113,8 +114,8 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`]; [`Error::Agent`] with [`AgentError::TooLong`] for a longer file.
-    pub async fn read(&self, path: &str) -> Result<Bytes> {
-        let request = self.request(path);
+    pub async fn read(&self, path: impl AsRef<Path>) -> Result<Bytes> {
+        let request = self.request(path.as_ref())?;
         let read = self.sandbox.agent().read_file(&request, self.patience());
         self.running("read a file", read).await
     }
@@ -126,8 +127,8 @@ impl Files {
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the file as it was, or written.
-    pub async fn write(&self, path: &str, contents: impl Into<Bytes>) -> Result<()> {
-        let request = self.request(path);
+    pub async fn write(&self, path: impl AsRef<Path>, contents: impl Into<Bytes>) -> Result<()> {
+        let request = self.request(path.as_ref())?;
         let write = self.sandbox.agent().write_file(&request, contents.into(), self.patience());
         self.running("write a file", write).await
     }
@@ -136,7 +137,7 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`].
-    pub async fn open(&self, path: &str) -> Result<FileReader> {
+    pub async fn open(&self, path: impl AsRef<Path>) -> Result<FileReader> {
         self.open_at(path, 0).await
     }
 
@@ -144,8 +145,8 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`]; [`Error::InvalidInput`] where the file is not that long.
-    pub async fn open_at(&self, path: &str, offset: u64) -> Result<FileReader> {
-        let request = self.request(path);
+    pub async fn open_at(&self, path: impl AsRef<Path>, offset: u64) -> Result<FileReader> {
+        let request = self.request(path.as_ref())?;
         let open = self.sandbox.agent().open_file(&request, offset, self.patience());
         let file = self.running("read a file", open).await?;
         Ok(FileReader::new(file, self.sandbox.clone(), self.patience()))
@@ -155,8 +156,8 @@ impl Files {
     ///
     /// # Errors
     /// [`Error::InvalidState`] where the sandbox does not run. What the guest has against it is said when it is written.
-    pub async fn create(&self, path: &str) -> Result<FileWriter> {
-        let request = self.request(path);
+    pub async fn create(&self, path: impl AsRef<Path>) -> Result<FileWriter> {
+        let request = self.request(path.as_ref())?;
         self.sandbox.while_running("write a file", async { Ok(()) }).await?;
         Ok(FileWriter::new(request, self.sandbox.clone(), self.patience()))
     }
@@ -168,7 +169,7 @@ impl Files {
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the file as it was.
-    pub async fn write_from(&self, path: &str, source: impl AsyncRead) -> Result<u64> {
+    pub async fn write_from(&self, path: impl AsRef<Path>, source: impl AsyncRead) -> Result<u64> {
         // In large pieces: each costs the guest a call.
         let mut source = std::pin::pin!(BufReader::with_capacity(PIECE_BYTES_MAX, source));
         let mut writer = self.create(path).await?;
@@ -184,8 +185,8 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`].
-    pub async fn stat(&self, path: &str) -> Result<FileEntry> {
-        let entry = self.call("look at a file", self.sandbox.agent().stat(path, self.user())).await?;
+    pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileEntry> {
+        let entry = self.call("look at a file", self.sandbox.agent().stat(text(path.as_ref())?, self.user())).await?;
         Ok(entry.into())
     }
 
@@ -193,7 +194,7 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`]; not [`Error::NotFound`].
-    pub async fn exists(&self, path: &str) -> Result<bool> {
+    pub async fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         match self.stat(path).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
@@ -205,7 +206,7 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`].
-    pub async fn list(&self, path: &str) -> Result<Vec<FileEntry>> {
+    pub async fn list(&self, path: impl AsRef<Path>) -> Result<Vec<FileEntry>> {
         self.list_levels(path, 1).await
     }
 
@@ -214,8 +215,8 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`].
-    pub async fn list_levels(&self, path: &str, levels: u32) -> Result<Vec<FileEntry>> {
-        let list = self.sandbox.agent().list_dir(path, levels, self.user());
+    pub async fn list_levels(&self, path: impl AsRef<Path>, levels: u32) -> Result<Vec<FileEntry>> {
+        let list = self.sandbox.agent().list_dir(text(path.as_ref())?, levels, self.user());
         Ok(self.long_call("list a directory", list).await?.into_iter().map(FileEntry::from).collect())
     }
 
@@ -223,23 +224,32 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`]; [`Error::Agent`] where there is one.
-    pub async fn make_dir(&self, path: &str) -> Result<()> {
-        self.call("make a directory", self.sandbox.agent().make_dir(path, self.user())).await
+    pub async fn make_dir(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.call("make a directory", self.sandbox.agent().make_dir(text(path.as_ref())?, self.user())).await
     }
 
     /// Renames a file or a directory, and makes the directories on the way to the new name.
     ///
     /// # Errors
     /// See [`Files`].
-    pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        let (from, to) = (text(from.as_ref())?, text(to.as_ref())?);
         self.long_call("rename a file", self.sandbox.agent().rename(from, to, self.user())).await
     }
 
     /// Removes a file, or a directory with all that is in it. What is not there is no error.
     ///
     /// # Errors
-    /// See [`Files`].
-    pub async fn remove(&self, path: &str) -> Result<()> {
+    /// See [`Files`]. [`Error::NotFound`] for a path with the character U+FFFD that leads nowhere: a list shows it in the place
+    /// of what is not UTF-8 in a name, and such a name cannot be told to the guest's agent.
+    pub async fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = text(path.as_ref())?;
+        if path.contains(char::REPLACEMENT_CHARACTER) && !self.exists(path).await? {
+            return Err(Error::NotFound(format!(
+                "there is no {path:?}: if a list showed it, its name is not UTF-8; remove the directory that it is in, or run \
+                 `rm` in a command"
+            )));
+        }
         self.long_call("remove a file", self.sandbox.agent().remove(path, self.user())).await
     }
 
@@ -270,13 +280,21 @@ impl Files {
         self.timeout.unwrap_or(CALL_MAX)
     }
 
-    fn request(&self, path: &str) -> FileRequest {
-        FileRequest { path: path.to_owned(), user: self.user.clone(), metadata: self.metadata.clone() }
+    fn request(&self, path: &Path) -> Result<FileRequest> {
+        let path = text(path)?.to_owned();
+        Ok(FileRequest { path, user: self.user.clone(), metadata: self.metadata.clone() })
     }
 
     fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
+}
+
+/// As the agent takes it.
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| {
+        Error::invalid(format!("{path:?} is not UTF-8, and the guest's agent takes no other path: use a command"))
+    })
 }
 
 /// A call of the agent's.
@@ -294,3 +312,38 @@ fn failed_write(error: std::io::Error) -> Error {
 
 const CALL_MAX: Duration = Duration::from_secs(60);
 const LONG_CALL_MAX: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+    use crate::agent::fake::{FakeAgent, done, plain};
+    use crate::sandbox::fake;
+
+    const STAT: &str = "/filesystem.Filesystem/Stat";
+    const REMOVE: &str = "/filesystem.Filesystem/Remove";
+
+    #[tokio::test]
+    async fn a_name_that_is_not_utf8_is_not_said_to_be_removed() {
+        let missing = r#"{"code":"not_found","message":"no such file"}"#;
+        let (agent, client) = FakeAgent::start(move |route, _| match route {
+            STAT => plain(404, "application/json", missing),
+            _ => done(),
+        })
+        .await;
+        let fake = fake::sandbox(client).await;
+        let files = fake.sandbox.files();
+        let shown = "caf\u{fffd}";
+        let refused = files.remove(shown).await.unwrap_err();
+        assert!(matches!(&refused, Error::NotFound(text) if text.contains("UTF-8")), "{refused:?}");
+        assert_eq!(agent.count(REMOVE), 0);
+        files.remove("not there").await.unwrap();
+        assert_eq!(agent.count(REMOVE), 1);
+        let bytes = Path::new(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+        for refused in [files.remove(bytes).await, files.write(bytes, "").await, files.rename("a", bytes).await] {
+            assert!(matches!(refused, Err(Error::InvalidInput(_))), "{refused:?}");
+        }
+        assert_eq!(agent.count(REMOVE), 1);
+    }
+}

@@ -73,7 +73,7 @@ pub struct Child {
 /// Where the output goes.
 #[derive(Debug)]
 enum Source {
-    Events(ProcessStream),
+    Events(Box<ProcessStream>),
     Halves(Halves),
 }
 
@@ -84,7 +84,7 @@ impl Child {
         let pid = sandbox.while_running(RUN, started(&mut stream, sandbox.agent()).boxed()).await?;
         Ok(Self {
             link: Arc::new(Link::new(sandbox)),
-            source: Source::Events(stream),
+            source: Source::Events(Box::new(stream)),
             pid,
             stdin,
             input: stdin.unwrap_or(InputKind::Pipe),
