@@ -36,7 +36,9 @@ async fn main() -> anyhow::Result<()> {
             println!("it ended with {}, after {:?}", output.status, output.duration);
         }
         Err(Error::CommandTimedOut { after, .. }) => println!("it ran for {after:?} and was killed"),
-        Err(Error::OutputTooLong { limit_bytes }) => println!("it wrote more than {limit_bytes} bytes and was killed"),
+        Err(Error::OutputTooLong { limit_bytes, .. }) => {
+            println!("it wrote more than {limit_bytes} bytes and was killed")
+        }
         Err(error) => return Err(error.into()),
     }
 
