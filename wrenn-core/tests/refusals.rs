@@ -375,7 +375,7 @@ async fn a_child_streams_takes_input_and_signals() {
     let trap = "trap 'echo bye; exit 7' TERM; echo ready; while true; do sleep 0.05; done";
     let mut child = sandbox.command("bash").args(["-c", trap]).spawn().await.unwrap();
     assert!(matches!(child.next_event().await.unwrap(), Some(Event::Stdout(_))));
-    child.signal(Signal::Term).await.unwrap();
+    child.signal(Signal::TERM).await.unwrap();
     assert_eq!(child.wait().await.unwrap().code(), Some(7));
 
     let mut child = sandbox.command("sleep").arg("600").spawn().await.unwrap();

@@ -113,7 +113,12 @@ async fn input_output_and_errors_run_together_and_end() {
     assert_eq!(unread.stdout, b"all ");
 
     // More than the guest keeps, so that reading and writing have to go on together.
-    let mut child = sandbox.command("tee").arg("/dev/stderr").stdin_piped().spawn().await.unwrap();
+    let twice = "import os
+while block := os.read(0, 1 << 16):
+    for to in (1, 2):
+        left = block
+        while left: left = left[os.write(to, left):]";
+    let mut child = sandbox.command("python3").args(["-c", twice]).stdin_piped().spawn().await.unwrap();
     let (mut stdin, mut stdout, mut stderr) =
         (child.take_stdin().unwrap(), child.take_stdout().unwrap(), child.take_stderr().unwrap());
     let big = text.repeat(4);
