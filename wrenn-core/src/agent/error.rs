@@ -102,6 +102,9 @@ impl AgentError {
             Self::TimedOut { .. } => "agent_timed_out",
             Self::Refused { .. } => "agent_refused",
             Self::ConnectionLost { .. } => "agent_connection_lost",
+            Self::Unresponsive { .. } => "agent_unresponsive",
+            Self::TooLong { .. } => "too_long",
+            Self::Senseless { .. } => "agent_senseless",
         }
     }
 

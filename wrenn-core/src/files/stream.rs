@@ -141,8 +141,8 @@ impl AsyncWrite for FileWriter {
 /// With itself inside.
 fn into_io(error: Error) -> io::Error {
     let kind = match &error {
-        Error::NotFound(_) => io::ErrorKind::NotFound,
-        Error::InvalidInput(_) => io::ErrorKind::InvalidInput,
+        Error::NotFound { .. } => io::ErrorKind::NotFound,
+        Error::InvalidInput { .. } => io::ErrorKind::InvalidInput,
         Error::InvalidState { .. } | Error::VmEnded { .. } => io::ErrorKind::ConnectionAborted,
         Error::Agent { source, .. } => source.io_kind(),
         _ => io::ErrorKind::Other,

@@ -9,14 +9,17 @@ use wrenn_snapshot::LocalStore;
 
 use crate::agent::client::AgentClient;
 use crate::id::SandboxId;
+use crate::sandbox::countdown::Countdown;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
-use crate::sandbox::request::Request;
+use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
 use crate::site::Site;
+use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
 use crate::site::step::Observer;
-use crate::state::{Fixed, SandboxState};
+use crate::state::{Exit, Fixed, Life, SandboxState};
+use crate::vmm::console::Console;
 use crate::vmm::driver::Driver;
 use crate::vmm::fake::{FakeVmm, Script};
 use crate::vmm::paging::Paging;
@@ -26,9 +29,9 @@ use crate::vmm::shape::Acceleration;
 /// What a test keeps for as long as the sandbox is there.
 pub(crate) struct FakeSandbox {
     pub(crate) sandbox: Sandbox,
-    /// Says where the sandbox is in its life.
-    pub(crate) state: watch::Sender<SandboxState>,
+    life: watch::Sender<Life>,
     _inbox: mpsc::Receiver<Request>,
+    _kills: mpsc::UnboundedReceiver<Reply<()>>,
     _dir: TempDir,
 }
 
@@ -43,6 +46,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         probe: Probe { driver: Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() },
         paging: Paging::Lazy,
         observer: Observer::default(),
+        collector: Collector::default(),
     };
     let fixed = Fixed {
         id: SandboxId::random(),
@@ -55,7 +59,18 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         created_at_ms: 0,
     };
     let (requests, inbox) = mpsc::channel(1);
-    let (state, receiver) = watch::channel(SandboxState::Running);
-    let shared = Arc::new(Shared { fixed, agent, requests, state: receiver });
-    FakeSandbox { sandbox: Sandbox::new(shared, Arc::new(Registry::new(site))), state, _inbox: inbox, _dir: dir }
+    let (kills, _kills) = mpsc::unbounded_channel();
+    let (countdown, _) = watch::channel(Countdown::start(None));
+    let (life, lives) = watch::channel(Life { state: SandboxState::Running, exit: None });
+    let console = Console::default();
+    let shared = Shared { fixed, agent, console, vmm_pid: 0, requests, kills, countdown, life: lives };
+    let sandbox = Sandbox::new(Arc::new(shared), Arc::new(Registry::new(site)));
+    FakeSandbox { sandbox, life, _inbox: inbox, _kills, _dir: dir }
+}
+
+impl FakeSandbox {
+    /// The sandbox is paused from now on.
+    pub(crate) fn pause(&self) {
+        self.life.send_replace(Life { state: SandboxState::Paused, exit: Some(Exit::Paused) });
+    }
 }
