@@ -31,6 +31,7 @@ mod host;
 mod id;
 pub mod image;
 mod network;
+mod patience;
 mod ports;
 mod process;
 mod program;

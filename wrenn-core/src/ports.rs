@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::agent::error::AgentError;
 use crate::error::{Error, Result};
+use crate::patience::patient;
 use crate::ports::stream::PortStream;
 use crate::sandbox::handle::Sandbox;
 
@@ -48,7 +49,7 @@ impl Sandbox {
         let dial = async {
             let failed =
                 |source| Error::Agent { what: "connect to a port", source: AgentError::NotReachable { source } };
-            match tokio::time::timeout(CONNECT_MAX, agent.dial(port)).await {
+            match tokio::time::timeout(patient(CONNECT_MAX), agent.dial(port)).await {
                 // What is written goes out at once, since a proxy cannot know what follows.
                 Ok(dialled) => dialled.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(failed),
                 Err(_elapsed) => Err(failed(std::io::ErrorKind::TimedOut.into())),

@@ -15,6 +15,7 @@ use wrenn_envd::proto::process::{
 use crate::agent::client::{AgentClient, Result, with_header};
 use crate::agent::error::AgentError;
 use crate::agent::process::{Deadline, InputKind, Messages, ProcessEntry, ProcessSpec, ProcessStream};
+use crate::patience::patient;
 
 impl AgentClient {
     /// Starts a process. The first event is [`ProcessEvent::Start`](super::ProcessEvent::Start).
@@ -30,7 +31,7 @@ impl AgentClient {
     /// Cancelling may leave the process running in the guest.
     pub(crate) async fn start(&self, spec: &ProcessSpec) -> Result<ProcessStream> {
         let deadline = Deadline::after(spec.timeout);
-        let limit = deadline.map_or(START_MAX, |deadline| deadline.left().min(START_MAX));
+        let limit = deadline.map_or(Duration::MAX, |deadline| deadline.left()).min(patient(START_MAX));
         let options = self.start_options(spec)?;
         let start = async { Ok(self.processes.start_with_options(request(spec), options).await?) };
         let messages = self.bounded(Some(limit), start).await?;

@@ -35,6 +35,7 @@ use crate::agent::connector::Connector;
 use crate::agent::error::AgentError;
 use crate::agent::liveness::Liveness;
 use crate::agent::words::shown;
+use crate::patience::patient;
 
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
@@ -119,7 +120,7 @@ impl AgentClient {
 
     /// Tells the guest who it is and what time it is, before user code runs; see [`InitRequest`].
     pub(crate) async fn init(&self, request: &InitRequest) -> Result<()> {
-        self.init_within(request, CALL_TIMEOUT).await
+        self.init_within(request, patient(CALL_TIMEOUT)).await
     }
 
     /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet, or is not ready.
@@ -169,8 +170,9 @@ impl AgentClient {
     /// What has become of the guest after that event; waits for it, and answers none after a while.
     pub(crate) async fn events_after(&self, number: u64) -> Result<Vec<GuestEvent>> {
         let route = format!("/events?after={number}");
-        let answer =
-            self.bounded(Some(EVENTS_TIMEOUT), self.call(Method::GET, &route, HeaderMap::new(), Bytes::new())).await?;
+        let answer = self
+            .bounded(Some(patient(EVENTS_TIMEOUT)), self.call(Method::GET, &route, HeaderMap::new(), Bytes::new()))
+            .await?;
         let answer: EventsResponse =
             serde_json::from_slice(&answer).map_err(|error| AgentError::lost(shown(&error.to_string())))?;
         Ok(answer.events)
@@ -268,7 +270,7 @@ impl AgentClient {
         &'a self,
         call: impl Future<Output = Result<T>> + Send + 'a,
     ) -> impl Future<Output = Result<T>> + Send + 'a {
-        self.bounded(Some(CALL_TIMEOUT), call)
+        self.bounded(Some(patient(CALL_TIMEOUT)), call)
     }
 
     /// Waits until the agent does not answer any more.

@@ -26,6 +26,7 @@ use wrenn_envd::AGENT_PORT;
 
 use crate::agent::activity::{Activity, InUse};
 use crate::agent::connector::Connector;
+use crate::patience::patient;
 
 /// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
 ///
@@ -146,7 +147,7 @@ impl Connections {
         }
         let mut backoff = BACKOFF_MIN;
         loop {
-            let attempt_end = deadline.min(Instant::now() + ATTEMPT_MAX);
+            let attempt_end = deadline.min(Instant::now() + patient(ATTEMPT_MAX));
             let error = match timeout_at(attempt_end, self.shared.connect()).await {
                 Ok(Ok(sender)) => return Ok(sender),
                 Ok(Err(error)) => error,
@@ -166,7 +167,7 @@ impl Connections {
         let in_use = (!for_the_host).then(|| self.shared.activity.begin());
         // A connection that has just been found broken gives the request back, unsent; another is tried then.
         for _ in 0..TRIES {
-            let mut sender = self.sender(Instant::now() + CONNECT_MAX).await?;
+            let mut sender = self.sender(Instant::now() + patient(CONNECT_MAX)).await?;
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     self.shared.heard.touch();

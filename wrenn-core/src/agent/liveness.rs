@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::agent::activity::Activity;
+use crate::patience::patient;
 
 /// What is known of one agent.
 #[derive(Debug)]
@@ -44,21 +45,21 @@ impl Liveness {
     pub(super) async fn until_silent<'a>(&self, probe: impl Fn() -> BoxFuture<'a, bool>) {
         let began = Instant::now();
         loop {
-            sleep_until(self.heard_since(began) + PROBE_AFTER).await;
+            sleep_until(self.heard_since(began) + patient(PROBE_AFTER)).await;
             let mut failed = self.failed.lock().await;
             if failed.is_some_and(|at| at >= began && at >= self.heard.last_used()) {
                 return;
             }
-            if self.heard_since(began).elapsed() < PROBE_AFTER {
+            if self.heard_since(began).elapsed() < patient(PROBE_AFTER) {
                 continue;
             }
-            let answered = self.is_stopped() || timeout(PROBE_MAX, probe()).await.unwrap_or(false);
+            let answered = self.is_stopped() || timeout(patient(PROBE_MAX), probe()).await.unwrap_or(false);
             if !answered && !self.is_stopped() {
                 *failed = Some(Instant::now());
                 return;
             }
             drop(failed);
-            sleep(PROBE_AFTER).await;
+            sleep(patient(PROBE_AFTER)).await;
         }
     }
 

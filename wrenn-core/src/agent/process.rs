@@ -13,6 +13,7 @@ use crate::agent::client::AgentClient;
 use crate::agent::connection::Answer;
 use crate::agent::error::AgentError;
 use crate::agent::words::shown;
+use crate::patience::patient;
 
 /// A process to start in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,7 +117,7 @@ pub(super) struct Deadline {
 impl Deadline {
     /// For a process that is asked for now, and that gets so much time.
     pub(super) fn after(timeout: Option<Duration>) -> Option<Self> {
-        let at = Instant::now().checked_add(timeout?)?.checked_add(LATE_MAX)?;
+        let at = Instant::now().checked_add(timeout?)?.checked_add(patient(LATE_MAX))?;
         Some(Self { at })
     }
 
@@ -244,7 +245,7 @@ impl ProcessStream {
             };
             self.messages = None;
             let since = *self.broken_since.get_or_insert_with(Instant::now);
-            if !error.is_retryable() || self.pid.is_none() || since.elapsed() > BROKEN_MAX {
+            if !error.is_retryable() || self.pid.is_none() || since.elapsed() > patient(BROKEN_MAX) {
                 return Err(error);
             }
             tracing::debug!(pid = self.pid, offset = self.offset, "a process's stream broke; attaching again");
@@ -287,7 +288,7 @@ fn after(offset: u64, bytes: u64) -> Result<u64, AgentError> {
 }
 
 /// How long after a process's time-out the agent's word of it may take: a guest under emulation is slow.
-const LATE_MAX: Duration = Duration::from_secs(10);
+const LATE_MAX: Duration = Duration::from_secs(2);
 
 /// For how long a stream that breaks is made again before its reader is told.
 const BROKEN_MAX: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 use crate::files::entry::FileEntry;
 use crate::files::stream::FileReader;
 use crate::files::stream::FileWriter;
+use crate::patience::patient;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -256,7 +257,7 @@ impl Files {
         what: &'static str,
         call: impl AgentCall<'a, T>,
     ) -> impl Future<Output = Result<T>> {
-        let limit = self.timeout.unwrap_or(LONG_CALL_MAX);
+        let limit = self.timeout.unwrap_or_else(|| patient(LONG_CALL_MAX));
         self.running(what, self.sandbox.agent().bounded(Some(limit), call))
     }
 
@@ -270,7 +271,7 @@ impl Files {
     }
 
     fn patience(&self) -> Duration {
-        self.timeout.unwrap_or(CALL_MAX)
+        self.timeout.unwrap_or_else(|| patient(CALL_MAX))
     }
 
     fn request(&self, path: &Path) -> Result<FileRequest> {

@@ -7,6 +7,7 @@ use wrenn_envd::proto::filesystem::{EventType, FilesystemEvent};
 
 use crate::agent::files::WatchStream;
 use crate::error::{Error, Result};
+use crate::patience::patient;
 use crate::sandbox::handle::Sandbox;
 
 /// A watch to set up and start: see [`Sandbox::watch`].
@@ -95,7 +96,7 @@ impl WatchBuilder {
     pub async fn start(self) -> Result<Watcher> {
         let agent = Arc::clone(self.sandbox.agent());
         let start = agent.watch_dir(&self.path, self.recursive, self.user.as_deref());
-        let start = agent.bounded(Some(START_MAX), start);
+        let start = agent.bounded(Some(patient(START_MAX)), start);
         let stream = self.sandbox.while_running(WATCH, async { start.await.map_err(Error::file(WATCH)) }).await?;
         Ok(Watcher { sandbox: self.sandbox.clone(), stream })
     }

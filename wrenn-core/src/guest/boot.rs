@@ -13,6 +13,7 @@ use crate::exec::collect::{collect, shell_spec};
 use crate::guest::manifest::{Manifest, Surroundings};
 use crate::guest::{Guest, drive};
 use crate::image::Image;
+use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::site::Site;
 use crate::vmm::identity::Identity;
@@ -62,15 +63,15 @@ impl Guest {
 
     /// Waits for a booted agent, and puts into memory what every sandbox will want first.
     async fn settle(&self) -> Result<()> {
-        if let Err(source) = self.agent.wait_ready(BOOT_TIMEOUT).await {
+        if let Err(source) = self.agent.wait_ready(patient(BOOT_TIMEOUT)).await {
             let console = self.machine.console().tail(12);
-            return Err(Error::BootTimedOut { after: BOOT_TIMEOUT, console, source });
+            return Err(Error::BootTimedOut { after: patient(BOOT_TIMEOUT), console, source });
         }
         let init = InitRequest { default_user: Some(USER.to_owned()), ..Self::clock() };
         self.agent.init(&init).await.map_err(Error::agent("be initialised"))?;
         for warm_up in WARM_UPS {
             let spec = shell_spec(warm_up);
-            collect(&self.agent, spec, Some(BOOT_TIMEOUT), 1 << 20).await?;
+            collect(&self.agent, spec, Some(patient(BOOT_TIMEOUT)), 1 << 20).await?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::guest::stopwatch::Stopwatch;
 use crate::guest::{Guest, drive, flat, working_set};
 use crate::id::{SandboxId, TemplateName};
 use crate::image::Image;
+use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::site::Site;
 use crate::site::step::Step;
@@ -119,7 +120,7 @@ impl Guest {
             machine_id: Some(format!("{:032x}", rand::random::<u128>())),
             ..Self::clock()
         };
-        self.agent.init_within(&init, RENEW_TIMEOUT).await.map_err(Error::agent("renew its guest"))?;
+        self.agent.init_within(&init, patient(RENEW_TIMEOUT)).await.map_err(Error::agent("renew its guest"))?;
         self.agent.set_token(token);
         Ok(())
     }

@@ -147,7 +147,7 @@ impl Command {
     /// Kills the command, and everything that it has started, in the guest when it has run for this long, to the
     /// millisecond. The time does not go on while the sandbox is paused. Default: never.
     ///
-    /// The guest keeps the time. Where it does not tell of the end within 10 s of it, the call ends with
+    /// The guest keeps the time. Where it does not tell of the end within 2 s of it, the call ends with
     /// [`AgentError::Unresponsive`](crate::AgentError::Unresponsive), and the command may still run.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::patience::patient;
 use crate::program::status_within;
 use crate::vmm::driver::Driver;
 use crate::vmm::shape::Acceleration;
@@ -71,7 +72,7 @@ async fn finishes_a_guest(qemu: &Path, accel: &str) -> std::io::Result<bool> {
         .map(OsString::from)
         .collect();
     arguments.push(firmware.path().into());
-    let ended = status_within(qemu, arguments, PROBE_TIMEOUT).await?;
+    let ended = status_within(qemu, arguments, patient(PROBE_TIMEOUT)).await?;
     Ok(ended.is_some_and(|status| status.code() == Some(DEBUG_EXIT_STATUS)))
 }
 

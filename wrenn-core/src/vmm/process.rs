@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use wrenn_snapshot::{EndReason, ServeEnd};
 
 use crate::error::Error;
+use crate::patience::patient;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::launch::{Launch, Reaped, Spawned, Userfaultfds, start};
@@ -73,7 +74,7 @@ impl Process {
     /// # Cancel-Safety
     /// Cancelling kills what was started.
     pub(crate) async fn spawn(launch: Launch) -> io::Result<(Self, Option<Userfaultfds>)> {
-        Self::spawn_within(launch, START_TIMEOUT).await
+        Self::spawn_within(launch, patient(START_TIMEOUT)).await
     }
 
     async fn spawn_within(launch: Launch, within: Duration) -> io::Result<(Self, Option<Userfaultfds>)> {
@@ -130,7 +131,7 @@ impl Process {
         self.send_kill();
         self.attend = None;
         // An error of the wait itself means that the thread is gone, and with it the VMM.
-        if timeout(REAP_TIMEOUT, self.exited.wait_for(Option::is_some)).await.is_err() {
+        if timeout(patient(REAP_TIMEOUT), self.exited.wait_for(Option::is_some)).await.is_err() {
             tracing::error!(pid = self.pid.as_raw(), "the VMM was killed, and is not gone after {REAP_TIMEOUT:?}");
         }
     }

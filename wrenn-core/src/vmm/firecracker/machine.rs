@@ -12,6 +12,7 @@ use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
 use super::config;
 use crate::error::{Error, Result};
+use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
@@ -49,7 +50,7 @@ impl FirecrackerMachine {
         let mut exited = self.process.exited();
         let door = Arc::clone(&self.door);
         let connected = tokio::select! {
-            connected = Api::connect(|| door.socket(config::API_SOCKET), START_TIMEOUT) => Some(connected),
+            connected = Api::connect(|| door.socket(config::API_SOCKET), patient(START_TIMEOUT)) => Some(connected),
             _ended = exited.wait_for(Option::is_some) => None,
         };
         match connected {
@@ -63,7 +64,7 @@ impl FirecrackerMachine {
 
     /// What the VM's thread has to say when it has the memory. Firecracker has handed it over before it answered.
     pub(super) async fn is_served(&mut self, what: &'static str, told: oneshot::Receiver<Served>) -> Result<()> {
-        match timeout(ANSWER_TIMEOUT, told).await {
+        match timeout(patient(ANSWER_TIMEOUT), told).await {
             Ok(Ok(served)) => self.origin = Origin::Served(served),
             // The thread is ending, and the VMM with it.
             Ok(Err(_)) => return Err(self.process.ended(what, "its memory could not be served").await),
@@ -79,7 +80,7 @@ impl FirecrackerMachine {
     pub(super) async fn load(&mut self, memory: Backend) -> Result<()> {
         const WHAT: &str = "restore the machine";
         let began = Instant::now();
-        self.put(WHAT, "/snapshot/load", &config::load(memory), SNAPSHOT_TIMEOUT).await?;
+        self.put(WHAT, "/snapshot/load", &config::load(memory), patient(SNAPSHOT_TIMEOUT)).await?;
         self.restored.load = began.elapsed();
         self.door.remove(STATE).map_err(|e| Error::failed(WHAT)(e.into()))
     }
@@ -90,7 +91,7 @@ impl FirecrackerMachine {
     }
 
     async fn set_state(&mut self, what: &'static str, state: VmState) -> Result<()> {
-        let result = self.api(what)?.patch("/vm", &state, ANSWER_TIMEOUT).await;
+        let result = self.api(what)?.patch("/vm", &state, patient(ANSWER_TIMEOUT)).await;
         self.check(what, result).await
     }
 
@@ -135,7 +136,7 @@ impl FirecrackerMachine {
 impl Machine for FirecrackerMachine {
     async fn describe(&mut self, guest: &Metadata) -> Result<()> {
         let began = Instant::now();
-        self.put("describe the guest", config::METADATA, &config::metadata(guest), ANSWER_TIMEOUT).await?;
+        self.put("describe the guest", config::METADATA, &config::metadata(guest), patient(ANSWER_TIMEOUT)).await?;
         self.restored.describe = began.elapsed();
         Ok(())
     }
@@ -162,7 +163,7 @@ impl Machine for FirecrackerMachine {
     async fn save(&mut self, into: SpaceWriter) -> Result<Saved> {
         const WHAT: &str = "save the machine";
         let began = Instant::now();
-        self.put(WHAT, "/snapshot/create", &config::create(), SNAPSHOT_TIMEOUT).await?;
+        self.put(WHAT, "/snapshot/create", &config::create(), patient(SNAPSHOT_TIMEOUT)).await?;
         self.saved.memory = began.elapsed();
         let (door, memory_bytes) = (Arc::clone(&self.door), self.memory_bytes);
         let read = move || {

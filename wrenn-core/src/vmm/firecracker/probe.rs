@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::patience::patient;
 use crate::program::status_within;
 
 /// Runs a guest that resets its machine, which ends Firecracker with success. `/dev/kvm` being there says little: under
@@ -23,7 +24,7 @@ pub(super) async fn finishes_a_guest(program: &Path) -> io::Result<bool> {
     std::fs::write(&config, described.to_string())?;
     let arguments =
         ["--no-api".as_ref(), "--config-file".as_ref(), config.as_os_str(), "--id".as_ref(), "probe".as_ref()];
-    Ok(status_within(program, arguments, PROBE_TIMEOUT).await?.is_some_and(|status| status.success()))
+    Ok(status_within(program, arguments, patient(PROBE_TIMEOUT)).await?.is_some_and(|status| status.success()))
 }
 
 /// An ELF file with one segment and no sections.

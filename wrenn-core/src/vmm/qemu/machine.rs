@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
 
 use crate::error::{Error, Result};
+use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::vmm::console::{Console, escape_controls};
 use crate::vmm::exit::Exit;
@@ -57,7 +58,7 @@ impl QemuMachine {
 
     /// The process was started at `began`; it answers when this is done.
     pub(super) async fn connect(&mut self, monitor: UnixStream, began: Instant) -> Result<()> {
-        match Qmp::connect(monitor, STARTUP_TIMEOUT).await {
+        match Qmp::connect(monitor, patient(STARTUP_TIMEOUT)).await {
             Ok(qmp) => self.qmp = Some(qmp),
             Err(error) => return Err(self.explain("start QEMU", error).await),
         }
@@ -137,7 +138,7 @@ impl QemuMachine {
                     let reason = escape_controls(progress["error-desc"].as_str().unwrap_or("QEMU gives no reason"));
                     return Err(Error::failed(what)(format!("{reason}\n{}", self.process.console().tail(5)).into()));
                 }
-                _ if started.elapsed() > MIGRATION_TIMEOUT => {
+                _ if started.elapsed() > patient(MIGRATION_TIMEOUT) => {
                     let why = format!("QEMU's migration was not done within {MIGRATION_TIMEOUT:?}");
                     return Err(self.process.give_up(what, why).await);
                 }

@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interes
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::patience::patient;
 use crate::vmm::console::escape_controls;
 
 /// A connection whose greeting has been read and whose capabilities are negotiated.
@@ -53,7 +54,8 @@ pub(super) enum QmpError {
 impl Qmp {
     /// Waits for the greeting, which QEMU sends when the machine is made and its memory is mapped.
     pub(super) async fn connect(stream: UnixStream, patience: Duration) -> Result<Self, QmpError> {
-        let mut qmp = Self { stream: BufReader::new(stream), line: Vec::new(), number: 0, patience: COMMAND_TIMEOUT };
+        let mut qmp =
+            Self { stream: BufReader::new(stream), line: Vec::new(), number: 0, patience: patient(COMMAND_TIMEOUT) };
         within("greeting", patience, qmp.receive("greeting")).await?;
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
