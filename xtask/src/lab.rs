@@ -1,5 +1,5 @@
-//! `cargo xtask lab`: the tests that need the real Firecracker. Where KVM serves they run as they are; elsewhere in the
-//! lab, a virtual machine whose emulated processor has virtualization, and so a KVM.
+//! `cargo xtask lab`: the tests that need a VMM with KVM, the real Firecracker above all. Where KVM serves they run as they
+//! are; elsewhere in the lab, a virtual machine whose emulated processor has virtualization, and so a KVM.
 //!
 //! ```text
 //! Tools::find -> HostKernel::prepare -> test_binaries::build -> Drive::write -> Machine::run -> exit status
@@ -8,6 +8,7 @@
 mod drive;
 mod host_kernel;
 mod initramfs;
+mod libraries;
 mod machine;
 mod modules;
 mod test_binaries;
@@ -16,7 +17,7 @@ mod tools;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::image::Image;
-use wrenn_core::{Driver, Host};
+use wrenn_core::{Acceleration, Host};
 
 use crate::report::Report;
 use crate::{setup, shell};
@@ -24,12 +25,12 @@ use drive::Drive;
 use host_kernel::HostKernel;
 use machine::Machine;
 use test_binaries::{Selection, TestBinary};
-pub(crate) use tools::{MISSING, Tools};
+pub(crate) use tools::{Tools, Vmm};
 
 /// What to do in the lab.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// Tests of `wrenn-core`, those called `firecracker*` and the named targets; `arguments` go to each test binary.
+    /// Tests of `wrenn-core`: the named targets, with what belongs to the VMM; `arguments` choose among their tests.
     Tests { targets: Vec<String>, arguments: Vec<String> },
     /// A shell line.
     Command(String),
@@ -46,27 +47,27 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Looks for Firecracker. Where the library would use it for sandboxes, tests with it run as they are.
-    pub(crate) async fn find() -> Self {
-        let Some(tools) = Tools::find(|name| std::env::var_os(name)) else { return Self::Nowhere };
-        match Host::doctor().await.choice {
-            Ok(choice) if choice.driver == Driver::Firecracker => Self::Here(tools),
+    /// Looks for the VMM. Where KVM serves it, tests with it run as they are.
+    pub(crate) async fn find(vmm: Vmm) -> Self {
+        let Some(tools) = Tools::find(vmm, |name| std::env::var_os(name)) else { return Self::Nowhere };
+        match Host::builder().driver(vmm.driver()).doctor().await.choice {
+            Ok(choice) if choice.acceleration == Acceleration::Kvm => Self::Here(tools),
             _ => Self::Machine(tools),
         }
     }
 }
 
 /// `cargo xtask lab`. Returns the status of the job.
-pub(crate) async fn run(job: Job) -> anyhow::Result<i32> {
-    if Tools::find(|name| std::env::var_os(name)).is_none() {
-        println!("skipped: {MISSING}");
+pub(crate) async fn run(vmm: Vmm, job: Job) -> anyhow::Result<i32> {
+    if Tools::find(vmm, |name| std::env::var_os(name)).is_none() {
+        println!("skipped: {}", vmm.missing());
         return Ok(0);
     }
     setup::run().await?;
-    match (Place::find().await, job) {
+    match (Place::find(vmm).await, job) {
         (Place::Here(tools), Job::Tests { targets, arguments }) => {
             println!("lab: KVM serves here, so the tests run as they are");
-            Selection::new(&targets)?.run(&tools, &arguments)
+            Selection::new(vmm, &targets)?.run(&tools, &arguments)
         }
         (Place::Here(tools) | Place::Machine(tools), Job::Command(line)) => {
             in_machine(Job::Command(line), &tools, &mut |line| println!("{line}")).await
@@ -77,7 +78,7 @@ pub(crate) async fn run(job: Job) -> anyhow::Result<i32> {
             report.print();
             Ok(status)
         }
-        (Place::Nowhere, _) => anyhow::bail!("Firecracker has gone meanwhile"),
+        (Place::Nowhere, _) => anyhow::bail!("the VMM has gone meanwhile"),
     }
 }
 
@@ -99,14 +100,14 @@ async fn boot_and_do(job: Job, tools: &Tools, line: &mut dyn FnMut(&str)) -> any
     let kernel = HostKernel::prepare(&shell::target().join("lab"))?;
     let (binaries, script) = match job {
         Job::Tests { targets, arguments } => {
-            let binaries = Selection::new(&targets)?.build()?;
-            let script = format!("{CHECK}{}", run_tests(drive::TESTS, &binaries, &arguments));
+            let binaries = Selection::new(tools.vmm, &targets)?.build()?;
+            let script = run_tests(drive::TESTS, &binaries, &arguments);
             (binaries, script)
         }
         Job::Command(command) => (Vec::new(), command),
     };
     let drive = Drive::write(&image, tools, &binaries, &tools.script(&script))?;
-    println!("lab: starting a machine with an emulated KVM, and {} in it", tools.firecracker.display());
+    println!("lab: starting a machine with an emulated KVM, and {} in it", tools.program().display());
     Machine { kernel: &kernel, base: &image.base(), drive: &drive }.run(line).await
 }
 
@@ -121,11 +122,6 @@ fn run_tests(directory: &str, binaries: &[TestBinary], arguments: &[String]) -> 
     });
     format!("status=0\n{}exit $status\n", runs.collect::<String>())
 }
-
-/// Without these the tests would skip themselves, and the lab would be for nothing.
-const CHECK: &str = "test -c /dev/kvm || { echo 'lab: there is no /dev/kvm'; exit 1; }
-\"$WRENN_FIRECRACKER\" --version > /dev/null || { echo 'lab: Firecracker does not run here'; exit 1; }
-";
 
 #[cfg(test)]
 mod tests {

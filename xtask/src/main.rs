@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lab::Job;
+use lab::{Job, Vmm};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "wrenn's developer commands", arg_required_else_help = true)]
@@ -41,13 +41,16 @@ enum Command {
     /// Run the tests that need Firecracker (`WRENN_FIRECRACKER`, or the `PATH`). Where KVM does not serve they run in the
     /// lab: a virtual machine that emulates a processor with virtualization. Skipped, by name, without Firecracker.
     Lab {
-        /// A test target of `wrenn-core`, beside those called `firecracker*`.
+        /// The VMM. For QEMU, with KVM, the targets are `fork`, `leftovers`, `lifecycle` and `refusals` unless others are named.
+        #[arg(long, value_enum, default_value = "firecracker")]
+        vmm: Vmm,
+        /// A test target of `wrenn-core`; under Firecracker beside those called `firecracker*`.
         #[arg(long = "test", value_name = "TARGET")]
         targets: Vec<String>,
-        /// Instead of tests: a shell line to run in the lab, where `WRENN_FIRECRACKER` and `WRENN_DATA_DIR` are set.
+        /// Instead of tests: a shell line to run in the lab, where wrenn's variables for the VMM and its data are set.
         #[arg(long, value_name = "LINE", conflicts_with_all = ["targets", "arguments"])]
         command: Option<String>,
-        /// Passed on to the test binaries: a part of a test's name, or their options.
+        /// Choose among the tests as Rust's test runner does: a part of a test's name, `--skip`, `--exact`, `--nocapture`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -82,8 +85,8 @@ async fn main() -> anyhow::Result<ExitCode> {
             quickstart::run().await
         }
         Command::Test { quick, filter } => test::run(quick, &filter).await,
-        Command::Lab { targets, command, arguments } => {
-            let status = lab::run(command.map_or(Job::Tests { targets, arguments }, Job::Command)).await?;
+        Command::Lab { vmm, targets, command, arguments } => {
+            let status = lab::run(vmm, command.map_or(Job::Tests { targets, arguments }, Job::Command)).await?;
             return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
         }
         Command::Bench => {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 
 use anyhow::{Context, ensure};
 
-use crate::lab::{self, Job, Place};
+use crate::lab::{self, Job, Place, Vmm};
 use crate::report::Report;
 use crate::{setup, shell};
 
@@ -38,10 +38,10 @@ pub(crate) async fn run(quick: bool, filter: &[String]) -> anyhow::Result<()> {
 
 /// The tests with Firecracker, unless they have run with the others, or cannot.
 async fn lab(report: &mut Report) -> anyhow::Result<i32> {
-    match Place::find().await {
+    match Place::find(Vmm::Firecracker).await {
         Place::Here(_) => Ok(0),
         Place::Nowhere => {
-            report.leave_out(lab::MISSING);
+            report.leave_out(Vmm::Firecracker.missing());
             Ok(0)
         }
         Place::Machine(tools) => {

@@ -8,8 +8,9 @@ use std::process::Command;
 use anyhow::Context;
 use wrenn_core::image::Image;
 
+use super::libraries;
 use super::test_binaries::TestBinary;
-use super::tools::Tools;
+use super::tools::{Tools, Vmm};
 use crate::shell;
 
 /// A drive without a name, which is gone when its last user has ended.
@@ -31,7 +32,11 @@ impl Drive {
         let base = image.base();
         let base = base.parent().context("the image has no directory")?;
         copy_tree(base, &images.join(image.name()))?;
-        let tools = tools.each().map(|(name, _, path)| (programs.join(name), path));
+        if tools.vmm == Vmm::Qemu {
+            libraries::carry_qemu(tools.program(), tree)?;
+        }
+        let programs_of_firecracker = tools.programs().iter().filter(|_| tools.vmm == Vmm::Firecracker);
+        let tools = programs_of_firecracker.map(|program| (programs.join(program.name), &program.path));
         let binaries = binaries.iter().map(|binary| (tests.join(&binary.name), &binary.path));
         for (to, from) in tools.chain(binaries) {
             fs::copy(from, to).with_context(|| format!("{} cannot be copied", from.display()))?;

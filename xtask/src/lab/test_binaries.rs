@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use super::tools::Tools;
+use super::tools::{Tools, Vmm};
 use crate::shell;
 
 /// Test targets of `wrenn-core`.
@@ -23,18 +23,17 @@ pub(super) struct TestBinary {
 }
 
 impl Selection {
-    /// Every target called `firecracker*`, and those of `named`.
-    pub(super) fn new(named: &[String]) -> anyhow::Result<Self> {
-        let directory = shell::workspace().join("wrenn-core/tests");
+    /// Those of `named`, with every target called `firecracker*` where Firecracker is the VMM. For QEMU without a name,
+    /// the targets that try the most of a VMM.
+    pub(super) fn new(vmm: Vmm, named: &[String]) -> anyhow::Result<Self> {
         let mut targets = named.to_vec();
-        for entry in fs::read_dir(&directory).with_context(|| format!("there is no {}", directory.display()))? {
-            let file = entry?.file_name().to_string_lossy().into_owned();
-            let target = file.strip_suffix(".rs").filter(|name| name.starts_with(PREFIX));
-            targets.extend(target.map(str::to_owned));
+        match vmm {
+            Vmm::Firecracker => targets.extend(firecrackers()?),
+            Vmm::Qemu if named.is_empty() => targets.extend(OF_ANY_VMM.map(str::to_owned)),
+            Vmm::Qemu => {}
         }
         targets.sort_unstable();
         targets.dedup();
-        ensure!(!targets.is_empty(), "wrenn-core has no tests called {PREFIX}*: name others with --test");
         Ok(Self(targets))
     }
 
@@ -58,7 +57,7 @@ impl Selection {
     pub(super) fn run(&self, tools: &Tools, arguments: &[String]) -> anyhow::Result<i32> {
         let mut command = self.cargo_test();
         command.arg("--no-fail-fast").arg("--").args(arguments);
-        command.envs(tools.each().map(|(_, variable, path)| (variable, path)));
+        command.envs(tools.variables());
         let status = command.status().context("cargo could not be started")?;
         Ok(status.code().unwrap_or(1))
     }
@@ -71,6 +70,17 @@ impl Selection {
     }
 }
 
+fn firecrackers() -> anyhow::Result<Vec<String>> {
+    let directory = shell::workspace().join("wrenn-core/tests");
+    let mut targets = Vec::new();
+    for entry in fs::read_dir(&directory).with_context(|| format!("there is no {}", directory.display()))? {
+        let file = entry?.file_name().to_string_lossy().into_owned();
+        targets.extend(file.strip_suffix(".rs").filter(|name| name.starts_with(PREFIX)).map(str::to_owned));
+    }
+    ensure!(!targets.is_empty(), "wrenn-core has no tests called {PREFIX}*");
+    Ok(targets)
+}
+
 /// The test binary that one of cargo's messages tells of, if it does.
 fn built(message: &str) -> Option<TestBinary> {
     let message: Value = serde_json::from_str(message).ok()?;
@@ -80,6 +90,7 @@ fn built(message: &str) -> Option<TestBinary> {
 }
 
 const PREFIX: &str = "firecracker";
+const OF_ANY_VMM: [&str; 4] = ["fork", "leftovers", "lifecycle", "refusals"];
 
 #[cfg(test)]
 mod tests {

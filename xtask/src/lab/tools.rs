@@ -1,61 +1,132 @@
 //! The programs that the lab takes from the host.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use wrenn_core::Driver;
 
 use crate::shell;
 
-/// Firecracker, and what belongs to it.
+/// The VMM that sandboxes in the lab run under, with its KVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Vmm {
+    Firecracker,
+    Qemu,
+}
+
+impl Vmm {
+    pub(super) fn driver(self) -> Driver {
+        match self {
+            Self::Firecracker => Driver::Firecracker,
+            Self::Qemu => Driver::Qemu,
+        }
+    }
+
+    /// Why the lab is skipped without it, and what to do.
+    pub(crate) fn missing(self) -> &'static str {
+        match self {
+            Self::Firecracker => {
+                "lab: there is no Firecracker: set WRENN_FIRECRACKER=/path/to/firecracker (1.16 or later, with the \
+                 jailer beside it), or put both on the PATH"
+            }
+            Self::Qemu => "lab: there is no QEMU: run `apt-get install qemu-system-x86`, or set WRENN_QEMU",
+        }
+    }
+}
+
+/// A VMM, and what belongs to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tools {
-    pub(super) firecracker: PathBuf,
-    pub(super) jailer: Option<PathBuf>,
-    /// Firecracker's example page-fault handler, to compare with.
-    pub(super) uffd_handler: Option<PathBuf>,
+    pub(super) vmm: Vmm,
+    programs: Vec<Program>,
+}
+
+/// A program of the host's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Program {
+    /// Its name in the lab.
+    pub(super) name: &'static str,
+    /// The variable that leads to it.
+    pub(super) variable: &'static str,
+    pub(super) path: PathBuf,
 }
 
 impl Tools {
-    /// Finds them by their variables, the jailer also beside Firecracker, and both on the `PATH`.
-    pub(super) fn find(variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
+    /// Finds them by their variables and on the `PATH`, the jailer also beside Firecracker.
+    pub(crate) fn find(vmm: Vmm, variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let named = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let on_path = |program: &str| {
             let path = variable("PATH").unwrap_or_default();
             std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
         };
-        let firecracker = named(FIRECRACKER).or_else(|| on_path("firecracker"))?;
-        let beside = || Some(firecracker.with_file_name("jailer")).filter(|path| path.is_file());
-        let jailer = named(JAILER).or_else(beside).or_else(|| on_path("jailer"));
-        Some(Self { jailer, uffd_handler: named(UFFD_HANDLER), firecracker })
+        let found = |name, variable, path: Option<PathBuf>| path.map(|path| Program { name, variable, path });
+        let programs = match vmm {
+            Vmm::Firecracker => {
+                let firecracker = named(FIRECRACKER).or_else(|| on_path("firecracker"))?;
+                let beside = Some(firecracker.with_file_name("jailer")).filter(|path| path.is_file());
+                let jailer = named(JAILER).or(beside).or_else(|| on_path("jailer"));
+                vec![
+                    found("firecracker", FIRECRACKER, Some(firecracker)),
+                    found("jailer", JAILER, jailer),
+                    // Firecracker's example page-fault handler, to compare with.
+                    found("uffd_handler", UFFD_HANDLER, named(UFFD_HANDLER)),
+                ]
+            }
+            Vmm::Qemu => {
+                vec![found("qemu-system-x86_64", QEMU, Some(named(QEMU).or_else(|| on_path("qemu-system-x86_64"))?))]
+            }
+        };
+        Some(Self { vmm, programs: programs.into_iter().flatten().collect() })
     }
 
-    /// Each with its name in the lab, and the variable that leads to it.
-    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, &PathBuf)> {
-        let all = [
-            ("firecracker", FIRECRACKER, Some(&self.firecracker)),
-            ("jailer", JAILER, self.jailer.as_ref()),
-            ("uffd_handler", UFFD_HANDLER, self.uffd_handler.as_ref()),
-        ];
-        all.into_iter().filter_map(|(name, variable, path)| path.map(|path| (name, variable, path)))
+    pub(super) fn programs(&self) -> &[Program] {
+        &self.programs
     }
 
-    /// `script` with the variables that lead to the tools and the data, and those of the host that tune what is printed.
+    /// The VMM itself.
+    pub(super) fn program(&self) -> &Path {
+        &self.programs[0].path
+    }
+
+    /// The variables that make wrenn use these tools, where the tests run on this machine.
+    pub(super) fn variables(&self) -> Vec<(&'static str, String)> {
+        let paths = self.programs.iter().map(|program| (program.variable, program.path.display().to_string()));
+        paths.chain(self.choice().iter().map(|&(name, value)| (name, value.to_owned()))).collect()
+    }
+
+    fn choice(&self) -> &'static [(&'static str, &'static str)] {
+        match self.vmm {
+            // What wrenn chooses by itself where KVM serves.
+            Vmm::Firecracker => &[],
+            Vmm::Qemu => &[("WRENN_VMM", "qemu"), ("WRENN_ACCELERATION", "kvm")],
+        }
+    }
+
+    /// `script` with the variables that lead to the tools and the data, those of the host that tune what is printed, and a
+    /// look whether the tests would skip themselves, and the lab be for nothing.
     pub(super) fn script(&self, script: &str) -> String {
-        let tools = self.each().map(|(name, variable, _)| (variable, format!("/lab/bin/{name}")));
+        let tools = self.programs.iter().map(|program| (program.variable, format!("/lab/bin/{}", program.name)));
+        let choice = self.choice().iter().map(|&(name, value)| (name, value.to_owned()));
         let passed = PASSED_ON.iter().filter_map(|&name| Some((name, std::env::var(name).ok()?)));
         let data = ("WRENN_DATA_DIR", "/lab/data".to_owned());
-        let exports = tools.chain([data]).chain(passed);
+        let exports = tools.chain(choice).chain([data]).chain(passed);
         let exports = exports.map(|(name, value)| format!("export {name}={}\n", shell::quote(&value)));
-        format!("{}{script}\n", exports.collect::<String>())
+        let (exports, variable) = (exports.collect::<String>(), self.programs[0].variable);
+        format!(
+            "{exports}test -c /dev/kvm || {{ echo 'lab: there is no /dev/kvm'; exit 1; }}\n\
+             \"${variable}\" --version > /dev/null || {{ echo \"lab: ${variable} does not run here\"; exit 1; }}\n{script}\n"
+        )
     }
 }
-
-/// Why the lab is skipped without Firecracker, and what to do.
-pub(crate) const MISSING: &str = "lab: there is no Firecracker: set WRENN_FIRECRACKER=/path/to/firecracker (1.16 or later, with the jailer beside it), or put both on the PATH";
 
 const FIRECRACKER: &str = "WRENN_FIRECRACKER";
 const JAILER: &str = "WRENN_JAILER";
 const UFFD_HANDLER: &str = "WRENN_UFFD_HANDLER";
-const PASSED_ON: [&str; 2] = ["RUST_BACKTRACE", "RUST_LOG"];
+const QEMU: &str = "WRENN_QEMU";
+/// `WRENN_PAGING` and `WRENN_CONFINEMENT` try the same tests another way.
+const PASSED_ON: [&str; 6] =
+    ["RUST_BACKTRACE", "RUST_LOG", "WRENN_PAGING", "WRENN_CONFINEMENT", "WRENN_TEST_SEED", "WRENN_TEST_STEPS"];
 
 #[cfg(test)]
 mod tests {
@@ -69,16 +140,28 @@ mod tests {
             std::fs::write(path.join(program), "").unwrap();
         }
         let with = |firecracker: &'static str| {
-            Tools::find(|name| match name {
+            Tools::find(Vmm::Firecracker, |name| match name {
                 "PATH" => Some(path.into()),
                 FIRECRACKER => Some(firecracker.into()),
                 _ => None,
             })
         };
         let tools = with("").unwrap();
-        assert_eq!(tools.firecracker, path.join("firecracker"));
-        assert_eq!(tools.jailer, Some(path.join("jailer")));
-        assert_eq!(with("/opt/fc").unwrap().firecracker, PathBuf::from("/opt/fc"));
-        assert_eq!(Tools::find(|_| None), None);
+        assert_eq!(tools.program(), path.join("firecracker"));
+        assert_eq!(tools.programs()[1].path, path.join("jailer"));
+        assert_eq!(with("/opt/fc").unwrap().program(), "/opt/fc");
+        assert_eq!(Tools::find(Vmm::Firecracker, |_| None), None);
+        assert_eq!(Tools::find(Vmm::Qemu, |name| (name == "PATH").then(|| path.into())), None);
+    }
+
+    #[test]
+    fn qemu_in_the_lab_is_the_hosts_and_under_kvm() {
+        let tools = Tools::find(Vmm::Qemu, |name| (name == QEMU).then(|| "/opt/qemu".into())).unwrap();
+        assert_eq!(tools.program(), "/opt/qemu");
+        let script = tools.script("true");
+        for line in ["WRENN_VMM='qemu'", "WRENN_ACCELERATION='kvm'", "WRENN_QEMU='/lab/bin/qemu-system-x86_64'"] {
+            assert!(script.contains(&format!("export {line}\n")), "{script}");
+        }
+        assert!(tools.variables().contains(&("WRENN_QEMU", "/opt/qemu".to_owned())));
     }
 }
