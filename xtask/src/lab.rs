@@ -2,8 +2,13 @@
 //! are; elsewhere in the lab, a virtual machine whose emulated processor has virtualization, and so a KVM.
 //!
 //! ```text
-//! Tools::find -> HostKernel::prepare -> test_binaries::build -> Drive::write -> Machine::run -> exit status
+//! Tools::find -> HostKernel::prepare -> test_binaries::build -> Plan::of -> Drive::write -> Machine::run -> exit status
+//!                                                               ▲                            │
+//!                                                               └── the machine has died ◀───┘
 //! ```
+//!
+//! The emulation of virtualization has faults, so a machine can crash or stand still. Each machine, and each test in it,
+//! has a bound; a new machine runs what is left; and a test that was running gets a second try.
 
 mod drive;
 mod host_kernel;
@@ -11,8 +16,14 @@ mod initramfs;
 mod libraries;
 mod machine;
 mod modules;
+mod monitor;
+mod patience;
+mod plan;
+mod progress;
 mod test_binaries;
 mod tools;
+
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,7 +34,10 @@ use crate::report::Report;
 use crate::{setup, shell};
 use drive::Drive;
 use host_kernel::HostKernel;
-use machine::Machine;
+use machine::{End, Machine};
+use patience::Patience;
+use plan::Plan;
+use progress::{Event, TEST_MAX};
 use test_binaries::{Selection, TestBinary};
 pub(crate) use tools::{Tools, Vmm};
 
@@ -98,42 +112,85 @@ pub(crate) async fn in_machine(job: Job, tools: &Tools, line: &mut dyn FnMut(&st
 async fn boot_and_do(job: Job, tools: &Tools, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
     let image = Image::open(&wrenn_core::default_data_dir(), "base")?;
     let kernel = HostKernel::prepare(&shell::target().join("lab"))?;
-    let (binaries, script) = match job {
+    let lab = Lab { tools, kernel, image, patience: Patience::now() };
+    match job {
         Job::Tests { targets, arguments } => {
             let binaries = Selection::new(tools.vmm, &targets)?.build()?;
-            let script = run_tests(drive::TESTS, &binaries, &arguments);
-            (binaries, script)
+            lab.run_tests(&binaries, &arguments, line).await
         }
-        Job::Command(command) => (Vec::new(), command),
-    };
-    let drive = Drive::write(&image, tools, &binaries, &tools.script(&script))?;
-    println!("lab: starting a machine with an emulated KVM, and {} in it", tools.program().display());
-    Machine { kernel: &kernel, base: &image.base(), drive: &drive }.run(line).await
-}
-
-/// A script that runs every binary, and fails with the status of the last one that failed.
-fn run_tests(directory: &str, binaries: &[TestBinary], arguments: &[String]) -> String {
-    let arguments: Vec<String> = arguments.iter().map(|argument| shell::quote(argument)).collect();
-    let arguments = arguments.join(" ");
-    let runs = binaries.iter().map(|TestBinary { name, .. }| {
-        format!(
-            "echo \"     Running {name} (in the lab)\"\n{directory}/{name} --show-output {arguments} || status=$?\n"
-        )
-    });
-    format!("status=0\n{}exit $status\n", runs.collect::<String>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_binary_runs_and_a_failure_is_kept() {
-        let binary = |name: &str| TestBinary { name: name.to_owned(), path: name.into() };
-        let script = run_tests("/bin", &[binary("false"), binary("true")], &["it's".to_owned()]);
-        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 2);
-        assert!(script.contains(r"'it'\''s'"), "{script}");
+        Job::Command(command) => match lab.boot(&[], &command, line, &mut |_| {}).await? {
+            End::Status(status) => Ok(status),
+            End::Died { why, seen } => anyhow::bail!("the lab's machine has died: {why}\n{seen}"),
+        },
     }
 }
+
+/// What every machine of a run is made of.
+struct Lab<'a> {
+    tools: &'a Tools,
+    kernel: HostKernel,
+    image: Image,
+    patience: Patience,
+}
+
+impl Lab<'_> {
+    /// Boots a machine that runs `script`, and follows it to its end.
+    async fn boot(
+        &self,
+        binaries: &[TestBinary],
+        script: &str,
+        line: &mut dyn FnMut(&str),
+        event: &mut dyn FnMut(Event),
+    ) -> anyhow::Result<End> {
+        let drive = Drive::write(&self.image, self.tools, binaries, &self.tools.script(script))?;
+        println!("lab: starting a machine with an emulated KVM, and {} in it", self.tools.program().display());
+        let started = Instant::now();
+        let base = self.image.base();
+        let machine = Machine { kernel: &self.kernel, base: &base, drive: &drive, patience: self.patience };
+        let end = machine.run(line, event).await?;
+        println!("lab: the machine ran for {} s", started.elapsed().as_secs());
+        Ok(end)
+    }
+
+    /// Runs each test to its end, in another machine when one dies.
+    async fn run_tests(
+        &self,
+        binaries: &[TestBinary],
+        arguments: &[String],
+        line: &mut dyn FnMut(&str),
+    ) -> anyhow::Result<i32> {
+        let test_max = self.patience.times(TEST_MAX);
+        println!(
+            "lab: a test may take {} s (this machine's load: {} to a processor)",
+            test_max.as_secs(),
+            self.patience
+        );
+        let mut plan = Plan::of(binaries, arguments, test_max)?;
+        for machine in 1.. {
+            let script = plan.script(drive::TESTS);
+            let runs = plan.runs();
+            match self.boot(binaries, &script, line, &mut |event| plan.take(event)).await? {
+                End::Status(status) if plan.runs() == runs => anyhow::bail!("the lab ran no test ({status})"),
+                End::Status(_) => {}
+                End::Died { why, seen } => {
+                    println!("lab: machine {machine} has died: {why}\n{seen}");
+                    if let Some(test) = plan.interrupt(&format!("the machine died: {why}")) {
+                        println!("lab: it was running {test}");
+                    }
+                }
+            }
+            if plan.waiting() > 0 && machine == MACHINES_MAX {
+                plan.give_up(&format!("it had no turn in {MACHINES_MAX} machines"));
+            }
+            if plan.waiting() == 0 {
+                break;
+            }
+            println!("lab: {} tests are left for another machine", plan.waiting());
+        }
+        plan.account().iter().for_each(|said| line(said));
+        Ok(plan.status())
+    }
+}
+
+/// With more deaths than this the lab is not worth its time.
+const MACHINES_MAX: u32 = 5;

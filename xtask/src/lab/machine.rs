@@ -2,18 +2,19 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
 
 use super::drive::{Drive, path_of};
 use super::host_kernel::HostKernel;
+use super::monitor::Monitor;
+use super::patience::Patience;
+use super::progress::{Event, Progress, Watch};
 
 /// A machine to run once.
 #[derive(Debug)]
@@ -22,47 +23,76 @@ pub(super) struct Machine<'a> {
     /// The file system under the lab's root.
     pub(super) base: &'a Path,
     pub(super) drive: &'a Drive,
+    pub(super) patience: Patience,
+}
+
+/// How a machine has ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Its script has ended, with a status.
+    Status(i32),
+    /// It crashed, or was ended because it stood still: why in a line, and what was seen of it.
+    Died { why: String, seen: String },
 }
 
 impl Machine<'_> {
-    /// Runs the machine to its end and returns the status that it hands back; `line` gets each line of output.
+    /// Runs the machine to its end. `line` gets each line of output, and `event` what the machine tells of itself.
     ///
     /// # Errors
     ///
-    /// With the end of the machine's console when it ends without a status or does not end in time.
+    /// When QEMU cannot be started or its output cannot be read. A machine that dies is an [`End`].
     ///
     /// # Cancel-Safety
     ///
     /// Dropping the future kills QEMU, and so does the end of this process.
-    pub(super) async fn run(&self, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
-        let status = tempfile::tempfile()?;
-        let mut qemu = self.spawn(&status)?;
+    pub(super) async fn run(&self, line: &mut dyn FnMut(&str), event: &mut dyn FnMut(Event)) -> anyhow::Result<End> {
+        let mut progress = Progress::new()?;
+        let monitor = Monitor::new()?;
+        let mut qemu = self.spawn(progress.file(), &monitor)?;
         let mut console = Tail::default();
-        match timeout(RUN_MAX, follow(&mut qemu, line, &mut console)).await {
-            Ok(qemu) => result(status, qemu?, &console),
-            Err(_elapsed) => {
+        let mut status = None;
+        let mut take = |event_taken: Event| {
+            if let Event::Status(told) = event_taken {
+                status = Some(told);
+            }
+            event(event_taken);
+        };
+        let ended = tokio::select! {
+            ended = follow(&mut qemu, line, &mut console) => Ok(ended?),
+            overdue = overdue(self.patience, &mut progress, &mut take) => Err(overdue?),
+        };
+        match ended {
+            Ok(qemu) => {
+                progress.read()?.into_iter().for_each(&mut take);
+                let why = || format!("it ended without a result (QEMU: {qemu})");
+                Ok(status.map_or_else(|| End::Died { why: why(), seen: console.to_string() }, End::Status))
+            }
+            Err(why) => {
+                let registers = monitor.registers().await;
                 qemu.kill().await?;
-                bail!("the lab did not end within {} minutes\n{console}", RUN_MAX.as_secs() / 60)
+                Ok(End::Died { why, seen: format!("{registers}  the end of its console:\n{console}") })
             }
         }
     }
 
-    fn spawn(&self, status: &File) -> anyhow::Result<Child> {
+    fn spawn(&self, progress: &File, monitor: &Monitor) -> anyhow::Result<Child> {
         // QEMU has to end even if this process is killed.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(self.arguments(status));
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(self.arguments(progress, monitor));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command.spawn().context("QEMU could not be started")
     }
 
-    fn arguments(&self, status: &File) -> Vec<String> {
+    fn arguments(&self, progress: &File, monitor: &Monitor) -> Vec<String> {
         let path = |path: &Path| path.display().to_string().replace(',', ",,");
         let mut arguments: Vec<String> = MACHINE.iter().map(|&argument| argument.to_owned()).collect();
         let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
         add("-kernel", self.kernel.vmlinuz.display().to_string());
         add("-initrd", self.kernel.initramfs.display().to_string());
         add("-append", KERNEL_ARGUMENTS.to_owned());
-        add("-chardev", format!("file,id=status,path={}", path_of(status).display()));
+        add("-chardev", format!("file,id=progress,path={}", path_of(progress).display()));
+        add("-chardev", format!("socket,id=monitor,server=on,wait=off,path={}", path(&monitor.socket())));
+        add("-mon", "chardev=monitor,mode=control".to_owned());
         add("-drive", format!("if=none,id=base,format=raw,readonly=on,file={}", path(self.base)));
         add("-drive", format!("if=none,id=drive,format=raw,cache=unsafe,file={}", path(&self.drive.path())));
         for device in DEVICES {
@@ -72,12 +102,19 @@ impl Machine<'_> {
     }
 }
 
-/// The status that the machine has written to `file`.
-fn result(mut file: File, qemu: ExitStatus, console: &Tail) -> anyhow::Result<i32> {
-    let mut status = String::new();
-    file.read_to_string(&mut status)?;
-    let status = status.trim().parse();
-    status.with_context(|| format!("the lab ended without a result (QEMU: {qemu})\n{console}"))
+/// Reads what the machine tells of itself, and comes to an end when the machine has to.
+async fn overdue(patience: Patience, progress: &mut Progress, event: &mut dyn FnMut(Event)) -> std::io::Result<String> {
+    let mut watch = Watch::new(patience, Instant::now());
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for told in progress.read()? {
+            watch.take(told, Instant::now());
+            event(told);
+        }
+        if let Some(why) = watch.overdue(Instant::now()) {
+            return Ok(why);
+        }
+    }
 }
 
 /// Reads both of QEMU's streams to their ends, and waits for it.
@@ -116,7 +153,7 @@ impl std::fmt::Display for Tail {
     }
 }
 
-const RUN_MAX: Duration = Duration::from_secs(30 * 60);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CONSOLE_LINES_MAX: usize = 40;
 
 /// The output goes to QEMU's standard output and the console to its standard error. Both are character devices of the
@@ -132,7 +169,7 @@ const MACHINE: &[&str] = &[
     "-accel",
     "tcg,thread=multi",
     "-cpu",
-    "max",
+    "max,la57=off,vgif=off,v-vmsave-vmload=off",
     "-smp",
     "2",
     "-m",
@@ -148,11 +185,11 @@ const MACHINE: &[&str] = &[
 const DEVICES: [&str; 6] = [
     "virtio-serial-pci",
     "virtserialport,chardev=output,name=output",
-    "virtserialport,chardev=status,name=status",
+    "virtserialport,chardev=progress,name=progress",
     "virtio-blk-pci,drive=base",
     "virtio-blk-pci,drive=drive",
     "virtio-rng-pci",
 ];
 
 const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 quiet loglevel=4 panic=-1 random.trust_cpu=on mitigations=off net.ifnames=0";
+    "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic random.trust_cpu=on mitigations=off net.ifnames=0";
