@@ -142,7 +142,7 @@ impl Lab<'_> {
         line: &mut dyn FnMut(&str),
         event: &mut dyn FnMut(Event),
     ) -> anyhow::Result<End> {
-        let drive = Drive::write(&self.image, self.tools, binaries, &self.tools.script(script))?;
+        let drive = Drive::write(&self.image, self.tools, binaries, &self.tools.script(script, self.patience))?;
         println!("lab: starting a machine with an emulated KVM, and {} in it", self.tools.program().display());
         let started = Instant::now();
         let base = self.image.base();

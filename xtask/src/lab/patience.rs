@@ -29,6 +29,10 @@ impl Patience {
         Self((load / f64::from(processors)).clamp(1.0, FACTOR_MAX))
     }
 
+    pub(super) fn factor(self) -> f64 {
+        self.0
+    }
+
     /// How long something may take here that may take `bound` elsewhere.
     pub(super) fn times(self, bound: Duration) -> Duration {
         bound.mul_f64(self.0)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use wrenn_core::Driver;
 
+use super::patience::Patience;
 use crate::shell;
 
 /// The VMM that sandboxes in the lab run under, with its KVM.
@@ -105,12 +106,13 @@ impl Tools {
 
     /// `script` with the variables that lead to the tools and the data, those of the host that tune what is printed, and a
     /// look whether the tests would skip themselves, and the lab be for nothing.
-    pub(super) fn script(&self, script: &str) -> String {
+    pub(super) fn script(&self, script: &str, patience: Patience) -> String {
         let tools = self.programs.iter().map(|program| (program.variable, format!("/lab/bin/{}", program.name)));
         let choice = self.choice().iter().map(|&(name, value)| (name, value.to_owned()));
         let passed = PASSED_ON.iter().filter_map(|&name| Some((name, std::env::var(name).ok()?)));
         let data = ("WRENN_DATA_DIR", "/lab/data".to_owned());
-        let exports = tools.chain(choice).chain([data]).chain(passed);
+        let factor = ("WRENN_TIMEOUT_FACTOR", format!("{:.1}", patience.factor() * EMULATED));
+        let exports = tools.chain(choice).chain([data, factor]).chain(passed);
         let exports = exports.map(|(name, value)| format!("export {name}={}\n", shell::quote(&value)));
         let (exports, variable) = (exports.collect::<String>(), self.programs[0].variable);
         format!(
@@ -120,6 +122,8 @@ impl Tools {
     }
 }
 
+/// How much slower than on a processor's own KVM a sandbox in the lab may be: wrenn's time-outs are multiplied by it.
+const EMULATED: f64 = 4.0;
 const FIRECRACKER: &str = "WRENN_FIRECRACKER";
 const JAILER: &str = "WRENN_JAILER";
 const UFFD_HANDLER: &str = "WRENN_UFFD_HANDLER";
@@ -158,8 +162,13 @@ mod tests {
     fn qemu_in_the_lab_is_the_hosts_and_under_kvm() {
         let tools = Tools::find(Vmm::Qemu, |name| (name == QEMU).then(|| "/opt/qemu".into())).unwrap();
         assert_eq!(tools.program(), "/opt/qemu");
-        let script = tools.script("true");
-        for line in ["WRENN_VMM='qemu'", "WRENN_ACCELERATION='kvm'", "WRENN_QEMU='/lab/bin/qemu-system-x86_64'"] {
+        let script = tools.script("true", Patience::default());
+        for line in [
+            "WRENN_VMM='qemu'",
+            "WRENN_ACCELERATION='kvm'",
+            "WRENN_QEMU='/lab/bin/qemu-system-x86_64'",
+            "WRENN_TIMEOUT_FACTOR='4.0'",
+        ] {
             assert!(script.contains(&format!("export {line}\n")), "{script}");
         }
         assert!(tools.variables().contains(&("WRENN_QEMU", "/opt/qemu".to_owned())));
