@@ -10,6 +10,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
 ip link set lo up
 hostname lab
+# As systemd sets it: QEMU runs as a user of its own.
+chmod 666 /dev/kvm
 
 # The device of a virtio port.
 port() {
