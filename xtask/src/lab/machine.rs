@@ -158,6 +158,9 @@ const CONSOLE_LINES_MAX: usize = 40;
 
 /// The output goes to QEMU's standard output and the console to its standard error. Both are character devices of the
 /// kind `file`: the kind `stdio` counts as closed when there is no input, and a closed port blocks its writer.
+///
+/// The processor has no virtual interrupt flag and no virtual `VMLOAD`, with which the lab held for a shorter time, and no
+/// five-level page tables, which make each walk longer.
 const MACHINE: &[&str] = &[
     "-nodefaults",
     "-no-user-config",
