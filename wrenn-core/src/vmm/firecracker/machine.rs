@@ -64,7 +64,7 @@ impl FirecrackerMachine {
 
     /// What the VM's thread has to say when it has the memory. Firecracker has handed it over before it answered.
     pub(super) async fn is_served(&mut self, what: &'static str, told: oneshot::Receiver<Served>) -> Result<()> {
-        match timeout(patient(ANSWER_TIMEOUT), told).await {
+        match timeout(ANSWER_TIMEOUT, told).await {
             Ok(Ok(served)) => self.origin = Origin::Served(served),
             // The thread is ending, and the VMM with it.
             Ok(Err(_)) => return Err(self.process.ended(what, "its memory could not be served").await),
@@ -91,7 +91,7 @@ impl FirecrackerMachine {
     }
 
     async fn set_state(&mut self, what: &'static str, state: VmState) -> Result<()> {
-        let result = self.api(what)?.patch("/vm", &state, patient(ANSWER_TIMEOUT)).await;
+        let result = self.api(what)?.patch("/vm", &state, ANSWER_TIMEOUT).await;
         self.check(what, result).await
     }
 
@@ -136,7 +136,7 @@ impl FirecrackerMachine {
 impl Machine for FirecrackerMachine {
     async fn describe(&mut self, guest: &Metadata) -> Result<()> {
         let began = Instant::now();
-        self.put("describe the guest", config::METADATA, &config::metadata(guest), patient(ANSWER_TIMEOUT)).await?;
+        self.put("describe the guest", config::METADATA, &config::metadata(guest), ANSWER_TIMEOUT).await?;
         self.restored.describe = began.elapsed();
         Ok(())
     }
