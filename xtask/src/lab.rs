@@ -23,7 +23,7 @@ mod progress;
 mod test_binaries;
 mod tools;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -166,6 +166,7 @@ impl Lab<'_> {
             self.patience
         );
         let mut plan = Plan::of(binaries, arguments, test_max)?;
+        let started = Instant::now();
         for machine in 1.. {
             let script = plan.script(drive::TESTS);
             let runs = plan.runs();
@@ -179,8 +180,10 @@ impl Lab<'_> {
                     }
                 }
             }
-            if plan.waiting() > 0 && machine == MACHINES_MAX {
-                plan.give_up(&format!("it had no turn in {MACHINES_MAX} machines"));
+            let late = started.elapsed() > self.patience.times(ANOTHER_MAX);
+            if plan.waiting() > 0 && (late || machine == MACHINES_MAX) {
+                let seconds = started.elapsed().as_secs();
+                plan.give_up(&format!("it had no turn in {seconds} s and {machine} machine(s)"));
             }
             if plan.waiting() == 0 {
                 break;
@@ -194,3 +197,5 @@ impl Lab<'_> {
 
 /// With more deaths than this the lab is not worth its time.
 const MACHINES_MAX: u32 = 5;
+/// How late another machine may be started. A whole run takes some ten minutes.
+const ANOTHER_MAX: Duration = Duration::from_secs(20 * 60);
