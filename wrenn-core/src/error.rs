@@ -366,6 +366,11 @@ impl From<ImageError> for Error {
                 Self::NotFound { subject: Some(Subject::Image(name.clone())), message: error.to_string() }
             }
             ImageError::Name(_) | ImageError::Setting { .. } => Self::invalid(error.to_string()),
+            ImageError::Io { action, path, source } if source.kind() == io::ErrorKind::PermissionDenied => Self::Host {
+                problem: format!("this user may not {action} {}", path.display()),
+                remedy: "run as a user who may, or name another directory with WRENN_DATA_DIR".to_owned(),
+                source: Some(source.into()),
+            },
             ImageError::NoSpace { ref path, .. } => Self::NoSpace { path: path.clone(), source: error.into() },
             error => Self::Image(error),
         }

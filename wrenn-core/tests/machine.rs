@@ -55,15 +55,20 @@ async fn a_directory_of_the_base_image_can_be_moved_and_a_move_that_fails_change
     assert!(before.contains(".bashrc"), "{before}");
     // A pipe has nothing to copy; the rest of the tree has.
     as_root(&sandbox, "mkfifo /etc/skel/pipe").await;
-    let refused = format!("{:?}", files.rename("/etc/skel", "/var/tmp/skel").await.unwrap_err());
+    let refused = format!("{:?}", files.rename("/etc/skel", "/dev/shm/skel").await.unwrap_err());
     assert!(refused.contains("/etc/skel/pipe"), "{refused}");
-    assert_eq!(as_root(&sandbox, "ls -A /var/tmp | wc -l; rm /etc/skel/pipe").await, "0");
+    assert_eq!(as_root(&sandbox, "ls -A /dev/shm | wc -l; rm /etc/skel/pipe").await, "0");
     assert_eq!(as_root(&sandbox, &format!("cd /etc/skel && {sums}")).await, before);
 
-    files.rename("/etc/skel", "/var/tmp/skel").await.unwrap();
-    assert_eq!(as_root(&sandbox, &format!("cd /var/tmp/skel && {sums}")).await, before);
-    assert!(!files.exists("/etc/skel").await.unwrap());
-    assert_eq!(files.stat("/var/tmp/skel").await.unwrap().kind, FileKind::Directory);
+    // To another file system it is copied, and on its own it is renamed.
+    for (from, to) in
+        [("/etc/skel", "/dev/shm/skel"), ("/dev/shm/skel", "/var/tmp/skel"), ("/var/tmp/skel", "/etc/kept")]
+    {
+        files.rename(from, to).await.unwrap();
+        assert_eq!(as_root(&sandbox, &format!("cd {to} && {sums}")).await, before, "{to}");
+        assert!(!files.exists(from).await.unwrap());
+        assert_eq!(files.stat(to).await.unwrap().kind, FileKind::Directory);
+    }
     sandbox.kill().await.unwrap();
 }
 

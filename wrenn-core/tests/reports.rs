@@ -72,7 +72,7 @@ async fn the_steps_of_a_restore_and_a_save_are_the_whole() {
     let paused = sandbox.pause().await.unwrap();
     let report = paused.save_report().unwrap();
     check_save("pause", report, asked.elapsed());
-    assert!(report.steps.ahead.is_zero() && report.steps.go_on < Duration::from_millis(1), "{report:?}");
+    assert!(report.steps.ahead + report.steps.go_on < Duration::from_millis(1), "{report:?}");
     assert!(host.paused(paused.id()).await.unwrap().save_report().is_none(), "who finds it on disk did not see it");
 
     let asked = Instant::now();

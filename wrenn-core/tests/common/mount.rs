@@ -16,6 +16,11 @@ impl Mount {
         Self::made(Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]), None).unwrap()
     }
 
+    /// Another way to a directory, past those above it.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self::made(Command::new("mount").arg("--bind").arg(directory), None).unwrap()
+    }
+
     /// An XFS of 4 GiB, of which what is written takes room. What keeps this machine from having one is the error.
     pub(crate) fn xfs() -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
