@@ -144,9 +144,10 @@ mod tests {
                 seal(&mut sealed);
                 assert_eq!(sealed, good, "{path}");
                 let mut bent = good.clone();
-                bent[20] ^= 1;
+                let last = bent.len() - 1;
+                bent[last] ^= 1;
                 seal(&mut bent);
-                assert!(bent != good && bent[28..] != good[28..], "{path}: a checksum covers every byte");
+                assert!(bent[..last] != good[..last], "{path}: a checksum covers the last byte");
             }
         }
     }
