@@ -87,3 +87,11 @@ pub use vmm::phases::{RestorePhases, RestoreSteps, SavePhases};
 pub use vmm::probe::Probe;
 pub use vmm::shape::Acceleration;
 pub use wrenn_snapshot::RestoreReport as MemoryReport;
+
+/// What the repository's fuzzer calls. Not part of the API.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::site::fuzz::records;
+    pub use crate::vmm::qemu::fuzz::qmp;
+}

@@ -2,6 +2,8 @@
 
 pub(crate) mod collector;
 pub(crate) mod data_dir;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod garbage;
 pub(crate) mod lock;
 pub(crate) mod record;

@@ -51,7 +51,8 @@ pub(crate) fn write_new(path: &Path, value: &impl Serialize) -> Result<bool> {
     }
 }
 
-fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
+/// A record as its file has it.
+pub(super) fn encode(record: &impl Serialize) -> Result<Vec<u8>> {
     let versioned = Versioned { version: VERSION, record };
     serde_json::to_vec_pretty(&versioned).map_err(|e| Error::failed("encode a record")(e.into()))
 }
@@ -75,14 +76,19 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
+    decode(path, &bytes).map(Some)
+}
+
+/// What the bytes of the file at `path` say.
+pub(super) fn decode<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
     let what = || format!("understand {}: it is not a record of this version of wrenn", path.display());
     let failed = |error: serde_json::Error| Error::failed(what())(error.into());
-    let Version { version } = serde_json::from_slice(&bytes).map_err(failed)?;
+    let Version { version } = serde_json::from_slice(bytes).map_err(failed)?;
     if version != VERSION {
         let text = format!("it has version {version}, and this wrenn knows {VERSION}");
         return Err(Error::failed(what())(text.into()));
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(failed)
+    serde_json::from_slice(bytes).map_err(failed)
 }
 
 /// Removes a record for good, and reports whether there was one. What it named may be deleted afterwards: no crash brings

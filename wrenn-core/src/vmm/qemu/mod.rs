@@ -2,6 +2,8 @@
 
 mod args;
 mod compared;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod lazy;
 mod machine;
 mod qmp;
