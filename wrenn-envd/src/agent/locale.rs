@@ -1,6 +1,8 @@
 //! The language of programs that are told none: UTF-8, or what the guest's `/etc/default/locale` says.
 
-use std::{fs::OpenOptions, io::Read as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::path::Path;
+
+use crate::agent::disk::opened::short_text;
 
 /// `LANG`, and the other variables of the kind that the guest has settled on.
 pub(super) fn variables() -> Vec<(String, String)> {
@@ -8,19 +10,8 @@ pub(super) fn variables() -> Vec<(String, String)> {
 }
 
 fn variables_in(file: &Path) -> Vec<(String, String)> {
-    let variables = parse(&read(file).unwrap_or_default());
+    let variables = parse(&short_text(file, BYTES_MAX).unwrap_or_default());
     if variables.is_empty() { vec![("LANG".to_owned(), FALLBACK.to_owned())] } else { variables }
-}
-
-/// The beginning of a regular file; anything else may never end, or not even begin.
-fn read(path: &Path) -> Option<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut text = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut text).ok()?;
-    String::from_utf8(text).ok()
 }
 
 /// `NAME=value` or `NAME="value"`, one a line, of what belongs to a locale.
@@ -38,7 +29,7 @@ fn parse(text: &str) -> Vec<(String, String)> {
 /// What every C library of today has built in.
 const FALLBACK: &str = "C.UTF-8";
 
-const BYTES_MAX: u64 = 4096;
+const BYTES_MAX: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::agent::disk::opened::short_text;
+
 /// A user of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct User {
@@ -79,11 +81,14 @@ impl Stamp {
     }
 }
 
+/// Tens of thousands of users. The agent reads each file on the one thread that serves all callers.
+const BYTES_MAX: u64 = 1 << 20;
+
 const SETTLED: Duration = Duration::from_secs(2);
 
 impl User {
     fn find_in(etc: &Path, name: &str) -> Result<Self, UserError> {
-        let passwd = match fs::read_to_string(etc.join("passwd")) {
+        let passwd = match short_text(&etc.join("passwd"), BYTES_MAX) {
             // An image with no users file still has its superuser.
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.map_err(UserError::Unreadable)?,
@@ -91,7 +96,8 @@ impl User {
         let mut user = parse_passwd(&passwd, name)
             .or_else(|| matches!(name, "root" | "0").then(Self::superuser))
             .ok_or_else(|| UserError::Unknown { name: name.chars().take(64).collect() })?;
-        let group = fs::read_to_string(etc.join("group")).unwrap_or_default();
+        // A user whose groups cannot be read is in the primary one alone.
+        let group = short_text(&etc.join("group"), BYTES_MAX).unwrap_or_default();
         user.groups.extend(groups_of(&group, &user.name).filter(|gid| *gid != user.gid).collect::<Vec<_>>());
         Ok(user)
     }
@@ -174,6 +180,31 @@ mod tests {
         assert_eq!(users.find_in(etc.path(), "bare", later).unwrap().uid, 7);
         fs::write(etc.path().join("group"), "video:x:45:user\n").unwrap();
         assert_eq!(groups_at(later), [1000, 45]);
+    }
+
+    /// As `find_in`, within a bounded time.
+    fn found_soon(etc: &Path, name: &'static str) -> Result<User, UserError> {
+        let (etc, (sender, receiver)) = (etc.to_owned(), std::sync::mpsc::channel());
+        std::thread::spawn(move || sender.send(User::find_in(&etc, name)));
+        receiver.recv_timeout(Duration::from_secs(10)).expect("it waits for nobody")
+    }
+
+    #[test]
+    fn files_that_never_end_or_never_begin_are_not_read() {
+        let replaced = |file: &str, put: fn(&Path)| {
+            let etc = etc();
+            fs::remove_file(etc.path().join(file)).unwrap();
+            put(&etc.path().join(file));
+            found_soon(etc.path(), "user")
+        };
+        let pipe: fn(&Path) = |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let endless: fn(&Path) = |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        let huge: fn(&Path) = |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+        for put in [pipe, endless, huge] {
+            let error = replaced("passwd", put).unwrap_err();
+            assert!(matches!(error, UserError::Unreadable(_)), "{error:?}");
+            assert_eq!(replaced("group", put).unwrap().groups, [1000], "the primary group needs no file");
+        }
     }
 
     #[test]

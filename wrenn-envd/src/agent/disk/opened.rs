@@ -3,15 +3,15 @@
 use std::{
     ffi::OsStr,
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read as _},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 
 /// Opens a regular file for reading; `None` for what is something else, which is not opened at all: opening a pipe waits, and
 /// opening a device may do anything. Whether a link is followed is for `flags` to say.
@@ -25,6 +25,23 @@ pub(in crate::agent) fn regular(
         return Ok(None);
     }
     reopen(&found, OpenOptions::new().read(true)).map(Some)
+}
+
+/// The text of a short regular file. A guest's superuser may put anything in the place of a file that the agent reads: what may
+/// never end, or not even begin, is not read.
+///
+/// # Errors
+///
+/// What is no regular file, is longer than `bytes_max`, or is no UTF-8.
+pub(in crate::agent) fn short_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    let file = regular(CWD, path, OFlags::empty())?;
+    let file = file.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))?;
+    let mut text = String::new();
+    file.take(bytes_max.saturating_add(1)).read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {bytes_max} bytes")));
+    }
+    Ok(text)
 }
 
 pub(in crate::agent) fn is_regular(found: &Stat) -> bool {
