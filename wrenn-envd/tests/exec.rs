@@ -86,6 +86,31 @@ async fn a_process_whose_answer_has_not_begun_ends_with_its_request() {
 }
 
 #[tokio::test]
+async fn a_process_may_open_its_own_streams_anew() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: a_process_may_open_its_own_streams_anew: no root");
+        return;
+    }
+    let agent = Agent::start();
+    let line = "stat -Lc %U /dev/stdin /dev/stdout /dev/stderr; echo out >/dev/stdout; echo err >/dev/stderr; \
+        exec 3</dev/stdin; echo read";
+    let options = || CallOptions::default().with_header("authorization", "Basic bm9ib2R5Og==");
+    let mut request = start("sh", &["-c", line]);
+    request.stdin = Some(true);
+    let done = agent.run(request, options()).await.unwrap();
+    assert_eq!(
+        done.stdout_utf8(),
+        "nobody\nnobody\nnobody\nout\nread\n",
+        "{:?}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert_eq!(done.stderr, b"err\n");
+    // What is shared with every other process stays the superuser's.
+    let done = agent.run(start("stat", &["-Lc", "%U", "/dev/stdin"]), options()).await.unwrap();
+    assert_eq!(done.stdout_utf8(), "root\n");
+}
+
+#[tokio::test]
 async fn a_signal_is_told_from_an_exit() {
     let agent = Agent::start();
     let end = agent.shell("kill -9 $$").await.unwrap().end.unwrap();

@@ -5,7 +5,10 @@ use std::{
     ffi::{CString, OsStr, OsString},
     fs::File,
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::fchown},
+    },
     path::PathBuf,
     process::ExitStatus,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -128,8 +131,8 @@ impl Launch {
         let failed = |error| LaunchError::Spawn(self.command.program.clone(), error);
         let (streams, ours) = match self.streams {
             Streams::Terminal(size) => self.terminal(size).map_err(LaunchError::Terminal)?,
-            Streams::Pipes => pipes(true).map_err(failed)?,
-            Streams::OutputPipes => pipes(false).map_err(failed)?,
+            Streams::Pipes => self.pipes(true).map_err(failed)?,
+            Streams::OutputPipes => self.pipes(false).map_err(failed)?,
         };
         let program = self.program(leaf, streams).map_err(failed)?;
         let begun = table.spawn(program).await.map_err(|error| self.told(error))?;
@@ -155,6 +158,29 @@ impl Launch {
 
     fn path(&self) -> &OsStr {
         self.envs.get(OsStr::new("PATH")).map_or_else(|| OsStr::new(""), OsString::as_os_str)
+    }
+
+    /// The process's ends, and the agent's. A pipe belongs to the user, who may open it anew as `/dev/stdout`.
+    fn pipes(&self, has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
+        let (stdin, input) = if has_input {
+            let (theirs, ours) = io::pipe()?;
+            self.give(&theirs)?;
+            (theirs.into(), Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(ours.into())?))))
+        } else {
+            (nothing()?, Input::Null)
+        };
+        let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
+        self.give(&their_stdout)?;
+        self.give(&their_stderr)?;
+        let outputs = Outputs::pipes(stdout, stderr)?;
+        Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
+    }
+
+    fn give(&self, pipe: impl AsFd) -> io::Result<()> {
+        if nix::unistd::geteuid().is_root() {
+            fchown(pipe, Some(self.user.uid), Some(self.user.gid))?;
+        }
+        Ok(())
     }
 
     fn terminal(&self, size: Size) -> io::Result<([OwnedFd; 3], Ours)> {
@@ -196,19 +222,6 @@ impl Launch {
 struct Ours {
     input: Input,
     outputs: Outputs,
-}
-
-/// The process's ends, and the agent's.
-fn pipes(has_input: bool) -> io::Result<([OwnedFd; 3], Ours)> {
-    let (stdin, input) = if has_input {
-        let (theirs, ours) = io::pipe()?;
-        (theirs.into(), Input::Pipe(Mutex::new(Some(pipe::Sender::from_owned_fd(ours.into())?))))
-    } else {
-        (nothing()?, Input::Null)
-    };
-    let ((stdout, their_stdout), (stderr, their_stderr)) = (io::pipe()?, io::pipe()?);
-    let outputs = Outputs::pipes(stdout, stderr)?;
-    Ok(([stdin, their_stdout.into(), their_stderr.into()], Ours { input, outputs }))
 }
 
 /// `/dev/null`, which is looked up once.
