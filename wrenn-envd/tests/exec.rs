@@ -111,6 +111,20 @@ async fn a_process_may_open_its_own_streams_anew() {
 }
 
 #[tokio::test]
+async fn a_cleared_environment_holds_what_is_given_and_nothing_else() {
+    let agent = Agent::start();
+    let init = agent.call("POST", "/init", &[], r#"{"envVars":{"SANDBOX":"1"}}"#).await;
+    assert_eq!(init.status(), 204, "{:?}", init.body());
+    let mut request = start("env", &[]);
+    request.process.get_or_insert_default().envs.insert("GIVEN".into(), "2".into());
+    let full = agent.run(request.clone(), CallOptions::default()).await.unwrap().stdout_utf8();
+    assert!(full.contains("SANDBOX=1\n") && full.contains("GIVEN=2\n") && full.contains("HOME="), "{full}");
+    request.process.get_or_insert_default().env_clear = Some(true);
+    let cleared = agent.run(request, CallOptions::default()).await.unwrap();
+    assert_eq!(cleared.stdout_utf8(), "GIVEN=2\n", "and `env` is found without a PATH");
+}
+
+#[tokio::test]
 async fn a_signal_is_told_from_an_exit() {
     let agent = Agent::start();
     let end = agent.shell("kill -9 $$").await.unwrap().end.unwrap();

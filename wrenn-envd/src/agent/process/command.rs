@@ -23,6 +23,8 @@ pub(super) struct Command {
     pub(super) program: OsString,
     pub(super) args: Vec<OsString>,
     pub(super) variables: BTreeMap<OsString, OsString>,
+    /// Whether `variables` are all that there are.
+    pub(super) env_clear: bool,
     /// As the caller writes it; `None` where that names none.
     pub(super) cwd: Option<OsString>,
 }
@@ -52,6 +54,7 @@ impl Command {
                 args => args.iter().map(bytes).collect(),
             },
             variables,
+            env_clear: config.env_clear.unwrap_or(false),
             cwd: config.cwd_bytes.as_ref().map(bytes).or_else(|| config.cwd.as_ref().map(Into::into)),
         };
         command.check()?;
@@ -88,13 +91,17 @@ impl Command {
         Ok(environment::check(&self.variables)?)
     }
 
-    /// PATH, HOME, USER, LOGNAME and the language, and TERM at a terminal; then the sandbox's, then the caller's.
+    /// PATH, HOME, USER, LOGNAME and the language, and TERM at a terminal; then the sandbox's, then the caller's. Or the
+    /// caller's alone, where that asks for it.
     pub(super) fn environment(
         &self,
         user: &User,
         settings: &Settings,
         at_terminal: bool,
     ) -> BTreeMap<OsString, OsString> {
+        if self.env_clear {
+            return self.variables.clone();
+        }
         let own = [
             ("PATH", OsString::from(DEFAULT_PATH)),
             ("HOME", user.home.clone().into()),
@@ -133,7 +140,7 @@ impl Command {
     }
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 #[cfg(test)]
 mod tests {
@@ -209,6 +216,7 @@ mod tests {
             program: bytes(b"p\xff"),
             args: vec![bytes(b"\xff")],
             variables: [(bytes(b"N\xff"), bytes(b"\xfe"))].into(),
+            env_clear: false,
             cwd: Some(bytes(b"/\xff")),
         };
         assert_eq!(command(&config), expected);

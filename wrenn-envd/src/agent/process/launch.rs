@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    command::{Command, CommandError},
+    command::{Command, CommandError, DEFAULT_PATH},
     input::Input,
     journal::Journal,
     output::Outputs,
@@ -157,7 +157,8 @@ impl Launch {
     }
 
     fn path(&self) -> &OsStr {
-        self.envs.get(OsStr::new("PATH")).map_or_else(|| OsStr::new(""), OsString::as_os_str)
+        // A command with none of its own is looked for all the same.
+        self.envs.get(OsStr::new("PATH")).map_or_else(|| OsStr::new(DEFAULT_PATH), OsString::as_os_str)
     }
 
     /// The process's ends, and the agent's. A pipe belongs to the user, who may open it anew as `/dev/stdout`.
