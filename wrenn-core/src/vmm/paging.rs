@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wrenn_snapshot::RestoreReport as MemoryReport;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::vmm::phases::{RestorePhases, RestoreSteps};
 use crate::vmm::userfaultfd::{Here, Kernel};
 
@@ -144,18 +144,6 @@ impl Lazy {
             Err(error) => Self::Impossible { why: chain(&*error) },
         }
     }
-}
-
-/// An error with all of its causes.
-fn chain(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

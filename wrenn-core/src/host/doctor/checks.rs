@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 
+use crate::error::chain;
 use crate::guest::manifest::Surroundings;
 use crate::host::builder::HostBuilder;
 use crate::host::doctor::finding::Finding;
@@ -49,18 +50,6 @@ pub(super) async fn of_programs(host: &HostBuilder) -> Vec<Finding> {
         Err(error) => Finding::lacking("qemu", chain(&error), "it is needed where KVM serves no Firecracker"),
     };
     vec![firecracker, qemu]
-}
-
-/// An error with all of its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 pub(super) fn failed(error: &dyn std::error::Error) -> Finding {

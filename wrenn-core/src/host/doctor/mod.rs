@@ -4,6 +4,7 @@ mod checks;
 pub(crate) mod finding;
 mod nft;
 
+use crate::error::chain;
 use crate::host::doctor::finding::Finding;
 use crate::host::doctor::finding::Verdict;
 use crate::host::handle::Host;
@@ -58,7 +59,7 @@ impl Diagnosis {
         findings.extend(checks::of_programs(&host).await);
         let choice = match host.choose(&data_dir).await {
             Ok(probe) => Ok(probe),
-            Err(error) => Err(checks::chain(&error)),
+            Err(error) => Err(chain(&error)),
         };
         Self { choice, findings }
     }
