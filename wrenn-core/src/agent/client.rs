@@ -219,9 +219,7 @@ impl AgentClient {
         loop {
             self.calls.open(deadline).await?;
             match timeout_at(deadline, call()).await {
-                Ok(Err(error))
-                    if (error.is_retryable() || error.is_for_now()) && Instant::now() + RETRY_PAUSE < deadline =>
-                {
+                Ok(Err(error)) if error.is_retryable() && Instant::now() + RETRY_PAUSE < deadline => {
                     last = Some(error);
                     sleep(RETRY_PAUSE).await;
                 }
@@ -278,7 +276,7 @@ impl AgentClient {
         let probe = || {
             let asked = self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new());
             // A refusal is an answer, too.
-            async { asked.await.map_or_else(|error| !error.is_retryable(), |_| true) }.boxed()
+            async { asked.await.map_or_else(|error| !error.is_unanswered(), |_| true) }.boxed()
         };
         self.liveness.until_silent(probe).await;
     }

@@ -56,6 +56,13 @@ pub enum AgentError {
         /// How long the call waited.
         after: Duration,
     },
+    /// The agent could not do it at that moment: the guest is frozen, or was restored meanwhile, a file system of the guest
+    /// does not answer, or others are calling. A process that was to be started was not.
+    #[error("the guest's agent cannot do it now: {message}")]
+    Unavailable {
+        /// What holds it up, in the agent's words.
+        message: String,
+    },
     /// The answer is longer than can be taken at once.
     #[error("it is longer than {} MiB, which is the most that is read at once: use `Files::open`", limit_bytes >> 20)]
     TooLong {
@@ -85,9 +92,14 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    /// Whether the same call may succeed on a new connection. It may have had its effect already.
+    /// Whether the same call may succeed later, or on a new connection. It may have had its effect already.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
+        self.is_unanswered() || matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether no answer of the agent's came.
+    pub(super) fn is_unanswered(&self) -> bool {
         matches!(self, Self::NotReachable { .. } | Self::ConnectionLost { .. })
     }
 
@@ -103,14 +115,10 @@ impl AgentError {
             Self::Refused { .. } => "agent_refused",
             Self::ConnectionLost { .. } => "agent_connection_lost",
             Self::Unresponsive { .. } => "agent_unresponsive",
+            Self::Unavailable { .. } => "agent_unavailable",
             Self::TooLong { .. } => "too_long",
             Self::Senseless { .. } => "agent_senseless",
         }
-    }
-
-    /// Whether the agent could not do it at that moment, and did nothing: its metadata service was slow, say.
-    pub(super) fn is_for_now(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == http::StatusCode::SERVICE_UNAVAILABLE.as_str())
     }
 
     /// From what broke the body of an answer that may have so many bytes.
@@ -136,6 +144,9 @@ impl AgentError {
             http::StatusCode::UNAUTHORIZED => Self::Unauthorized { message },
             http::StatusCode::NOT_FOUND => Self::NotFound { what: message },
             http::StatusCode::BAD_REQUEST => Self::InvalidArgument { message },
+            http::StatusCode::REQUEST_TIMEOUT
+            | http::StatusCode::TOO_MANY_REQUESTS
+            | http::StatusCode::SERVICE_UNAVAILABLE => Self::Unavailable { message },
             status => Self::Refused { code: status.as_u16().to_string(), message },
         }
     }
@@ -161,6 +172,8 @@ impl From<ConnectError> for AgentError {
             ErrorCode::InvalidArgument => Self::InvalidArgument { message },
             ErrorCode::OutOfRange => Self::OutOfRange { message },
             ErrorCode::DeadlineExceeded => Self::TimedOut { message },
+            // Without a cause it is the agent's own word.
+            ErrorCode::Unavailable if error.source_arc().is_none() => Self::Unavailable { message },
             // What the protocol's own code says when a stream or a transport breaks; the agent itself says none of these.
             ErrorCode::Unavailable | ErrorCode::Internal | ErrorCode::Unknown | ErrorCode::Canceled => {
                 let source = error.source_arc();
@@ -171,5 +184,30 @@ impl From<ConnectError> for AgentError {
             }
             code => Self::Refused { code: code.as_str().to_owned(), message },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_cannot_do_for_now_is_told_and_may_be_tried_again() {
+        let refused = AgentError::from(ConnectError::unavailable("the guest is frozen"));
+        assert!(refused.is_retryable() && refused.to_string().contains("the guest is frozen"), "{refused}");
+        assert_eq!(refused.code(), "agent_unavailable");
+        for status in [408, 429, 503] {
+            let status = http::StatusCode::from_u16(status).unwrap();
+            let refused = AgentError::from_status(status, br#"{"code": 0, "message": "call again"}"#);
+            assert!(refused.is_retryable() && refused.to_string().contains("call again"), "{refused}");
+        }
+        let refused = AgentError::from_status(http::StatusCode::CONFLICT, b"no");
+        assert!(!refused.is_retryable(), "{refused}");
+    }
+
+    #[test]
+    fn a_broken_connection_is_no_answer_of_the_agents() {
+        let broken = ConnectError::unavailable("broken").with_source(io::Error::other("a transport's"));
+        assert_eq!(AgentError::from(broken).code(), "agent_connection_lost");
     }
 }

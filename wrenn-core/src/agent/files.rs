@@ -288,6 +288,7 @@ impl AgentError {
             Self::Senseless { .. } => io::ErrorKind::InvalidData,
             Self::NotReachable { .. } | Self::ConnectionLost { .. } => io::ErrorKind::ConnectionAborted,
             Self::TimedOut { .. } | Self::Unresponsive { .. } => io::ErrorKind::TimedOut,
+            Self::Unavailable { .. } => io::ErrorKind::ResourceBusy,
             Self::Refused { code, .. } if code == StatusCode::INSUFFICIENT_STORAGE.as_str() => {
                 io::ErrorKind::StorageFull
             }

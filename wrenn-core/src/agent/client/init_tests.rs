@@ -45,13 +45,13 @@ fn request() -> InitRequest {
 
 #[tokio::test]
 async fn an_agent_that_is_not_ready_is_asked_again_and_told_the_time_anew() {
-    let (connector, seen) = fake_agent(&[503, 503, 204]).await;
+    let (connector, seen) = fake_agent(&[503, 408, 429, 204]).await;
     let weak: Weak<dyn Connector> = Arc::downgrade(&(connector.clone() as Arc<dyn Connector>));
     AgentClient::new(weak, None).init_within(&request(), Duration::from_secs(20)).await.unwrap();
     let seen = seen.lock().unwrap();
     let times: Vec<_> = seen.iter().map(|request| request.timestamp.unwrap()).collect();
-    assert!(times.len() == 3 && times[0] > request().timestamp.unwrap() && times.is_sorted(), "{times:?}");
-    assert!(times[2].unix_nanos() - times[0].unix_nanos() >= 2 * 20_000_000 && seen[2].hostname.is_some());
+    assert!(times.len() == 4 && times[0] > request().timestamp.unwrap() && times.is_sorted(), "{times:?}");
+    assert!(times[3].unix_nanos() - times[0].unix_nanos() >= 3 * 20_000_000 && seen[3].hostname.is_some());
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_refusal_is_not_tried_again_and_neither_is_one_for_now_when_the_time_i
         let weak: Weak<dyn Connector> = Arc::downgrade(&(connector.clone() as Arc<dyn Connector>));
         let client = AgentClient::new(weak, None);
         let refused = client.init_within(&request(), Duration::from_millis(timeout_ms)).await.unwrap_err();
-        assert!(matches!(&refused, AgentError::Refused { message, .. } if message == "not now"), "{refused:?}");
+        assert!(refused.to_string().contains("not now"), "{refused:?}");
         assert!((tries..=5).contains(&seen.lock().unwrap().len()));
     }
 }

@@ -50,6 +50,19 @@ async fn soon<T>(work: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
+async fn a_start_that_the_guest_holds_up_says_so_and_may_be_tried_again() {
+    let held = || vec![Told::End(r#"{"error": {"code": "unavailable", "message": "the guest is frozen"}}"#)];
+    let (_agent, fake) = sandbox(held).await;
+    let spawned = soon(fake.sandbox.command("x").spawn()).await.map(drop).unwrap_err();
+    let collected = soon(fake.sandbox.exec("x")).await.map(drop).unwrap_err();
+    for error in [spawned, collected] {
+        assert_eq!((error.code(), error.is_retryable()), ("agent_unavailable", true), "{error:?}");
+        let told = crate::error::chain(&error);
+        assert!(told.contains("the guest is frozen") && !told.contains("lost"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn both_halves_are_read_at_once_and_the_end_is_told() {
     let told = || vec![start(7), stdout(b"out1 "), stderr(b"err1 "), stdout(b"out2"), stderr(b"err2"), exit(3)];
     let (_agent, fake) = sandbox(told).await;
