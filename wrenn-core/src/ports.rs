@@ -3,11 +3,12 @@
 pub(crate) mod stream;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::error::AgentError;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Subject};
 use crate::patience::patient;
 use crate::ports::stream::PortStream;
 use crate::sandbox::handle::Sandbox;
@@ -39,20 +40,25 @@ impl Sandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Agent`] with [`AgentError::NotReachable`] where nothing listens, or nothing answers within 10 s, or has listened on the loopback for less
-    /// than a second; [`Error::InvalidState`] where the sandbox does not run.
+    /// [`Error::NotFound`] with the port where nothing listens on it, or something has listened on the loopback alone for less
+    /// than a second; [`Error::Agent`] with [`AgentError::NotReachable`] where the guest does not answer within 10 s;
+    /// [`Error::InvalidState`] where the sandbox does not run.
     ///
     /// # Cancel-Safety
     /// Cancelling closes the socket.
     pub async fn connect(&self, port: u16) -> Result<PortStream> {
         let agent = Arc::clone(self.agent());
         let dial = async {
-            let failed =
-                |source| Error::Agent { what: "connect to a port", source: AgentError::NotReachable { source } };
+            let failed = |source: io::Error| match source.kind() {
+                io::ErrorKind::ConnectionRefused => {
+                    Error::not_found(Subject::Port(port), format!("nothing listens on port {port} of the guest"))
+                }
+                _ => Error::agent("connect to a port")(AgentError::NotReachable { source }),
+            };
             match tokio::time::timeout(patient(CONNECT_MAX), agent.dial(port)).await {
                 // What is written goes out at once, since a proxy cannot know what follows.
                 Ok(dialled) => dialled.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(failed),
-                Err(_elapsed) => Err(failed(std::io::ErrorKind::TimedOut.into())),
+                Err(_elapsed) => Err(failed(io::ErrorKind::TimedOut.into())),
             }
         };
         let socket = self.while_running("connect to a port", dial).await?;
@@ -113,6 +119,21 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::fake::{FakeAgent, done};
+    use crate::sandbox::fake;
+
+    #[tokio::test]
+    async fn a_port_that_nothing_listens_on_is_named() {
+        let (_agent, client) = FakeAgent::start(|_, _| done()).await;
+        let fake = fake::sandbox(client).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        fake.sandbox.connect(port).await.unwrap();
+        drop(listener);
+        let error = fake.sandbox.connect(port).await.unwrap_err();
+        assert_eq!((error.code(), error.subject()), ("not_found", Some(Subject::Port(port))), "{error:?}");
+        assert!(error.to_string().contains(&format!("nothing listens on port {port} of the guest")), "{error}");
+    }
 
     const V4: &str = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{run, sandbox};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use wrenn_core::{AgentError, ChangeKind, Error, Event, FileKind, PtySize};
+use wrenn_core::{AgentError, ChangeKind, Error, Event, FileKind, PtySize, Subject};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_read_during_a_pause_is_an_error_and_not_an_end() {
@@ -250,7 +250,7 @@ print('ready', flush=True)\"";
         assert!(answer.ends_with("hello\n"), "{answer}");
     }
     let refused = sandbox.connect(8003).await.unwrap_err();
-    assert!(matches!(refused, Error::Agent { source: AgentError::NotReachable { .. }, .. }), "{refused:?}");
+    assert!(matches!(refused, Error::NotFound { subject: Some(Subject::Port(8003)), .. }), "{refused:?}");
     sandbox.kill().await.unwrap();
 }
 

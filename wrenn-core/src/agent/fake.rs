@@ -38,12 +38,16 @@ pub(crate) struct FakeAgent {
 pub(crate) type Reply = BoxFuture<'static, Response<ClientBody>>;
 
 impl Connector for FakeAgent {
-    fn connect(&self, _port: u16) -> BoxFuture<'_, std::io::Result<TcpStream>> {
-        async {
+    /// Another port than the agent's is the test's own, of the loopback.
+    fn connect(&self, port: u16) -> BoxFuture<'_, std::io::Result<TcpStream>> {
+        async move {
             if !self.reachable.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
-            TcpStream::connect(self.address).await
+            match port {
+                wrenn_envd::AGENT_PORT => TcpStream::connect(self.address).await,
+                port => TcpStream::connect((self.address.ip(), port)).await,
+            }
         }
         .boxed()
     }
