@@ -160,7 +160,7 @@ fn request(spec: &ProcessSpec) -> StartRequest {
 
 /// In text, as every agent takes it; or in bytes where there is anything that is no text.
 fn config_of(spec: &ProcessSpec) -> ProcessConfig {
-    text_config(spec).unwrap_or_else(|| {
+    let config = text_config(spec).unwrap_or_else(|| {
         let bytes = |word: &OsString| word.as_bytes().to_vec();
         let variable = |(name, value)| Variable { name: bytes(name), value: bytes(value), ..Default::default() };
         ProcessConfig {
@@ -170,7 +170,8 @@ fn config_of(spec: &ProcessSpec) -> ProcessConfig {
             cwd_bytes: spec.cwd.as_ref().map(bytes),
             ..Default::default()
         }
-    })
+    });
+    ProcessConfig { env_clear: spec.env_clear.then_some(true), ..config }
 }
 
 fn text_config(spec: &ProcessSpec) -> Option<ProcessConfig> {

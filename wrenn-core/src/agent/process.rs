@@ -23,6 +23,8 @@ pub(crate) struct ProcessSpec {
     pub(crate) args: Vec<OsString>,
     /// Added to the sandbox's environment.
     pub(crate) envs: BTreeMap<OsString, OsString>,
+    /// Whether `envs` are all the variables that there are.
+    pub(crate) env_clear: bool,
     /// Relative to the user's home; `None` for the agent's default.
     pub(crate) cwd: Option<OsString>,
     /// `None` for the agent's default user.

@@ -38,7 +38,7 @@ use crate::sandbox::handle::Sandbox;
 /// |---|---|
 /// | user, groups | [`user`](Self::user), else the sandbox's default user, `user` |
 /// | directory | [`current_dir`](Self::current_dir), else that user's home, or `/` where that is missing or closed to the user |
-/// | variables | `PATH`, `HOME`, `USER`, `LOGNAME`, and `TERM` at a terminal; then the language; then the sandbox's; then [`env`](Self::env) |
+/// | variables | `PATH`, `HOME`, `USER`, `LOGNAME`, and `TERM` at a terminal; then the language; then the sandbox's; then [`env`](Self::env). After [`env_clear`](Self::env_clear) the last ones alone |
 /// | language | `LANG`, `LANGUAGE` and `LC_*` of the guest's `/etc/default/locale`, else `LANG=C.UTF-8` |
 /// | file mode mask | that of the guest's agent, 022 |
 /// | session | its own, which it leads; at a terminal that is its controlling one |
@@ -127,6 +127,22 @@ impl Command {
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.spec.envs.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Has the command begin with no variables but those that [`env`](Self::env) sets from now on: those that were set before
+    /// are forgotten, and those of the sandbox and of the guest are left out. The guest finds the program all the same.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// let env = sandbox.command("env").env_clear().env("ONLY", "this").output().await?;
+    /// assert_eq!(env.stdout_utf8(), "ONLY=this\n");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.spec.envs.clear();
+        self.spec.env_clear = true;
         self
     }
 
@@ -239,5 +255,45 @@ impl Command {
         let agent = Arc::clone(self.sandbox.agent());
         let collected = collect_fed(&agent, self.spec, self.input, self.timeout, self.output_limit_bytes).boxed();
         self.sandbox.while_running(RUN, collected).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::sync::Mutex;
+
+    use buffa::Message as _;
+    use wrenn_envd::proto::process::{ProcessConfig, StartRequest};
+
+    use super::*;
+    use crate::agent::fake::{FakeAgent, events, exit, start};
+    use crate::sandbox::fake;
+
+    /// What an agent is asked to start.
+    async fn config_of(set_up: impl Fn(Command) -> Command) -> ProcessConfig {
+        let bodies = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&bodies);
+        let (_agent, client) = FakeAgent::start(move |_, body| {
+            seen.lock().unwrap().push(body);
+            events([start(7), exit(0)])
+        })
+        .await;
+        let fake = fake::sandbox(client).await;
+        set_up(fake.sandbox.command("x")).output().await.unwrap();
+        // Before the message are five bytes of its envelope.
+        let body = bodies.lock().unwrap()[0].slice(5..);
+        StartRequest::decode_from_slice(&body).unwrap().process.into_option().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_cleared_environment_forgets_what_was_set_before_and_takes_what_is_set_after() {
+        let config = config_of(|command| command.env("BEFORE", "1").env_clear().env("AFTER", "2")).await;
+        assert_eq!(config.env_clear, Some(true));
+        assert_eq!(config.envs.into_iter().collect::<Vec<_>>(), [("AFTER".to_owned(), "2".to_owned())]);
+        let config = config_of(|command| command.env_clear().env("AFTER", OsStr::from_bytes(b"\xff"))).await;
+        assert_eq!((config.env_clear, config.env_bytes.len()), (Some(true), 1), "in bytes, too");
+        let config = config_of(|command| command.env("A", "1")).await;
+        assert_eq!((config.env_clear, config.envs.len()), (None, 1));
     }
 }
