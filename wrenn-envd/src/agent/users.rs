@@ -143,6 +143,7 @@ fn groups_of(group: &str, name: &str) -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::disk::opened::{put_pipe, soon};
 
     const PASSWD: &str =
         "root:x:0:0:root:/root:/bin/sh\nbroken\n\nuser:x:1000:1000::/home/user:/bin/bash\nbare:x:7:8::\n";
@@ -182,25 +183,17 @@ mod tests {
         assert_eq!(groups_at(later), [1000, 45]);
     }
 
-    /// As `find_in`, within a bounded time.
-    fn found_soon(etc: &Path, name: &'static str) -> Result<User, UserError> {
-        let (etc, (sender, receiver)) = (etc.to_owned(), std::sync::mpsc::channel());
-        std::thread::spawn(move || sender.send(User::find_in(&etc, name)));
-        receiver.recv_timeout(Duration::from_secs(10)).expect("it waits for nobody")
-    }
-
     #[test]
     fn files_that_never_end_or_never_begin_are_not_read() {
         let replaced = |file: &str, put: fn(&Path)| {
             let etc = etc();
             fs::remove_file(etc.path().join(file)).unwrap();
             put(&etc.path().join(file));
-            found_soon(etc.path(), "user")
+            soon(move || User::find_in(etc.path(), "user"))
         };
-        let pipe: fn(&Path) = |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let endless: fn(&Path) = |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
         let huge: fn(&Path) = |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
-        for put in [pipe, endless, huge] {
+        for put in [put_pipe, endless, huge] {
             let error = replaced("passwd", put).unwrap_err();
             assert!(matches!(error, UserError::Unreadable(_)), "{error:?}");
             assert_eq!(replaced("group", put).unwrap().groups, [1000], "the primary group needs no file");

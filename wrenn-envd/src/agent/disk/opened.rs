@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    fs::{File, OpenOptions},
-    io::{self, Read as _},
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
@@ -44,6 +44,22 @@ pub(in crate::agent) fn short_text(path: &Path, bytes_max: u64) -> io::Result<St
     Ok(text)
 }
 
+/// Writes a file that takes another's place by a rename later. What is there by its name goes first.
+pub(in crate::agent) fn write_anew(path: &Path, text: &str) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(path)?.write_all(text.as_bytes())
+}
+
+/// Writes a file in its place. A pipe that nobody reads is refused, and not waited for.
+pub(in crate::agent) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
 pub(in crate::agent) fn is_regular(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
 }
@@ -58,4 +74,18 @@ pub(in crate::agent) fn reopen(file: &OwnedFd, options: &mut OpenOptions) -> io:
 /// deep the file lies.
 pub(in crate::agent) fn path_of(file: impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()).into()
+}
+
+/// Does `work`, which must not wait for whoever opens the other end of a pipe.
+#[cfg(test)]
+pub(in crate::agent) fn soon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits for nobody")
+}
+
+/// Puts a pipe where the agent has a file of its own.
+#[cfg(test)]
+pub(in crate::agent) fn put_pipe(path: &Path) {
+    nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
 }

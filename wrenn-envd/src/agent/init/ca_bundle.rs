@@ -12,6 +12,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
+use crate::agent::disk::opened::{short_text, write_anew};
+
 /// Makes the guest trust the authorities in `pem`, and no longer those of an earlier call.
 pub(in crate::agent) fn set_ca_bundle(pem: &str) -> io::Result<()> {
     set_in(Path::new("/"), pem)
@@ -25,13 +27,13 @@ fn set_in(root: &Path, pem: &str) -> io::Result<()> {
     let bundle = root.join(BUNDLE);
     // A link is followed: other names of the bundle lead there, too.
     let bundle = fs::canonicalize(&bundle).unwrap_or(bundle);
-    let present = match fs::read_to_string(&bundle) {
+    let present = match short_text(&bundle, BYTES_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
     replace(&bundle, &present, &with_block(&present, &block))?;
     let kept = root.join(KEPT);
-    let present = fs::read_to_string(&kept).unwrap_or_default();
+    let present = short_text(&kept, BYTES_MAX).unwrap_or_default();
     replace(&kept, &present, &block)
 }
 
@@ -79,7 +81,7 @@ fn replace(path: &Path, present: &str, wanted: &str) -> io::Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(directory)?;
     let new = directory.join(".wrenn-new");
-    fs::write(&new, wanted)?;
+    write_anew(&new, wanted)?;
     fs::set_permissions(&new, Permissions::from_mode(0o644))?;
     fs::rename(new, path)
 }
@@ -88,6 +90,9 @@ fn replace(path: &Path, present: &str, wanted: &str) -> io::Result<()> {
 const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
 /// Where `update-ca-certificates` looks for an administrator's own.
 const KEPT: &str = "usr/local/share/ca-certificates/wrenn.crt";
+
+/// Some thousands of authorities; all that browsers trust are a quarter of a MiB.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Readers of PEM skip what is outside of its blocks.
 const BEGIN: &str = "# The host's authorities, of /init's caBundle: begin";
@@ -98,6 +103,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
+    use crate::agent::disk::opened::{put_pipe, soon};
 
     fn pem(der: &[u8]) -> String {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
@@ -165,5 +171,23 @@ mod tests {
         assert_eq!(fs::read_to_string(root.path().join(BUNDLE)).unwrap(), "image\n");
         let broken = format!("{BEGIN}\ncut off\nimage\n");
         assert!(with_block(&broken, "new\n").contains("image\nnew\n"));
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_holds_nobody_up() {
+        let root = guest("");
+        let (bundle, kept) = (root.path().join(BUNDLE), root.path().join(KEPT));
+        put_pipe(&bundle.with_file_name(".wrenn-new"));
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        put_pipe(&kept);
+        let set = |root: &Path| {
+            let root = root.to_owned();
+            soon(move || set_in(&root, &pem(&[0x30, 1])))
+        };
+        set(root.path()).unwrap();
+        assert!(fs::read_to_string(&bundle).unwrap().contains(BEGIN) && fs::metadata(&kept).unwrap().is_file());
+        fs::remove_file(&bundle).unwrap();
+        put_pipe(&bundle);
+        assert_eq!(set(root.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

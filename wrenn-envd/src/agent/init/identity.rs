@@ -3,11 +3,15 @@
 use std::{fs, io, path::Path};
 
 use super::step::{BootError, Step as _};
+use crate::agent::{
+    console::complain,
+    disk::opened::{short_text, write_in_place},
+};
 
 /// Gives the guest the name in its `/etc/hostname`, or `wrenn`.
 pub(super) fn name_guest() -> Result<(), BootError> {
     fs::create_dir_all("/etc").step("make /etc")?;
-    let stored = fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let stored = short_text(Path::new("/etc/hostname"), BYTES_MAX).unwrap_or_default();
     let name = stored.trim();
     let name = if is_hostname(name) { name } else { "wrenn" };
     set_hostname(name).step(format!("take the name {name}"))
@@ -20,8 +24,19 @@ pub(in crate::agent) fn set_hostname(name: &str) -> io::Result<()> {
     }
     nix::unistd::sethostname(name)?;
     write_changed(Path::new("/etc/hostname"), &format!("{name}\n"))?;
-    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    write_changed(Path::new("/etc/hosts"), &with_name(&hosts, name))
+    name_in(Path::new("/etc/hosts"), name)
+}
+
+/// Gives `hosts` a line for the name. One that is no text of a sensible length stays as it is: it is somebody's own.
+fn name_in(hosts: &Path, name: &str) -> io::Result<()> {
+    match short_text(hosts, BYTES_MAX) {
+        Ok(present) => write_changed(hosts, &with_name(&present, name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_changed(hosts, &with_name("", name)),
+        Err(error) => {
+            complain(&format!("{} does not get the name {name}: {error}", hosts.display()));
+            Ok(())
+        }
+    }
 }
 
 /// Writes `/etc/machine-id`.
@@ -55,11 +70,14 @@ fn with_name(hosts: &str, name: &str) -> String {
 
 /// Writes nothing when nothing would change: each write costs a block in the next pause.
 fn write_changed(path: &Path, text: &str) -> io::Result<()> {
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+    if short_text(path, BYTES_MAX).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    fs::write(path, text)
+    write_in_place(path, text)
 }
+
+/// A list of tens of thousands of hosts.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Debian's convention for a machine's own name.
 const OWN_ADDRESS: &str = "127.0.1.1";
@@ -67,6 +85,7 @@ const OWN_ADDRESS: &str = "127.0.1.1";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::disk::opened::{put_pipe, soon};
 
     #[test]
     fn the_name_has_one_line_however_often_it_changes() {
@@ -78,6 +97,27 @@ mod tests {
         let images = "127.0.0.1 localhost wrenn\n";
         assert_eq!(with_name(images, "wrenn"), images);
         assert_eq!(with_name(&with_name(images, "one"), "wrenn"), "127.0.0.1 localhost wrenn\n127.0.1.1\twrenn\n");
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_holds_nobody_up() {
+        let etc = tempfile::tempdir().unwrap();
+        for name in ["hostname", "hosts"] {
+            put_pipe(&etc.path().join(name));
+        }
+        let hostname = etc.path().join("hostname");
+        soon(move || write_changed(&hostname, "name\n")).unwrap_err();
+        let hosts = etc.path().join("hosts");
+        soon(move || name_in(&hosts, "name")).unwrap();
+        let plain = etc.path().join("plain");
+        name_in(&plain, "name").unwrap();
+        fs::write(&plain, fs::read_to_string(&plain).unwrap() + "# \u{e4}").unwrap();
+        name_in(&plain, "other").unwrap();
+        let expected = "127.0.0.1\tlocalhost\n# \u{e4}\n127.0.1.1\tother\n";
+        assert_eq!(fs::read_to_string(&plain).unwrap(), expected);
+        fs::write(&plain, b"\xff").unwrap();
+        name_in(&plain, "name").unwrap();
+        assert_eq!(fs::read(&plain).unwrap(), b"\xff", "what is no text is left alone");
     }
 
     #[test]
