@@ -10,10 +10,11 @@ use crate::id::{NameError, SandboxId, TemplateName};
 use crate::image::error::ImageError;
 use crate::state::{Exit, SandboxState};
 
-/// What a caller can act on. Each text names its remedy where there is one.
+/// Why a call failed. There is one variant for each thing that a caller can do about it, and each text names its remedy
+/// where there is one.
 ///
 /// `Display` leaves the cause out: walk [`source`](std::error::Error::source), or print with `{:#}` through `anyhow`.
-/// [`code`](Self::code) is for programs, [`subject`](Self::subject) is the thing that it is about.
+/// [`code`](Self::code) is for programs, [`subject`](Self::subject) is the thing that the error is about.
 ///
 /// ```
 /// use wrenn_core::{Error, SandboxId, Subject};
@@ -29,7 +30,7 @@ pub enum Error {
     /// An argument cannot be used; the text says what can.
     #[error("{message}")]
     InvalidInput {
-        /// What it is about, where that has a name.
+        /// The thing that the argument names, where it names one.
         subject: Option<Subject>,
         /// What is wrong, and what can be used.
         message: String,
@@ -51,13 +52,13 @@ pub enum Error {
     /// The sandbox is not in a state in which it can do this.
     #[error("sandbox {id} cannot {operation} while it is {state}{}", Because(exit.as_ref()))]
     InvalidState {
-        /// Whose state.
+        /// The sandbox.
         id: SandboxId,
         /// What was asked for.
         operation: &'static str,
-        /// What it is.
+        /// The state of the sandbox at that moment.
         state: SandboxState,
-        /// Why it no longer runs, where that is so.
+        /// Why the sandbox no longer runs; `None` where it does.
         exit: Option<Exit>,
     },
     /// This machine lacks something that wrenn needs.
@@ -87,25 +88,25 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
-    /// The virtual machine has ended, by itself or by somebody who is not this library.
+    /// The virtual machine ended by itself, or somebody other than this library ended it.
     #[error("the virtual machine ended during {during} ({exit}); the last of its console:\n{console}")]
     VmEnded {
-        /// What it was needed for.
+        /// What the virtual machine was needed for.
         during: &'static str,
         /// How the VMM ended.
         exit: String,
-        /// The last lines that it printed.
+        /// The last lines that the guest and the VMM printed.
         console: String,
     },
-    /// A template's machine runs, and its agent has not come up.
+    /// A template's machine runs, and the agent in it has not come up in time.
     #[error(
         "the guest did not come up within {after:?}: look for the cause in the last of its console, and try \
          WRENN_ACCELERATION=tcg if this host's KVM is new to you:\n{console}"
     )]
     BootTimedOut {
-        /// How long it was given.
+        /// How long the guest was given.
         after: Duration,
-        /// The last lines that it printed.
+        /// The last lines that the guest and the VMM printed.
         console: String,
         /// What the last attempt to reach the agent met.
         #[source]
@@ -116,9 +117,9 @@ pub enum Error {
     CommandTimedOut {
         /// The time-out.
         after: Duration,
-        /// What it had written to its standard output.
+        /// What the command had written to its standard output.
         stdout: Vec<u8>,
-        /// What it had written to its standard error.
+        /// What the command had written to its standard error.
         stderr: Vec<u8>,
     },
     /// A collected command wrote more than the limit, and was killed.
@@ -127,39 +128,40 @@ pub enum Error {
          with `spawn`"
     )]
     OutputTooLong {
-        /// The limit for each of the two streams.
+        /// The limit for each of the two streams, in bytes.
         limit_bytes: usize,
-        /// What it had written to its standard output, up to the limit.
+        /// What the command had written to its standard output, up to the limit.
         stdout: Vec<u8>,
-        /// What it had written to its standard error, up to the limit.
+        /// What the command had written to its standard error, up to the limit.
         stderr: Vec<u8>,
     },
-    /// The connection broke while a command was collected, and came back too late for what it had written meanwhile.
+    /// The connection broke while the output of a command was collected, and came back when the guest no longer held all of
+    /// that output.
     #[error(
         "{bytes} bytes of the command's output are lost: the connection to the guest broke, and it wrote more meanwhile \
          than the guest keeps"
     )]
     OutputLost {
-        /// The length of the gap.
+        /// The length of the gap, in bytes.
         bytes: u64,
-        /// What it had written to its standard output before the gap.
+        /// What the command had written to its standard output before the gap.
         stdout: Vec<u8>,
-        /// What it had written to its standard error before the gap.
+        /// What the command had written to its standard error before the gap.
         stderr: Vec<u8>,
     },
     /// The guest's agent refused, or could not be reached.
     #[error("the guest's agent could not {what}")]
     Agent {
-        /// What it was asked for.
+        /// What the agent was asked to do, as a verb and its object.
         what: &'static str,
-        /// Its answer.
+        /// The agent's answer, or why there is none.
         #[source]
         source: AgentError,
     },
     /// An image could not be used or built.
     #[error("could not use the image")]
     Image(#[source] ImageError),
-    /// Something that has no remedy of its own failed.
+    /// Something else failed, for which no remedy is known.
     #[error("could not {what}")]
     Failed {
         /// What failed.
@@ -170,10 +172,24 @@ pub enum Error {
     },
 }
 
-/// The result of everything that can fail here.
+/// The result of every call of this library that can fail.
+///
+/// ```
+/// async fn hello(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<String> {
+///     Ok(sandbox.exec("echo hello").await?.stdout_utf8())
+/// }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A cause whose type is not part of the interface.
+///
+/// ```
+/// use wrenn_core::{BoxError, Error};
+///
+/// let source: BoxError = "the cable is out".into();
+/// let error = Error::Failed { what: "say hello".to_owned(), source };
+/// assert_eq!(error.to_string(), "could not say hello");
+/// ```
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Error {
@@ -199,7 +215,7 @@ impl Error {
         }
     }
 
-    /// What it is about, where that has a name.
+    /// The thing that the error is about, where that has a name.
     #[must_use]
     pub fn subject(&self) -> Option<Subject> {
         match self {
@@ -220,7 +236,7 @@ impl Error {
         }
     }
 
-    /// What to do about it, where it is this host that lacks something. The texts of the others say it themselves.
+    /// What to do about an [`Error::Host`]; `None` for every other error, whose text says it where there is something to do.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         match self {
@@ -253,7 +269,7 @@ impl Error {
         move |source| Self::Failed { what: what.into(), source }
     }
 
-    /// For a file operation on `path`.
+    /// The error of a file operation on `path`, as a function for `map_err`.
     pub(crate) fn io(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -268,7 +284,7 @@ impl Error {
         }
     }
 
-    /// For a call on files of the guest.
+    /// The error of a call about files of the guest, as a function for `map_err`.
     pub(crate) fn file(what: &'static str) -> impl FnOnce(AgentError) -> Self {
         move |source| match source {
             AgentError::NotFound { what } => Self::NotFound { subject: None, message: what },
@@ -277,7 +293,7 @@ impl Error {
         }
     }
 
-    /// For a command of the guest.
+    /// The error of a call about a command of the guest.
     pub(crate) fn command(source: AgentError) -> Self {
         match source {
             AgentError::NotFound { what } => Self::NotFound { subject: None, message: what },
@@ -292,6 +308,15 @@ impl Error {
 }
 
 /// The thing that an [`Error`] is about.
+///
+/// ```
+/// use wrenn_core::{Error, Subject};
+///
+/// let error = Error::AlreadyExists { subject: Subject::Template("warm-python".parse()?) };
+/// assert_eq!(error.subject(), Some(Subject::Template("warm-python".parse()?)));
+/// assert_eq!(error.to_string(), "there is a template named warm-python already: choose another name, or remove it first");
+/// # Ok::<_, wrenn_core::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Subject {
@@ -334,7 +359,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The reason behind a state, at the end of a text.
+/// Writes why a sandbox no longer runs, as the end of an error's text; writes nothing where there is no reason.
 struct Because<'a>(Option<&'a Exit>);
 
 impl fmt::Display for Because<'_> {

@@ -5,14 +5,30 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is not a sandbox's id, or not a template's name. Its `Display` says what one is.
+/// The error for a text that is not a sandbox's id, or not a template's name. Its `Display` tells what such a text looks
+/// like.
+///
+/// ```
+/// use wrenn_core::TemplateName;
+///
+/// let error = "../etc".parse::<TemplateName>().unwrap_err();
+/// assert!(error.to_string().starts_with("\"../etc\" is not a template name"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(String);
 
 /// A sandbox's identity: `sb` and 16 hex digits, which is also its host name.
 ///
-/// Letters and digits alone, since the E2B clients accept nothing else.
+/// The id has only letters and digits, since the E2B clients accept nothing else.
+///
+/// ```
+/// use wrenn_core::SandboxId;
+///
+/// let id: SandboxId = "sb00f00ba70000002a".parse()?;
+/// assert_eq!(id.as_str(), "sb00f00ba70000002a");
+/// # Ok::<_, wrenn_core::NameError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SandboxId(String);
@@ -62,7 +78,15 @@ impl From<SandboxId> for String {
     }
 }
 
-/// A template's name: a lower-case letter or digit, then up to 62 of those, `.`, `_` and `-`.
+/// A template's name: 1 to 63 lower-case letters, digits, `.`, `_` and `-`. The first one is a letter or a digit.
+///
+/// ```
+/// use wrenn_core::TemplateName;
+///
+/// let name: TemplateName = "python-3.11".parse()?;
+/// assert_eq!(name.to_string(), "python-3.11");
+/// # Ok::<_, wrenn_core::NameError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TemplateName(String);

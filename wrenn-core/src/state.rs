@@ -1,4 +1,4 @@
-//! What a sandbox is and where it is in its life: what handles, records and errors say of it.
+//! The state of a sandbox, its fixed properties, and the reason of its end. Handles, records and errors use these types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::clock::{as_some_unix_ms, as_unix_ms, time_of};
 use crate::id::{SandboxId, TemplateName};
 
-/// What of a sandbox does not change, and survives its pauses.
+/// The properties of a sandbox that survive its pauses. Only the lifetime is ever replaced.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Fixed {
     pub(crate) id: SandboxId,
@@ -42,39 +42,64 @@ impl Default for Lifetime {
 }
 
 /// What a sandbox's time-to-live counts from.
+///
+/// ```
+/// use wrenn_core::TtlFrom;
+///
+/// assert_eq!(TtlFrom::default(), TtlFrom::Start);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum TtlFrom {
-    /// From its create, from each resume, and from each [`Sandbox::set_ttl`](crate::Sandbox::set_ttl): a fixed end.
+    /// The time counts from the sandbox's create, and anew from each resume and each
+    /// [`Sandbox::set_ttl`](crate::Sandbox::set_ttl). Use of the sandbox does not move its end.
     #[default]
     Start,
-    /// From its last use: a command or a stream that is under way, a call about its files, a
-    /// [`Sandbox::ping`](crate::Sandbox::ping). A sandbox in use does not end.
+    /// The time counts from the sandbox's last use. A command or a stream that is under way, a call about files, and a
+    /// [`Sandbox::ping`](crate::Sandbox::ping) are uses. A sandbox in use does not end.
     LastUse,
 }
 
 /// What becomes of a sandbox at the end of its time-to-live.
+///
+/// ```no_run
+/// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+/// use std::time::Duration;
+/// use wrenn_core::{OnExpiry, Sandbox};
+///
+/// let hour = Duration::from_secs(3600);
+/// let sandbox = Sandbox::builder(host, "base").ttl(hour).on_expiry(OnExpiry::Pause).create().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum OnExpiry {
-    /// It is killed, and nothing of it is kept.
+    /// The sandbox is killed, and nothing of it is kept.
     Kill,
-    /// It is paused: [`Host::paused`](crate::Host::paused) finds it.
+    /// The sandbox is paused: [`Host::paused`](crate::Host::paused) finds it.
     Pause,
 }
 
 /// Where a sandbox is in its life.
+///
+/// ```
+/// use wrenn_core::SandboxState;
+///
+/// assert_eq!(SandboxState::Saving.to_string(), "being saved");
+/// assert_eq!(serde_json::to_string(&SandboxState::Paused)?, r#""paused""#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SandboxState {
-    /// Its machine runs, here or in another program.
+    /// The sandbox's machine runs, in this program or in another one.
     Running,
-    /// Its machine is stopped for a pause, a fork or a snapshot.
+    /// A pause, a fork or a snapshot of the sandbox is under way; the machine stands still for a part of that time.
     Saving,
-    /// It is on disk alone.
+    /// The sandbox is on disk, and no machine runs.
     Paused,
-    /// It was killed, or its machine died.
+    /// The sandbox was killed, or its machine ended.
     Ended,
 }
 
@@ -102,28 +127,29 @@ impl fmt::Display for SandboxState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SandboxInfo {
-    /// Its identity, and its host name.
+    /// The sandbox's identity, which is also the guest's host name.
     pub id: SandboxId,
-    /// What it was created from.
+    /// The template that the sandbox was created from.
     pub template: TemplateName,
-    /// Where it is in its life.
+    /// Where the sandbox is in its life.
     pub state: SandboxState,
-    /// Virtual processors.
+    /// How many virtual processors the guest has.
     pub vcpus: u32,
-    /// Memory, in MiB.
+    /// The guest's memory, in MiB.
     pub memory_mib: u32,
-    /// What its creator noted.
+    /// The labels that the sandbox was created with.
     pub labels: BTreeMap<String, String>,
-    /// When it was created.
+    /// When the sandbox was created.
     #[serde(rename = "created_at_ms", serialize_with = "as_unix_ms")]
     pub created_at: SystemTime,
-    /// When it was last paused; `None` for one that runs in this program, and is told by that alone.
+    /// When the sandbox was last paused; `None` for one that runs in this program, even if it was paused before.
     #[serde(rename = "paused_at_ms", serialize_with = "as_some_unix_ms")]
     pub paused_at: Option<SystemTime>,
-    /// When its time is over, if it runs here and that is to come. With [`TtlFrom::LastUse`]: unless it is used.
+    /// When the sandbox's time-to-live ends. `None` where it has none, and for a sandbox that does not run in this program.
+    /// With [`TtlFrom::LastUse`] this is the end if nobody uses the sandbox until then.
     #[serde(rename = "expires_at_ms", serialize_with = "as_some_unix_ms")]
     pub expires_at: Option<SystemTime>,
-    /// What its last pause stored, in bytes; earlier pauses keep the rest. `None` where `paused_at` is.
+    /// What the last pause stored, in bytes, without what it shares with earlier pauses. `None` where `paused_at` is `None`.
     pub stored_bytes: Option<u64>,
 }
 
@@ -144,7 +170,7 @@ impl Fixed {
     }
 }
 
-/// Where a sandbox is in its life, and why it is over if it is.
+/// Where a sandbox is in its life, and why it no longer runs if that is so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Life {
     pub(crate) state: SandboxState,
@@ -152,31 +178,40 @@ pub(crate) struct Life {
 }
 
 /// Why a sandbox no longer runs, as [`Sandbox::wait`](crate::Sandbox::wait) tells it.
+///
+/// ```
+/// use wrenn_core::Exit;
+///
+/// assert_eq!(Exit::Expired.to_string(), "its time-to-live was over");
+/// assert_eq!(serde_json::to_string(&Exit::Killed)?, r#"{"why":"killed"}"#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "why")]
 #[non_exhaustive]
 pub enum Exit {
-    /// It was paused: [`Host::paused`](crate::Host::paused) finds it.
+    /// The sandbox was paused: [`Host::paused`](crate::Host::paused) finds it.
     Paused,
-    /// It was killed.
+    /// The sandbox was killed.
     Killed,
-    /// Its last handle was dropped. Its last pause, if it has one, is kept.
+    /// The last handle of the sandbox was dropped. The last pause, if there is one, is kept.
     Dropped,
-    /// Its time was over, and it was killed, as [`OnExpiry::Kill`] says; nothing of it is kept.
+    /// The time-to-live ended, and the sandbox was killed as [`OnExpiry::Kill`] says. Nothing of it is kept.
     Expired,
-    /// Its time was over, and no pause succeeded, so it was killed. Its last pause, if it has one, is kept.
+    /// The time-to-live ended, and the sandbox was killed since three attempts to pause it failed. The last pause, if there
+    /// is one, is kept.
     NotPaused {
         /// Why the last attempt failed.
         error: String,
     },
-    /// Its virtual machine ended: the guest's power-off or panic, a signal to the VMM, or the VMM's own failure.
+    /// The virtual machine ended: the guest powered off or panicked, the VMM got a signal, or the VMM failed.
     VmEnded {
         /// How the VMM ended.
         exit: String,
         /// The last lines that the guest and the VMM printed.
         console: String,
     },
-    /// A save failed, and the guest could not go on after it.
+    /// A pause, a fork or a snapshot failed or took too long, and the guest could not go on after it.
     Broken {
         /// What failed.
         error: String,

@@ -19,17 +19,25 @@ use crate::error::{Error, Result};
 use crate::exec::event::{Event, ExitStatus, next, started};
 use crate::exec::signal::Signal;
 
-/// What a command that was collected wrote, and how it ended.
+/// What a command wrote from its start to its end, and how it ended.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let output = sandbox.exec("echo out; echo err >&2; exit 3").await?;
+/// assert_eq!((output.stdout_utf8().as_str(), output.stderr_utf8().as_str()), ("out\n", "err\n"));
+/// assert_eq!(output.status.code(), Some(3));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended.
+    /// How the command ended.
     pub status: ExitStatus,
-    /// All of its standard output, or all that it wrote to its terminal.
+    /// All of the command's standard output, or all that it wrote to its terminal.
     pub stdout: Vec<u8>,
-    /// All of its standard error.
+    /// All of the command's standard error.
     pub stderr: Vec<u8>,
-    /// From the call to the end, as the host saw it.
+    /// How long the command took on the host's clock, from the call until its end was known.
     pub duration: Duration,
 }
 
@@ -73,7 +81,7 @@ pub(crate) async fn collect_fed(
     let started_at = Instant::now();
     spec.timeout = timeout;
     spec.stdin = input.is_some();
-    // One that has something to read does not end before it is given that.
+    // A command with an input may wait for that input, so its output is not left in the guest until its end.
     spec.until_end = input.is_none();
     let mut collected = Collected::new(limit_bytes);
     let began = begin(agent, spec).await;

@@ -10,23 +10,41 @@ use crate::agent::process::{ProcessEvent, ProcessStream};
 use crate::error::{Error, Result};
 use crate::exec::signal::Signal;
 
-/// The size of a terminal.
+/// The size of a terminal, in characters.
+///
+/// ```
+/// use wrenn_core::PtySize;
+///
+/// assert_eq!(PtySize::default(), PtySize { columns: 80, rows: 24 });
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PtySize {
-    /// Characters a line, 1 or more.
+    /// How many characters a line has, 1 or more.
     pub columns: u16,
-    /// Lines, 1 or more.
+    /// How many lines the terminal has, 1 or more.
     pub rows: u16,
 }
 
 impl Default for PtySize {
-    /// What a terminal has always been: 80 columns, 24 rows.
+    /// 80 columns and 24 rows, the size of a VT100.
     fn default() -> Self {
         Self { columns: 80, rows: 24 }
     }
 }
 
 /// How a process in the guest ended.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// use wrenn_core::Signal;
+///
+/// let status = sandbox.exec("exit 3").await?.status;
+/// assert_eq!((status.code(), status.signal(), status.success()), (Some(3), None, false));
+///
+/// let status = sandbox.exec("kill -TERM $$").await?.status;
+/// assert_eq!((status.code(), status.signal()), (None, Some(Signal::TERM)));
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitStatus {
     pub(crate) code: Option<i32>,
@@ -35,25 +53,25 @@ pub struct ExitStatus {
 }
 
 impl ExitStatus {
-    /// Whether it exited with 0.
+    /// Whether the process exited with 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0)
     }
 
-    /// What it exited with; `None` where a signal ended it.
+    /// The exit code; `None` where a signal ended the process.
     #[must_use]
     pub fn code(&self) -> Option<i32> {
         self.code
     }
 
-    /// The signal that ended it; `None` where it exited.
+    /// The signal that ended the process; `None` where it exited, or where the guest's words for the end are not known.
     #[must_use]
     pub fn signal(&self) -> Option<Signal> {
         self.signal
     }
 
-    /// From the wire.
+    /// Reads what the agent tells of an end.
     fn new(exit_code: i32, exited: bool, description: String) -> Self {
         let words = description.strip_prefix("signal: ").filter(|_| !exited);
         let signal = words.and_then(|words| Signal::from_words(words.trim_end_matches(CORE_DUMPED)));
@@ -68,22 +86,38 @@ impl fmt::Display for ExitStatus {
 }
 
 /// What a running command did.
+///
+/// ```
+/// use wrenn_core::Event;
+///
+/// fn text(event: &Event) -> String {
+///     match event {
+///         Event::Stdout(bytes) | Event::Stderr(bytes) | Event::Pty(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+///         Event::Lost { bytes } => format!("[{bytes} bytes are lost]"),
+///         Event::Exit(status) => format!("[{status}]"),
+///         other => format!("{other:?}"),
+///     }
+/// }
+///
+/// assert_eq!(text(&Event::Stdout("hello".into())), "hello");
+/// assert_eq!(text(&Event::Lost { bytes: 7 }), "[7 bytes are lost]");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It wrote to its standard output.
+    /// The command wrote to its standard output.
     Stdout(Bytes),
-    /// It wrote to its standard error.
+    /// The command wrote to its standard error.
     Stderr(Bytes),
-    /// It wrote to its terminal.
+    /// The command wrote to its terminal.
     Pty(Bytes),
-    /// It wrote more than the guest keeps while nobody read it, which is 1 MiB at most: what follows comes after a gap
-    /// of so many bytes.
+    /// Output is lost: the command wrote more than the guest keeps while nobody was connected to read it, which is 1 MiB at
+    /// most. The next events come after this gap.
     Lost {
-        /// The length of the gap.
+        /// The length of the gap, in bytes.
         bytes: u64,
     },
-    /// It ended; nothing follows.
+    /// The command ended. No event follows.
     Exit(ExitStatus),
 }
 

@@ -28,7 +28,7 @@ macro_rules! signals {
     };
 }
 
-// The numbers of x86-64 and ARM64, which are the guest's; the words are those in which an agent tells of an end.
+// The numbers are those of x86-64 and ARM64. The words are those with which the agent tells that a signal ended a process.
 signals! {
     HUP = 1, "hangup";
     INT = 2, "interrupt";
@@ -59,10 +59,10 @@ signals! {
 }
 
 impl Signal {
-    /// The signal of that number, 1 to 64.
+    /// The signal with the number `number`, which is 1 to 64.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for any other.
+    /// [`Error::InvalidInput`] for any other number.
     pub fn from_number(number: i32) -> Result<Self> {
         match number {
             1..=64 => Ok(Self(number)),
@@ -70,13 +70,13 @@ impl Signal {
         }
     }
 
-    /// Its number.
+    /// The signal's number.
     #[must_use]
     pub fn number(self) -> i32 {
         self.0
     }
 
-    /// From an agent's words of an end by a signal.
+    /// Finds the signal in the words with which the agent tells that a signal ended a process.
     pub(super) fn from_words(words: &str) -> Option<Self> {
         let named = Self::NAMES.iter().find(|(.., text)| *text == words).map(|(number, ..)| *number);
         let number = named.or_else(|| words.strip_prefix("signal ")?.parse().ok())?;
