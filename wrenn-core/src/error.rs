@@ -135,8 +135,8 @@ pub enum Error {
         /// What the command had written to its standard error, up to the limit.
         stderr: Vec<u8>,
     },
-    /// The connection broke while the output of a command was collected, and came back when the guest no longer held all of
-    /// that output.
+    /// The connection broke while the output of a command was collected, and came back when the guest no longer held
+    /// all of that output.
     #[error(
         "{bytes} bytes of the command's output are lost: the connection to the guest broke, and it wrote more meanwhile \
          than the guest keeps"
@@ -236,7 +236,8 @@ impl Error {
         }
     }
 
-    /// What to do about an [`Error::Host`]; `None` for every other error, whose text says it where there is something to do.
+    /// What to do about an [`Error::Host`]; `None` for every other error, whose text says it where there is something
+    /// to do.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         match self {

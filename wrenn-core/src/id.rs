@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The error for a text that is not a sandbox's id, or not a template's name. Its `Display` tells what such a text looks
-/// like.
+/// The error for a text that is not a sandbox's id, or not a template's name. Its `Display` tells what such a text
+/// looks like.
 ///
 /// ```
 /// use wrenn_core::TemplateName;

@@ -1,4 +1,5 @@
-//! The state of a sandbox, its fixed properties, and the reason of its end. Handles, records and errors use these types.
+//! The state of a sandbox, its fixed properties, and the reason of its end. Handles, records and errors use these
+//! types.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -145,11 +146,12 @@ pub struct SandboxInfo {
     /// When the sandbox was last paused; `None` for one that runs in this program, even if it was paused before.
     #[serde(rename = "paused_at_ms", serialize_with = "as_some_unix_ms")]
     pub paused_at: Option<SystemTime>,
-    /// When the sandbox's time-to-live ends. `None` where it has none, and for a sandbox that does not run in this program.
-    /// With [`TtlFrom::LastUse`] this is the end if nobody uses the sandbox until then.
+    /// When the sandbox's time-to-live ends. `None` where it has none, and for a sandbox that does not run in this
+    /// program. With [`TtlFrom::LastUse`] this is the end if nobody uses the sandbox until then.
     #[serde(rename = "expires_at_ms", serialize_with = "as_some_unix_ms")]
     pub expires_at: Option<SystemTime>,
-    /// What the last pause stored, in bytes, without what it shares with earlier pauses. `None` where `paused_at` is `None`.
+    /// What the last pause stored, in bytes, without what it shares with earlier pauses. `None` where `paused_at` is
+    /// `None`.
     pub stored_bytes: Option<u64>,
 }
 
@@ -198,8 +200,8 @@ pub enum Exit {
     Dropped,
     /// The time-to-live ended, and the sandbox was killed as [`OnExpiry::Kill`] says. Nothing of it is kept.
     Expired,
-    /// The time-to-live ended, and the sandbox was killed since three attempts to pause it failed. The last pause, if there
-    /// is one, is kept.
+    /// The time-to-live ended, and the sandbox was killed since three attempts to pause it failed. The last pause, if
+    /// there is one, is kept.
     NotPaused {
         /// Why the last attempt failed.
         error: String,

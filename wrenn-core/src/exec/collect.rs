@@ -198,8 +198,8 @@ pub(crate) fn is_closed(error: &AgentError) -> bool {
     }
 }
 
-/// Starts a command that is killed unless somebody collects it. In a task of its own: whoever gave up while the answer was on
-/// its way would know no number to kill it by.
+/// Starts a command that is killed unless somebody collects it. In a task of its own: whoever gave up while the answer
+/// was on its way would know no number to kill it by.
 async fn begin(agent: &Arc<AgentClient>, spec: ProcessSpec) -> Result<(ProcessStream, KillOnDrop)> {
     let agent = Arc::clone(agent);
     let began = tokio::spawn(async move {

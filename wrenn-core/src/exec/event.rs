@@ -111,8 +111,8 @@ pub enum Event {
     Stderr(Bytes),
     /// The command wrote to its terminal.
     Pty(Bytes),
-    /// Output is lost: the command wrote more than the guest keeps while nobody was connected to read it, which is 1 MiB at
-    /// most. The next events come after this gap.
+    /// Output is lost: the command wrote more than the guest keeps while nobody was connected to read it, which is 1
+    /// MiB at most. The next events come after this gap.
     Lost {
         /// The length of the gap, in bytes.
         bytes: u64,

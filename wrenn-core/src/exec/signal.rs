@@ -28,7 +28,8 @@ macro_rules! signals {
     };
 }
 
-// The numbers are those of x86-64 and ARM64. The words are those with which the agent tells that a signal ended a process.
+// The numbers are those of x86-64 and ARM64. The words are those with which the agent tells that a signal ended a
+// process.
 signals! {
     HUP = 1, "hangup";
     INT = 2, "interrupt";

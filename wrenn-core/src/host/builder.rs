@@ -1,4 +1,4 @@
-//! What a host shall be, and its opening.
+//! The options of a host, and its opening.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,16 @@ use crate::vmm::driver::{Confinement, Driver};
 use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
 
-/// Options of [`Host::builder`].
+/// The options of a host, made by [`Host::builder`]. Every option has a default.
+///
+/// ```no_run
+/// # async fn demo() -> wrenn_core::Result<()> {
+/// use wrenn_core::{Driver, Host, Paging};
+///
+/// let host = Host::builder().data_dir("/srv/wrenn").driver(Driver::Qemu).paging(Paging::Lazy).open().await?;
+/// println!("{}: {}", host.vmm_version(), host.probe().reason);
+/// # Ok(()) }
+/// ```
 #[derive(Default)]
 pub struct HostBuilder {
     data_dir: Option<PathBuf>,
@@ -38,7 +47,7 @@ impl fmt::Debug for HostBuilder {
 }
 
 impl HostBuilder {
-    /// Where everything is kept. Default: `WRENN_DATA_DIR`, else `/var/lib/wrenn` for root and
+    /// The directory that everything is kept in. Default: `WRENN_DATA_DIR`, else `/var/lib/wrenn` for root and
     /// `$XDG_DATA_HOME/wrenn` for others.
     #[must_use]
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
@@ -46,22 +55,22 @@ impl HostBuilder {
         self
     }
 
-    /// The QEMU binary. Default: `WRENN_QEMU`, else `qemu-system-x86_64` on the `PATH`.
+    /// The path of the QEMU binary. Default: `WRENN_QEMU`, else `qemu-system-x86_64` on the `PATH`.
     #[must_use]
     pub fn qemu(mut self, path: impl Into<PathBuf>) -> Self {
         self.choice.qemu = Some(path.into());
         self
     }
 
-    /// The Firecracker binary. Default: `WRENN_FIRECRACKER`, else `firecracker` on the `PATH`.
+    /// The path of the Firecracker binary. Default: `WRENN_FIRECRACKER`, else `firecracker` on the `PATH`.
     #[must_use]
     pub fn firecracker(mut self, path: impl Into<PathBuf>) -> Self {
         self.choice.firecracker = Some(path.into());
         self
     }
 
-    /// The VMM. Default: `WRENN_VMM`, which is `firecracker` or `qemu`; else Firecracker where it is installed and KVM
-    /// serves it, and QEMU elsewhere.
+    /// The VMM that runs the sandboxes. Default: `WRENN_VMM`, which is `firecracker` or `qemu`; else Firecracker where
+    /// it is installed and a short guest runs to its end under KVM, and QEMU elsewhere.
     #[must_use]
     pub fn driver(mut self, driver: Driver) -> Self {
         self.choice.driver = Some(driver);
@@ -83,8 +92,9 @@ impl HostBuilder {
         self
     }
 
-    /// Called before each step of making or resuming a sandbox; an error that it returns fails that step, and what was
-    /// made so far is undone. For progress displays, and for tests of what a failure leaves behind. Default: none.
+    /// A function to call before each step of creating, resuming or forking a sandbox. An error that it returns fails
+    /// that step, and what was made so far is undone. It is for displays of progress, and for tests of what a failure
+    /// leaves behind. It costs the time that it takes, since the step waits for it. Default: none.
     #[must_use]
     pub fn on_step(mut self, observe: impl Fn(Step) -> std::io::Result<()> + Send + Sync + 'static) -> Self {
         self.observer = Observer::new(observe);
@@ -110,10 +120,13 @@ impl HostBuilder {
     /// Opens the host.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::Error::Host) where the directory cannot be written or the VMM is missing, each with its remedy.
+    /// [`Error::Host`](crate::Error::Host) where this user may not write the directory, the VMM is missing, or the
+    /// paging that was asked for cannot work here, each with its remedy. [`Error::NoSpace`](crate::Error::NoSpace)
+    /// where the file system is full. [`Error::Failed`](crate::Error::Failed) where the directory cannot be made for
+    /// another reason.
     ///
     /// # Cancel-Safety
-    /// Cancelling leaves a data directory that the next opening goes on with.
+    /// Cancelling may leave a data directory with a part of its directories. The next opening makes the others.
     pub async fn open(self) -> Result<Host> {
         let path = self.data_dir_or_default();
         let data = blocking("open the data directory", move || DataDir::create(&path)).await??;
@@ -128,16 +141,19 @@ impl HostBuilder {
 }
 
 impl Host {
-    /// Opens a data directory, making it if need be. What other programs left when they were killed is reclaimed in the
-    /// background, and every paused sandbox is kept.
+    /// Opens a data directory, and makes it where there is none. Disk space that killed programs left behind is freed
+    /// in the background, and every paused sandbox is kept.
     ///
     /// # Errors
+    /// As [`HostBuilder::open`].
+    ///
+    /// # Cancel-Safety
     /// As [`HostBuilder::open`].
     pub async fn open(data_dir: impl AsRef<Path>) -> Result<Self> {
         Self::builder().data_dir(data_dir.as_ref()).open().await
     }
 
-    /// Opens the default data directory, or sets other options first.
+    /// The options of a host, to set before [`HostBuilder::open`].
     #[must_use]
     pub fn builder() -> HostBuilder {
         HostBuilder::default()

@@ -1,4 +1,4 @@
-//! What a sandbox shall be, and its creation.
+//! The options of a new sandbox, and its creation.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::site::step::Step;
 use crate::state::{Fixed, Lifetime, OnExpiry, TtlFrom};
 
 impl Sandbox {
-    /// Creates a sandbox with the template's processors and memory.
+    /// Creates a sandbox from a template, with the default of every option of [`SandboxBuilder`].
     ///
     /// # Errors
     /// As [`SandboxBuilder::create`].
@@ -26,14 +26,22 @@ impl Sandbox {
         Self::builder(host, template).create().await
     }
 
-    /// Sets options first.
+    /// The options of a new sandbox, to set before [`SandboxBuilder::create`].
     #[must_use]
     pub fn builder(host: &Host, template: &str) -> SandboxBuilder {
         SandboxBuilder::new(host, template)
     }
 }
 
-/// Options of [`Sandbox::builder`].
+/// The options of a new sandbox, made by [`Sandbox::builder`].
+///
+/// ```no_run
+/// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+/// use wrenn_core::Sandbox;
+///
+/// let sandbox = Sandbox::builder(host, "base").vcpus(2).memory_mib(1024).env("LANG", "C").label("owner", "ada").create().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct SandboxBuilder {
     host: Host,
@@ -60,17 +68,18 @@ impl SandboxBuilder {
         }
     }
 
-    /// Virtual processors, 1 to 32. Default: the template's; 1 for an image. Each other number is one more boot of the
-    /// image, once: of each image, the eight boots that were used last are kept.
+    /// How many virtual processors the guest has, 1 to 32. Default: those of the snapshot; 1 for an image. A snapshot
+    /// takes no other number. The first create of an image with another number costs a boot, and the eight boots of
+    /// each image that were used last are kept.
     #[must_use]
     pub fn vcpus(mut self, vcpus: u32) -> Self {
         self.wanted.vcpus = Some(vcpus);
         self
     }
 
-    /// Memory in MiB, 128 to 65,536. Default: the template's; 512 for an image. It costs the host what the guest
-    /// touches. Each other size is one more boot of the image, once: of each image, the eight boots that were used last are
-    /// kept.
+    /// The guest's memory in MiB, 128 to 65,536. Default: that of the snapshot; 512 for an image. A snapshot takes no
+    /// other size. The memory costs the host what the guest touches of it. The first create of an image with another
+    /// size costs a boot, and the eight boots of each image that were used last are kept.
     #[must_use]
     pub fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.wanted.memory_mib = Some(memory_mib);
@@ -84,15 +93,17 @@ impl SandboxBuilder {
         self
     }
 
-    /// Notes something for whoever lists sandboxes. Kept across pauses.
+    /// Adds a label, which [`SandboxInfo::labels`](crate::SandboxInfo::labels) shows and
+    /// [`SandboxFilter::label`](crate::SandboxFilter::label) finds. Kept across pauses.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(name.into(), value.into());
         self
     }
 
-    /// Ends the sandbox after this long, counted from its create and anew from each resume, or from its last use if
-    /// [`ttl_from`](Self::ttl_from) says so. Default: never. More than a year or two is never, too.
+    /// The time-to-live, after which [`on_expiry`](Self::on_expiry) happens. It counts from the create and anew from
+    /// each resume, or from the last use if [`ttl_from`](Self::ttl_from) says so. Default: none, and a time-to-live of
+    /// two years or more is none too.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -106,7 +117,7 @@ impl SandboxBuilder {
         self
     }
 
-    /// What then becomes of it. Default: [`OnExpiry::Kill`].
+    /// What becomes of the sandbox when its time-to-live ends. Default: [`OnExpiry::Kill`].
     #[must_use]
     pub fn on_expiry(mut self, on_expiry: OnExpiry) -> Self {
         self.on_expiry = on_expiry;
@@ -116,8 +127,11 @@ impl SandboxBuilder {
     /// Creates the sandbox.
     ///
     /// # Errors
-    /// [`Error::NotFound`](crate::Error::NotFound) for an unknown template, [`Error::InvalidInput`](crate::Error::InvalidInput) for a shape outside the limits,
-    /// [`Error::Host`](crate::Error::Host) where the machine lacks something, [`Error::Corrupt`](crate::Error::Corrupt) for a damaged template.
+    /// [`Error::NotFound`](crate::Error::NotFound) for an unknown template.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a malformed name of a template or an environment
+    /// variable, for processors or memory outside the limits, and for others than those of a snapshot.
+    /// [`Error::Host`](crate::Error::Host) where the machine lacks something. [`Error::Corrupt`](crate::Error::Corrupt)
+    /// for a damaged template. [`Error::BootTimedOut`](crate::Error::BootTimedOut) where an image has not come up.
     ///
     /// # Cancel-Safety
     /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next

@@ -6,15 +6,32 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::host::handle::Host;
 use crate::sandbox::event::HostEvent;
 
-/// A listener, made by [`Host::events`].
+/// A listener to what happens to the sandboxes of a host, made by [`Host::events`].
+///
+/// ```no_run
+/// # async fn demo(host: wrenn_core::Host) {
+/// let mut events = host.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         Ok(event) => println!("{}: {:?}", event.sandbox, event.kind),
+///         Err(missed) => eprintln!("{missed}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct HostEvents(broadcast::Receiver<HostEvent>);
 
-/// So many events went by while nobody asked. `Host::sandboxes` says how things are now.
+/// The listener was too slow, and missed some events. [`Host::sandboxes`] tells how things are now.
+///
+/// ```
+/// let missed = wrenn_core::Missed { count: 7 };
+/// assert!(missed.to_string().starts_with("7 events were missed"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{count} events were missed: ask sooner, and look at `Host::sandboxes` for how things are now")]
 pub struct Missed {
-    /// How many.
+    /// How many events were missed.
     pub count: u64,
 }
 
@@ -40,8 +57,8 @@ impl HostEvents {
     /// Waits for the next event; `None` once the host and all of its sandboxes are gone.
     ///
     /// # Errors
-    /// [`Missed`], once, where more than a thousand events came that nobody asked for; the next call goes on with what
-    /// is still there.
+    /// [`Missed`], once, where more than 1024 events were waiting to be read. The next call gives the oldest event that
+    /// is still kept.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing.

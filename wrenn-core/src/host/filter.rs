@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use crate::id::TemplateName;
 use crate::state::{SandboxInfo, SandboxState};
 
-/// Which sandboxes [`Host::sandboxes`](crate::Host::sandboxes) lists: those that meet every condition. Without any
-/// condition, all of them.
+/// Which sandboxes [`Host::sandboxes`](crate::Host::sandboxes) lists: those that meet every condition of the filter. A
+/// filter without a condition lists all.
 ///
 /// ```
 /// use wrenn_core::{SandboxFilter, SandboxState};
 ///
 /// let idle = SandboxFilter::new().state(SandboxState::Paused).label("owner", "ada");
-/// # let _ = idle;
+/// assert_ne!(idle, SandboxFilter::new());
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SandboxFilter {
@@ -22,27 +22,28 @@ pub struct SandboxFilter {
 }
 
 impl SandboxFilter {
-    /// All sandboxes.
+    /// A filter without a condition, which lists all sandboxes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Those in this state.
+    /// Lists only sandboxes in this state.
     #[must_use]
     pub fn state(mut self, state: SandboxState) -> Self {
         self.state = Some(state);
         self
     }
 
-    /// Those that were created from this template.
+    /// Lists only sandboxes that were created from this template.
     #[must_use]
     pub fn template(mut self, template: TemplateName) -> Self {
         self.template = Some(template);
         self
     }
 
-    /// Those whose label `name` has this value. Several labels must all have theirs.
+    /// Lists only sandboxes whose label `name` has this value. Where this is called for several labels, every one of
+    /// them has to match.
     #[must_use]
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(name.into(), value.into());

@@ -1,4 +1,4 @@
-//! The door to everything: a machine that runs sandboxes.
+//! A machine that runs sandboxes: its listings, its templates and its garbage.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -18,10 +18,11 @@ use crate::site::{Site, record};
 use crate::state::{SandboxInfo, SandboxState};
 use crate::vmm::probe::Probe;
 
-/// The door to everything: opens a data directory and finds a VMM. Clones are the same host.
+/// A machine that runs sandboxes: an open data directory and the VMM that was chosen for it. Every use of this library
+/// begins here. Clones are the same host.
 ///
-/// Several programs may open one data directory at once: whatever one of them runs is locked against the others, and
-/// what one pauses any of them can resume.
+/// Several programs may open one data directory at once. A sandbox that one of them runs is locked against the others,
+/// and a sandbox that one of them paused can be resumed by any of them.
 ///
 /// ```no_run
 /// # async fn demo() -> wrenn_core::Result<()> {
@@ -35,29 +36,31 @@ use crate::vmm::probe::Probe;
 pub struct Host(pub(crate) Arc<Registry>);
 
 impl Host {
-    /// The data directory.
+    /// The data directory, as an absolute path.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.0.site.data.path()
     }
 
-    /// What was found of this machine, and what was chosen.
+    /// Which VMM and which acceleration were chosen for this machine, and why.
     #[must_use]
     pub fn probe(&self) -> &Probe {
         &self.0.site.probe
     }
 
-    /// The driver and its version, for instance `qemu 7.2.22`.
+    /// The VMM and its version, for instance `qemu 7.2.22`.
     #[must_use]
     pub fn vmm_version(&self) -> &str {
         self.0.site.vmm.version()
     }
 
-    /// The sandboxes that `filter` admits, of those that this program runs, that are paused, and that other programs run
-    /// after a pause. Sorted by id.
+    /// Lists the sandboxes that `filter` admits, sorted by id. It knows those that this program runs, those that are
+    /// paused, and those that another program runs and that were paused before. A sandbox that another program runs and
+    /// that was never paused has no record, and is not listed.
     ///
     /// A record that cannot be read is passed over: [`damaged_records`](Self::damaged_records) names it. Listing locks
-    /// nothing, so it hinders no resume, delete or compaction; it reads each record once, a thousand in some 10 ms.
+    /// nothing, so a resume, a delete or a compaction does not wait for it. It reads each record once: a thousand
+    /// records take some 10 ms.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -73,7 +76,7 @@ impl Host {
     /// [`Error::Failed`] where the directory of the records cannot be read.
     ///
     /// # Cancel-Safety
-    /// It changes nothing.
+    /// Cancelling changes nothing.
     pub async fn sandboxes(&self, filter: &SandboxFilter) -> Result<Vec<SandboxInfo>> {
         let mut infos = self.0.infos();
         infos.retain(|info| info.state != SandboxState::Paused && info.state != SandboxState::Ended);
@@ -84,9 +87,10 @@ impl Host {
         Ok(infos)
     }
 
-    /// The records of sandboxes and templates that cannot be used, sorted by path: those that cannot be read, and those
-    /// whose generation is gone or damaged. They stop nothing else, and what they may need stays on disk until they are
-    /// mended or removed. Reads the headers of every generation that has a record.
+    /// Lists the records of sandboxes and templates that cannot be used, sorted by path: records that cannot be read,
+    /// and records whose generation is gone or damaged. A damaged record does not disturb other sandboxes. What it may
+    /// need stays on disk until the record is mended or removed. The call reads the headers of every generation that
+    /// has a record.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -100,16 +104,16 @@ impl Host {
     /// [`Error::Failed`] where a directory of records cannot be read.
     ///
     /// # Cancel-Safety
-    /// It changes nothing.
+    /// Cancelling changes nothing.
     pub async fn damaged_records(&self) -> Result<Vec<DamagedRecord>> {
         let site = Arc::clone(&self.0.site);
         blocking("look at the records", move || site.damaged_records()).await?
     }
 
-    /// A sandbox that this program runs.
+    /// Finds a sandbox that this program runs. [`paused`](Self::paused) finds one that is paused.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; a paused one is found by [`paused`](Self::paused).
+    /// [`Error::NotFound`] where this program runs no sandbox with this id.
     pub fn sandbox(&self, id: &SandboxId) -> Result<Sandbox> {
         let missing = || {
             Error::not_found(
@@ -120,7 +124,7 @@ impl Host {
         Ok(Sandbox::new(self.0.find(id).ok_or_else(missing)?, Arc::clone(&self.0)))
     }
 
-    /// A sandbox that was paused, by this program or an earlier one.
+    /// Finds a sandbox that was paused, by this program or another one.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host, id: wrenn_core::SandboxId) -> wrenn_core::Result<()> {
@@ -129,10 +133,11 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is none, [`Error::Failed`] where its record cannot be read.
+    /// [`Error::NotFound`] where no sandbox with this id has a pause on disk, [`Error::Failed`] where its record cannot
+    /// be read.
     ///
     /// # Cancel-Safety
-    /// It changes nothing.
+    /// Cancelling changes nothing.
     pub async fn paused(&self, id: &SandboxId) -> Result<PausedSandbox> {
         let path = self.0.site.data.sandbox(id);
         let record = blocking("read the pause", move || record::read::<PausedRecord>(&path)).await??;
@@ -145,8 +150,8 @@ impl Host {
         Ok(PausedSandbox::new(Arc::clone(&self.0), record.ok_or_else(missing)?))
     }
 
-    /// The templates that [`Sandbox::create`] takes: images, and snapshots with a name. Sorted by name. A snapshot whose
-    /// record cannot be read is passed over: [`damaged_records`](Self::damaged_records) names it.
+    /// Lists the templates that [`Sandbox::create`] takes, sorted by name: images, and snapshots with a name. A
+    /// snapshot whose record cannot be read is passed over: [`damaged_records`](Self::damaged_records) names it.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -158,14 +163,14 @@ impl Host {
     /// [`Error::Failed`] where a directory cannot be read.
     ///
     /// # Cancel-Safety
-    /// It changes nothing.
+    /// Cancelling changes nothing.
     pub async fn templates(&self) -> Result<Vec<Template>> {
         let site = Arc::clone(&self.0.site);
         blocking("list the templates", move || Template::all(&site)).await?
     }
 
-    /// Removes a template that a snapshot made. Sandboxes that came from it go on. What none of them depends on is deleted
-    /// in the background.
+    /// Removes a template that [`Sandbox::snapshot`] made. Sandboxes that were created from it are not affected. Stored
+    /// data that no sandbox depends on is deleted in the background.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -174,7 +179,7 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] where no snapshot has the name, [`Error::InvalidInput`] for what is no name.
+    /// [`Error::NotFound`] where no snapshot has the name, [`Error::InvalidInput`] for a malformed name.
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the template as it was, or removed.
@@ -189,11 +194,12 @@ impl Host {
     }
 
     /// Deletes the generations that no template and no sandbox, running or paused, depends on, and returns when that is
-    /// done. Every operation that may leave some has it done soon afterwards in the background; this is for who needs the
-    /// space now.
+    /// done. Every operation that may leave such generations has them deleted in the background soon afterwards. Call
+    /// this where the space is needed at once.
     ///
-    /// A record that cannot be read keeps what it may need: the generation that it names, where its text still tells that,
-    /// or everything that is as old as it. A generation that is damaged keeps what it may reach.
+    /// What a damaged record may need is kept: the generations whose ids can still be found in its text, or, where
+    /// there are none, every generation that is not a day younger than the record. What a damaged generation may depend
+    /// on is kept too.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -203,11 +209,11 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Failed`] where a directory cannot be read or removed, or where another program has been collecting for
-    /// minutes.
+    /// [`Error::Failed`] where a directory cannot be read or removed, or where another program has been collecting
+    /// garbage for two minutes.
     ///
     /// # Cancel-Safety
-    /// A collection that has begun goes on.
+    /// Cancelling does not stop a collection that has begun.
     pub async fn collect_garbage(&self) -> Result<()> {
         let site = Arc::clone(&self.0.site);
         blocking("collect garbage", move || site.collect_garbage()).await?
@@ -222,7 +228,7 @@ fn recorded(site: &Site, here: &HashSet<SandboxId>) -> Result<Vec<SandboxInfo>> 
         if here.contains(&id) {
             continue;
         }
-        // A record that went meanwhile is a sandbox that went.
+        // A record that was removed since the directory was read belongs to a sandbox that is gone.
         let Ok(Some(record)) = record::read::<PausedRecord>(&site.data.sandbox(&id)) else { continue };
         let state = if locks.is_locked(id.as_str())? { SandboxState::Running } else { SandboxState::Paused };
         infos.push(record.info(state));

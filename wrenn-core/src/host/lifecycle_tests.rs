@@ -1,4 +1,5 @@
-//! The lifecycle with a fake VMM and virtual time: what becomes of a sandbox when its machine does not do as it is told.
+//! The lifecycle with a fake VMM and virtual time: what becomes of a sandbox when its machine does not do as it is
+//! told.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How much a host has and keeps.
+//! How many sandboxes, templates and generations a host has, and how much disk they take.
 
 use std::fs;
 use std::io;
@@ -16,23 +16,31 @@ use crate::sandbox::template::Template;
 use crate::site::{Site, record};
 use crate::state::SandboxState;
 
-/// What [`Host::metrics`] counts, at one moment.
+/// How many sandboxes, templates and generations a host has, and how much disk they take, at one moment.
+///
+/// ```
+/// use wrenn_core::HostMetrics;
+///
+/// let json = serde_json::to_value(HostMetrics::default())?;
+/// assert_eq!((&json["running"], &json["stored_bytes"]), (&0.into(), &0.into()));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HostMetrics {
-    /// Sandboxes that run, here or in another program.
+    /// Sandboxes that run in this program, and those that another program runs and that were paused before.
     pub running: u64,
-    /// Sandboxes that are on disk alone.
+    /// Sandboxes that are paused.
     pub paused: u64,
-    /// Templates that a create takes: images, and snapshots with a name.
+    /// Templates that [`Sandbox::create`](crate::Sandbox::create) takes: images, and snapshots with a name.
     pub templates: u64,
     /// Boots of images that are kept, one for each machine shape that was used lately.
     pub booted_templates: u64,
-    /// Generations in the store, also those that the next collection removes.
+    /// Generations in the store. Those that the next collection of garbage removes are counted too.
     pub generations: u64,
-    /// What the generations take on disk, in bytes.
+    /// How much the generations take on disk, in bytes.
     pub stored_bytes: u64,
-    /// What is left to this user on the data directory's file system, in bytes.
+    /// How much this user can still write to the data directory's file system, in bytes.
     pub free_bytes: u64,
     /// Collections of garbage that this host has done since it was opened.
     pub collections: u64,
@@ -41,8 +49,8 @@ pub struct HostMetrics {
 }
 
 impl Host {
-    /// Counts what the host has and keeps. It looks at each record and each stored file once: some 10 ms for a thousand of
-    /// them.
+    /// Counts the host's sandboxes, templates and generations, and how much disk they take. The call looks at each
+    /// record and each stored file once: a thousand of them take some 10 ms.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -55,7 +63,7 @@ impl Host {
     /// [`Error::Failed`] where the data directory cannot be read.
     ///
     /// # Cancel-Safety
-    /// It changes nothing.
+    /// Cancelling changes nothing.
     pub async fn metrics(&self) -> Result<HostMetrics> {
         let sandboxes = self.sandboxes(&SandboxFilter::new()).await?;
         let paused = sandboxes.iter().filter(|info| info.state == SandboxState::Paused).count();
@@ -85,7 +93,7 @@ fn of_site(site: &Site) -> Result<HostMetrics> {
     })
 }
 
-/// Of the files of one generation; nothing for one that is collected meanwhile.
+/// How much the files of one generation take on disk; zero for a generation that is deleted at the same time.
 fn allocated_bytes(directory: &Path) -> Result<u64> {
     let sum = || {
         let blocks = fs::read_dir(directory)?.map(|entry| Ok(entry?.metadata()?.blocks()));

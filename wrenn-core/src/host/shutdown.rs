@@ -1,4 +1,4 @@
-//! The end of a host: nothing starts any more, and what runs is paused or killed.
+//! The end of a host: no sandbox starts any more, and the running ones are paused or killed.
 
 use std::sync::Arc;
 
@@ -10,23 +10,30 @@ use crate::id::SandboxId;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::shared::Shared;
 
-/// What becomes of the sandboxes that run when a host is shut down.
+/// What becomes of the running sandboxes when a host is shut down.
+///
+/// ```no_run
+/// # async fn demo(host: wrenn_core::Host) {
+/// let unpaused = host.shutdown(wrenn_core::Running::Pause).await;
+/// assert!(unpaused.is_empty(), "{unpaused:?}");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Running {
-    /// They are paused: any program that opens the data directory can resume them.
+    /// The sandboxes are paused: any program that opens the data directory can resume them.
     Pause,
-    /// They are killed, and nothing of them is kept.
+    /// The sandboxes are killed, and nothing of them is kept.
     Kill,
 }
 
 impl Host {
-    /// Ends everything that this program runs: from now on nothing is created, resumed or forked here, and what runs is
-    /// paused or killed, all at once. Returns when that is done, with those that could not be; those go on, and end with
-    /// the program.
+    /// Pauses or kills all sandboxes that this program runs, at the same time. From the call on, every create, resume
+    /// and fork of this host fails. The answer names the sandboxes that could not be paused or killed, each with the
+    /// error. Those go on running, and end with the program.
     ///
     /// # Cancel-Safety
-    /// Pauses and kills that have begun go on. Nothing starts any more all the same.
+    /// Cancelling does not stop the pauses and kills that have begun, and the host stays closed.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) {
@@ -49,7 +56,7 @@ impl Host {
         };
         match ended {
             Ok(()) => None,
-            // It ended by itself meanwhile.
+            // The sandbox ended by itself in the meantime.
             Err(Error::InvalidState { .. } | Error::VmEnded { .. }) if sandbox.is_over() => None,
             Err(error) => Some((sandbox.id().clone(), error)),
         }

@@ -1,29 +1,43 @@
-//! One thing that was looked at, and how it is.
+//! One thing that the doctor looked at, and its verdict.
 
 use std::fmt;
 
-/// One thing that was looked at.
+/// One thing that [`HostBuilder::doctor`](crate::HostBuilder::doctor) looked at.
+///
+/// ```
+/// fn todo(finding: &wrenn_core::Finding) -> Option<String> {
+///     let remedy = finding.remedy.as_ref()?;
+///     Some(format!("{} is {}: {remedy}", finding.subject, finding.verdict))
+/// }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What.
+    /// What was looked at, for instance `kernel`.
     pub subject: &'static str,
-    /// How it is.
+    /// Whether it is as it should be.
     pub verdict: Verdict,
     /// What was found.
     pub found: String,
-    /// What to do about it, unless all is well.
+    /// What to do about it; `None` where it is [`Verdict::Good`].
     pub remedy: Option<String>,
 }
 
-/// How a finding is.
+/// Whether what was looked at is as it should be. Verdicts are ordered from good to bad.
+///
+/// ```
+/// use wrenn_core::Verdict;
+///
+/// assert_eq!(Verdict::Missing.to_string(), "MISSING");
+/// assert!(Verdict::Good < Verdict::Lacking && Verdict::Lacking < Verdict::Missing);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// As it should be.
+    /// It is as it should be.
     Good,
-    /// Sandboxes run without it, with something less.
+    /// It is not there or not right. Sandboxes run without it, but something works less well or not at all.
     Lacking,
-    /// No sandbox runs without it.
+    /// It is not there, and no sandbox can run without it.
     Missing,
 }
 

@@ -1,4 +1,4 @@
-//! What this machine has of what wrenn needs, found by trying it.
+//! The doctor: tries on this machine everything that wrenn needs.
 
 mod checks;
 pub(crate) mod finding;
@@ -13,19 +13,31 @@ use std::fmt;
 use crate::host::builder::HostBuilder;
 use crate::vmm::probe::Probe;
 
-/// What was found of a machine. Its `Display` is a report of a line or two for each finding.
+/// What [`HostBuilder::doctor`] found on this machine. Its `Display` is a report with a line or two for each finding.
+///
+/// ```no_run
+/// # async fn demo() {
+/// let diagnosis = wrenn_core::Host::doctor().await;
+/// if !diagnosis.is_able() {
+///     eprintln!("{diagnosis}");
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Diagnosis {
-    /// The VMM that a host would use, and why; or why there is none.
+    /// The VMM that a host would use and why, or why no VMM can be used.
     pub choice: Result<Probe, String>,
-    /// What was looked at, in the order of a sandbox's start.
+    /// What was looked at, in the order in which the start of a sandbox needs it.
     pub findings: Vec<Finding>,
 }
 
 impl HostBuilder {
-    /// Looks at this machine: what it has of what wrenn needs, which VMM would be used and why, and a remedy for each
-    /// thing that is not there. Takes up to some seconds, starts nothing that stays, and never fails.
+    /// Checks whether this machine has everything that wrenn needs. The answer tells which VMM would be used and why,
+    /// and has a remedy for each thing that is missing. The call takes up to some seconds and never fails.
+    ///
+    /// # Cancel-Safety
+    /// A check that has begun ends by itself, and leaves nothing behind.
     ///
     /// ```no_run
     /// # async fn demo() {
@@ -38,7 +50,10 @@ impl HostBuilder {
 }
 
 impl Host {
-    /// Looks at this machine with the default options: [`HostBuilder::doctor`].
+    /// Checks this machine with the default options, as [`HostBuilder::doctor`] does.
+    ///
+    /// # Cancel-Safety
+    /// As [`HostBuilder::doctor`].
     pub async fn doctor() -> Diagnosis {
         Self::builder().doctor().await
     }

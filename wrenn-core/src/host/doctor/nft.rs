@@ -20,8 +20,8 @@ pub(super) fn answers() -> io::Result<()> {
     check(answer.get(..len).unwrap_or_default())
 }
 
-/// `struct nlmsghdr` and `struct nfgenmsg` (include/uapi/linux/netlink.h, nfnetlink.h). Netlink's numbers are the host's;
-/// x86-64 is little-endian.
+/// `struct nlmsghdr` and `struct nfgenmsg` (include/uapi/linux/netlink.h, nfnetlink.h). Netlink's numbers are the
+/// host's; x86-64 is little-endian.
 fn request() -> Vec<u8> {
     let mut message = Vec::new();
     message.extend(20_u32.to_le_bytes());
