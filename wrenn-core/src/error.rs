@@ -315,7 +315,7 @@ impl Error {
 ///
 /// let error = Error::AlreadyExists { subject: Subject::Template("warm-python".parse()?) };
 /// assert_eq!(error.subject(), Some(Subject::Template("warm-python".parse()?)));
-/// assert_eq!(error.to_string(), "there is a template named warm-python already: choose another name, or remove it first");
+/// assert!(error.to_string().starts_with("there is a template named warm-python already"));
 /// # Ok::<_, wrenn_core::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,7 +39,8 @@ impl Sandbox {
 /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
 /// use wrenn_core::Sandbox;
 ///
-/// let sandbox = Sandbox::builder(host, "base").vcpus(2).memory_mib(1024).env("LANG", "C").label("owner", "ada").create().await?;
+/// let options = Sandbox::builder(host, "base").vcpus(2).memory_mib(1024).env("LANG", "C").label("owner", "ada");
+/// let sandbox = options.create().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]

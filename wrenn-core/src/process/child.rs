@@ -20,13 +20,13 @@ use crate::process::link::Link;
 use crate::process::output::{ChildStderr, ChildStdout, Halves, Which};
 use crate::sandbox::handle::Sandbox;
 
-/// A process that runs, or has run. Dropping it leaves the process running: its sandbox ends it.
+/// A process in a guest, running or ended. Dropping the handle leaves the process running, until its sandbox ends.
 ///
-/// It keeps its sandbox alive, as its halves do. It outlives what is between it and the process: a connection that breaks is
-/// made again. After a pause the process goes on in the sandbox that was resumed, and [`reattach`](Self::reattach) goes on
-/// with it. Either way the output continues where it was, and no byte is lost or repeated as long as the guest keeps it: what
-/// it keeps for whoever comes back is the newest 1 MiB, less where many processes write much. What is lost is told as
-/// [`Event::Lost`].
+/// The handle keeps its sandbox alive, and so do its halves. A connection to the guest that breaks is made again. After
+/// a pause the process goes on in the sandbox that was resumed, and [`reattach`](Self::reattach) goes on with the
+/// process there. In both cases the output continues where it stopped. The guest keeps the newest 1 MiB of the output
+/// that was not read, and less where many processes write much. No byte that the guest keeps is lost or repeated, and
+/// [`Event::Lost`] tells how many bytes it no longer kept.
 ///
 /// ```no_run
 /// # async fn demo(sandbox: wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -38,8 +38,8 @@ use crate::sandbox::handle::Sandbox;
 /// # Ok(()) }
 /// ```
 ///
-/// Its output is read as [events](Self::next_event), in the order in which the guest's agent saw it; or from two halves, which
-/// run together with its input:
+/// The output is read as [events](Self::next_event), in the order in which the guest's agent saw it; or from two
+/// halves, which can be read while the input is written:
 ///
 /// ```no_run
 /// # async fn demo(sandbox: wrenn_core::Sandbox, mut source: tokio::fs::File) -> Result<(), Box<dyn std::error::Error>> {
@@ -58,14 +58,14 @@ pub struct Child {
     link: Arc<Link>,
     source: Source,
     pid: u32,
-    /// Whether it has any, for whoever takes it.
+    /// The kind of the standard input, until it is taken; `None` where there is none.
     stdin: Option<InputKind>,
     input: InputKind,
-    /// What it was started with, where that is known.
+    /// The time-out that the process was started with; `None` for a process that was attached to.
     timeout: Option<Duration>,
     output_limit_bytes: usize,
     began: Instant,
-    /// What was read before anybody asked for it.
+    /// Events that `try_wait` has read, for the next calls of `next_event`.
     ahead: VecDeque<Event>,
     status: Option<ExitStatus>,
 }
@@ -96,20 +96,21 @@ impl Child {
         })
     }
 
-    /// With the limits that it was started with.
+    /// Notes the limits that the process was started with.
     pub(super) fn with_limits(mut self, began: Instant, timeout: Option<Duration>, output_limit_bytes: usize) -> Self {
         (self.began, self.timeout, self.output_limit_bytes) = (began, timeout, output_limit_bytes);
         self
     }
 
-    /// Its process id in the guest.
+    /// The process id in the guest.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// How much of its output has come, in bytes, standard output and error together: where
-    /// [`Sandbox::attach_from`] goes on from. Of what halves have not read yet a little has come, too.
+    /// How much of the output has come to this handle, in bytes, standard output and error together.
+    /// [`Sandbox::attach_from`] takes it to go on from there. Where halves were taken, it counts the pieces too that
+    /// wait in a half to be read.
     #[must_use]
     pub fn offset(&self) -> u64 {
         match &self.source {
@@ -125,17 +126,20 @@ impl Child {
         }
     }
 
-    /// Goes on with the process in a sandbox that was resumed, where this handle stopped, or in the same one after an error.
-    /// Input, signals and halves that were taken go there from now on. The pause does not count against the process's
-    /// time-out. In a fork of the sandbox the same process is another one: [`Sandbox::attach`] gives a handle of its own.
+    /// Goes on with the process where this handle stopped, in the resumed sandbox, or in the same sandbox after an
+    /// error. Input, signals and the halves that were taken use that sandbox from now on. The pause does not count
+    /// against the process's time-out. A fork of the sandbox has a process of its own: [`Sandbox::attach`] gives a
+    /// handle to that.
     ///
     /// # Errors
     /// [`Error::NotFound`] where the sandbox has no such process: it is another sandbox, or the process ended more than
-    /// ten minutes ago. [`Error::InvalidInput`] where the process has not come that far, in a sandbox that fell back to
-    /// an earlier pause: attach with [`Sandbox::attach`]. [`Error::InvalidState`] where it does not run.
+    /// ten minutes ago. [`Error::InvalidInput`] where the process has written less than this handle has read, since the
+    /// sandbox was resumed from an earlier pause: use [`Sandbox::attach`]. [`Error::InvalidState`] where the sandbox
+    /// does not run.
     ///
     /// # Cancel-Safety
-    /// Cancelling leaves the handle as it was; halves that were taken are told of an error, and this can be called again.
+    /// Cancelling leaves the handle as it was, and the call can be repeated. Reads from halves that were taken may fail
+    /// until then.
     pub async fn reattach(&mut self, sandbox: &Sandbox) -> Result<()> {
         match &mut self.source {
             Source::Events(stream) => {
@@ -148,14 +152,14 @@ impl Child {
         Ok(())
     }
 
-    /// Waits for what it does next; `None` after [`Event::Exit`]. What nobody reads makes the command wait.
+    /// Waits for the next event of the process; `None` after [`Event::Exit`]. A process whose output is not read waits.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] as soon as the sandbox no longer runs; after a pause [`reattach`](Self::reattach) goes on.
-    /// [`Error::CommandTimedOut`], without output, when it was killed because its time was up; for a process that was attached
-    /// to, [`Error::Agent`] with [`AgentError::TimedOut`](crate::AgentError::TimedOut).
-    /// [`Error::Agent`] where no connection has come about for 30 s, or the guest has been silent for that long; calling again
-    /// tries again. [`Error::InvalidInput`] where a half was taken.
+    /// [`Error::InvalidState`] or [`Error::VmEnded`] as soon as the sandbox no longer runs; after a pause
+    /// [`reattach`](Self::reattach) goes on. [`Error::CommandTimedOut`], without output, where the process was killed
+    /// at its time-out; for a process that was attached to, [`Error::Agent`] with
+    /// [`AgentError::TimedOut`](crate::AgentError::TimedOut). [`Error::Agent`] where the guest could not be reached or
+    /// answered nothing for 30 s; another call tries again. [`Error::InvalidInput`] where a half was taken.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing.
@@ -180,11 +184,12 @@ impl Child {
         Ok(Some(event))
     }
 
-    /// Waits for the end, and discards what it writes until then and no half has. Closes its standard input first, as
-    /// [`std::process::Child::wait`] does, unless that was taken, is a terminal, or the process was attached to.
+    /// Waits for the end of the process. Output is discarded, except that of a half that was taken. The standard input
+    /// is closed first, as [`std::process::Child::wait`] does, unless it was taken, is a terminal, or the process was
+    /// attached to.
     ///
     /// # Errors
-    /// As [`next_event`](Self::next_event).
+    /// As [`next_event`](Self::next_event), but halves may have been taken.
     ///
     /// # Cancel-Safety
     /// Cancelling loses output.
@@ -197,11 +202,14 @@ impl Child {
         self.status.clone().ok_or_else(|| Error::invalid("this command's end was not told"))
     }
 
-    /// Its exit status, if it has ended and all that it wrote has come; `None` otherwise. What it wrote is kept for
-    /// [`next_event`](Self::next_event), up to 1 MiB; a command that writes more is not seen to end before that is read.
+    /// The exit status, if the process has ended and all of its output has come; `None` otherwise. It never waits.
+    ///
+    /// Up to 1 MiB of output is kept for [`next_event`](Self::next_event). Where there is more, the end is not seen
+    /// before some of it is read. Where a half was taken, output is not kept: that of a half that was not taken is
+    /// discarded.
     ///
     /// # Errors
-    /// As [`next_event`](Self::next_event).
+    /// As [`next_event`](Self::next_event), but halves may have been taken.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if let Source::Halves(halves) = &self.source {
             return halves.wait().now_or_never().transpose();
@@ -216,8 +224,9 @@ impl Child {
         Ok(self.status.clone())
     }
 
-    /// Waits for the end, and collects what it writes from now on, up to [`Command::output_limit`](crate::Command::output_limit)
-    /// a stream. Closes its standard input first, as [`wait`](Self::wait) does.
+    /// Waits for the end of the process, and collects what it writes from now on, up to
+    /// [`Command::output_limit`](crate::Command::output_limit) of each stream. The standard input is closed first, as
+    /// [`wait`](Self::wait) does.
     ///
     /// # Errors
     /// As [`Command::output`](crate::Command::output); [`Error::InvalidInput`] where a half was taken.
@@ -248,21 +257,23 @@ impl Child {
         Ok(Output { status, stdout: collected.stdout, stderr: collected.stderr, duration: self.began.elapsed() })
     }
 
-    /// Its standard input, or its terminal's; `None` where it has none, or that was taken before.
+    /// The writer to the standard input, or to the terminal; `None` where the process has none, or where it was taken
+    /// before.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         let kind = self.stdin.take()?;
         Some(ChildStdin::new(Arc::clone(&self.link), self.pid, kind))
     }
 
-    /// Its standard output, or all that it writes to its terminal; `None` where it was taken before.
+    /// The reader of the standard output, or of all that the process writes to its terminal; `None` where it was taken
+    /// before, or where reading from the other half has begun.
     ///
-    /// Take both halves that you want before you read from one: from then on what nobody has taken is discarded, and can no
-    /// longer be taken. [`next_event`](Self::next_event) is refused.
+    /// Take every half that you want before you read from one. The output for a half that was not taken by then is
+    /// discarded. From this call on, [`next_event`](Self::next_event) is refused.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.halves().take(Which::Stdout).map(ChildStdout::new)
     }
 
-    /// Its standard error; `None` where it was taken before. See [`take_stdout`](Self::take_stdout).
+    /// The reader of the standard error; `None` where it was taken before. See [`take_stdout`](Self::take_stdout).
     pub fn take_stderr(&mut self) -> Option<ChildStderr> {
         self.halves().take(Which::Stderr).map(ChildStderr::new)
     }
@@ -284,39 +295,48 @@ impl Child {
             return Ok(());
         }
         match self.close_stdin().await {
-            // It has ended, or has closed it.
+            // The process has ended, or has closed its input.
             Err(Error::Agent { source, .. }) if is_closed(&source) => Ok(()),
             closed => closed,
         }
     }
 
-    /// Writes to its standard input, or to its terminal.
+    /// Writes to the standard input of the process, or to its terminal. Returns when all of `bytes` is in the guest's
+    /// pipe.
     ///
     /// # Errors
-    /// [`Error::Agent`] where it has none: see [`Command::stdin_piped`](crate::Command::stdin_piped).
+    /// [`Error::Agent`] where the process has no standard input, has closed it, or has ended: see
+    /// [`Command::stdin_piped`](crate::Command::stdin_piped). [`Error::InvalidState`] where the sandbox does not run.
     ///
     /// # Cancel-Safety
-    /// Cancelling may leave a part of it written.
+    /// Cancelling may leave a part of `bytes` written.
     pub async fn write_stdin(&self, bytes: impl Into<Bytes>) -> Result<()> {
         let sandbox = self.link.sandbox();
         let write = sandbox.agent().send_input(self.pid, self.input, bytes.into());
         sandbox.while_running(RUN, async { write.await.map_err(Error::agent("write to a command")) }).await
     }
 
-    /// Closes its standard input. A terminal stays open: write the character 4 (Ctrl-D) to it.
+    /// Closes the standard input of the process. A terminal cannot be closed: write the character 4 (Ctrl-D) to it.
     ///
     /// # Errors
     /// As [`write_stdin`](Self::write_stdin).
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the input open, or closed.
     pub async fn close_stdin(&self) -> Result<()> {
         let sandbox = self.link.sandbox();
         let close = sandbox.agent().close_stdin(self.pid);
         sandbox.while_running(RUN, async { close.await.map_err(Error::agent("close a command's input")) }).await
     }
 
-    /// Resizes its terminal.
+    /// Resizes the terminal of the process.
     ///
     /// # Errors
-    /// [`Error::Agent`] where it has none: see [`Command::pty`](crate::Command::pty).
+    /// [`Error::Agent`] where the process has no terminal or has ended: see [`Command::pty`](crate::Command::pty).
+    /// [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the terminal with the old size, or the new one.
     pub async fn resize(&self, size: PtySize) -> Result<()> {
         let sandbox = self.link.sandbox();
         let resize = sandbox.agent().resize(self.pid, (size.columns, size.rows));
@@ -326,16 +346,22 @@ impl Child {
     /// Sends a signal to the process and its group. [`Signal::KILL`] reaches everything that the process has started.
     ///
     /// # Errors
-    /// [`Error::Agent`] where it has ended.
+    /// [`Error::Agent`] where the process has ended, [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling may leave the signal sent.
     pub async fn signal(&self, signal: Signal) -> Result<()> {
         let sandbox = self.link.sandbox();
         let send = sandbox.agent().signal(self.pid, signal.number());
         sandbox.while_running(RUN, async { send.await.map_err(Error::agent("signal a command")) }).await
     }
 
-    /// Kills it, and everything that it has started.
+    /// Kills the process, and everything that it has started.
     ///
     /// # Errors
+    /// As [`signal`](Self::signal).
+    ///
+    /// # Cancel-Safety
     /// As [`signal`](Self::signal).
     pub async fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL).await

@@ -15,7 +15,7 @@ use crate::exec::event::{PtySize, RUN};
 use crate::process::child::Child;
 use crate::sandbox::handle::Sandbox;
 
-/// A command to run in a sandbox, which it keeps alive.
+/// A command to run in a sandbox, with its options. It keeps the sandbox alive.
 ///
 /// ```no_run
 /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -47,10 +47,11 @@ use crate::sandbox::handle::Sandbox;
 ///
 /// # What it leaves running
 ///
-/// What a command has started may outlive it, and runs for as long as the sandbox does. The command has ended when it itself
-/// has; others who still have its output open get 200 ms for what they write. What they write later is discarded, and ends
-/// nobody. A terminal hangs up with the program that leads it: what is to outlive a shell at a terminal wants `nohup` or
-/// `setsid`. [`timeout`](Self::timeout) and a kill end everything that the command has started, daemons too.
+/// Processes that the command has started may outlive it, and run for as long as the sandbox does. The command counts
+/// as ended when its own process has ended. What its descendants write to its output within the next 200 ms is still
+/// collected; what they write later is discarded, and does not end them. A terminal hangs up when the program that
+/// leads it ends: start what is to outlive a shell at a terminal with `nohup` or `setsid`. [`timeout`](Self::timeout)
+/// and a kill end everything that the command has started, daemons too.
 #[derive(Debug, Clone)]
 pub struct Command {
     sandbox: Sandbox,
@@ -61,14 +62,15 @@ pub struct Command {
 }
 
 impl Sandbox {
-    /// Runs a line in the guest's `bash` and collects what it writes, up to 16 MiB a stream.
+    /// Runs a line in the guest's `bash` and collects what it writes, up to 16 MiB of each of the two streams.
     ///
     /// A command that fails is not an error: look at [`Output::status`].
     ///
     /// # Errors
-    /// [`Error::VmEnded`] at once when the VM ends meanwhile, [`Error::OutputTooLong`], [`Error::InvalidState`];
-    /// [`Error::Agent`] with [`AgentError::Unresponsive`](crate::AgentError::Unresponsive) half a minute after the guest has
-    /// fallen silent.
+    /// [`Error::InvalidState`] where the sandbox does not run, or is paused or killed in the meantime.
+    /// [`Error::VmEnded`] as soon as the VM ends by itself. [`Error::OutputTooLong`] and [`Error::OutputLost`], which
+    /// bring what was collected. [`Error::Agent`] with [`AgentError::Unresponsive`](crate::AgentError::Unresponsive)
+    /// where the guest answers nothing for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling kills the command.
@@ -76,13 +78,14 @@ impl Sandbox {
         self.command("/bin/bash").args(["-c", line]).output().await
     }
 
-    /// A command to set up and run, as [`std::process::Command`] has it. No shell is between.
+    /// A command to set up and run, in the manner of [`std::process::Command`]. The guest runs `program` itself,
+    /// without a shell.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         Command::new(self.clone(), program.as_ref().to_owned())
     }
 
-    /// A login shell at a terminal; [`Command::pty`] runs another program at one.
+    /// A login shell at a terminal of the guest; [`Command::pty`] runs another program at one.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -109,21 +112,21 @@ impl Command {
         Self { sandbox, spec, input: None, timeout: None, output_limit_bytes: OUTPUT_LIMIT_BYTES }
     }
 
-    /// Adds an argument. Like every word of the kernel's it is of bytes, and need not be UTF-8.
+    /// Adds an argument. It need not be UTF-8.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.spec.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
+    /// Adds several arguments.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.spec.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// Sets a variable for this command alone.
+    /// Sets an environment variable for this command alone.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.spec.envs.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
@@ -160,10 +163,10 @@ impl Command {
         self
     }
 
-    /// Kills the command, and everything that it has started, in the guest when it has run for this long, to the
-    /// millisecond. The time does not go on while the sandbox is paused. Default: never.
+    /// The longest time that the command may run, in whole milliseconds. Then the guest kills it with everything that
+    /// it has started. Time in which the sandbox is paused does not count. Default: no limit.
     ///
-    /// The guest keeps the time. Where it does not tell of the end within 2 s of it, the call ends with
+    /// The guest measures the time. Where the guest has not told of the end 2 s after it, the call ends with
     /// [`AgentError::Unresponsive`](crate::AgentError::Unresponsive), and the command may still run.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -171,39 +174,39 @@ impl Command {
         self
     }
 
-    /// What the command reads from its standard input, which ends then: for [`output`](Self::output). A command that does not
-    /// read all of it is no error. Default: nothing.
+    /// The whole standard input of a command that [`output`](Self::output) runs. A command may end without reading all
+    /// of it. Default: nothing.
     #[must_use]
     pub fn input(mut self, bytes: impl Into<Bytes>) -> Self {
         self.input = Some(bytes.into());
         self
     }
 
-    /// Gives a command that is [spawned](Self::spawn) a standard input that [`Child::take_stdin`] and [`Child::write_stdin`]
-    /// write to. Default: an empty one, as [`output`](Self::output) always has without [`input`](Self::input).
+    /// Gives a command that is [spawned](Self::spawn) a standard input that [`Child::take_stdin`] and
+    /// [`Child::write_stdin`] write to. Default: an empty standard input.
     #[must_use]
     pub fn stdin_piped(mut self) -> Self {
         self.spec.stdin = true;
         self
     }
 
-    /// Runs the command at a terminal: it writes [`Event::Pty`](crate::Event::Pty), reads what [`Child::write_stdin`] writes, and
-    /// [`Child::resize`] changes the size. Default: pipes.
+    /// Runs the command at a terminal: it writes [`Event::Pty`](crate::Event::Pty), reads what [`Child::write_stdin`]
+    /// writes, and [`Child::resize`] changes the size. Default: pipes.
     #[must_use]
     pub fn pty(mut self, size: PtySize) -> Self {
         self.spec.pty = Some((size.columns, size.rows));
         self
     }
 
-    /// Another name for the process, by which [`Sandbox::attach`] finds it. Default: none.
+    /// A name for the process, by which [`Sandbox::attach`] finds it. Default: none.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.spec.tag = Some(tag.into());
         self
     }
 
-    /// How many bytes of each stream [`output`](Self::output) collects before it kills the command. Default: 16 MiB.
-    /// It costs that much memory at the most.
+    /// How many bytes of each of the two streams [`output`](Self::output) and [`Child::wait_with_output`] collect
+    /// before they kill the command. Default: 16 MiB. It costs at most that much of the host's memory for each stream.
     #[must_use]
     pub fn output_limit(mut self, bytes_max: usize) -> Self {
         self.output_limit_bytes = bytes_max;
@@ -213,10 +216,10 @@ impl Command {
     /// Starts the command.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a command that is not there, [`Error::InvalidInput`] for a user or a directory that is not,
-    /// for an environment that cannot be, and for a command with an [`input`](Self::input); [`Error::InvalidState`] where the
-    /// sandbox does not run; [`Error::CommandTimedOut`] where its time is up before it has begun; [`Error::Agent`] where the
-    /// guest is silent for half a minute.
+    /// [`Error::NotFound`] where the guest has no such program. [`Error::InvalidInput`] for a user or a directory that
+    /// the guest does not have, for a malformed environment variable, and for a command with an [`input`](Self::input).
+    /// [`Error::InvalidState`] where the sandbox does not run. [`Error::CommandTimedOut`] where the time-out is over
+    /// before the command has begun. [`Error::Agent`] where the guest answers nothing for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling may leave the command running in the guest.
@@ -245,8 +248,9 @@ impl Command {
     /// A command that fails is not an error: look at [`Output::status`].
     ///
     /// # Errors
-    /// As [`spawn`](Self::spawn), but that it may have an input; and [`Error::CommandTimedOut`], [`Error::OutputTooLong`],
-    /// [`Error::OutputLost`], which bring what it had written, and after which it is dead.
+    /// As [`spawn`](Self::spawn), but an [`input`](Self::input) is allowed. [`Error::CommandTimedOut`],
+    /// [`Error::OutputTooLong`] and [`Error::OutputLost`] bring what the command had written until then, and after each
+    /// of them the command is killed.
     ///
     /// # Cancel-Safety
     /// Cancelling kills the command.

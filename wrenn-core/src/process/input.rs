@@ -1,4 +1,4 @@
-//! What a process reads.
+//! The standard input of a process.
 
 use std::io;
 use std::pin::Pin;
@@ -20,15 +20,28 @@ use crate::process::link::Link;
 
 /// The standard input of a [`Child`](crate::Child), or of its terminal. It keeps the sandbox alive.
 ///
-/// A write waits until the process has read what was written before it, but for a pipe's worth. Once the process has ended, or
-/// has closed its input, writes fail with [`io::ErrorKind::BrokenPipe`].
-/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown), or dropping it, closes a pipe; a terminal stays open.
+/// A write waits until what was written before it is in the guest's pipe, whose capacity the guest's kernel sets (64
+/// KiB). Once the process has ended or has closed its input, writes fail with [`io::ErrorKind::BrokenPipe`].
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) closes a pipe, and so does dropping the `ChildStdin`; a terminal
+/// stays open.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncWriteExt;
+///
+/// let mut child = sandbox.command("sort").stdin_piped().spawn().await?;
+/// let mut stdin = child.take_stdin().expect("it is piped");
+/// stdin.write_all(b"b\na\n").await?;
+/// stdin.shutdown().await?;
+/// assert_eq!(child.wait_with_output().await?.stdout_utf8(), "a\nb\n");
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ChildStdin {
     link: Arc<Link>,
     pid: u32,
     kind: InputKind,
-    /// The piece that is under way. A task of its own, since nobody need flush.
+    /// The piece that is under way. A task sends it, since callers are not obliged to flush.
     sending: Option<JoinHandle<Result<()>>>,
     closed: bool,
 }
@@ -53,7 +66,7 @@ impl ChildStdin {
         })
     }
 
-    /// Closes it after what is under way.
+    /// Closes the input after the piece that is under way.
     fn close(&mut self) -> Option<impl Future<Output = Result<()>> + Send + 'static> {
         if std::mem::replace(&mut self.closed, true) || self.kind == InputKind::Terminal {
             return None;
@@ -91,7 +104,7 @@ impl AsyncWrite for ChildStdin {
             self.sending = Some(tokio::spawn(close));
         }
         match ready!(self.poll_sent(context)) {
-            // It has ended, or has closed it: nothing more is to be done.
+            // The process has ended, or has closed its input: there is nothing left to close.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Poll::Ready(Ok(())),
             closed => Poll::Ready(closed),
         }
@@ -104,7 +117,7 @@ impl Drop for ChildStdin {
         let pid = self.pid;
         runtime.spawn(async move {
             if let Err(error) = close.await {
-                // It may have ended before; whoever waits for it is told of everything else.
+                // The process may have ended before. A caller that waits for the process gets every other error there.
                 tracing::debug!(pid, error = &error as &dyn std::error::Error, "a dropped input was not closed");
             }
         });

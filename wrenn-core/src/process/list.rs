@@ -1,4 +1,4 @@
-//! Processes that were started earlier, by whomever.
+//! Processes that run in a sandbox, and handles to those that another handle or another program started.
 
 use wrenn_envd::proto::process::process_selector::Selector;
 
@@ -10,22 +10,38 @@ use crate::process::child::Child;
 use crate::sandbox::handle::Sandbox;
 
 /// A process that runs in a sandbox, as [`Sandbox::processes`] lists it.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// for process in sandbox.processes().await? {
+///     println!("{} {} {:?}", process.pid, process.program, process.args);
+///     sandbox.attach(&process).await?.kill().await?;
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProcessInfo {
-    /// Its process id in the guest.
+    /// The process id in the guest.
     pub pid: u32,
-    /// Its other name, where it was given one.
+    /// The [tag](crate::Command::tag) that the process was started with, if any.
     pub tag: Option<String>,
-    /// What runs.
+    /// The program, as it was named at the start.
     pub program: String,
-    /// Its arguments.
+    /// The program's arguments.
     pub args: Vec<String>,
-    /// Its working directory, where one was named.
+    /// The working directory, where the start named one.
     pub current_dir: Option<String>,
 }
 
-/// Which process: by number, or by [tag](crate::Command::tag).
+/// Names a process of the guest, by its process id or by its [tag](crate::Command::tag).
+///
+/// ```
+/// use wrenn_core::ProcessRef;
+///
+/// assert_eq!(ProcessRef::from(42), ProcessRef::Pid(42));
+/// assert_eq!(ProcessRef::from("build"), ProcessRef::Tag("build".to_owned()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessRef {
     /// The process id in the guest.
@@ -59,11 +75,15 @@ impl From<&ProcessInfo> for ProcessRef {
 }
 
 impl Sandbox {
-    /// The commands that run: those that this sandbox was asked for, and, in a fork or a template's copy, those that it
-    /// inherited.
+    /// Lists the commands that run in the sandbox. In a fork, and in a sandbox that was created from a snapshot, those
+    /// that ran when the fork or the snapshot was made are among them.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::Agent`] where its agent does not answer in
+    /// time.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn processes(&self) -> Result<Vec<ProcessInfo>> {
         let list = self.agent().list();
         let entries =
@@ -78,9 +98,10 @@ impl Sandbox {
         Ok(entries.await?.into_iter().map(info).collect())
     }
 
-    /// Attaches to a command that was started earlier, and reads what of its output the guest still holds, then what
-    /// comes. Where that is not all of it, an [`Event::Lost`](crate::Event::Lost) comes first. Several handles may be
-    /// attached to one process; each reads everything, and the slowest makes the process wait.
+    /// Attaches to a command that was started earlier. The handle reads the output that the guest still holds, and then
+    /// what the command writes. Where the guest no longer holds all of it, an [`Event::Lost`](crate::Event::Lost) comes
+    /// first. Several handles may be attached to one process. Each of them reads all output, and the process waits for
+    /// the slowest.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -93,8 +114,8 @@ impl Sandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`] where no such process runs, nor has ended in the last ten minutes;
-    /// [`Error::InvalidState`] where the sandbox does not run.
+    /// [`Error::NotFound`] where no such process runs or has ended in the last ten minutes. [`Error::InvalidState`]
+    /// where the sandbox does not run. [`Error::Agent`] where its agent does not answer in time.
     ///
     /// # Cancel-Safety
     /// Cancelling attaches nothing.
@@ -102,7 +123,7 @@ impl Sandbox {
         self.attach_from(process, 0).await
     }
 
-    /// As [`attach`](Self::attach), from the byte `offset` of the output on, as [`Child::offset`] counts.
+    /// As [`attach`](Self::attach), but the output begins at the byte `offset`, as [`Child::offset`] counts.
     ///
     /// # Errors
     /// As [`attach`](Self::attach); and [`Error::InvalidInput`] where the process has not written that much.

@@ -1,4 +1,4 @@
-//! What a process writes, in two halves.
+//! The output of a process as two readers, one for each stream; they are called halves.
 //!
 //! ```text
 //!  take ─▶ Idle ── the first read, or wait ──▶ Running ── the end ──▶ Ended
@@ -8,8 +8,8 @@
 //!                                              Broken
 //! ```
 //!
-//! A task carries the pieces to the halves for as long as anybody holds one of them, or the child. A half that is full makes
-//! the task wait, and with it the process.
+//! A task carries the pieces of output to the halves for as long as a half or the child is held. A half that is full
+//! makes the task wait, and so makes the process wait.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,15 +32,39 @@ use crate::state::SandboxState;
 
 /// The standard output of a [`Child`](crate::Child), or all that it writes to its terminal. It keeps the sandbox alive.
 ///
-/// It ends when the process has ended. What is not read makes the process wait, and the other half with it, as a pipe would;
-/// what a half that was dropped should have had is discarded. Reads fail with [`io::ErrorKind::ConnectionAborted`] once the
-/// sandbox was paused or has ended, and go on after [`Child::reattach`](crate::Child::reattach); with
-/// [`io::ErrorKind::InvalidData`] once for each gap in the output; otherwise with what
-/// [`Child::next_event`](crate::Child::next_event) fails with.
+/// The output ends when the process has ended. A process whose output is not read waits, as at a pipe, and the other
+/// half then gets nothing either. The output for a half that was dropped is discarded.
+///
+/// # Errors
+/// Reads fail with [`io::ErrorKind::ConnectionAborted`] once the sandbox was paused or has ended; they go on after
+/// [`Child::reattach`](crate::Child::reattach). Reads fail with [`io::ErrorKind::InvalidData`] once for each gap in the
+/// output. Every other error has the [`Error`] of [`Child::next_event`](crate::Child::next_event) inside.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::{AsyncBufReadExt, BufReader};
+///
+/// let mut child = sandbox.command("ping").args(["-c", "3", "127.0.0.1"]).spawn().await?;
+/// let mut lines = BufReader::new(child.take_stdout().expect("it was not taken before")).lines();
+/// while let Some(line) = lines.next_line().await? {
+///     println!("{line}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ChildStdout(Half);
 
-/// The standard error of a [`Child`](crate::Child). See [`ChildStdout`].
+/// The standard error of a [`Child`](crate::Child). It behaves as [`ChildStdout`].
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncReadExt;
+///
+/// let mut child = sandbox.command("ls").arg("/nowhere").spawn().await?;
+/// let mut errors = String::new();
+/// child.take_stderr().expect("it was not taken before").read_to_string(&mut errors).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct ChildStderr(Half);
 
@@ -118,7 +142,7 @@ impl Halves {
         Self { carrier: Arc::new(Mutex::new(carrier)), state: receiver }
     }
 
-    /// A half that nobody has; `None` once reading has begun.
+    /// A half that was not taken before; `None` once reading has begun.
     pub(super) fn take(&self, which: Which) -> Option<Half> {
         let mut carrier = lock(&self.carrier);
         if !matches!(*self.state.borrow(), State::Idle) {
@@ -145,7 +169,7 @@ impl Halves {
         }
     }
 
-    /// Waits for the end. Reads what no half has.
+    /// Waits for the end. Output of a stream whose half was not taken is discarded.
     pub(super) async fn wait(&self) -> Result<ExitStatus> {
         start(&self.carrier);
         let mut state = self.state.clone();
@@ -158,7 +182,7 @@ impl Halves {
         }
     }
 
-    /// The error once more, as itself where the sandbox's end is its cause.
+    /// The stored error, for another caller: the reason of the sandbox's end where the sandbox is over.
     async fn again(&self, error: Arc<Error>) -> Error {
         let sandbox = lock(&self.carrier).link.sandbox();
         match sandbox.while_running(RUN, async { Ok(()) }).await {
@@ -167,7 +191,8 @@ impl Halves {
         }
     }
 
-    /// Goes on in another sandbox. What runs ends by itself first, with the sandbox that it is in.
+    /// Goes on in another sandbox. A task that runs still is waited for first: it ends with the sandbox that it reads
+    /// from.
     pub(super) async fn reattach(&self, sandbox: &Sandbox) -> Result<()> {
         let former = lock(&self.carrier).link.sandbox();
         if matches!(former.state(), SandboxState::Paused | SandboxState::Ended) {
@@ -211,7 +236,7 @@ fn carry(carrier: &mut Carrier, sandbox: Sandbox, shared: &Arc<Mutex<Carrier>>) 
     tokio::spawn(async move {
         let carried = tokio::select! {
             carried = cargo.carry(&sandbox, &state) => carried,
-            // Nobody holds the child or a half any more.
+            // The child and both halves were dropped.
             () = state.closed() => return,
         };
         let offset = cargo.stream.offset();
@@ -257,7 +282,7 @@ impl Cargo {
     }
 }
 
-/// To the half that it is for.
+/// Hands an event to the half of its stream.
 async fn deliver(event: Event, stdout: &mut Option<Pieces>, stderr: &mut Option<Pieces>) {
     match event {
         Event::Stdout(bytes) | Event::Pty(bytes) => hand_over(stdout, Ok(bytes)).await,
@@ -270,7 +295,7 @@ async fn deliver(event: Event, stdout: &mut Option<Pieces>, stderr: &mut Option<
     }
 }
 
-/// To a half, if there is one; waits until that has room.
+/// Hands a piece to a half, if there is one, and waits until the half has room.
 async fn hand_over(half: &mut Option<Pieces>, piece: io::Result<Bytes>) {
     if let Some(pieces) = half
         && pieces.send(piece).await.is_err()
