@@ -13,20 +13,29 @@ use crate::patience::patient;
 use crate::ports::stream::PortStream;
 use crate::sandbox::handle::Sandbox;
 
-/// A TCP port that something in the guest listens on.
+/// A TCP port that a process in the guest listens on, as [`Sandbox::ports`] lists it.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// for port in sandbox.ports().await? {
+///     println!("{}{}", port.number, if port.loopback_only { " (loopback only)" } else { "" });
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Port {
-    /// Its number.
+    /// The port's number.
     pub number: u16,
-    /// Whether it listens on the guest's loopback alone. The guest's agent publishes such a port within a second, so
-    /// that [`Sandbox::connect`] reaches it all the same.
+    /// Whether the process listens on the guest's loopback address only. The guest's agent forwards to such a port
+    /// within a second, so [`Sandbox::connect`] reaches it too.
     pub loopback_only: bool,
 }
 
 impl Sandbox {
-    /// Connects to a TCP port of the guest, through the sandbox's own network: no port of the host is opened, and
-    /// nothing else can reach it. The connection keeps the sandbox alive, and breaks when that is paused or ends.
+    /// Connects to a TCP port of the guest, through the sandbox's own network. No port of the host is opened, and other
+    /// programs cannot reach the guest this way. The connection keeps the sandbox alive, and breaks when the sandbox is
+    /// paused or ends.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
@@ -45,7 +54,7 @@ impl Sandbox {
     /// [`Error::InvalidState`] where the sandbox does not run.
     ///
     /// # Cancel-Safety
-    /// Cancelling closes the socket.
+    /// Cancelling closes the connection.
     pub async fn connect(&self, port: u16) -> Result<PortStream> {
         let agent = Arc::clone(self.agent());
         let dial = async {
@@ -56,7 +65,7 @@ impl Sandbox {
                 _ => Error::agent("connect to a port")(AgentError::NotReachable { source }),
             };
             match tokio::time::timeout(patient(CONNECT_MAX), agent.dial(port)).await {
-                // What is written goes out at once, since a proxy cannot know what follows.
+                // Small writes are sent at once: whoever relays a protocol cannot tell whether more follows.
                 Ok(dialled) => dialled.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(failed),
                 Err(_elapsed) => Err(failed(io::ErrorKind::TimedOut.into())),
             }
@@ -65,10 +74,14 @@ impl Sandbox {
         Ok(PortStream::new(socket, agent.closed(), agent.activity().clone(), self.clone()))
     }
 
-    /// The TCP ports that something in the guest listens on, by number; the agent's own is left out.
+    /// Lists the TCP ports that processes in the guest listen on, sorted by number, without the port of the guest's
+    /// agent.
     ///
     /// # Errors
     /// As [`read_file`](Self::read_file).
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn ports(&self) -> Result<Vec<Port>> {
         let files = self.files();
         let (v4, v6) = tokio::try_join!(files.read("/proc/net/tcp"), async {
@@ -81,7 +94,7 @@ impl Sandbox {
     }
 }
 
-/// What the kernel's tables of sockets say of listeners.
+/// Finds the listeners in the kernel's tables of sockets.
 fn listening(tables: &[&str]) -> Vec<Port> {
     let mut ports = BTreeMap::new();
     for (address, number) in tables.iter().flat_map(|table| table.lines()).filter_map(listener) {
@@ -113,7 +126,7 @@ const LISTEN: &str = "0A";
 /// `::ffff:0.0.0.0/96`.
 const V4_MAPPED: &str = "0000000000000000FFFF0000";
 
-/// A guest that is not up, or has a firewall, does not answer.
+/// A guest that is not up, or that has a firewall, does not answer a connection at all.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

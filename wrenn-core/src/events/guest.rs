@@ -1,4 +1,4 @@
-//! What has become of a guest.
+//! The events of a guest: it was created, resumed, forked, or stood still.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,15 +7,24 @@ pub use wrenn_envd::GuestEventKind;
 use crate::error::{Error, Result};
 use crate::sandbox::handle::Sandbox;
 
-/// One thing that has become of a guest, as it tells its own programs and clients.
+/// One event of a guest, such as a resume or a fork, as the guest's agent tells it to programs inside and outside.
+///
+/// ```
+/// use wrenn_core::{GuestEvent, GuestEventKind};
+///
+/// fn must_reconnect(events: &[GuestEvent]) -> bool {
+///     events.iter().any(|event| matches!(event.kind, GuestEventKind::Forked | GuestEventKind::Resumed))
+/// }
+/// assert!(!must_reconnect(&[]));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GuestEvent {
-    /// Counts the events of this guest and of those that it descends from, from 1.
+    /// The number of the event. The events of a guest and of the guests that it descends from are counted from 1.
     pub number: u64,
     /// What happened.
     pub kind: GuestEventKind,
-    /// When, by the guest's clock.
+    /// When it happened, by the guest's clock.
     pub at: SystemTime,
 }
 
@@ -28,11 +37,11 @@ impl From<wrenn_envd::GuestEvent> for GuestEvent {
 }
 
 impl Sandbox {
-    /// What has become of the guest after the event of number `after`: the oldest first, and of all of them the last 64.
-    /// It waits until there is one, and answers none after 50 s without.
+    /// Returns the events of the guest after the event with the number `after`, the oldest first. The guest keeps the
+    /// last 64 events. The call waits until there is an event, and returns an empty list after 50 s without one.
     ///
-    /// A connection, a cache or a lease that a program holds for a guest may be nobody's any more after a fork, and old
-    /// after a pause; this is how a program that did not fork or pause the sandbox itself hears of it.
+    /// A program that holds a connection, a cache or a lease for a guest learns from these events that the guest was
+    /// forked, or paused for some time, by another program.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -47,8 +56,8 @@ impl Sandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where the sandbox does not run, or is paused or ends meanwhile. Ask the resumed one with the
-    /// same number.
+    /// [`Error::InvalidState`] where the sandbox does not run, or is paused or ends in the meantime: ask the resumed
+    /// sandbox with the same number. [`Error::Agent`] where the guest does not answer in time.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing: ask again with the same number.

@@ -3,7 +3,14 @@ use std::time::{Duration, SystemTime};
 
 use wrenn_envd::proto::filesystem::{EntryInfo, FileType};
 
-/// What lies at a path of the guest.
+/// A file, a directory, or anything else that lies at a path of the guest.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let entry = sandbox.files().stat("/etc/passwd").await?;
+/// println!("{} has {} bytes, mode {:o}, and belongs to {}", entry.path, entry.len, entry.mode, entry.owner);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FileEntry {
@@ -11,25 +18,34 @@ pub struct FileEntry {
     pub name: String,
     /// The whole path.
     pub path: String,
-    /// What it is; of a symbolic link, what it leads to.
+    /// The kind of the file. For a symbolic link, it is the kind of what the link leads to.
     pub kind: FileKind,
-    /// Its length, in bytes.
+    /// The length, in bytes.
     pub len: u64,
-    /// The nine permission bits.
+    /// The nine permission bits, as in chmod(2).
     pub mode: u32,
-    /// Its owner, by name where there is one, else by number.
+    /// The name of the owner, or the owner's number where the guest has no name for it.
     pub owner: String,
-    /// Its group, likewise.
+    /// The name of the group, or the group's number where the guest has no name for it.
     pub group: String,
-    /// When its contents were changed, by the guest's clock; `None` where that is before 1970.
+    /// When the contents were last changed, by the guest's clock; `None` where that is before 1970.
     pub modified: Option<SystemTime>,
-    /// Where a symbolic link leads in the end; `None` for everything else.
+    /// The path that a symbolic link leads to in the end; `None` for everything else.
     pub symlink_target: Option<String>,
-    /// What was noted with it: see [`Files::metadata`](crate::Files::metadata).
+    /// The notes that were written with the file: see [`Files::metadata`](crate::Files::metadata).
     pub metadata: BTreeMap<String, String>,
 }
 
 /// The kind of a file.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// use wrenn_core::FileKind;
+///
+/// let entries = sandbox.files().list("/home/user").await?;
+/// let directories = entries.iter().filter(|entry| entry.kind == FileKind::Directory).count();
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileKind {

@@ -19,9 +19,10 @@ use crate::agent::files::FileRequest;
 use crate::error::{Error, Result};
 use crate::sandbox::handle::Sandbox;
 
-/// The files of one sandbox, as one of its users sees them. Clones are cheap, and keep the sandbox alive.
+/// The files of one sandbox, as one of its users sees them. Clones are cheap, and each keeps the sandbox alive.
 ///
-/// A relative path is relative to the user's home. Every call has the rights of the user, by the guest kernel's own check.
+/// A relative path is relative to the user's home. The guest's kernel checks every call against the rights of the user.
+/// A path has to be UTF-8: for others, run a command.
 ///
 /// ```no_run
 /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -40,10 +41,10 @@ use crate::sandbox::handle::Sandbox;
 /// ```
 ///
 /// # Errors
-/// Every call fails with [`Error::NotFound`] where the path leads nowhere, [`Error::InvalidInput`] for a path or a user
-/// that cannot be, [`Error::InvalidState`] where the sandbox does not run, and [`Error::Agent`] with the guest's reason
-/// otherwise: rights that are missing, a disk that is full. [`AgentError::Unresponsive`] is in it where the guest takes
-/// longer than [`timeout`](Files::timeout).
+/// Every call fails with [`Error::NotFound`] where the path leads nowhere, with [`Error::InvalidInput`] for a malformed
+/// path and for a user that the guest does not have, and with [`Error::InvalidState`] where the sandbox does not run.
+/// For every other reason of the guest, such as missing rights or a full disk, a call fails with [`Error::Agent`]. That
+/// error has [`AgentError::Unresponsive`] inside where the guest takes longer than [`timeout`](Files::timeout).
 #[derive(Debug, Clone)]
 pub struct Files {
     sandbox: Sandbox,
@@ -75,6 +76,9 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`Files::read`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn read_file(&self, path: impl AsRef<Path>) -> Result<Bytes> {
         self.files().read(path).await
     }
@@ -85,26 +89,27 @@ impl Files {
         Self { sandbox, user: None, metadata: BTreeMap::new(), timeout: None }
     }
 
-    /// As another of the guest's users. Default: `user`.
+    /// The user of the guest whose rights and home the calls have. Default: `user`.
     #[must_use]
     pub fn as_user(mut self, name: impl Into<String>) -> Self {
         self.user = Some(name.into());
         self
     }
 
-    /// How long the guest may take for each call, and for each piece of a file that is read or written, however long that is.
-    /// Default: one minute, and ten for [`list_levels`](Self::list_levels), [`rename`](Self::rename) and
-    /// [`remove`](Self::remove), which take the longer the more there is. A call that is given up may still have its effect.
+    /// How long the guest may take for each call. For a file that is read or written in pieces, it is the time for each
+    /// piece. Default: one minute, and ten minutes for [`list`](Self::list), [`list_levels`](Self::list_levels),
+    /// [`rename`](Self::rename) and [`remove`](Self::remove), whose time grows with the number of files. A call that
+    /// failed after this time may still have its effect in the guest.
     ///
-    /// A guest that answers nothing at all is given up after half a minute, whatever is said here.
+    /// A call to a guest that answers nothing at all fails after half a minute, even if this time is longer.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Notes something with each file that is written through this handle, where [`FileEntry::metadata`] finds it. A key
-    /// is lower-case letters, digits, `-` and `_`; a value is printable ASCII. Default: nothing.
+    /// Adds a note to each file that is written through this handle; [`FileEntry::metadata`] shows it. A key consists
+    /// of lower-case letters, digits, `-` and `_`, and a value of printable ASCII. Default: no notes.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
@@ -115,13 +120,17 @@ impl Files {
     ///
     /// # Errors
     /// See [`Files`]; [`Error::Agent`] with [`AgentError::TooLong`] for a longer file.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn read(&self, path: impl AsRef<Path>) -> Result<Bytes> {
         let request = self.request(path.as_ref())?;
         let read = self.sandbox.agent().read_file(&request, self.patience());
         self.running("read a file", read).await
     }
 
-    /// Writes a file, whole or not at all; missing directories are made. What reads it meanwhile reads the former one.
+    /// Writes a file, whole or not at all. Missing directories are made. A process that has the former file open keeps
+    /// reading the former contents.
     ///
     /// # Errors
     /// See [`Files`].
@@ -134,18 +143,24 @@ impl Files {
         self.running("write a file", write).await
     }
 
-    /// Opens a regular file for reading. It takes 128 KiB of memory, however long the file is.
+    /// Opens a regular file for reading. The reader takes 128 KiB of memory, however long the file is.
     ///
     /// # Errors
     /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn open(&self, path: impl AsRef<Path>) -> Result<FileReader> {
         self.open_at(path, 0).await
     }
 
-    /// As [`open`](Self::open), from the byte `offset` on.
+    /// As [`open`](Self::open), but reading begins at the byte `offset`.
     ///
     /// # Errors
-    /// See [`Files`]; [`Error::InvalidInput`] where the file is not that long.
+    /// See [`Files`]; [`Error::InvalidInput`] where the file is shorter.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn open_at(&self, path: impl AsRef<Path>, offset: u64) -> Result<FileReader> {
         let request = self.request(path.as_ref())?;
         let open = self.sandbox.agent().open_file(&request, offset, self.patience());
@@ -153,17 +168,21 @@ impl Files {
         Ok(FileReader::new(file, self.sandbox.clone(), self.patience()))
     }
 
-    /// Begins to write a file. It is in its place when [`FileWriter`] has been shut down, and not before.
+    /// Begins to write a file. The file is in its place once the [`FileWriter`] was shut down, and not before.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where the sandbox does not run. What the guest has against it is said when it is written.
+    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::InvalidInput`] for a path that is not UTF-8. An
+    /// error of the guest comes from a write or from the shut-down.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the file as it was.
     pub async fn create(&self, path: impl AsRef<Path>) -> Result<FileWriter> {
         let request = self.request(path.as_ref())?;
         self.sandbox.while_running("write a file", async { Ok(()) }).await?;
         Ok(FileWriter::new(request, self.sandbox.clone(), self.patience()))
     }
 
-    /// Writes all that `source` gives to a file, whole or not at all, in constant memory. Answers how many bytes it were.
+    /// Writes all that `source` gives to a file, whole or not at all, in constant memory. Returns the length in bytes.
     ///
     /// # Errors
     /// See [`Files`]; [`Error::Failed`] where the source cannot be read.
@@ -182,10 +201,13 @@ impl Files {
         self.sandbox.while_running("write a file", async { copied.await.map_err(failed_write) }).await
     }
 
-    /// What lies at a path. A symbolic link is told of itself.
+    /// Looks at what lies at a path. For a symbolic link, the entry has the name and the owner of the link itself.
     ///
     /// # Errors
     /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileEntry> {
         let entry = self.call("look at a file", self.sandbox.agent().stat(text(path.as_ref())?, self.user())).await?;
         Ok(entry.into())
@@ -194,7 +216,10 @@ impl Files {
     /// Whether anything lies at a path.
     ///
     /// # Errors
-    /// See [`Files`]; not [`Error::NotFound`].
+    /// See [`Files`], except [`Error::NotFound`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         match self.stat(path).await {
             Ok(_) => Ok(true),
@@ -203,45 +228,60 @@ impl Files {
         }
     }
 
-    /// What is in a directory.
+    /// Lists what is in a directory, at most 100,000 entries.
     ///
     /// # Errors
     /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn list(&self, path: impl AsRef<Path>) -> Result<Vec<FileEntry>> {
         self.list_levels(path, 1).await
     }
 
-    /// What is in a directory and in those below it, `levels` levels in all, at most 100,000 entries. Symbolic links are
-    /// not followed.
+    /// Lists what is in a directory and in the directories below it, `levels` levels in all, at most 100,000 entries.
+    /// Symbolic links are not followed.
     ///
     /// # Errors
     /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn list_levels(&self, path: impl AsRef<Path>, levels: u32) -> Result<Vec<FileEntry>> {
         let list = self.sandbox.agent().list_dir(text(path.as_ref())?, levels, self.user());
         Ok(self.long_call("list a directory", list).await?.into_iter().map(FileEntry::from).collect())
     }
 
-    /// Makes a directory, and those on the way to it.
+    /// Makes a directory, and the missing directories above it.
     ///
     /// # Errors
-    /// See [`Files`]; [`Error::Agent`] where there is one.
+    /// See [`Files`]; [`Error::Agent`] where the directory exists already.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling may leave the directory, or some of those above it, made.
     pub async fn make_dir(&self, path: impl AsRef<Path>) -> Result<()> {
         self.call("make a directory", self.sandbox.agent().make_dir(text(path.as_ref())?, self.user())).await
     }
 
-    /// Renames a file or a directory, and makes the directories on the way to the new name.
+    /// Renames a file or a directory, and makes the missing directories above the new name.
     ///
     /// # Errors
     /// See [`Files`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling leaves the old name, or the new one.
     pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
         let (from, to) = (text(from.as_ref())?, text(to.as_ref())?);
         self.long_call("rename a file", self.sandbox.agent().rename(from, to, self.user())).await
     }
 
-    /// Removes a file, or a directory with all that is in it. What is not there is no error.
+    /// Removes a file, or a directory with all that is in it. It succeeds where nothing lies at the path.
     ///
     /// # Errors
-    /// See [`Files`].
+    /// See [`Files`], except [`Error::NotFound`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling may leave a directory with some of its files removed.
     pub async fn remove(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = text(path.as_ref())?;
         self.long_call("remove a file", self.sandbox.agent().remove(path, self.user())).await
@@ -251,7 +291,7 @@ impl Files {
         self.running(what, self.sandbox.agent().bounded(Some(self.patience()), call))
     }
 
-    /// One that takes the longer the more there is.
+    /// A call whose time grows with the number of files.
     fn long_call<'a, T: 'a>(
         &'a self,
         what: &'static str,
@@ -284,7 +324,7 @@ impl Files {
     }
 }
 
-/// As the agent takes it.
+/// The path as text, since the agent takes nothing else.
 fn text(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         Error::invalid(format!("{path:?} is not UTF-8, and the guest's agent takes no other path: use a command"))
@@ -296,7 +336,7 @@ trait AgentCall<'a, T>: Future<Output = Result<T, AgentError>> + Send + 'a {}
 
 impl<'a, T, F: Future<Output = Result<T, AgentError>> + Send + 'a> AgentCall<'a, T> for F {}
 
-/// The reason of the guest or the sandbox where it is in there, else that of the source.
+/// Takes the library's own error out where there is one inside; every other error comes from the source.
 fn failed_write(error: std::io::Error) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => error,

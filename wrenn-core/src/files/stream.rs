@@ -18,11 +18,21 @@ use crate::agent::progress::Piece;
 use crate::error::{Error, Result};
 use crate::sandbox::handle::Sandbox;
 
-/// A file of the guest that is read from its beginning, or from an offset, to its end. It keeps the sandbox alive.
+/// A file of the guest that is open for reading, made by [`Files::open`](crate::Files::open). It keeps the sandbox
+/// alive.
 ///
-/// Errors have an [`Error`] inside. They are of [`io::ErrorKind::ConnectionAborted`] where the sandbox was paused or ended
-/// meanwhile, and of [`io::ErrorKind::TimedOut`] where the guest says nothing for longer than
-/// [`Files::timeout`](crate::Files::timeout). A file that becomes shorter while it is read is an error, too.
+/// # Errors
+/// Each error has an [`Error`] inside. Its kind is [`io::ErrorKind::ConnectionAborted`] where the sandbox was paused or
+/// has ended, and [`io::ErrorKind::TimedOut`] where the guest sends nothing for longer than
+/// [`Files::timeout`](crate::Files::timeout). A read also fails where the file has become shorter since it was opened.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut big = sandbox.files().open("big.tar").await?;
+/// let mut copy = tokio::fs::File::create("/tmp/big.tar").await?;
+/// tokio::io::copy(&mut big, &mut copy).await?;
+/// # Ok(()) }
+/// ```
 pub struct FileReader(StreamReader<BoxStream<'static, io::Result<Bytes>>, Bytes>);
 
 impl FileReader {
@@ -58,11 +68,27 @@ impl AsyncBufRead for FileReader {
     }
 }
 
-/// A file of the guest that is being written.
+/// A file of the guest that is open for writing, made by [`Files::create`](crate::Files::create). It keeps the sandbox
+/// alive.
 ///
-/// Its contents go beside the file's place. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) puts it there and says
-/// whether that went well; dropped before that, it leaves the file as it was. The guest may refuse it at any write. It keeps
-/// the sandbox alive, and its errors are those of [`FileReader`].
+/// The guest writes the contents to a temporary file. [`shutdown`](tokio::io::AsyncWriteExt::shutdown) moves that file
+/// to its place, and tells whether that succeeded. A writer that is dropped before that leaves the former file as it
+/// was.
+///
+/// # Errors
+/// Those of [`FileReader`]. The guest may refuse the file at any write.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+/// use tokio::io::AsyncWriteExt;
+///
+/// let mut log = sandbox.files().create("numbers.txt").await?;
+/// for number in 0..1000 {
+///     log.write_all(format!("{number}\n").as_bytes()).await?;
+/// }
+/// log.shutdown().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct FileWriter {
     pieces: PollSender<Piece>,
@@ -88,11 +114,12 @@ impl FileWriter {
                 async { sandbox.agent().upload(&request, received, patience).await.map_err(Error::file(WRITE)) };
             sandbox.while_running(WRITE, upload).await
         });
-        // Without its end an upload that is dropped breaks by itself; nobody waits for that.
+        // The guest discards an upload whose end was not sent, so a writer that is dropped need not wait for an answer.
         Self { pieces: PollSender::new(pieces), answer: AbortOnDropHandle::new(answer), state: State::Writing }
     }
 
-    /// Waits for room for one more piece. Where nobody takes any the upload has failed, and its answer says why.
+    /// Waits for room for one more piece. Where the upload has failed it takes no more pieces, and its answer tells
+    /// why.
     fn poll_send(&mut self, context: &mut Context<'_>, piece: impl FnOnce() -> Piece) -> Poll<io::Result<()>> {
         if ready!(self.pieces.poll_reserve(context)).is_ok() && self.pieces.send_item(piece()).is_ok() {
             return Poll::Ready(Ok(()));
@@ -125,7 +152,7 @@ impl AsyncWrite for FileWriter {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Everything is on its way already.
+        // Each write hands its piece to the upload at once, so there is nothing left to send.
         Poll::Ready(Ok(()))
     }
 
@@ -138,7 +165,7 @@ impl AsyncWrite for FileWriter {
     }
 }
 
-/// With itself inside.
+/// Makes an I/O error with `error` inside.
 fn into_io(error: Error) -> io::Error {
     let kind = match &error {
         Error::NotFound { .. } => io::ErrorKind::NotFound,

@@ -10,7 +10,13 @@ use crate::error::{Error, Result};
 use crate::patience::patient;
 use crate::sandbox::handle::Sandbox;
 
-/// A watch to set up and start: see [`Sandbox::watch`].
+/// The options of a watch, made by [`Sandbox::watch`].
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let watcher = sandbox.watch("/var/log").recursive().as_user("root").start().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct WatchBuilder {
     sandbox: Sandbox,
@@ -19,41 +25,67 @@ pub struct WatchBuilder {
     recursive: bool,
 }
 
-/// A directory that is being watched. Dropping it ends the watch. It keeps the sandbox alive.
+/// A watch of a directory of the guest. It keeps the sandbox alive. Dropping it ends the watch.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let mut watcher = sandbox.watch("out").start().await?;
+/// sandbox.write_file("out/result", "42").await?;
+/// println!("{:?}", watcher.next().await?);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Watcher {
     sandbox: Sandbox,
     stream: WatchStream,
 }
 
-/// Something that happened in a watched directory.
+/// A change of a file in a watched directory.
+///
+/// ```
+/// use wrenn_core::{Change, ChangeKind};
+///
+/// fn is_result(change: &Change) -> bool {
+///     change.kind == ChangeKind::Written && change.path.ends_with(".csv")
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change {
-    /// What.
+    /// What happened to the file.
     pub kind: ChangeKind,
-    /// The path below the watched directory; `.` is the directory itself.
+    /// The path of the file, relative to the watched directory; `.` is the directory itself.
     pub path: String,
 }
 
-/// The kind of a change.
+/// What happened to a file.
+///
+/// ```
+/// use wrenn_core::ChangeKind;
+///
+/// fn is_gone(kind: ChangeKind) -> bool {
+///     matches!(kind, ChangeKind::Removed | ChangeKind::RenamedAway)
+/// }
+///
+/// assert!(is_gone(ChangeKind::Removed) && !is_gone(ChangeKind::Written));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// It is there now: made, or renamed to this.
+    /// The file is there now: it was made, or another file was renamed to this name.
     Created,
-    /// Its contents were written to.
+    /// The contents were written to.
     Written,
-    /// It is gone.
+    /// The file was removed.
     Removed,
-    /// It was renamed; the new name follows as [`Created`](Self::Created) where it is in sight.
+    /// The file was renamed. The new name follows as [`Created`](Self::Created) where it is in a watched directory.
     RenamedAway,
-    /// Its owner, its mode or its attributes were changed.
+    /// The owner, the mode or the attributes were changed.
     Attributes,
 }
 
 impl Sandbox {
-    /// Watches a directory of the guest.
+    /// Watches a directory of the guest for changes of its files.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -70,26 +102,26 @@ impl Sandbox {
 }
 
 impl WatchBuilder {
-    /// Watches the directories below it, too, and those that are made later.
+    /// Watches the directories below the directory too, also those that are made later. Default: the directory alone.
     #[must_use]
     pub fn recursive(mut self) -> Self {
         self.recursive = true;
         self
     }
 
-    /// As another of the guest's users. Default: `user`.
+    /// The user of the guest whose rights and home the watch has. Default: `user`.
     #[must_use]
     pub fn as_user(mut self, name: impl Into<String>) -> Self {
         self.user = Some(name.into());
         self
     }
 
-    /// Starts the watch: what happens after this returns is told.
+    /// Starts the watch. Every change after this returns is reported.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where there is no such directory, [`Error::InvalidInput`] where it is none,
-    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::Agent`] otherwise, and where the guest takes longer
-    /// than five minutes or is silent for half a minute.
+    /// [`Error::NotFound`] where nothing lies at the path, [`Error::InvalidInput`] where it is not a directory,
+    /// [`Error::InvalidState`] where the sandbox does not run. [`Error::Agent`] for other reasons of the guest, and
+    /// where the guest takes longer than five minutes or answers nothing for half a minute.
     ///
     /// # Cancel-Safety
     /// Cancelling ends the watch.
@@ -106,9 +138,9 @@ impl Watcher {
     /// Waits for the next change; `None` when the directory is gone.
     ///
     /// # Errors
-    /// After an error nothing follows: list the directory, and watch anew. [`Error::InvalidState`] as soon as the sandbox
-    /// no longer runs; [`Error::Agent`] where changes came faster than they were read (`data_loss`), the connection broke,
-    /// or the guest answers nothing for half a minute.
+    /// [`Error::InvalidState`] as soon as the sandbox no longer runs. [`Error::Agent`] where changes came faster than
+    /// they were read (`data_loss`), where the connection broke, or where the guest answers nothing for half a minute.
+    /// No change follows an error: start another watch, and list the directory to see what was missed.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing.
@@ -131,7 +163,7 @@ impl Watcher {
     }
 }
 
-/// From the wire; `None` for what a newer agent may say.
+/// Reads a change from the protocol; `None` for a kind that only a newer agent knows.
 fn change(event: FilesystemEvent) -> Option<Change> {
     let kind = match event.r#type.as_known()? {
         EventType::EVENT_TYPE_CREATE => ChangeKind::Created,
@@ -146,5 +178,5 @@ fn change(event: FilesystemEvent) -> Option<Change> {
 
 const WATCH: &str = "watch a directory";
 
-/// For a deep tree, whose directories are all watched one by one.
+/// Starting a watch of a deep tree takes long, since the guest watches each of its directories.
 const START_MAX: Duration = Duration::from_secs(300);

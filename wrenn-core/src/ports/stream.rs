@@ -14,27 +14,37 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::activity::Activity;
 
-/// A connection to a TCP port of the guest: see [`Sandbox::connect`](crate::Sandbox::connect). It keeps the sandbox alive.
+/// A connection to a TCP port of the guest: see [`Sandbox::connect`](crate::Sandbox::connect). It keeps the sandbox
+/// alive.
 ///
-/// When the sandbox is paused, is killed or ends, the connection is closed from here, and reads and writes fail with
-/// [`io::ErrorKind::ConnectionAborted`], also those that wait. After a resume, connect again.
+/// When the sandbox is paused or ends, wrenn closes the connection: reads and writes fail with
+/// [`io::ErrorKind::ConnectionAborted`], and so do those that wait at that moment. After a resume, connect again.
 ///
-/// A read of a guest whose network is down fails within two minutes, with [`io::ErrorKind::TimedOut`].
-/// [`tokio::io::split`] makes two halves of it.
+/// A read fails with [`io::ErrorKind::TimedOut`] within two minutes after the guest's network went down.
+/// [`tokio::io::split`] makes a reader and a writer of the connection.
+///
+/// ```no_run
+/// # type Demo = Result<(), Box<dyn std::error::Error>>;
+/// # async fn demo(sandbox: &wrenn_core::Sandbox, mut client: tokio::net::TcpStream) -> Demo {
+/// let mut server = sandbox.connect(8000).await?;
+/// tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+/// # Ok(()) }
+/// ```
 pub struct PortStream {
     /// `None` once the sandbox is over.
     socket: Arc<Mutex<Option<TcpStream>>>,
-    /// For whoever reads and whoever writes, which may be two tasks.
+    /// The reader and the writer may be two tasks, and each is to be woken by the end.
     over_for_reader: Pin<Box<WaitForCancellationFutureOwned>>,
     over_for_writer: Pin<Box<WaitForCancellationFutureOwned>>,
     activity: Activity,
-    /// Closes the socket even if nobody reads or writes: it would keep the sandbox's network.
+    /// Closes the socket at the sandbox's end even if nobody reads or writes, since an open socket keeps the sandbox's
+    /// network.
     _closer: AbortOnDropHandle<()>,
     _sandbox: Box<dyn Send + Sync>,
 }
 
 impl PortStream {
-    /// `socket` until `over` is cancelled. Keeps `sandbox`.
+    /// Makes a connection of `socket` that is closed when `over` is cancelled. The connection keeps `sandbox`.
     pub(super) fn new(
         socket: TcpStream,
         over: CancellationToken,
@@ -54,7 +64,7 @@ impl PortStream {
         Self { socket, over_for_reader, over_for_writer, activity, _closer: closer, _sandbox: Box::new(sandbox) }
     }
 
-    /// Does `write` with the socket, if the sandbox goes on for as long as that takes.
+    /// Does `write` with the socket, and fails when the sandbox ends before it is done.
     fn poll_write_with<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -72,9 +82,10 @@ impl PortStream {
     }
 }
 
-/// Closes a socket that leads nowhere: without waiting for the other end, which would keep the sandbox's network.
+/// Closes a socket whose guest is gone. It does not wait for the other end, since that would keep the sandbox's
+/// network.
 fn reset(socket: TcpStream) {
-    // Where that cannot be had the kernel waits for a while, and closes it then.
+    // Where this option cannot be set, the kernel closes the socket after a while.
     let _ = setsockopt(&socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
 }
 
