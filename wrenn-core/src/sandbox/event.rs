@@ -1,4 +1,4 @@
-//! What happens to the sandboxes of a host.
+//! The events of a host's sandboxes, and the channel on which they are sent.
 
 use std::time::SystemTime;
 
@@ -7,53 +7,69 @@ use tokio::sync::broadcast;
 use crate::id::{SandboxId, TemplateName};
 use crate::state::Exit;
 
-/// One thing that happened to a sandbox of this program, as [`Host::events`](crate::Host::events) tells it.
+/// One event of a sandbox of this program, as [`Host::events`](crate::Host::events) tells it.
+///
+/// It serializes as an object of `at`, `sandbox`, and the fields of [`HostEventKind`], of which `event` names the kind.
+///
+/// ```
+/// fn line(event: &wrenn_core::HostEvent) -> Result<String, serde_json::Error> {
+///     serde_json::to_string(event)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct HostEvent {
-    /// When, by this host's clock.
+    /// When it happened, by this host's clock.
     pub at: SystemTime,
-    /// To which sandbox.
+    /// The sandbox that it happened to.
     pub sandbox: SandboxId,
-    /// What.
+    /// What happened.
     #[serde(flatten)]
     pub kind: HostEventKind,
 }
 
 /// What happened to a sandbox.
+///
+/// ```
+/// use wrenn_core::{Exit, HostEventKind};
+///
+/// let kind = HostEventKind::Ended { exit: Exit::Killed };
+/// assert_eq!(serde_json::to_string(&kind)?, r#"{"event":"ended","exit":{"why":"killed"}}"#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 #[non_exhaustive]
 pub enum HostEventKind {
-    /// It was created.
+    /// The sandbox was created.
     Created {
-        /// What it was created from.
+        /// The template that the sandbox was created from.
         template: TemplateName,
     },
-    /// It runs again after a pause.
+    /// The sandbox runs again after a pause.
     Resumed,
-    /// It was made of a running one.
+    /// The sandbox was made as a copy of a running one.
     Forked {
-        /// The running one.
+        /// The sandbox that was copied.
         parent: SandboxId,
     },
-    /// It was kept as a template, and goes on.
+    /// A template was made of the sandbox, which goes on.
     Snapshot {
         /// The new template.
         template: TemplateName,
     },
-    /// Its time was over. What became of it follows.
+    /// The time-to-live of the sandbox ended. [`Paused`](Self::Paused) or [`Ended`](Self::Ended) follows.
     Expired,
-    /// It was paused, and no longer runs.
+    /// The sandbox was paused.
     Paused,
-    /// It no longer runs.
+    /// The sandbox no longer runs, and was not paused.
     Ended {
-        /// Why.
+        /// Why it no longer runs.
         exit: Exit,
     },
 }
 
-/// Where events go. Who listens too slowly misses the oldest.
+/// The channel on which events are sent. A listener that is too slow misses the oldest.
 #[derive(Debug)]
 pub(crate) struct Events(broadcast::Sender<HostEvent>);
 
@@ -65,7 +81,7 @@ impl Default for Events {
 
 impl Events {
     pub(super) fn tell(&self, sandbox: &SandboxId, kind: HostEventKind) {
-        // Without a listener there is nobody to tell.
+        // The only error is that there is no listener.
         let _ = self.0.send(HostEvent { at: SystemTime::now(), sandbox: sandbox.clone(), kind });
     }
 

@@ -14,12 +14,24 @@ use crate::sandbox::start::{Origin, start};
 use crate::state::Fixed;
 
 impl Sandbox {
-    /// Makes `count` copies of the running sandbox, each with its own identity, clock, randomness and token, and the
-    /// same memory and files. The sandbox goes on: its memory is copied while it runs, and it stands still for what is
-    /// left then, for its devices and its drive ([`save_report`](Self::save_report)).
+    /// Makes `count` copies of the running sandbox, 1 to 20. Each copy has its own identity, clock, randomness and
+    /// token, and the same memory and files. The sandbox goes on: its memory is copied while it runs, and it stands
+    /// still only while the rest of its memory, its devices and its drive are copied
+    /// ([`save_report`](Self::save_report) tells for how long). A time-to-live of the sandbox holds for each child, and
+    /// counts from the child's start.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// for child in sandbox.fork(3).await? {
+    ///     println!("{}", child?.exec("hostname").await?.stdout_utf8());
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// The outer error is the parent's, which goes on; each child has a result of its own.
+    /// The outer error tells that no copy was made: [`Error::InvalidInput`] for another `count`, otherwise as
+    /// [`pause`](Self::pause). The inner result of each child tells whether that child started, with the errors of
+    /// [`PausedSandbox::resume`](crate::PausedSandbox::resume).
     ///
     /// # Cancel-Safety
     /// The capture of a fork that has begun goes on; children that were not handed over are undone.
@@ -39,5 +51,5 @@ impl Sandbox {
     }
 }
 
-/// The E2B clients ask for as many at most.
+/// The most that the E2B clients ask for.
 const FORK_MAX: usize = 20;

@@ -1,4 +1,4 @@
-//! A running sandbox, as programs hold it. A task owns what is behind it; handles send it requests.
+//! The handle of a running sandbox. A task owns the sandbox's machine; handles send requests to that task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::vmm::paging::RestoreReport;
 /// A running sandbox. Clones are the same sandbox.
 ///
 /// # Drop
-/// When the last clone is dropped the virtual machine is killed and what it did since its last pause is lost. The pause
-/// itself is kept: [`Host::paused`](crate::Host::paused) finds it. [`kill`](Self::kill) removes that too.
+/// When the last clone is dropped, the virtual machine is killed, and what it did since its last pause is lost. The
+/// last pause is kept: [`Host::paused`](crate::Host::paused) finds it. [`kill`](Self::kill) removes the last pause too.
 ///
 /// ```no_run
 /// # async fn demo() -> wrenn_core::Result<()> {
@@ -45,25 +45,26 @@ impl Sandbox {
         Self { shared, registry }
     }
 
-    /// The identity, which is also the guest's host name.
+    /// The sandbox's identity, which is also the guest's host name.
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.shared.fixed.id
     }
 
-    /// Where it is in its life.
+    /// Where the sandbox is in its life, at this moment.
     #[must_use]
     pub fn state(&self) -> SandboxState {
         self.shared.state()
     }
 
-    /// All that is known of it.
+    /// The sandbox's properties and state, at this moment.
     #[must_use]
     pub fn info(&self) -> SandboxInfo {
         self.shared.info()
     }
 
-    /// Keeps the running sandbox as a template under a new name, and goes on.
+    /// Makes a template of the running sandbox under a new name. The sandbox goes on: its memory is copied while it
+    /// runs, and it stands still only while the rest is copied ([`save_report`](Self::save_report) tells for how long).
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a name that is taken or malformed; otherwise as [`pause`](Self::pause).
@@ -75,10 +76,11 @@ impl Sandbox {
         self.request("be snapshotted", |reply| Request::Snapshot(name, reply)).await
     }
 
-    /// Ends the sandbox and removes everything of it, its last pause too. Returns when the VM is gone.
+    /// Ends the sandbox and removes everything of it, its last pause too. Returns when the VM is gone. It succeeds
+    /// where the sandbox has ended or was paused before, and then removes nothing.
     ///
     /// # Errors
-    /// [`Error::Failed`] where the record of its pause cannot be removed. Killing what has ended is not an error.
+    /// [`Error::Failed`] where the record of its last pause cannot be removed within 10 s.
     ///
     /// # Cancel-Safety
     /// A kill that has begun goes on.
@@ -87,14 +89,15 @@ impl Sandbox {
         if self.shared.kills.send(reply).is_err() {
             return Ok(());
         }
-        // No answer: it had ended, or was ending, by itself.
+        // Where no answer comes, the sandbox had ended by itself, or was ending.
         answer.await.unwrap_or(Ok(()))
     }
 
-    /// Waits until the sandbox no longer runs, and says why: at once where it has ended, as often as it is asked.
+    /// Waits until the sandbox no longer runs, and returns the reason. Where it has ended already, the call returns at
+    /// once, and every call returns the same reason.
     ///
-    /// A sandbox that was paused has ended for its handles: the one that [`PausedSandbox::resume`](crate::PausedSandbox::resume)
-    /// gives is another.
+    /// A pause is such a reason: this handle is then over, and [`PausedSandbox::resume`](crate::PausedSandbox::resume)
+    /// gives a new one.
     ///
     /// # Cancel-Safety
     /// Cancelling loses nothing.
@@ -112,10 +115,14 @@ impl Sandbox {
         self.shared.watch().exit().await
     }
 
-    /// Replaces the time-to-live, counted from now. `None`: it lives as long as its handles.
+    /// Replaces the time-to-live with one that counts from now. With `None` the sandbox has none, and lives as long as
+    /// its handles.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// The call does not wait, so there is nothing to cancel.
     pub async fn set_ttl(&self, ttl: Option<Duration>) -> Result<()> {
         self.while_running("be given a time-to-live", async {
             self.shared.countdown.send_modify(|countdown| countdown.restart(ttl));
@@ -124,49 +131,63 @@ impl Sandbox {
         .await
     }
 
-    /// Uses the sandbox without doing anything, for a time-to-live that counts from the last use, and says that its
-    /// agent answers.
+    /// Asks the guest's agent whether it answers. The call counts as a use of the sandbox, and so puts off the end of a
+    /// time-to-live that counts from the last use.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run, [`Error::Agent`] where its agent does not answer in time.
+    /// [`Error::InvalidState`] where the sandbox does not run, [`Error::Agent`] where its agent does not answer in
+    /// time.
+    ///
+    /// # Cancel-Safety
+    /// The call counts as a use even if it is cancelled.
     pub async fn ping(&self) -> Result<()> {
         let ping = async { self.shared.agent.ping().await.map_err(Error::agent("answer")) };
         self.while_running("be asked whether it is there", ping).await
     }
 
-    /// What the restore behind this sandbox has done so far: faults, pages and bytes that came in, and how long they
-    /// took.
+    /// Reports what the create, resume or fork of this sandbox has done so far: how long its steps took, and how many
+    /// page faults, pages and bytes were served. The call waits for a pause, a fork or a snapshot that is under way.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn restore_report(&self) -> Result<RestoreReport> {
         self.request("report", Request::Report).await
     }
 
-    /// What the last fork or snapshot of this sandbox took of its time; `None` before the first.
+    /// Reports how long the last fork or snapshot of this sandbox stopped it; `None` before the first. The call waits
+    /// for a pause, a fork or a snapshot that is under way.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling changes nothing.
     pub async fn save_report(&self) -> Result<Option<SaveReport>> {
         self.request("report", Request::SaveReport).await
     }
 
-    /// The last 64 KiB that the guest's kernel and the VMM printed, also when the sandbox has ended.
+    /// The last 64 KiB that the guest's kernel and the VMM printed. It works after the sandbox has ended, too.
     #[must_use]
     pub fn console(&self) -> String {
         self.shared.console.text()
     }
 
-    /// The process id of the VMM.
+    /// The process id of the VMM on this host.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] where the sandbox does not run.
+    ///
+    /// # Cancel-Safety
+    /// The call does not wait, so there is nothing to cancel.
     pub async fn vmm_pid(&self) -> Result<u32> {
         self.while_running("name its VMM", async { Ok(self.shared.vmm_pid) }).await
     }
 
-    /// The token that the guest's agent asks for, in its header `X-Access-Token`: for clients that speak the agent's
-    /// protocol themselves. Each create, resume and fork gives a new one.
+    /// The token that the guest's agent asks for in the header `X-Access-Token`. A client that speaks the agent's
+    /// protocol itself needs it. Each create, resume and fork makes a new token.
     #[must_use]
     pub fn agent_token(&self) -> Option<String> {
         self.shared.agent.token()
@@ -176,7 +197,7 @@ impl Sandbox {
         &self.shared.agent
     }
 
-    /// Does `work` with the agent, if the sandbox runs and for as long as it does.
+    /// Does `work` with the agent while the sandbox runs, and fails as soon as the sandbox no longer runs.
     pub(crate) async fn while_running<T>(
         &self,
         operation: &'static str,
@@ -206,7 +227,7 @@ impl Sandbox {
         self.shared.requests.send(request(reply)).await.map_err(|_gone| self.shared.refusal(operation))?;
         match answer.await {
             Ok(answer) => answer,
-            // The task dropped what it was doing, since the sandbox ends: the reason comes when it has.
+            // The task dropped the request since the sandbox ends. The reason is known when the sandbox has ended.
             Err(_gone) => {
                 let _ = tokio::time::timeout(END_MAX, self.shared.watch().over()).await;
                 Err(self.shared.refusal(operation))
@@ -215,5 +236,6 @@ impl Sandbox {
     }
 }
 
-/// A VMM is gone within a moment of its kill; removing a pause from a slow disk may take as long as a kill waits for it.
+/// The longest wait for the reason of an end. A killed VMM is gone within milliseconds, and a kill waits up to 10 s for
+/// a slow disk to remove the last pause.
 const END_MAX: Duration = Duration::from_secs(15);

@@ -1,4 +1,4 @@
-//! What a sandbox uses, as its guest counts it and as its host does.
+//! How much a sandbox uses, counted by its guest and by its host.
 
 use std::time::Duration;
 
@@ -7,31 +7,45 @@ use crate::error::{Error, Result};
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 
-/// What a sandbox uses.
+/// How much processor, memory, disk and network a sandbox uses, as [`Sandbox::metrics`] counts it.
+///
+/// ```
+/// fn is_cached(metrics: &wrenn_core::SandboxMetrics) -> bool {
+///     metrics.guest.memory_cache_bytes > metrics.guest.memory_used_bytes
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct SandboxMetrics {
-    /// What the guest says.
+    /// What the guest's kernel counts. The guest may lie about it.
     pub guest: GuestMetrics,
-    /// What it costs this host.
+    /// What this host's kernel counts.
     pub vmm: VmmMetrics,
 }
 
-/// What a sandbox's VMM costs its host, by the host's kernel: `/proc/PID/stat` and `/proc/PID/smaps_rollup`, see proc(5).
+/// What a sandbox's VMM costs its host, by the host's kernel: `/proc/PID/stat` and `/proc/PID/smaps_rollup`, see
+/// proc(5).
+///
+/// ```
+/// fn cost(vmm: &wrenn_core::VmmMetrics) -> String {
+///     format!("{:?} of processor time, {} MiB", vmm.processor_time, vmm.proportional_bytes >> 20)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VmmMetrics {
-    /// What the VMM's threads have run for, in user and in system mode, added up, to 10 ms.
+    /// How long the VMM's threads have run, in user and in system mode, added up, in steps of 10 ms.
     pub processor_time: Duration,
-    /// The memory of the VMM that is resident, the guest's among it, in bytes.
+    /// The VMM's resident memory with the guest's in it, in bytes.
     pub resident_bytes: u64,
-    /// The same, with each page divided by how many processes share it: what would be free without this sandbox.
+    /// The same, but of a page that several processes share only this process's part is counted, in bytes.
     pub proportional_bytes: u64,
 }
 
 impl Sandbox {
-    /// What the sandbox uses now: processor, memory, disk and network as its guest counts them, and what its VMM costs
-    /// this host. Asking is no use of the sandbox, for a time-to-live that counts from the last one.
+    /// Counts how much the sandbox uses now: processor, memory, disk and network as its guest counts them, and
+    /// processor and memory of its VMM as this host counts them. The call does not count as a use of the sandbox for
+    /// its time-to-live.
     ///
     /// # Errors
     /// [`Error::InvalidState`] or [`Error::VmEnded`] where it does not run, [`Error::Agent`] where its agent does not
@@ -55,7 +69,7 @@ impl Sandbox {
             .await?;
         let pid = self.vmm_pid().await?;
         let vmm = blocking(WHAT, move || VmmMetrics::of(pid)).await?;
-        // The VMM may have ended since: then that is the better reason.
+        // Where the VMM has ended since, its end is a better reason than a missing file of /proc.
         self.while_running(WHAT, async { Ok(()) }).await?;
         Ok(SandboxMetrics { guest, vmm: vmm.map_err(|e| Error::failed(WHAT)(e.into()))? })
     }

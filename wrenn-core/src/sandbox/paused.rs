@@ -22,14 +22,16 @@ use crate::site::step::Step;
 use crate::state::{SandboxInfo, SandboxState};
 
 impl Sandbox {
-    /// Stops the guest and keeps its memory, drive and devices on disk; everything else is freed. What is stored is
-    /// what was written since the last pause.
+    /// Stops the guest, keeps its memory, drive and devices on disk, and frees everything else. A pause stores only
+    /// what was written since the last one.
     ///
-    /// Streams of commands end with [`Error::InvalidState`]; their processes go on when the sandbox is resumed, and
+    /// Streams of commands end with [`Error::InvalidState`]. Their processes go on when the sandbox is resumed, and
     /// [`Child::reattach`](crate::Child::reattach) goes on with the stream.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] and others leave the sandbox running. [`Error::InvalidState`] where it does not run.
+    /// [`Error::InvalidState`] or [`Error::VmEnded`] where the sandbox does not run, or ends in the meantime. After
+    /// every other error, [`Error::NoSpace`] for instance, the sandbox goes on running; where it cannot, it ends with
+    /// [`Exit::Broken`](crate::Exit::Broken).
     ///
     /// # Cancel-Safety
     /// A pause that has begun goes on; [`Host::paused`](crate::Host::paused) finds its result.
@@ -39,7 +41,15 @@ impl Sandbox {
     }
 }
 
-/// A paused sandbox: resumable by any program that opens the data directory, for as long as it is there.
+/// A paused sandbox. Any program that opens the data directory can resume it, until it is deleted.
+///
+/// ```no_run
+/// # async fn demo(sandbox: wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let paused = sandbox.pause().await?;
+/// println!("{} is on disk, with {} more bytes", paused.id(), paused.stored_bytes());
+/// let sandbox = paused.resume().await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct PausedSandbox {
     registry: Arc<Registry>,
@@ -48,23 +58,23 @@ pub struct PausedSandbox {
 }
 
 impl PausedSandbox {
-    /// One that was found on disk.
+    /// A pause that was found on disk.
     pub(crate) fn new(registry: Arc<Registry>, record: PausedRecord) -> Self {
         Self { registry, record, report: None }
     }
 
-    /// One that was just paused.
+    /// A pause that was just made.
     fn after(registry: Arc<Registry>, record: PausedRecord, report: Option<SaveReport>) -> Self {
         Self { registry, record, report: report.map(Box::new) }
     }
 
-    /// The sandbox's identity, which it keeps.
+    /// The sandbox's identity, which a resume keeps.
     #[must_use]
     pub fn id(&self) -> &SandboxId {
         &self.record.fixed.id
     }
 
-    /// All that is known of it.
+    /// The sandbox's properties, as they were when this handle was made.
     #[must_use]
     pub fn info(&self) -> SandboxInfo {
         self.record.info(SandboxState::Paused)
@@ -75,24 +85,25 @@ impl PausedSandbox {
         self.record.generation
     }
 
-    /// What this pause stored of memory, drive and devices, in bytes; earlier pauses keep the rest.
+    /// How much this pause stored of memory, drive and devices, in bytes. What earlier pauses stored is not counted.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.record.stored_bytes
     }
 
-    /// What this pause took; `None` where it was found on disk.
+    /// Reports how long the steps of this pause took; `None` where the pause was found on disk.
     #[must_use]
     pub fn save_report(&self) -> Option<SaveReport> {
         self.report.as_deref().copied()
     }
 
-    /// Runs the sandbox again, lazily: its memory comes in as it is touched. Its processes go on where they were, with
-    /// the clock set, fresh randomness, and a fresh token.
+    /// Runs the sandbox again. Its memory comes in when it is touched, unless [`Paging`](crate::Paging) says otherwise.
+    /// The processes go on where they were. The guest's clock is set, and it gets new randomness and a new token.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where somebody else resumed it first, [`Error::NotFound`] where it was removed,
-    /// [`Error::Corrupt`] for damaged data, [`Error::Host`] where this machine cannot run it. The pause is kept.
+    /// [`Error::InvalidState`] where the sandbox runs already, [`Error::NotFound`] where it was removed,
+    /// [`Error::Corrupt`] for damaged data, [`Error::Host`] where this machine cannot run it. The pause is kept in each
+    /// case.
     ///
     /// # Cancel-Safety
     /// Cancelling undoes the resume; the pause is kept.
@@ -107,14 +118,15 @@ impl PausedSandbox {
         Ok(Sandbox::new(shared, Arc::clone(&self.registry)))
     }
 
-    /// Folds those of the earlier pauses together that are mostly overwritten, and frees what was folded. Says how many
-    /// bytes of pages the sandbox needs no more; what another needs stays.
+    /// Merges earlier pauses whose data is mostly overwritten, and frees the overwritten data. Returns how many bytes
+    /// of pages the sandbox no longer needs. Data that another sandbox or a template needs stays.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it has been resumed, [`Error::NoSpace`] and others leave it as it was.
+    /// [`Error::InvalidState`] where the sandbox was resumed, [`Error::NotFound`] where it was removed. Every error,
+    /// such as [`Error::NoSpace`], leaves the pause as it was.
     ///
     /// # Cancel-Safety
-    /// A compaction that has begun goes on.
+    /// Cancelling does not stop a compaction that has begun.
     pub async fn compact(&self) -> Result<u64> {
         let lock = self.lock_patiently("be compacted").await?;
         let this = self.clone();
@@ -134,7 +146,8 @@ impl PausedSandbox {
         Ok(compaction.released_bytes)
     }
 
-    /// Since this handle was made the sandbox may have been resumed and paused again, or removed.
+    /// Reads the record again, since the sandbox may have been resumed and paused again, or removed, after this handle
+    /// was made.
     fn current_record(&self) -> Result<PausedRecord> {
         let record = record::read::<PausedRecord>(&self.registry.site.data.sandbox(self.id()))?;
         record.ok_or_else(|| {
@@ -143,8 +156,9 @@ impl PausedSandbox {
         })
     }
 
-    /// Removes the sandbox. What no other depends on is deleted in the background, soon afterwards:
-    /// [`Host::collect_garbage`](crate::Host::collect_garbage) waits for that.
+    /// Removes the sandbox. Its stored data is deleted in the background soon afterwards, except what others depend on:
+    /// [`Host::collect_garbage`](crate::Host::collect_garbage) waits for that. It succeeds where the sandbox was
+    /// removed before.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
@@ -155,8 +169,8 @@ impl PausedSandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where it has been resumed; then [`Sandbox::kill`] ends it. [`Error::Failed`] where its
-    /// record cannot be removed. Deleting what is gone is not an error.
+    /// [`Error::InvalidState`] where the sandbox was resumed; [`Sandbox::kill`] ends it then. [`Error::Failed`] where
+    /// its record cannot be removed.
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the sandbox as it was, or removed.
@@ -173,7 +187,8 @@ impl PausedSandbox {
         .await?
     }
 
-    /// Waits a moment for a sandbox that is just letting go: its last handle was dropped, or another handle compacts it.
+    /// Takes the sandbox's lock. It waits up to 250 ms for a holder that is about to release it: a sandbox whose last
+    /// handle was dropped, or another handle that compacts the pause.
     async fn lock_patiently(&self, operation: &'static str) -> Result<FileLock> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {

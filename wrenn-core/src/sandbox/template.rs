@@ -1,4 +1,5 @@
-//! What sandboxes are made from: an image that is booted once for each machine shape, or a snapshot with a name.
+//! Templates, which sandboxes are created from: images, each booted once for each machine shape, and snapshots with a
+//! name.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,14 +23,23 @@ use crate::site::step::Step;
 use crate::vmm::shape::{Acceleration, MachineShape};
 use crate::vmm::tsc::tsc_khz;
 
-/// A template, as [`Host::templates`](crate::Host::templates) lists it.
+/// A template that sandboxes are created from, as [`Host::templates`](crate::Host::templates) lists it: an image, or a
+/// snapshot of a sandbox.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox, host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+/// sandbox.exec("pip install numpy").await?;
+/// let template = sandbox.snapshot("warm-python").await?;
+/// let copy = wrenn_core::Sandbox::create(host, template.name().as_str()).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Template {
     name: TemplateName,
     snapshot: Option<TemplateRecord>,
 }
 
-/// What a create asks of the machine; `None` takes what the template has.
+/// The processors and the memory that a create asks for; `None` takes what the template has.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
     pub(crate) vcpus: Option<u32>,
@@ -37,26 +47,26 @@ pub(crate) struct Wanted {
 }
 
 impl Template {
-    /// The name.
+    /// The name, which [`Sandbox::create`](crate::Sandbox::create) takes.
     #[must_use]
     pub fn name(&self) -> &TemplateName {
         &self.name
     }
 
-    /// Whether it is a snapshot of a sandbox, which fixes processors and memory; otherwise it is an image, which takes
-    /// any.
+    /// Whether the template is a snapshot of a sandbox, whose processors and memory are fixed. Otherwise it is an
+    /// image, which takes any number of processors and any size of memory.
     #[must_use]
     pub fn is_snapshot(&self) -> bool {
         self.snapshot.is_some()
     }
 
-    /// Virtual processors of a snapshot.
+    /// How many virtual processors a snapshot has; `None` for an image.
     #[must_use]
     pub fn vcpus(&self) -> Option<u32> {
         self.snapshot.as_ref().map(|record| record.shape.vcpus)
     }
 
-    /// Memory of a snapshot, in MiB.
+    /// The memory of a snapshot, in MiB; `None` for an image.
     #[must_use]
     pub fn memory_mib(&self) -> Option<u32> {
         self.snapshot.as_ref().map(|record| record.shape.memory_mib)
@@ -87,7 +97,8 @@ impl Template {
         Ok(templates)
     }
 
-    /// The generation to create from and its machine, booting the image first where that has not been done for this shape.
+    /// The generation to create from and its machine, booting the image first where that has not been done for this
+    /// shape.
     pub(crate) async fn generation(
         site: &Arc<Site>,
         name: &TemplateName,
@@ -226,9 +237,9 @@ async fn turn_to_boot(site: &Arc<Site>, key: &str, path: &Path) -> Result<Turn> 
     }
 }
 
-/// Forgets boots that nothing is likely to be created from any more: all of what the image was before, and of what it is
-/// all but those that were used last. Others may have been booted by an earlier VMM, or for a memory size that nobody
-/// asks for any more. The boot `own` stays in any case. Blocks.
+/// Forgets boots that nothing is likely to be created from any more: all of what the image was before, and of what it
+/// is all but those that were used last. Others may have been booted by an earlier VMM, or for a memory size that
+/// nobody asks for any more. The boot `own` stays in any case. Blocks.
 pub(crate) fn forget_boots(site: &Site, image: &Image, own: &str) -> Result<()> {
     let (of_image, current) = (format!("{}-", image.name()), format!("-{}", short_digest(image)));
     let mut boots: Vec<(Option<SystemTime>, String)> = Vec::new();
