@@ -6,14 +6,25 @@ use http_body_util::LengthLimitError;
 use crate::agent::connection::SendError;
 use crate::agent::words::shown;
 
-/// Why the guest's agent did not do what it was asked for.
+/// Why a request to the guest's agent failed.
+///
+/// [`Error::Agent`](crate::Error::Agent) has it inside.
+///
+/// ```
+/// use std::time::Duration;
+/// use wrenn_core::{AgentError, Error};
+///
+/// let error = Error::Agent { what: "answer", source: AgentError::Unresponsive { after: Duration::from_secs(30) } };
+/// assert_eq!((error.code(), error.is_retryable()), ("agent_unresponsive", false));
+/// assert_eq!(error.to_string(), "the guest's agent could not answer");
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// No connection to the agent came about within the time allowed.
+    /// No connection to the agent could be made within the time allowed.
     #[error("the guest's agent cannot be reached; `Sandbox::kill` and `Sandbox::console` work all the same")]
     NotReachable {
-        /// What the last attempt met.
+        /// Why the last attempt failed.
         source: io::Error,
     },
     /// The access token is not the guest's.
@@ -28,26 +39,26 @@ pub enum AgentError {
         /// What is missing, in the agent's words.
         what: String,
     },
-    /// The request makes no sense to the agent: a working directory that is missing, a user it does not know.
+    /// The agent cannot do what the request says: a working directory is missing, or the guest has no such user.
     #[error("{message}")]
     InvalidArgument {
         /// What is wrong, in the agent's words.
         message: String,
     },
-    /// The part of a process's output that was asked for is still to come.
+    /// The request asks for a part of a process's output that the process has not written yet.
     #[error("{message}")]
     OutOfRange {
-        /// How far it has come, in the agent's words.
+        /// How much the process has written, in the agent's words.
         message: String,
     },
-    /// The time allowed was up. A process that was started with it is dead in the guest.
+    /// The time-out of the request was over. A process that was started with that time-out was killed in the guest.
     #[error("the guest's agent ran out of time: {message}")]
     TimedOut {
         /// What took too long.
         message: String,
     },
-    /// The agent said nothing for so long that it may be out of reach for good: the guest's network is down, or the guest is
-    /// too busy to answer. Whether the call had its effect is not known. What does not need the agent works all the same.
+    /// The agent did not answer for so long that it may never answer: the guest's network is down, or the guest is too
+    /// busy. Whether the call had its effect is not known. Calls that do not need the agent still work.
     #[error(
         "the guest's agent has not answered for {after:?}: the guest's network may be down, or its processors or its memory \
          taken; `Sandbox::kill` and `Sandbox::console` work all the same"
@@ -66,19 +77,19 @@ pub enum AgentError {
     /// The answer is longer than can be taken at once.
     #[error("it is longer than {} MiB, which is the most that is read at once: use `Files::open`", limit_bytes >> 20)]
     TooLong {
-        /// The most that is taken, in bytes.
+        /// The limit, in bytes.
         limit_bytes: usize,
     },
-    /// The agent's answer makes no sense.
+    /// The agent's answer breaks the protocol.
     #[error("the guest's agent answered {what}")]
     Senseless {
-        /// What it said.
+        /// What the agent answered.
         what: &'static str,
     },
     /// The agent refused for another reason.
     #[error("the guest's agent refused ({code}): {message}")]
     Refused {
-        /// The protocol's word, or the HTTP status.
+        /// The protocol's name for the reason, or the HTTP status.
         code: String,
         /// The agent's words.
         message: String,
@@ -86,7 +97,7 @@ pub enum AgentError {
     /// The connection broke, or was closed, before the answer was complete.
     #[error("the connection to the guest's agent was lost")]
     ConnectionLost {
-        /// What broke it; `None` where it was closed in order, but too early.
+        /// What broke the connection; `None` where the agent closed it properly, but too early.
         source: Option<Box<dyn Error + Send + Sync>>,
     },
 }
@@ -163,7 +174,7 @@ impl From<SendError> for AgentError {
 
 impl From<ConnectError> for AgentError {
     fn from(mut error: ConnectError) -> Self {
-        // Mostly the guest's words.
+        // The message comes mostly from the guest, so it is cleaned before it is shown.
         error.message = error.message.map(|message| shown(&message));
         let message = error.message.clone().unwrap_or_default();
         match error.code {

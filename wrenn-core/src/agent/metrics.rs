@@ -1,4 +1,4 @@
-//! What a guest uses of its machine, in the guest's own words.
+//! How much a guest uses of its machine, as the guest counts it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,37 +11,46 @@ use crate::agent::client::{AgentClient, Result};
 use crate::agent::error::AgentError;
 use crate::agent::words::shown;
 
-/// What a guest uses of its machine, as the guest's kernel counts it.
+/// How much a guest uses of its machine, as the guest's kernel counts it.
 ///
-/// The guest is free to lie: bill by what the host counts.
+/// The guest may lie about these numbers. For a bill, take what the host counts: [`VmmMetrics`](crate::VmmMetrics).
+///
+/// ```
+/// fn memory_used_percent(guest: &wrenn_core::GuestMetrics) -> u64 {
+///     guest.memory_used_bytes * 100 / guest.memory_total_bytes.max(1)
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct GuestMetrics {
-    /// When it was counted, by the guest's clock, to the second.
+    /// When the numbers were taken, by the guest's clock, in whole seconds.
     pub at: SystemTime,
     /// How many processors the guest has.
     pub processors: u32,
-    /// How busy all processors together were since the last call, 0 to 100.
+    /// How busy the processors were since the last call, in percent of all of them together, 0 to 100.
     pub processor_used_percent: f64,
-    /// How long the processors have been busy since the guest was booted, added up; `None` from an agent that does not say.
+    /// How long the processors have been busy since the guest was booted, added up; `None` where the image's agent is
+    /// too old to tell.
     pub processor_time: Option<Duration>,
-    /// The guest's memory.
+    /// The size of the guest's memory, in bytes.
     pub memory_total_bytes: u64,
-    /// Memory that programs and the kernel could not do without.
+    /// How much memory programs and the kernel use, without the cache of files, in bytes.
     pub memory_used_bytes: u64,
-    /// Memory that holds copies of files, and is free for the asking.
+    /// How much memory holds cached files, in bytes. The guest's kernel frees it when programs need memory.
     pub memory_cache_bytes: u64,
-    /// The size of the writable drive.
+    /// The size of the writable drive, in bytes.
     pub disk_total_bytes: u64,
-    /// How much of the writable drive is taken.
+    /// How much of the writable drive is used, in bytes.
     pub disk_used_bytes: u64,
-    /// What came in by the network, without the loopback; `None` from an agent that does not say.
+    /// How much the guest has received by the network without the loopback, in bytes; `None` where the image's agent is
+    /// too old to tell.
     pub network_received_bytes: Option<u64>,
-    /// What went out by the network, without the loopback; `None` from an agent that does not say.
+    /// How much the guest has sent by the network without the loopback, in bytes; `None` where the image's agent is too
+    /// old to tell.
     pub network_sent_bytes: Option<u64>,
 }
 
-/// As the agent answers. What an older one does not know is absent.
+/// The agent's answer. Fields that an older agent does not know are absent.
 #[derive(Debug, Deserialize)]
 struct Answer {
     cpu_time_ms: Option<u64>,
@@ -52,7 +61,7 @@ struct Answer {
 }
 
 impl AgentClient {
-    /// What the guest uses now. Asking does not count as use of the guest.
+    /// Asks how much the guest uses now. The call does not count as a use of the guest.
     ///
     /// # Cancel-Safety
     ///

@@ -20,9 +20,9 @@ pub struct FileEntry {
     pub path: String,
     /// The kind of the file. For a symbolic link, it is the kind of what the link leads to.
     pub kind: FileKind,
-    /// The length, in bytes.
+    /// The length, in bytes; that of a symbolic link is the link's own.
     pub len: u64,
-    /// The nine permission bits, as in chmod(2).
+    /// The nine permission bits, as in chmod(2). For a symbolic link, they are those of what the link leads to.
     pub mode: u32,
     /// The name of the owner, or the owner's number where the guest has no name for it.
     pub owner: String,

@@ -201,7 +201,8 @@ impl Files {
         self.sandbox.while_running("write a file", async { copied.await.map_err(failed_write) }).await
     }
 
-    /// Looks at what lies at a path. For a symbolic link, the entry has the name and the owner of the link itself.
+    /// Looks at what lies at a path. For a symbolic link, the kind and the mode are those
+    /// of what the link leads to, and all else is the link's own.
     ///
     /// # Errors
     /// See [`Files`].

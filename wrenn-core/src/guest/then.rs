@@ -1,52 +1,73 @@
-//! What becomes of a guest that is captured, and what the capture took of it.
+//! What becomes of a guest after a capture, and how long the capture took.
 
 use std::time::Duration;
 
 use crate::vmm::phases::SavePhases;
 
-/// What becomes of a guest that is captured.
+/// What becomes of a guest after its capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
-    /// It is not needed any more.
+    /// The guest stays stopped, since it is not needed any more.
     Stay,
-    /// It goes on as soon as nothing of it has to be read: memory is copied while it runs, and made durable afterwards.
+    /// The guest goes on as soon as nothing of it has to be read any more. Most of its memory is copied before the
+    /// stop, and the copy is made durable after it.
     GoOn,
 }
 
-/// What a pause, a fork or a snapshot took of its sandbox's time.
+/// How long a pause, a fork or a snapshot stopped its sandbox, and how long its steps took.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// sandbox.fork(1).await?;
+/// if let Some(report) = sandbox.save_report().await? {
+///     println!("the fork stopped its parent for {:?}", report.stopped_for);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SaveReport {
     /// How long the virtual machine stood still.
     pub stopped_for: Duration,
-    /// How long its processes did: the same, and telling the guest before and after.
+    /// How long the guest's processes stood still: the stop of the machine, and the time to freeze and to thaw the
+    /// processes.
     pub frozen_for: Duration,
-    /// Memory in bytes that was copied when it ran again, as it had been at the stop: what it had written since it was
-    /// last looked at, where that was too much to copy in the stop.
+    /// How much memory was copied after the guest went on, in bytes. Where there is too much to copy during the stop,
+    /// the guest goes on, and the rest is copied as it was at the stop.
     pub held_bytes: u64,
     /// How long each step of the VMM's part took.
     pub phases: SavePhases,
-    /// How long each step of the whole took.
+    /// How long each step of the pause, the fork or the snapshot took.
     pub steps: SaveSteps,
 }
 
-/// How long each step of a pause, a fork's capture or a snapshot took. They come one after another and add up to
+/// How long each step of a pause, a fork's capture or a snapshot took. The steps come one after another and add up to
 /// [`whole`](Self::whole).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut steps = wrenn_core::SaveSteps::default();
+/// steps.stop = Duration::from_millis(4);
+/// steps.publish = Duration::from_millis(30);
+/// assert_eq!(steps.sum(), Duration::from_millis(34));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SaveSteps {
-    /// Opening the files that the snapshot goes to. wrenn's time; a compaction that is overdue is waited for.
+    /// Opening the files that the snapshot is written to, and waiting for a compaction that is overdue. wrenn's time.
     pub begin: Duration,
     /// Copying memory and writing the drive out while the guest still runs. wrenn's time; zero for a pause.
     pub ahead: Duration,
-    /// Freezing the guest's processes. The guest's time, with its hooks.
+    /// Freezing the guest's processes, and running the guest's hooks for that. The guest's time.
     pub freeze: Duration,
-    /// From the order to stop until nothing of the guest was needed any more: [`SavePhases`], and saving the drive, which
-    /// goes on beside them.
+    /// From the order to stop until nothing of the guest had to be read any more. It has the [`SavePhases`] in it, and
+    /// saving the drive, which happens at the same time.
     pub stop: Duration,
-    /// Letting the guest run on and thawing its processes: the VMM's time and the guest's, with its hooks. Zero for a pause.
+    /// Letting the guest run on, running its hooks, and thawing its processes. The VMM's time and the guest's; zero for
+    /// a pause.
     pub go_on: Duration,
-    /// Storing what was saved and making that durable; after a guest that goes on, what is left of it then. The disk's time.
+    /// Storing what was saved and making it durable, as far as that was not done before. The disk's time.
     pub publish: Duration,
     /// From the start of the capture to its end.
     pub whole: Duration,

@@ -1,4 +1,4 @@
-//! What makes an image: the parts that are not there yet are built, the others linked.
+//! The building of an image: parts that are missing or out of date are built, and the others are linked.
 
 use crate::image::settings::ImageBuilder;
 use crate::image::settings::setting;
@@ -15,17 +15,19 @@ use crate::image::step::Step;
 use crate::image::store::{Store, blocking};
 
 impl Image {
-    /// Describes an image to [`build`](ImageBuilder::build).
+    /// The settings of an image to [`build`](ImageBuilder::build), with the name `name`.
     pub fn builder(name: impl Into<String>) -> ImageBuilder {
         ImageBuilder::new(name.into())
     }
 
-    /// Packs the image's initramfs again with another agent; the other files stay the same ones. Returns at once when it
-    /// has this agent already.
+    /// Packs the image's initramfs again with another agent, and keeps the other files. Returns the new image, or the
+    /// image as it is where it has this agent already.
     ///
     /// # Errors
     ///
-    /// When the agent is not a static x86-64 binary, or cannot be written.
+    /// [`ImageError::Agent`] where the agent is not a static x86-64 binary, those of [`open`](Self::open) where the
+    /// image was removed or damaged, and [`ImageError::Io`] or [`ImageError::NoSpace`] where the new files cannot be
+    /// written.
     ///
     /// # Cancel-Safety
     ///
@@ -34,11 +36,12 @@ impl Image {
         refresh(self, agent.into()).await
     }
 
-    /// Whether the image has this agent and is what this version of wrenn would build. Reads the agent.
+    /// Whether the image has this agent, and has the base that this version of wrenn would build. Reads the agent's
+    /// binary, and blocks the thread to do so.
     ///
     /// # Errors
     ///
-    /// When the agent is not a static x86-64 binary, or cannot be read.
+    /// [`ImageError::Agent`] where the agent is not a static x86-64 binary, [`ImageError::Io`] where it cannot be read.
     pub fn is_current(&self, agent: &Path) -> Result<bool, ImageError> {
         let init = Init::read(agent)?;
         let recipe = recipe_of(&self.manifest);
@@ -47,12 +50,16 @@ impl Image {
 }
 
 impl ImageBuilder {
-    /// Builds the image, or as much of it as is not there yet: a base takes about a minute, network and root, another
-    /// agent or drive size a fraction of a second, and no change nothing.
+    /// Builds the image, or those of its parts that are missing or differ from the settings. A base takes about a
+    /// minute, and needs the network and root. Another agent or drive size takes a fraction of a second. `progress` is
+    /// told of each step.
     ///
     /// # Errors
     ///
-    /// An existing image that cannot be opened is an error too, and is left as it is: paused sandboxes may need its base.
+    /// [`ImageError::Name`] and [`ImageError::Setting`] for settings that cannot be, [`ImageError::Agent`] for an agent
+    /// that cannot be used, and the variants that tell why a step failed. Where an existing image of that name cannot
+    /// be opened, the build fails with that error and leaves the image as it is, since paused sandboxes may need its
+    /// base.
     ///
     /// # Cancel-Safety
     ///
@@ -81,7 +88,7 @@ impl ImageBuilder {
         build.run(self, store, data_dir, &mut progress).await
     }
 
-    /// What of `manifest`'s image will do.
+    /// Which parts of the image with this manifest can be used again.
     fn plan(&self, manifest: Option<&Manifest>, init: &Init) -> Plan {
         let Some(manifest) = manifest else {
             return Plan::EVERYTHING;
@@ -96,11 +103,11 @@ impl ImageBuilder {
     }
 }
 
-/// Makes the initramfs again and nothing else, even if this version of wrenn would build another base.
+/// Makes only the initramfs again, even if this version of wrenn would build another base.
 pub(super) async fn refresh(image: &Image, agent: PathBuf) -> Result<Image, ImageError> {
     let init = blocking(&agent.clone(), move || Init::read(&agent)).await?;
     let store = Store::lock(&image.data_dir, &image.name, &mut |_: &Step| {}).await?;
-    // It may have been replaced, even by the same refresh, while this one waited.
+    // Another build may have replaced the image while this one waited for the lock.
     let (directory, name) = (image.data_dir.clone(), image.name.clone());
     let image = blocking(&image.directory, move || Image::open(&directory, name.as_str())).await?;
     if init.sha256 == image.manifest.agent_sha256 {

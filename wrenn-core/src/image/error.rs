@@ -3,30 +3,38 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 /// Why an image could not be built or opened.
+///
+/// ```
+/// use wrenn_core::image::{Image, ImageError};
+///
+/// let error = Image::open("/nowhere".as_ref(), "base").unwrap_err();
+/// assert!(matches!(error, ImageError::NotFound { .. }));
+/// assert!(error.to_string().starts_with("no image `base` in /nowhere/images"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
-    /// The name breaks the rule for image names.
+    /// The text is not an image name.
     #[error("`{0}` is not an image name: 1 to 63 of `a-z`, `0-9`, `.`, `_` and `-`, a letter or digit first")]
     Name(String),
     /// A setting of the builder cannot be honoured.
     #[error("the image setting `{setting}` cannot be `{value}`: {rule}")]
     Setting {
-        /// The builder's method.
+        /// The method of the builder that was given the value.
         setting: &'static str,
-        /// What it was given.
+        /// The value.
         value: String,
-        /// What it takes.
+        /// Which values the method takes.
         rule: &'static str,
     },
-    /// No such image in this data directory.
+    /// There is no such image in this data directory.
     #[error(
         "no image `{name}` in {}: run `cargo xtask setup`, or build it with `Image::builder`", images.display()
     )]
     NotFound {
         /// The image's name.
         name: String,
-        /// Where images are kept.
+        /// The directory that images are kept in.
         images: PathBuf,
     },
     /// The manifest does not parse.
@@ -42,9 +50,9 @@ pub enum ImageError {
     UnknownFormat {
         /// The manifest's path.
         path: PathBuf,
-        /// The format it claims.
+        /// The format that the manifest names.
         found: u32,
-        /// The format this code reads.
+        /// The format that this version reads.
         known: u32,
     },
     /// A file of the image is absent, or is not what the manifest says.
@@ -52,38 +60,38 @@ pub enum ImageError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
     /// The agent cannot be a guest's first process.
     #[error("{} cannot be the guest's agent: {reason}", path.display())]
     Agent {
-        /// The binary given.
+        /// The binary.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the binary.
         reason: String,
     },
     /// A host program is missing.
     #[error("{program} is not installed: run `apt-get install {package}`")]
     MissingTool {
-        /// The program, or the file.
+        /// The program's name, or the file's path.
         program: &'static str,
         /// The Debian package that has it.
         package: &'static str,
     },
-    /// Bootstrapping makes devices and files of other users, so it takes root.
+    /// Building a base makes devices and files of other users, so only root can do it.
     #[error("building an image takes root (opening one does not)")]
     NotRoot,
-    /// The file system is full, or would be.
+    /// The file system has less space than a build needs.
     #[error(
         "not enough space in {}: {available_bytes} bytes are free, {needed_bytes} are needed", path.display()
     )]
     NoSpace {
         /// Where the image is built.
         path: PathBuf,
-        /// What a build takes at its peak.
+        /// How many bytes a build needs at its peak.
         needed_bytes: u64,
-        /// What is there.
+        /// How many bytes are free.
         available_bytes: u64,
     },
     /// A host program failed.
@@ -91,9 +99,9 @@ pub enum ImageError {
     Tool {
         /// The program.
         program: &'static str,
-        /// How it ended.
+        /// How the program ended.
         status: ExitStatus,
-        /// The last lines it wrote to its standard error.
+        /// The last lines that the program wrote to its standard error.
         stderr: String,
     },
     /// The kernel package lacks a module.
@@ -113,7 +121,7 @@ pub enum ImageError {
     /// A file system operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// The operation, a verb.
+        /// The operation, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -129,7 +137,7 @@ impl ImageError {
         move |source| Self::Io { action, path, source }
     }
 
-    /// Whether the same call may succeed later with nothing changed on this host: a download failed.
+    /// Whether the same call may succeed later with nothing changed on this host, since a download failed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Tool { program, .. } if *program == "mmdebstrap")

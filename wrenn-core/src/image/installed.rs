@@ -7,7 +7,19 @@ use std::path::{Path, PathBuf};
 use crate::image::manifest::{BASE, DRIVE, FILES, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
 use crate::image::store;
 
-/// A complete image on this host's disk.
+/// A complete image on this host's disk. Clones are the same image.
+///
+/// ```no_run
+/// # fn demo() -> Result<(), wrenn_core::image::ImageError> {
+/// use wrenn_core::image::Image;
+///
+/// let data_dir = wrenn_core::default_data_dir();
+/// for name in Image::names(&data_dir)? {
+///     let image = Image::open(&data_dir, &name)?;
+///     println!("{name}: kernel {}, {} packages", image.kernel_release(), image.packages().count());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Image {
     pub(super) data_dir: PathBuf,
@@ -21,15 +33,18 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotFound`] when there is none, and by name when its manifest or one of its files is broken. Contents are
-    /// not read: [`verify`](Self::verify) does that.
+    /// [`ImageError::NotFound`] where there is no such image. [`ImageError::BrokenManifest`],
+    /// [`ImageError::UnknownFormat`] or [`ImageError::Damaged`] where the manifest cannot be read or a file does not
+    /// have the size that the manifest names. The contents of the files are not read: [`verify`](Self::verify) reads
+    /// them.
     pub fn open(data_dir: &Path, name: &str) -> Result<Self, ImageError> {
         let name = Name::parse(name)?;
         let directory = store::images(data_dir).join(name.as_str());
         Self::open_in(data_dir, name, directory)
     }
 
-    /// Opens the image that had this [`digest`](Self::digest), which may have been replaced since.
+    /// Opens the image `name` with this [`digest`](Self::digest), even if another build has replaced it and its base
+    /// since.
     ///
     /// # Errors
     ///
@@ -71,11 +86,11 @@ impl Image {
         Ok(Self { data_dir: data_dir.to_owned(), directory, name, manifest })
     }
 
-    /// Reads every file and compares it with the manifest. Takes seconds; blocks the thread.
+    /// Reads every file and compares it with the manifest. It blocks the thread for some seconds.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Damaged`] with the first file that differs.
+    /// [`ImageError::Damaged`] with the first file that differs, [`ImageError::Io`] where a file cannot be read.
     pub fn verify(&self) -> Result<(), ImageError> {
         for file in FILES {
             let path = self.directory.join(file);
@@ -94,25 +109,25 @@ impl Image {
         self.name.as_str()
     }
 
-    /// The kernel, a bzImage.
+    /// The path of the kernel, a bzImage.
     #[must_use]
     pub fn kernel(&self) -> PathBuf {
         self.directory.join(KERNEL)
     }
 
-    /// The initramfs, an uncompressed cpio archive.
+    /// The path of the initramfs, an uncompressed cpio archive.
     #[must_use]
     pub fn initramfs(&self) -> PathBuf {
         self.directory.join(INITRAMFS)
     }
 
-    /// The base file system: ext4, to be mounted read-only.
+    /// The path of the base, an ext4 file system that is mounted read-only.
     #[must_use]
     pub fn base(&self) -> PathBuf {
         self.directory.join(BASE)
     }
 
-    /// The empty writable drive: sparse, to be copied for each sandbox.
+    /// The path of the empty writable drive, a sparse file that is copied for each sandbox.
     #[must_use]
     pub fn drive_template(&self) -> PathBuf {
         self.directory.join(DRIVE)
@@ -124,32 +139,32 @@ impl Image {
         self.manifest.drive_size_bytes
     }
 
-    /// Identifies the content of all files, in hexadecimal: the same for the same files.
+    /// The digest of all files, in hexadecimal. Images with the same files have the same digest.
     #[must_use]
     pub fn digest(&self) -> String {
         self.manifest.digest()
     }
 
-    /// Identifies the base alone, in hexadecimal. A drive that was written over one base is garbage over another; a
-    /// [`refresh`](Self::refresh) leaves it as it is.
+    /// The digest of the base alone, in hexadecimal. A drive that was written over one base cannot be used over
+    /// another. A [`refresh`](Self::refresh) keeps the base.
     #[must_use]
     pub fn base_digest(&self) -> &str {
         let base = self.manifest.files.get(BASE);
         base.map_or("", |file| &file.sha256)
     }
 
-    /// The release of the kernel, like `6.1.0-56-cloud-amd64`.
+    /// The release of the kernel, for instance `6.1.0-56-cloud-amd64`.
     #[must_use]
     pub fn kernel_release(&self) -> &str {
         &self.manifest.kernel_release
     }
 
-    /// The packages of the base, each `name version`.
+    /// The Debian packages of the base, each as `name version`.
     pub fn packages(&self) -> impl Iterator<Item = &str> {
         self.manifest.packages.iter().map(String::as_str)
     }
 
-    /// The file names of the initramfs's kernel modules, in load order.
+    /// The file names of the kernel modules in the initramfs, in the order in which they are loaded.
     pub fn modules(&self) -> impl Iterator<Item = &str> {
         self.manifest.modules.iter().map(String::as_str)
     }

@@ -11,11 +11,11 @@ use crate::image::name::Name;
 use crate::image::store;
 
 impl Image {
-    /// The names of a data directory's images, sorted. None of them is opened.
+    /// The names of a data directory's images, sorted; none where the directory does not exist. No image is opened.
     ///
     /// # Errors
     ///
-    /// When the directory cannot be read.
+    /// [`ImageError::Io`] where the directory cannot be read.
     pub fn names(data_dir: &Path) -> Result<Vec<String>, ImageError> {
         let mut names: Vec<String> =
             directories(data_dir)?.into_iter().filter(|name| Name::parse(name).is_ok()).collect();
@@ -23,13 +23,13 @@ impl Image {
         Ok(names)
     }
 
-    /// The base, with the content that [`base_digest`](Self::base_digest) identifies, of the image `name` as it is or as it
-    /// once was: drives that were written over that base need it.
+    /// The path of the base with this [`base_digest`](Self::base_digest), of the image `name` or of a former image of
+    /// that name that was kept. Drives that were written over that base need it.
     ///
     /// # Errors
     ///
-    /// [`ImageError::NotFound`] when it is not kept any more. An image that cannot be read is passed over, and is the error
-    /// when no other one has the base.
+    /// [`ImageError::NotFound`] where no kept image has that base. An image that cannot be read is passed over; where
+    /// no other image has the base, the error of the unreadable one is returned.
     pub fn base_of_digest(data_dir: &Path, name: &str, base_digest: &str) -> Result<PathBuf, ImageError> {
         let name = Name::parse(name)?;
         let former = format!("{}@", name.as_str());
@@ -42,7 +42,7 @@ impl Image {
             match has_base(&directory, base_digest) {
                 Ok(true) => return Ok(directory.join(BASE)),
                 Ok(false) => {}
-                // Perhaps another one has it: one that somebody began to remove stops nobody.
+                // Another image may have the base. An image whose removal was begun is not to be in the way.
                 Err(error) => {
                     let (cause, image) = (&error as &dyn std::error::Error, directory.display());
                     tracing::warn!(error = cause, %image, "an image that cannot be read is passed over");

@@ -1,5 +1,5 @@
-//! What a sandbox boots from: a kernel, an initramfs with the agent in it, a read-only base, and the template of the
-//! drive that each sandbox writes.
+//! Images, which sandboxes boot from. An image has a kernel, an initramfs with the agent in it, a read-only base, and
+//! the template of the drive that each sandbox writes.
 //!
 //! ```text
 //! Image::builder -> ImageBuilder::build -> Image        images/<name>/vmlinuz    the distribution's kernel
@@ -11,9 +11,9 @@
 //!
 //! # Consistency
 //!
-//! A published image never changes: a build publishes another directory by one rename, and the files that it did not
-//! need to make again are links to the same ones. An image whose base is replaced stays under its digest, since paused
-//! sandboxes have that base under their drives.
+//! A published image never changes. A build publishes a new directory by one rename, and files that are the same in
+//! both are hard links. An image whose base is replaced is kept under its digest, since the drives of paused sandboxes
+//! need that base.
 
 mod build;
 mod builder;

@@ -1,11 +1,21 @@
-//! What an image shall be.
+//! The settings of an image to build.
 
 use std::path::PathBuf;
 
 use crate::image::error::ImageError;
 use crate::image::rootfs::Recipe;
 
-/// What an image shall be. Made by [`Image::builder`](crate::image::Image::builder).
+/// The settings of an image to build, made by [`Image::builder`](crate::image::Image::builder).
+///
+/// ```no_run
+/// # async fn demo() -> Result<(), wrenn_core::image::ImageError> {
+/// use wrenn_core::image::Image;
+///
+/// let builder = Image::builder("python").agent("target/wrenn-envd").package("python3-numpy");
+/// let image = builder.build(&wrenn_core::default_data_dir(), |step| println!("{step}")).await?;
+/// println!("{} has the kernel {}", image.name(), image.kernel_release());
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ImageBuilder {
@@ -21,31 +31,33 @@ impl ImageBuilder {
         Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES }
     }
 
-    /// The agent's binary, static and for x86-64. There is no default.
+    /// The path of the agent's binary, which is static and for x86-64. There is no default: a build without it fails.
     pub fn agent(mut self, path: impl Into<PathBuf>) -> Self {
         self.agent = Some(path.into());
         self
     }
 
-    /// The size of each sandbox's writable drive, in bytes: 4 GiB by default. It is sparse, and costs what is written.
+    /// The size of each sandbox's writable drive, in bytes: a multiple of 4096 from 16 MiB to 8 TiB. Default: 4 GiB.
+    /// The drive is sparse, and costs what is written to it.
     pub fn drive_size_bytes(mut self, size_bytes: u64) -> Self {
         self.drive_size_bytes = size_bytes;
         self
     }
 
-    /// The Debian release, by code name: `bookworm` by default.
+    /// The code name of the Debian release. Default: `bookworm`. Another release costs a new base.
     pub fn suite(mut self, suite: impl Into<String>) -> Self {
         self.recipe.suite = suite.into();
         self
     }
 
-    /// One more Debian package in the base. Each makes the base larger, and a change of them makes it anew.
+    /// Adds a Debian package to the base. Default: none besides wrenn's own. Each package makes the base larger, and a
+    /// change of the packages costs a new base.
     pub fn package(mut self, package: impl Into<String>) -> Self {
         self.recipe.extra_packages.push(package.into());
         self
     }
 
-    /// The settings become arguments of programs, so they are checked before any runs.
+    /// Checks the settings, since they become arguments of programs.
     pub(super) fn check(&self) -> Result<(), ImageError> {
         let word = |text: &str, more: &[u8]| {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

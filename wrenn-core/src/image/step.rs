@@ -1,12 +1,18 @@
 use std::fmt;
 
-/// A step of a build, as it begins. [`Display`](fmt::Display) is a line for a person.
+/// A step of a build, reported when it begins. Its `Display` is a line for a person.
+///
+/// ```
+/// use wrenn_core::image::Step;
+///
+/// assert_eq!(Step::Kernel.to_string(), "unpacking the kernel");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Another process builds the same image.
+    /// Another process builds the same image, and this build waits for it.
     Waiting,
-    /// The image is as asked for already.
+    /// The image has the wanted settings already, so nothing is built.
     Current,
     /// Debian's packages are downloaded and installed.
     Bootstrapping {
@@ -23,7 +29,7 @@ pub enum Step {
     Drive,
     /// The agent and the modules are packed.
     Initramfs,
-    /// Everything is made durable and gets its name.
+    /// The files are made durable, and the image gets its name.
     Publishing,
 }
 

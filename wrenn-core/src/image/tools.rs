@@ -13,21 +13,35 @@ use tokio::process::Command;
 
 use crate::image::error::ImageError;
 
-/// A host program (or file) that wrenn uses.
+/// A program or file of the host that wrenn uses, as [`requirements`] lists it.
+///
+/// ```
+/// use wrenn_core::image::{Purpose, requirements};
+///
+/// let qemu = requirements().into_iter().find(|requirement| requirement.purpose == Purpose::Qemu);
+/// assert!(qemu.is_some_and(|qemu| qemu.package.starts_with("qemu")));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Requirement {
     /// The program's name, or a file's absolute path.
     pub program: &'static str,
-    /// The Debian (and Ubuntu) package that has it.
+    /// The Debian and Ubuntu package that has the program.
     pub package: &'static str,
-    /// What it is for.
+    /// What wrenn uses the program for.
     pub purpose: Purpose,
-    /// Where it is on this host; `None` when it is missing.
+    /// The program's path on this host; `None` where it is missing.
     pub found: Option<PathBuf>,
 }
 
-/// When a [`Requirement`] is needed.
+/// What wrenn uses a [`Requirement`] for.
+///
+/// ```
+/// use wrenn_core::image::{Purpose, requirements};
+///
+/// let can_build = requirements().iter().all(|needed| needed.purpose != Purpose::Image || needed.found.is_some());
+/// println!("images can be built here: {can_build}");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Purpose {
@@ -37,7 +51,13 @@ pub enum Purpose {
     Qemu,
 }
 
-/// Everything that wrenn takes from the host's packages, and whether it is there now.
+/// Lists every program and file that wrenn uses from the host's packages, and where it is on this host.
+///
+/// ```
+/// for missing in wrenn_core::image::requirements().iter().filter(|requirement| requirement.found.is_none()) {
+///     println!("apt-get install {}", missing.package);
+/// }
+/// ```
 #[must_use]
 pub fn requirements() -> Vec<Requirement> {
     REQUIREMENTS

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::id::{SandboxId, TemplateName};
 use crate::site::lock::{FileLock, Locks};
 
-/// The directory, with every part of it made.
+/// A data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct DataDir(PathBuf);
 
@@ -67,13 +67,13 @@ impl DataDir {
         self.sandboxes().join(format!("{id}.json"))
     }
 
-    /// What programs hold against each other: `ID` is had by who runs a sandbox that has a record, `boot-KEY` by who boots
-    /// a template, and `collect` by who collects garbage or writes a record.
+    /// The locks between programs. A program that runs a sandbox which has a record holds `ID`, a program that boots a
+    /// template holds `boot-KEY`, and a program that collects garbage or writes a record holds `collect`.
     pub(crate) fn locks(&self) -> Locks {
         Locks::new(self.0.join("locks"))
     }
 
-    /// Takes the lock `name` if nobody has it.
+    /// Takes the lock `name` if no program has it.
     pub(crate) fn try_lock(&self, name: &str) -> Result<Option<FileLock>> {
         self.locks().try_lock(name)
     }
@@ -99,11 +99,12 @@ fn create_durably(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory that its owner alone may enter: memory images hold whatever the guests knew. One that is there already,
-/// and has nothing in it but wrenn's, becomes so: whoever built the images has made it by the process's default mode.
+/// Makes a directory that only its owner may enter, since memory images hold the secrets of the guests. A directory
+/// that exists already is restricted in the same way if it has only wrenn's files in it: the program that built the
+/// images may have made it with a wider mode.
 fn make_private(path: &Path) -> io::Result<()> {
     create_durably(path)?;
-    // By its descriptor: what is looked at is what is changed.
+    // The descriptor makes sure that the directory that was checked is the one that is changed.
     let directory = File::open(path)?;
     let metadata = directory.metadata()?;
     let is_ours = metadata.uid() == nix::unistd::geteuid().as_raw() && holds_ours_alone(path)?;
@@ -113,7 +114,8 @@ fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a directory is not one that a user has for other things too, and named by mistake or on purpose.
+/// Whether a directory has only wrenn's files in it. A user may have named a directory that is used for other things
+/// too.
 fn holds_ours_alone(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
@@ -129,7 +131,13 @@ const PRIVATE: u32 = 0o700;
 /// Everything that wrenn keeps in a data directory.
 const PARTS: [&str; 7] = ["images", "generations", "templates", "booted", "sandboxes", "locks", "vmm"];
 
-/// `WRENN_DATA_DIR`; else `/var/lib/wrenn` for root and `$XDG_DATA_HOME/wrenn` for others.
+/// The data directory that a host opens by default: `WRENN_DATA_DIR` where that is set, else `/var/lib/wrenn` for root
+/// and `$XDG_DATA_HOME/wrenn` for others, where `XDG_DATA_HOME` defaults to `$HOME/.local/share`.
+///
+/// ```
+/// println!("{}", wrenn_core::default_data_dir().display());
+/// # assert!(!wrenn_core::default_data_dir().as_os_str().is_empty());
+/// ```
 #[must_use]
 pub fn default_path() -> PathBuf {
     if let Some(path) = std::env::var_os("WRENN_DATA_DIR").filter(|path| !path.is_empty()) {

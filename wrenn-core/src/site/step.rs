@@ -1,4 +1,4 @@
-//! The steps of making a sandbox, in order, as they begin.
+//! The steps of the start of a sandbox, in order, and the function that is told of each as it begins.
 
 use std::fmt;
 use std::io;
@@ -6,30 +6,43 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// A step of [`Sandbox::create`](crate::Sandbox::create) or [`PausedSandbox::resume`](crate::PausedSandbox::resume).
+/// A step of [`Sandbox::create`](crate::Sandbox::create), [`PausedSandbox::resume`](crate::PausedSandbox::resume) or
+/// the start of a child of [`Sandbox::fork`](crate::Sandbox::fork), as
+/// [`HostBuilder::on_step`](crate::HostBuilder::on_step) is told of it. Its `Display` tells what is done, for instance
+/// `start the virtual machine`.
+///
+/// ```
+/// use wrenn_core::{Host, Step};
+///
+/// let builder = Host::builder().on_step(|step| {
+///     println!("{step}");
+///     Ok(())
+/// });
+/// assert_eq!(Step::Slot.to_string(), "make the network slot");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
-    /// A template is booted, which happens once.
+    /// An image is booted, which happens once for each machine shape.
     Boot,
-    /// The generation's headers are read and checked.
+    /// The headers of the stored snapshot are read and checked. A fork's child does not have this step.
     Load,
-    /// The network slot is made.
+    /// The sandbox's network is made.
     Slot,
-    /// The VMM is started and given its memory and device state.
+    /// The VMM is started, and loads its memory and device state.
     Machine,
     /// The writable drive is filled.
     Drive,
     /// The guest runs.
     Run,
-    /// The agent makes the guest itself again: clock, randomness, identity, token.
+    /// The guest's agent sets the clock and takes new randomness, the sandbox's identity, and a new token.
     Agent,
     /// The sandbox is handed over.
     Ready,
 }
 
 impl Step {
-    /// All steps of a create or a resume, in order; a template that is already booted has no [`Boot`](Self::Boot).
+    /// All steps of a resume, and of a create whose image is booted already, in order.
     pub const RESTORE: [Self; 7] =
         [Self::Load, Self::Slot, Self::Machine, Self::Drive, Self::Run, Self::Agent, Self::Ready];
 }
@@ -51,7 +64,7 @@ impl fmt::Display for Step {
 
 type Observe = dyn Fn(Step) -> io::Result<()> + Send + Sync;
 
-/// Who is told of steps.
+/// The function that is told of steps, if any.
 #[derive(Clone, Default)]
 pub(crate) struct Observer(Option<Arc<Observe>>);
 

@@ -2,9 +2,9 @@
 //!
 //! # Damage
 //! A record that cannot be used stops nothing: others are listed, and what no record needs is collected. What a damaged
-//! record may need is kept. Those are the generations whose ids can still be found in its text; and where there are none,
-//! every generation that is not a day younger than the record, since a record is written after what it names. A record
-//! that is whole may name a generation that is damaged or gone: the store then keeps what that one may reach.
+//! record may need is kept. Those are the generations whose ids can still be found in its text; and where there are
+//! none, every generation that is not a day younger than the record, since a record is written after what it names. A
+//! record that is whole may name a generation that is damaged or gone: the store then keeps what that one may reach.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -23,37 +23,45 @@ use crate::site::record;
 use crate::site::records::{PausedRecord, TemplateRecord};
 
 /// A record of a sandbox or a template that cannot be used, as [`Host::damaged_records`](crate::Host::damaged_records)
-/// lists it. Mend the file, restore it from a copy, or remove it: until then what it may need stays on disk.
+/// lists it. Mend the file, restore it from a copy, or remove it. Until then, the stored data that it may need stays on
+/// disk.
+///
+/// ```
+/// fn line(record: &wrenn_core::DamagedRecord) -> String {
+///     format!("{}: {}", record.path.display(), record.reason)
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DamagedRecord {
-    /// The file.
+    /// The record's file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Why the record cannot be used.
     pub reason: String,
 }
 
-/// What all records of a data directory name.
+/// The generations that the records of a data directory name, and the damaged records.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     named: Vec<(PathBuf, GenerationId)>,
     damaged: Vec<Damaged>,
 }
 
-/// A record that cannot be read, and what is left of it.
+/// A record that cannot be read, and the ids that can still be found in its text.
 #[derive(Debug)]
 struct Damaged {
     record: DamagedRecord,
-    /// Whatever in its text looks like a generation's id.
+    /// Every word of the record's text that looks like a generation's id.
     ids: Vec<GenerationId>,
     modified: SystemTime,
 }
 
-/// What earlier surveys read, so that the next one reads what is new alone.
+/// What earlier surveys read, so that the next survey reads only new records.
 #[derive(Debug, Default)]
 pub(crate) struct Seen(HashMap<PathBuf, (Stamp, GenerationId)>);
 
-/// Another one for each content that a record has had: records are replaced, not written to.
+/// Identifies the content of a record's file. Records are replaced by new files and never written to, so another
+/// content has another stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -115,8 +123,8 @@ impl Survey {
         distinct(others.chain(self.damaged.iter().flat_map(|damaged| damaged.ids.iter().copied())))
     }
 
-    /// The generations that a collection of `store` has to keep: those that are named, and those that a damaged record may
-    /// need.
+    /// The generations that a collection of `store` has to keep: those that are named, and those that a damaged record
+    /// may need.
     pub(crate) fn roots(&self, store: &LocalStore) -> Result<Vec<GenerationId>> {
         let listed: HashSet<GenerationId> = store.list()?.into_iter().collect();
         let mut roots: HashSet<GenerationId> = self.named.iter().map(|(_, id)| *id).collect();
@@ -183,7 +191,8 @@ impl Kind {
     }
 }
 
-/// What distinguishes a file's content from what it was before, and when that was written; `None` where there is no file.
+/// What distinguishes a file's content from what it was before, and when that was written; `None` where there is no
+/// file.
 fn stamp(path: &Path) -> Result<Option<(Stamp, SystemTime)>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,

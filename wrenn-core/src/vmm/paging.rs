@@ -1,4 +1,4 @@
-//! How a restored guest's memory comes to it, and which ways a host has.
+//! How a restored guest gets its memory, and which ways a host supports.
 
 use std::time::Duration;
 
@@ -8,50 +8,65 @@ use crate::error::{Error, Result, chain};
 use crate::vmm::phases::{RestorePhases, RestoreSteps};
 use crate::vmm::userfaultfd::{Here, Kernel};
 
-/// How a restored guest's memory comes to it.
+/// How a restored guest gets its memory.
+///
+/// ```
+/// use wrenn_core::{Host, Paging};
+///
+/// assert_eq!(Paging::default(), Paging::Lazy);
+/// let builder = Host::builder().paging(Paging::Populate);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Paging {
-    /// A page comes in when the guest touches it, and what the guest writes is found by the kernel's tracking. What an
-    /// earlier restore of the same snapshot touched is read ahead, between the faults. Needs userfaultfd. Under QEMU the
-    /// tracking needs Linux 6.7; on an older kernel each pause compares all memory that the guest has touched.
+    /// A page is read when the guest touches it. Pages that an earlier restore of the same snapshot touched are read
+    /// ahead, between the page faults. The kernel tracks which pages the guest writes. Needs userfaultfd. Under QEMU
+    /// the tracking needs Linux 6.7; on an older kernel each pause compares all memory that the guest has touched.
     #[default]
     Lazy,
-    /// As [`Lazy`](Self::Lazy), and the pages that nobody asks for come in the background, at 512 MiB/s. Once all are in
-    /// place the page server ends, and the sandbox needs its snapshot's files no more. Costs a quarter of a processor
-    /// meanwhile, and then as much memory as the guest has.
+    /// As [`Lazy`](Self::Lazy), and all other pages are read in the background, at 512 MiB/s. Once all pages are in
+    /// place, the page server ends, and the sandbox no longer needs its snapshot's files. Costs a quarter of a
+    /// processor while it reads, and afterwards as much memory as the guest has.
     Populate,
-    /// As [`Lazy`](Self::Lazy), and nothing is read ahead.
+    /// As [`Lazy`](Self::Lazy), but nothing is read ahead.
     OnDemand,
-    /// All of it is copied before the guest runs, and what the guest wrote is found by comparing all of it. Needs
-    /// nothing of the host; costs time and memory in proportion to what the snapshot holds.
+    /// All memory is copied before the guest runs, and each pause compares all memory to find what the guest wrote.
+    /// Needs nothing of the host. Costs time and memory in proportion to what the snapshot holds.
     Eager,
-    /// All sandboxes of a snapshot map one file of its memory, privately: what none of them writes is in the host's page
-    /// cache once. For many clones of one template. Needs Firecracker; costs a file of what the snapshot holds, which the
-    /// first of them makes, and which is checked then alone.
+    /// All sandboxes of a snapshot map one file of its memory, privately, so the host's page cache holds each unwritten
+    /// page once for all of them. For many sandboxes of one template. Needs Firecracker. Costs a file as large as what
+    /// the snapshot holds. The first sandbox makes the file, and the checksums are verified only then.
     Mapped,
 }
 
-/// What a restore has done so far.
+/// What the restore of a guest has done so far: how long its steps took, and which memory was read.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let report = sandbox.restore_report().await?;
+/// println!("up in {:?}, after {} page faults", report.steps.whole, report.memory.faults);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// How the memory came.
+    /// How the guest gets its memory.
     pub paging: Paging,
-    /// How long copying all of it took; zero but for [`Paging::Eager`].
+    /// How long copying all memory took; zero except for [`Paging::Eager`].
     pub populated_in: Duration,
-    /// How long the VMM took to load the device state, with the pages that it touches meanwhile.
+    /// How long the VMM took to load the device state, with the pages of memory that it touches to do so.
     pub loaded_in: Duration,
     /// How long each step of the VMM's part took.
     pub phases: RestorePhases,
-    /// How long each step of the whole took.
+    /// How long each step of the create, the resume or the fork's child took.
     pub steps: RestoreSteps,
-    /// Faults, pages, bytes and latencies of a lazy restore, and whether its page server is done; all zero for [`Paging::Eager`].
+    /// Faults, pages, bytes and latencies of a lazy restore, and whether its page server is done; all zero for
+    /// [`Paging::Eager`].
     pub memory: MemoryReport,
 }
 
 impl Paging {
-    /// What the environment says: `WRENN_PAGING=lazy|populate|on-demand|eager|mapped`.
+    /// The way that the environment asks for: `WRENN_PAGING=lazy|populate|on-demand|eager|mapped`.
     pub(crate) fn from_environment() -> Option<Self> {
         match std::env::var("WRENN_PAGING").as_deref() {
             Ok("lazy") => Some(Self::Lazy),
@@ -104,7 +119,7 @@ impl Paging {
     }
 }
 
-/// The ways that a VMM has on this host.
+/// The ways that a VMM supports on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct Ways {
     pub(crate) lazy: Lazy,
@@ -112,24 +127,24 @@ pub(crate) struct Ways {
     pub(crate) maps_files: bool,
 }
 
-/// How memory can come lazily, and how it is found what the guest wrote to it.
+/// Whether memory can be read lazily, and how the pages that the guest wrote are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lazy {
     /// The kernel or the VMM tracks what is written.
     Tracked,
-    /// Nobody does. What was touched is compared with the snapshot that it came from.
+    /// Neither the kernel nor the VMM tracks writes. Touched memory is compared with the snapshot that it came from.
     Compared { why: String },
-    /// Not at all.
+    /// Memory cannot be read lazily.
     Impossible { why: String },
 }
 
 impl Lazy {
-    /// What QEMU can do here: wrenn serves its memory, and tracks it.
+    /// What works with QEMU on this host, where wrenn serves and tracks the memory.
     pub(crate) fn of_qemu() -> Self {
         Self::of_qemu_on(&Here)
     }
 
-    /// What Firecracker can do here: it tracks by itself.
+    /// What works with Firecracker on this host. Firecracker tracks writes by itself.
     pub(crate) fn of_firecracker() -> Self {
         match Here.serves() {
             Ok(()) => Self::Tracked,

@@ -1,30 +1,37 @@
-//! How long a machine's steps took, as far as the VMM and its driver go.
+//! How long the steps of a restore and a save took.
 
 use std::time::Duration;
 
-/// How long each step of a machine's restore took, in the driver and its VMM. The steps come one after another, so together
-/// they are the machine's part of a restore.
+/// How long each step of a restore took in the VMM and in wrenn's driver of it. The steps come one after another.
 ///
-/// The rest of a restore is made by others: the network slot, the drive, and the guest's agent.
+/// The network, the drive and the guest's agent are not in it: see [`RestoreSteps`].
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let phases = sandbox.restore_report().await?.phases;
+/// println!("the VMM was up in {:?} and loaded its devices in {:?}", phases.spawn, phases.load);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestorePhases {
-    /// From the start of the VMM's process until it answered its host. The VMM's time, and that of the kernel, which makes
-    /// the process and its namespaces.
+    /// From the start of the VMM's process until it answered. The VMM's time, and the kernel's, which makes the process
+    /// and its namespaces.
     pub spawn: Duration,
-    /// Putting the snapshot's memory behind the machine's. wrenn's time: it copies all of the memory for
-    /// [`Paging::Eager`](crate::Paging::Eager), and prepares the page server for a lazy restore.
+    /// Providing the guest's memory. wrenn's time: it copies all memory for [`Paging::Eager`](crate::Paging::Eager),
+    /// and starts the page server for a lazy restore.
     pub populate: Duration,
-    /// Loading the device state. The VMM's time, with the pages that it touches meanwhile, which wrenn serves.
+    /// Loading the device state. The VMM's time, and wrenn's, which serves the pages that the VMM touches.
     pub load: Duration,
-    /// Telling the VMM's metadata service who the guest is. The VMM's time; zero under QEMU, which has no such service.
+    /// Telling the VMM's metadata service the sandbox's identity. The VMM's time; zero under QEMU, which has no such
+    /// service.
     pub describe: Duration,
     /// From the order to run until the VMM answered it. The VMM's time; the guest runs by its end.
     pub run: Duration,
 }
 
 impl RestorePhases {
-    /// The machine was told to run. Only the first time belongs to the restore.
+    /// Notes how long the order to run took. Later orders to run do not belong to the restore, and are not noted.
     pub(super) fn has_run(&mut self, took: Duration) {
         if self.run.is_zero() {
             self.run = took;
@@ -32,45 +39,62 @@ impl RestorePhases {
     }
 }
 
-/// How long each step of a machine's last save took.
+/// How long each step of a pause, a fork or a snapshot took in the VMM and in wrenn's driver of it.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let paused = sandbox.pause().await?;
+/// if let Some(report) = paused.save_report() {
+///     println!("memory took {:?}, devices took {:?}", report.phases.memory, report.phases.state);
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SavePhases {
-    /// From the order to stop until the VMM answered it. The VMM's time: the guest's processors stop, and its block devices
-    /// come to rest.
+    /// From the order to stop until the VMM answered it. The VMM's time: it stops the guest's processors and waits for
+    /// its block devices.
     pub stop: Duration,
-    /// Taking what the guest wrote. Under QEMU it is wrenn's time, beside [`state`](Self::state). Firecracker writes both by
-    /// itself, in its own time, before anything is read.
+    /// Saving the memory that the guest wrote. Under QEMU it is wrenn's time, and happens at the same time as
+    /// [`state`](Self::state). Under Firecracker it is the VMM's time, and the VMM writes its device state in it too.
     pub memory: Duration,
-    /// Taking the device state. Under QEMU it is the VMM's time, beside [`memory`](Self::memory). Under Firecracker it is
-    /// wrenn's, for reading the file that the VMM wrote.
+    /// Saving the device state. Under QEMU it is the VMM's time, and happens at the same time as
+    /// [`memory`](Self::memory). Under Firecracker it is wrenn's time, to read the file that the VMM wrote.
     pub state: Duration,
 }
 
-/// How long each step of a create, a resume, or the start of a fork's child took. They come one after another and add up
-/// to [`whole`](Self::whole); what the VMM's part is made of is in [`RestorePhases`].
+/// How long each step of a create, a resume, or the start of a fork's child took. The steps come one after another and
+/// add up to [`whole`](Self::whole). [`RestorePhases`] has the parts of the VMM's steps.
 ///
-/// The drive is filled while the VMM starts: what it took beyond that is a step of its own.
+/// ```
+/// use std::time::Duration;
+///
+/// let mut steps = wrenn_core::RestoreSteps::default();
+/// steps.slot = Duration::from_millis(2);
+/// steps.machine = Duration::from_millis(40);
+/// assert_eq!(steps.sum(), Duration::from_millis(42));
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RestoreSteps {
-    /// Finding the snapshot, and reading and checking its headers. wrenn's time; with a template that was not booted yet it
-    /// has the boot in it. Zero for a fork's child, whose snapshot is at hand.
+    /// Finding the snapshot, and reading and checking its headers. wrenn's time. The boot is in it where an image had
+    /// to be booted first. Close to zero for a fork's child, whose snapshot is loaded already.
     pub load: Duration,
     /// Checking that the snapshot can run here, and opening its files. wrenn's time.
     pub open: Duration,
-    /// Making the network slot. The kernel's time, for the most part.
+    /// Making the sandbox's network. Mostly the kernel's time.
     pub slot: Duration,
     /// Starting the VMM with its memory and device state: [`RestorePhases::spawn`], `populate` and `load`.
     pub machine: Duration,
-    /// Waiting for the drive to be filled, once the VMM was ready. wrenn's time.
+    /// Waiting for the writable drive once the VMM was ready. The drive is filled while the VMM starts, and that part
+    /// of the time is not counted here. wrenn's time.
     pub drive: Duration,
     /// [`RestorePhases::describe`] and [`RestorePhases::run`]: the VMM's time.
     pub run: Duration,
-    /// From then until the agent had made the guest itself again: the guest's time, with the pages that it touches
-    /// meanwhile, which wrenn serves.
+    /// From the order to run until the guest's agent had renewed the guest's clock, randomness, identity and token. The
+    /// guest's time, and wrenn's, which serves the pages that the guest touches.
     pub agent: Duration,
-    /// From the call to its answer.
+    /// From the call to its answer; for a fork's child, from the end of the capture.
     pub whole: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! What this machine can do. `/dev/kvm` being there says little: under some hypervisors it opens, and an ordinary guest
-//! then spins without progress. So the decision takes the processor's flags and a guest that has to finish.
+//! Finds out which acceleration works on this machine. Under some hypervisors `/dev/kvm` can be opened, but an ordinary
+//! guest makes no progress. So the probe looks at the processor's flags and runs a short guest that has to finish.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -12,15 +12,22 @@ use crate::program::status_within;
 use crate::vmm::driver::Driver;
 use crate::vmm::shape::Acceleration;
 
-/// What was found, and what follows.
+/// The VMM and the acceleration that were chosen for this machine, as [`Host::probe`](crate::Host::probe) tells them.
+///
+/// ```no_run
+/// # async fn demo(host: &wrenn_core::Host) {
+/// let probe = host.probe();
+/// println!("{:?} on {:?}: {}", probe.driver, probe.acceleration, probe.reason);
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Probe {
-    /// The VMM that runs them.
+    /// The VMM that runs the sandboxes.
     pub driver: Driver,
-    /// What the guests will run on.
+    /// What executes the guests' instructions.
     pub acceleration: Acceleration,
-    /// Why, in a sentence.
+    /// Why these were chosen, in a sentence.
     pub reason: String,
 }
 
@@ -52,7 +59,7 @@ fn choose(acceleration: Acceleration, reason: impl Into<String>) -> Probe {
     Probe { driver: Driver::Qemu, acceleration, reason: reason.into() }
 }
 
-/// Whether the processor has what KVM takes.
+/// Whether the processor has the extensions that KVM needs.
 pub(crate) fn has_virtualization() -> bool {
     shows_virtualization(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
 }
@@ -62,7 +69,7 @@ fn shows_virtualization(cpuinfo: &str) -> bool {
     flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
 }
 
-/// Runs firmware of three instructions whose last one ends QEMU with a status of its own.
+/// Runs a firmware of three instructions. The last instruction ends QEMU with a status that nothing else gives.
 async fn finishes_a_guest(qemu: &Path, accel: &str) -> std::io::Result<bool> {
     let mut firmware = tempfile::NamedTempFile::new()?;
     firmware.write_all(&probe_firmware())?;

@@ -1,18 +1,25 @@
-//! What a machine is made of, as far as its snapshots depend on it.
+//! The properties of a machine that its snapshots depend on.
 
 use serde::{Deserialize, Serialize};
 
 /// What executes the guest's instructions.
+///
+/// ```
+/// use wrenn_core::Acceleration;
+///
+/// assert_eq!(serde_json::to_string(&Acceleration::Kvm)?, r#""kvm""#);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Acceleration {
-    /// The processor, through `/dev/kvm`.
+    /// The processor executes them, through `/dev/kvm`.
     Kvm,
-    /// QEMU's emulation: needs nothing of the host, at some tenth of the speed.
+    /// QEMU emulates them. This needs nothing of the host, and runs at about a tenth of the speed.
     Tcg,
 }
 
-/// What of a machine its snapshots depend on, and a restore has to give again.
+/// The properties of a machine that its snapshots depend on. A restore has to make a machine with the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MachineShape {
     pub(crate) vcpus: u32,
