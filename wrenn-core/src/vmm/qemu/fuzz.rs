@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
 
-/// What QEMU's monitor says: any bytes are an answer or an error. The monitor says them all, and closes.
+/// What QEMU's monitor says: any bytes are an answer or an error, whose text steers no terminal. The monitor says them all, and
+/// closes.
 ///
 /// # Panics
 /// A promise is broken.
@@ -19,8 +20,13 @@ pub fn qmp(bytes: &[u8]) {
     match ended.expect("the monitor has closed, and is waited for") {
         Ok(()) => {}
         Err(QmpError::TimedOut { command, .. }) => panic!("{command} waits for a monitor that has closed"),
-        Err(error) => assert!(!error.to_string().contains('\u{1b}'), "a terminal would obey: {error}"),
+        Err(error) => check_text(&error),
     }
+}
+
+fn check_text(error: &QmpError) {
+    let text = error.to_string();
+    assert!(!text.contains('\u{1b}'), "a terminal would obey {text:?}");
 }
 
 /// Far more than reading a monitor that has closed takes, and less than a command may.
@@ -40,7 +46,8 @@ async fn converse(bytes: &[u8]) -> Result<(), QmpError> {
         let mut qmp = Qmp::connect(ours, HUNG_AFTER).await?;
         for command in ["query-status", "query-migrate", "cont"] {
             match qmp.execute(command, Value::Null).await {
-                Ok(_) | Err(QmpError::Refused { .. }) => {}
+                Ok(_) => {}
+                Err(error @ QmpError::Refused { .. }) => check_text(&error),
                 Err(error) => return Err(error),
             }
         }
