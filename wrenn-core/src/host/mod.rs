@@ -15,3 +15,5 @@ mod keeping_tests;
 mod lifecycle_tests;
 pub(crate) mod metrics;
 pub(crate) mod shutdown;
+#[cfg(test)]
+mod spans_tests;

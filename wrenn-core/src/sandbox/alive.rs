@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::error::{Error, Result};
 use crate::id::SandboxId;
@@ -26,6 +27,11 @@ impl Watch {
         operation: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        let span = tracing::debug_span!("call", sandbox = %self.id, operation);
+        self.alive(operation, work).instrument(span).await
+    }
+
+    async fn alive<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
         if is_over(&self.life.borrow()) {
             return Err(self.refusal(operation));
         }

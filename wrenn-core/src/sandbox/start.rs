@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
+use tracing::Instrument as _;
 use wrenn_envd::GuestEventKind;
 use wrenn_snapshot::Generation;
 
@@ -65,7 +66,8 @@ pub(crate) async fn start(
     let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs };
     let site = &registry.site;
     let beginning = origin.event(&fixed);
-    let guest = Guest::restore(site, generation, &renewal, asked).await?;
+    let span = tracing::info_span!("sandbox", sandbox = %fixed.id);
+    let guest = Guest::restore(site, generation, &renewal, asked).instrument(span.clone()).await?;
     site.observer.at(Step::Ready)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
     let (kills, to_kill) = mpsc::unbounded_channel();
@@ -78,7 +80,7 @@ pub(crate) async fn start(
         Arc::new(Shared { fixed: fixed.clone(), agent, console, vmm_pid, requests, kills, countdown, life: lives });
     registry.enrol(&shared)?;
     let id = fixed.id.clone();
-    tokio::spawn(Task::new(Arc::clone(registry), guest, fixed, lock, life).run(inbox));
+    tokio::spawn(Task::new(Arc::clone(registry), guest, fixed, lock, life).run(inbox).instrument(span));
     registry.events.tell(&id, beginning);
     Ok(shared)
 }
