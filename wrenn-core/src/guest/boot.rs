@@ -1,4 +1,4 @@
-//! The first life of an image: booted to its agent, and nobody yet.
+//! The boot of an image, up to a running agent. The booted guest has no sandbox's identity.
 
 use std::fs::File;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::vmm::phases::RestoreSteps;
 use crate::vmm::shape::MachineShape;
 
 impl Guest {
-    /// Boots an image to its agent. The guest has no identity yet, so that every restore gives it one.
+    /// Boots an image until its agent runs. The guest has no identity yet: every restore of it gives one.
     pub(crate) async fn boot(site: &Arc<Site>, image: &Image, shape: MachineShape) -> Result<Self> {
         let (here, files) = (Arc::clone(site), image.clone());
         let Files { media, base, drive } =
@@ -61,7 +61,8 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Waits for a booted agent, and puts into memory what every sandbox will want first.
+    /// Waits for the booted agent, and runs what every sandbox runs first, so that its files are in the guest's page
+    /// cache.
     async fn settle(&self) -> Result<()> {
         if let Err(source) = self.agent.wait_ready(patient(BOOT_TIMEOUT)).await {
             let console = self.machine.console().tail(12);
@@ -77,7 +78,7 @@ impl Guest {
     }
 }
 
-/// What a boot opens of an image, and the drive that it fills.
+/// The files that a boot opens, and the drive that it fills.
 struct Files {
     media: BootMedia,
     base: File,
@@ -100,6 +101,6 @@ impl Files {
 const USER: &str = "user";
 /// A boot takes 3 s under emulation on an idle machine.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Their pages are then in every template's page cache.
+/// Commands whose files are then in every template's page cache.
 const WARM_UPS: [&str; 2] =
     ["true", "command -v python3 >/dev/null && python3 -c 'import json, os, random, socket, subprocess, uuid' || true"];

@@ -1,4 +1,4 @@
-//! A guest captured at one instant, and what becomes of it then.
+//! The capture of a guest at one instant.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -42,10 +42,10 @@ impl Guest {
         let stopped = Instant::now();
         self.machine.stop().await?;
         let drive = SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive_writer, then);
-        // Both to their ends: a machine whose saving was cut short could not go on.
+        // Both are waited for even if one fails: a machine whose save was cut short could not go on.
         let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
         let (Saved { memory, state }, drive) = (saved?, drive?);
-        // From here on nothing stops the guest: what remains is to store what was saved, and to make that durable.
+        // From here on the guest may run: what was saved has only to be stored and made durable.
         let stopped_for = stopped.elapsed();
         steps.stop = watch.lap();
         let held_bytes = memory.held_bytes();
@@ -56,13 +56,14 @@ impl Guest {
             pending.seal(drive.finish()?)?;
             Ok::<_, Error>(pending.publish(&metadata)?)
         };
-        // Before the guest goes on: a guest that writes more than can be held waits until it is stored, and its hooks may
-        // write much before they let its processes go on.
+        // Publishing starts before the guest goes on. A guest that writes more held pages than wrenn can copy aside
+        // waits until they are stored, and its hooks may write much before its processes are thawed.
         let publishing = tokio::task::spawn_blocking(publish);
         let gone_on = if then == Then::GoOn { self.go_on().await } else { Ok(()) };
         steps.go_on = watch.lap();
         let frozen_for = steps.freeze + steps.stop + steps.go_on;
-        // To its end in any case: the next capture must not meet this one's held pages.
+        // Publishing is waited for even where the guest did not go on, since the next capture must not find pages held
+        // by this one.
         let published = publishing.await.map_err(|e| Error::failed("publish the snapshot")(e.into()))?;
         gone_on?;
         let generation = published?;
@@ -82,15 +83,15 @@ impl Guest {
         Ok(generation)
     }
 
-    /// Freezes the guest's processes, so that none runs in a copy before it is somebody of its own. From then on the guest
-    /// stands still, or may.
+    /// Freezes the guest's processes, so that none runs in a copy before the copy has an identity of its own. From then
+    /// on the guest counts as halted, even where this fails.
     async fn freeze(&mut self) -> Result<()> {
         self.halted = true;
         let freeze = self.agent.freeze();
         self.alive("freeze the guest", async { freeze.await.map_err(Error::agent("freeze its processes")) }).await
     }
 
-    /// Lets a guest that was halted go on as itself.
+    /// Lets a halted guest go on with its own identity.
     pub(crate) async fn go_on(&mut self) -> Result<()> {
         self.machine.resume().await?;
         let thaw = self.agent.thaw();

@@ -1,12 +1,13 @@
-//! A sandbox's writable drive: a file that never had a name.
+//! A sandbox's writable drive, a file without a name.
 //!
 //! ```text
 //!  create ─▶ copy_sparse (boot) or fill (restore) ─▶ the VMM has it ─▶ SavedDrive::of (stopped) ─▶ finish
 //! ```
 //!
-//! Nobody tells which of its pages the guest wrote, so they are found by comparing it with its parent, which takes as long
-//! as reading all that is in it. Where the file system shares storage (XFS, btrfs), a guest that goes on need not wait for
-//! that: the drive is cloned in the stop, in less than a millisecond, and the clone is compared.
+//! The VMM does not tell which pages of the drive the guest wrote. So a capture compares the drive with its parent,
+//! which takes as long as reading all of it. Where the file system can clone files (XFS, btrfs), a guest that goes on
+//! does not wait for that: the drive is cloned during the stop, in less than a millisecond, and the clone is compared
+//! afterwards.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -24,12 +25,12 @@ use crate::site::Site;
 use crate::site::step::Step;
 use crate::unnamed::{clone, unnamed_file};
 
-/// A drive without a name: it goes with its last descriptor.
+/// Makes a drive without a name. The kernel frees it with its last descriptor.
 pub(crate) fn create(site: &Arc<Site>) -> Result<File> {
     unnamed_file(site.data.path()).map_err(Error::io("make a drive in", site.data.path()))
 }
 
-/// Fills a drive with a generation's.
+/// Fills a drive with the contents that a generation has of it.
 pub(crate) async fn fill(site: &Arc<Site>, from: Generation, drive: &File) -> Result<()> {
     site.observer.at(Step::Drive)?;
     let drive = drive.try_clone().map_err(Error::io("open", site.data.path()))?;
@@ -38,7 +39,7 @@ pub(crate) async fn fill(site: &Arc<Site>, from: Generation, drive: &File) -> Re
     Ok(())
 }
 
-/// The same bytes, with the same holes.
+/// Copies a file with its holes.
 pub(crate) fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
     let len = i64::try_from(from.metadata()?.len()).map_err(io::Error::other)?;
     to.set_len(len.unsigned_abs())?;
@@ -57,16 +58,16 @@ pub(crate) fn copy_sparse(mut from: &File, mut to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// A drive as it was at one instant, on its way into a generation.
+/// The contents of a drive at one instant, which are being written to a generation.
 pub(crate) enum SavedDrive {
-    /// All of it is there.
+    /// All contents are written.
     Written(SpaceWriter),
-    /// It is a clone, and still to be compared.
+    /// The contents are in a clone, which has to be compared and written yet.
     Cloned { clone: File, into: SpaceWriter },
 }
 
 impl SavedDrive {
-    /// Saves the drive of a stopped guest. `directory` is on its file system.
+    /// Saves the drive of a stopped guest. `directory` is on the drive's file system.
     pub(crate) async fn of(drive: Arc<File>, directory: PathBuf, mut into: SpaceWriter, then: Then) -> Result<Self> {
         let save = move || {
             if then == Then::GoOn
@@ -80,7 +81,7 @@ impl SavedDrive {
         blocking("save the drive", save).await?
     }
 
-    /// Adds what is still to be added. Blocks.
+    /// Writes what is not written yet. Blocks.
     pub(crate) fn finish(self) -> Result<SpaceWriter> {
         match self {
             Self::Written(into) => Ok(into),
@@ -92,9 +93,10 @@ impl SavedDrive {
     }
 }
 
-/// Shortens the stop to come. Cloning writes out what the host has not yet written of the drive, so that the clone in the
-/// stop finds little.
+/// Shortens the next stop: cloning a drive makes the host write its cached pages out, so that the clone in the stop has
+/// few left to write.
 pub(crate) async fn write_ahead(drive: Arc<File>, directory: PathBuf) -> Result<()> {
-    // What fails here fails in the stop too, and is no error there: the drive itself is read then.
+    // A file system that cannot clone fails here as it does in the stop. A stop then reads the drive itself, so this
+    // failure is not an error.
     blocking("write the drive out", move || drop(clone(&drive, &directory))).await
 }

@@ -14,17 +14,17 @@ use crate::error::{Error, Result};
 use crate::runtime::blocking;
 use crate::site::Site;
 
-/// Opens the file, making it first if nobody has. One makes it, whichever program asks, and others wait until it is there.
-/// It is beside the files of its generation, and gone with them.
+/// Opens the file, and makes it first where it is not there. One caller makes it, and the callers of all programs wait
+/// until it is there. The file lies in the directory of its generation, and is removed with it.
 ///
-/// Each page is checked once, when the file is made; from then on it is the page cache's.
+/// The checksum of each page is verified once, when the file is made.
 ///
 /// # Cancel-Safety
-/// A file that has been begun is finished, for the next who asks.
+/// Cancelling does not stop the making of the file, which the next caller finds.
 pub(crate) async fn memory(site: &Arc<Site>, generation: &Generation) -> Result<File> {
     let path = site.store.root().join(generation.id().to_string()).join(NAME);
     let deadline = Instant::now() + PATIENCE;
-    // Those who wait do so without a thread: there may be many of them, and few threads.
+    // Callers wait without a thread each, since there may be more of them than threads.
     loop {
         let (generation, path) = (generation.clone(), path.clone());
         let made = blocking("write the memory of all clones", move || open_or_make(&generation, path)).await??;
@@ -39,11 +39,11 @@ pub(crate) async fn memory(site: &Arc<Site>, generation: &Generation) -> Result<
     }
 }
 
-/// The file; `None` while somebody else makes it.
+/// The file; `None` while another caller makes it.
 fn open_or_make(generation: &Generation, path: PathBuf) -> Result<Option<File>> {
     let write = |file: &File| {
         generation.reader(Space::Memory)?.copy_into(file, &path)?;
-        // The VMM runs as another user, and maps it privately.
+        // The VMM runs as another user, and maps the file privately.
         let readable = file.set_permissions(Permissions::from_mode(0o444));
         readable.map_err(wrenn_snapshot::Error::of_source)
     };

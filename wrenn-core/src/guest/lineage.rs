@@ -1,4 +1,4 @@
-//! What a guest's next generation is a child of, and keeping that short.
+//! The parent of a guest's next generation, and the compaction that keeps the chain of its ancestors short.
 //!
 //! ```text
 //!  Lineage::new ──▶ shorten (in the background) ──▶ a generation of the same content, of fewer files
@@ -6,9 +6,10 @@
 //!                  go_on_from ◀── a capture ◀── parent ◀───┘ if it is there by then; the long one if not
 //! ```
 //!
-//! Each pause, fork and snapshot makes a lineage one longer. So it is compacted now and then while the guest runs, and
-//! the next generation becomes a child of what came of that. Nobody's record names that before a generation under it is
-//! recorded: a crash leaves it to the next collection, and the record goes on naming what it named.
+//! Each pause, fork and snapshot makes the chain one generation longer. So the chain is compacted now and then while
+//! the guest runs, and the next generation becomes a child of the compacted one. No record names the compacted
+//! generation before its child is recorded. After a crash, the record still names the old generation, and the next
+//! collection removes the compacted one.
 
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -21,23 +22,23 @@ use crate::site::Site;
 #[derive(Debug)]
 pub(crate) struct Lineage {
     parent: Generation,
-    /// Whose record does not count as another's.
+    /// The sandbox that the guest belongs to. Its own record does not keep a compaction from removing generations.
     own: Option<SandboxId>,
     shortening: Option<JoinHandle<Option<Generation>>>,
     leaves_garbage: bool,
 }
 
 impl Lineage {
-    /// That of a guest which is equal to `parent`.
+    /// The lineage of a guest whose memory and drive are equal to `parent`.
     pub(crate) fn new(parent: Generation, own: Option<SandboxId>) -> Self {
         Self { parent, own, shortening: None, leaves_garbage: false }
     }
 
-    /// What the guest was last equal to. Waits for a compaction only where the lineage is half as long again as it should
-    /// be, because the guest never ran for as long as one takes.
+    /// The generation that the guest was last equal to. It waits for a compaction only where the chain is half as long
+    /// again as it should be, since the guest never ran for as long as a compaction takes.
     pub(crate) async fn parent(&mut self) -> Generation {
         if let Some(shortening) = self.shortening.take_if(|task| task.is_finished() || is_far_too_long(&self.parent)) {
-            // A failed join is a panic, which was printed.
+            // A join fails only where the task panicked, and the panic was printed.
             if let Ok(Some(shorter)) = shortening.await {
                 self.parent = shorter;
                 self.leaves_garbage = true;
@@ -46,20 +47,20 @@ impl Lineage {
         self.parent.clone()
     }
 
-    /// Whether a compaction left generations that a collection may find to be needed no more.
+    /// Whether a compaction left generations that may be no longer needed.
     pub(crate) fn leaves_garbage(&self) -> bool {
         self.leaves_garbage
     }
 
-    /// The guest goes on from `generation`, which has just been made of it. A compaction that is under way ends by
-    /// itself, and what it made goes with the next collection.
+    /// Notes that `generation` has just been made of the guest. A compaction that is under way ends by itself, and the
+    /// next collection removes its result.
     pub(crate) fn go_on_from(&mut self, generation: Generation) {
         self.parent = generation;
-        // One that had nothing to do is finished.
+        // A compaction that had nothing to do is finished already, and made nothing.
         self.leaves_garbage |= self.shortening.take().is_some_and(|task| !task.is_finished());
     }
 
-    /// Begins to compact, if it is due. Returns at once.
+    /// Begins a compaction in the background, if one is due.
     pub(crate) fn shorten(&mut self, site: &Arc<Site>) {
         let (site, parent, own) = (site.clone(), self.parent.clone(), self.own.clone());
         self.shortening = Some(tokio::task::spawn_blocking(move || {

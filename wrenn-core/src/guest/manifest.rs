@@ -1,8 +1,8 @@
-//! What a snapshot says of its guest and of where it ran, and whether it can run here.
+//! The description of a guest and of its host in a snapshot, and the check whether the guest can run on this host.
 //!
-//! A VMM trusts its snapshots: Firecracker only warns when the processor's vendor differs, and QEMU does not look. A guest
-//! that finds a feature gone crashes at best. So what cannot be right is refused before anything starts, by the name of
-//! what differs.
+//! VMMs do not check this enough: Firecracker only warns when the processor's vendor differs, and QEMU does not look. A
+//! guest may crash, or go wrong silently, where a feature of the processor is missing. So a restore on a host that
+//! differs in such a way is refused before anything starts, and the error names the difference.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use crate::error::{Error, Result};
 use crate::site::Site;
 use crate::vmm::shape::{Acceleration, MachineShape};
 
-/// Beside memory, drive and device state, in every generation.
+/// The description of a guest, kept in every generation with its memory, drive and device state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     /// The driver and the VMM's version.
     pub(crate) vmm: String,
     pub(crate) shape: MachineShape,
-    /// Where it was booted: later hosts may have more, and the guest does not come to know of it.
+    /// The host on which the guest was booted. A host with more features may run it, since the guest never looks for
+    /// them again.
     pub(crate) made_on: Surroundings,
     /// The image whose base disk is under the drive, and that disk's digest.
     pub(crate) image: String,
@@ -30,7 +31,7 @@ pub(crate) struct Manifest {
     pub(crate) token: Option<String>,
 }
 
-/// What of a host a guest under KVM can feel.
+/// The properties of a host that a guest under KVM depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     pub(crate) processor: Processor,
@@ -39,18 +40,18 @@ pub(crate) struct Surroundings {
     pub(crate) page_bytes: u64,
 }
 
-/// The first processor of `/proc/cpuinfo`; the others are like it.
+/// The first processor of `/proc/cpuinfo`, which stands for all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Processor {
     pub(crate) vendor: String,
     pub(crate) family: String,
     pub(crate) model: String,
-    /// What people call it, for messages.
+    /// The processor's model name, for messages.
     pub(crate) name: String,
     pub(crate) features: BTreeSet<String>,
 }
 
-/// What a restore would run on.
+/// The host and the VMM that a restore would run on.
 #[derive(Debug, Clone, Copy)]
 struct Here<'a> {
     vmm: &'a str,
@@ -60,7 +61,7 @@ struct Here<'a> {
 }
 
 impl Manifest {
-    /// What a generation says.
+    /// Reads the description from a generation.
     pub(crate) fn of(generation: &Generation) -> Result<Self> {
         serde_json::from_slice(generation.metadata()).map_err(|e| Error::Host {
             problem: "what the snapshot says of its guest is not understood: another version of wrenn made it"
@@ -70,7 +71,7 @@ impl Manifest {
         })
     }
 
-    /// Refuses a guest that could not go on here as if nothing had happened.
+    /// Refuses a guest that cannot go on correctly on this host.
     pub(crate) fn check_restorable(&self, site: &Arc<Site>) -> Result<()> {
         let here = Here {
             vmm: site.vmm.version(),
@@ -84,7 +85,7 @@ impl Manifest {
         }
     }
 
-    /// What differs, and what to do.
+    /// The difference that keeps the guest from running here, and what to do about it.
     fn difference(&self, here: Here<'_>) -> Option<(String, &'static str)> {
         if self.vmm != here.vmm {
             let problem = format!("the snapshot is of {}, and this host has {}", self.vmm, here.vmm);
@@ -117,7 +118,7 @@ impl Manifest {
 }
 
 impl Surroundings {
-    /// This host's, read once.
+    /// The properties of this host, read once.
     pub(crate) fn here() -> &'static Self {
         static HERE: OnceLock<Surroundings> = OnceLock::new();
         HERE.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! A machine, its network, its drive and its agent, as one thing: what a sandbox's task owns.
+//! A guest: the machine, the network, the drive and the agent of one sandbox. The sandbox's task owns it.
 //!
 //! ```text
 //!  Guest::boot ─────▶ (running, not yet anybody's) ── capture ──▶ a template's generation
@@ -6,8 +6,8 @@
 //!                             ── capture(Stay) ──▶ halted ── kill
 //! ```
 //!
-//! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never had
-//! a name), so a step that fails, or a future that is dropped, leaves nothing.
+//! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never
+//! had a name), so a step that fails, or a future that is dropped, leaves nothing.
 
 mod boot;
 mod capture;
@@ -43,9 +43,10 @@ pub(crate) struct Guest {
     drive: Arc<File>,
     /// Keeps the network: the agent's client only borrows it.
     _connector: Arc<dyn Connector>,
-    /// The generation that it was restored from.
+    /// The generation that the guest was restored from.
     restored_from: Option<GenerationId>,
-    /// What the guest's memory and drive were last equal to; `None` for one that was booted and not captured yet.
+    /// The generation that the guest's memory and drive were last equal to; `None` for a booted guest that was not
+    /// captured.
     lineage: Option<Lineage>,
     pub(crate) manifest: Manifest,
     halted: bool,
@@ -54,34 +55,34 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Whether the guest stands still, or may.
+    /// Whether the guest stands still, or may stand still after a stop that failed.
     pub(crate) fn is_halted(&self) -> bool {
         self.halted
     }
 
-    /// Whether it leaves generations to collect, once what it was captured in is recorded.
+    /// Whether the end of this guest leaves generations that can be collected, once its last capture is recorded.
     pub(crate) fn leaves_garbage(&self) -> bool {
         self.lineage.as_ref().is_some_and(Lineage::leaves_garbage)
     }
 
-    /// How its restore went, and goes; `None` for a guest that was booted.
+    /// What the guest's restore has done so far; `None` for a guest that was booted.
     pub(crate) fn restore_report(&self) -> Option<RestoreReport> {
         self.machine.restore_report().map(|report| RestoreReport { steps: self.steps, ..report })
     }
 
-    /// How long the last capture took of the guest's time.
+    /// How long the last capture stopped the guest, and how long its steps took.
     pub(crate) fn save_report(&self) -> Option<SaveReport> {
         self.save_report
     }
 
-    /// Ends the VM, and lets go of what it depended on.
+    /// Ends the VM, and releases the generation that it depended on.
     pub(crate) async fn kill(&mut self) {
         self.agent.close();
         self.machine.kill().await;
         self.lineage = None;
     }
 
-    /// Does `work`, or fails at once when the VM ends meanwhile.
+    /// Does `work`, and fails at once when the VM ends before the work is done.
     async fn alive<T>(&self, during: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
         let mut exited = self.machine.exited();
         tokio::select! {
@@ -93,7 +94,7 @@ impl Guest {
         }
     }
 
-    /// A renewal of the guest's clock alone.
+    /// A request to the agent that sets only the guest's clock.
     fn clock() -> InitRequest {
         InitRequest { timestamp: Some(Timestamp::now()), ..InitRequest::default() }
     }

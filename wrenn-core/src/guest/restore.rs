@@ -38,8 +38,8 @@ pub(crate) struct Renewal {
 }
 
 impl Guest {
-    /// Makes a guest of a generation: lazily, and as somebody new. `asked` is when that was asked for: finding and loading
-    /// the generation is a part of what it took.
+    /// Makes a running guest of a generation, with a new identity. `asked` is when the caller was asked for it, so that
+    /// the report counts the time to find and load the generation too.
     pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal, asked: Instant) -> Result<Self> {
         let mut steps = RestoreSteps { load: asked.elapsed(), ..RestoreSteps::default() };
         let mut watch = Stopwatch::start();
@@ -99,14 +99,14 @@ impl Guest {
         guest.alive("restore the guest", guest.renew(renewal)).await?;
         guest.steps.agent = watch.lap();
         guest.steps.whole = asked.elapsed();
-        // Last, since it may begin to compact, which the restore shall not wait for.
+        // This comes last, since it may begin a compaction, and the restore is not to wait for that.
         let lineage = guest.lineage.insert(Lineage::new(from, Some(renewal.id.clone())));
         lineage.shorten(site);
         Ok(guest)
     }
 
-    /// Everything that must differ between two guests of one generation, before any of their processes runs: the
-    /// agent thaws them when it has done this.
+    /// Renews everything that must differ between two guests of one generation. The agent thaws the guest's processes
+    /// only after this, so none of them runs before.
     async fn renew(&self, renewal: &Renewal) -> Result<()> {
         let token = self.manifest.token.clone();
         let init = InitRequest {
@@ -126,7 +126,7 @@ impl Guest {
     }
 }
 
-/// What a restore opens of the data directory.
+/// The files that a restore opens in the data directory.
 struct Files {
     base: File,
     drive: File,

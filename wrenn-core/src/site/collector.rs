@@ -1,11 +1,11 @@
-//! Whether a host's collection of garbage is wanted or under way, and what the last ones saw.
+//! The state of a host's garbage collection: whether one is wanted or under way, and what the last one found.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::site::survey::Seen;
 
-/// What the collections of one host share; [`Site`](crate::site::Site) does them.
+/// What the collections of one host share. [`Site`](crate::site::Site) runs them.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     progress: Mutex<Progress>,
@@ -17,9 +17,9 @@ pub(crate) struct Collector {
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// Somebody left garbage since the last collection began.
+    /// Whether a collection was asked for since the last one began.
     pub(super) is_wanted: bool,
-    /// A task sees to it.
+    /// Whether a task runs that collects.
     pub(super) has_task: bool,
 }
 

@@ -6,11 +6,12 @@
 //!                                 └──────────── wanted again meanwhile ◀──────────────────────┘
 //! ```
 //!
-//! Whoever leaves garbage says so and goes on: many requests are one collection, and each host runs one at a time.
+//! An operation that leaves garbage asks for a collection and does not wait for it. One collection serves all requests
+//! of a short time, and each host runs one collection at a time.
 //!
 //! # Consistency
-//! The lock `collect` is held over a collection, and over the writing of a record that keeps a generation. So no record is
-//! written between the survey of the records and the deleting.
+//! The lock `collect` is held over a collection, and over the writing of a record that keeps a generation. So no record
+//! is written between the survey of the records and the deleting.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,17 +28,17 @@ use crate::site::lock::FileLock;
 use crate::site::survey::{DamagedRecord, Survey};
 use crate::site::{Site, record};
 
-/// The task that collects. Whoever wants a collection after it was dropped begins another one.
+/// The task that collects. After it was dropped, the next request starts another one.
 struct Turn {
     site: Arc<Site>,
     is_over: bool,
 }
 
 impl Site {
-    /// Has garbage collected in the background: soon, once for all who ask meanwhile. What cannot be collected is left for
-    /// the next time.
+    /// Asks for a collection in the background, which serves all requests until it begins. Garbage that cannot be
+    /// collected is left to the next collection.
     pub(crate) fn tidy(self: &Arc<Self>) {
-        // Outside of a runtime nothing runs in the background: the next one does it.
+        // Outside of a runtime there is no background. The garbage is left to the next collection.
         let Ok(runtime) = Handle::try_current() else { return };
         let mut progress = self.collector.progress();
         progress.is_wanted = true;
@@ -47,8 +48,8 @@ impl Site {
         }
     }
 
-    /// Deletes the generations that no template and no sandbox, running or paused, depends on, and keeps what a damaged one
-    /// may reach. Blocks for as long as that takes.
+    /// Deletes the generations that no template and no sandbox, running or paused, depends on. What a damaged
+    /// generation may depend on is kept. Blocks.
     ///
     /// # Errors
     /// [`Error::Failed`] where a directory cannot be read or removed, or another program collects for too long.
@@ -58,7 +59,7 @@ impl Site {
         let collected = self.store.collect_around_damage(&survey.roots(&self.store)?)?;
         self.collector.collections.fetch_add(1, Ordering::Relaxed);
         let damaged = survey.damaged_count() + collected.damaged.len();
-        // Once, and not at each of the collections to come.
+        // The warning comes when the number changes, and not at every collection.
         if self.collector.damaged.swap(damaged, Ordering::Relaxed) != damaged {
             tracing::warn!(damaged, spared = collected.spared.len(), "`Host::damaged_records` names what is damaged");
         }
@@ -73,14 +74,14 @@ impl Site {
         self.collector.collections.load(Ordering::Relaxed)
     }
 
-    /// Writes a record that keeps a generation, which the caller has in hand until this returns. A collection that began
-    /// before has then seen that it is in hand, and one that begins later sees the record. Blocks.
+    /// Writes a record that keeps a generation. The caller holds the generation until this returns: so a collection
+    /// that began before sees that it is held, and a collection that begins later sees the record. Blocks.
     pub(crate) fn keep(&self, path: &Path, record: &impl serde::Serialize) -> Result<()> {
         let _no_collection = self.hold_collections()?;
         record::write(path, record)
     }
 
-    /// The same, where there is no record of that name. Says whether there was none.
+    /// Writes such a record only where there is no record of that name, and returns whether it was written. Blocks.
     pub(crate) fn keep_new(&self, path: &Path, record: &impl serde::Serialize) -> Result<bool> {
         let _no_collection = self.hold_collections()?;
         record::write_new(path, record)
@@ -111,7 +112,7 @@ impl Site {
 impl Turn {
     async fn run(mut self) {
         while !self.is_over {
-            // Who leaves garbage seldom does so once.
+            // Garbage seldom comes alone, so one collection waits for more.
             tokio::time::sleep(COALESCED).await;
             self.site.collector.progress().is_wanted = false;
             let site = Arc::clone(&self.site);
@@ -128,7 +129,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Its runtime ended. Another one may go on with the same host.
+        // The task is dropped unfinished when its runtime ends. The same host may be used from another runtime.
         if !self.is_over {
             self.site.collector.progress().has_task = false;
         }
@@ -136,6 +137,6 @@ impl Drop for Turn {
 }
 
 const COLLECT_LOCK: &str = "collect";
-/// Deleting a hundred GiB takes some seconds; a holder that takes longer is stopped, or its disk is.
+/// Deleting a hundred GiB takes some seconds. A holder that takes longer was stopped, or its disk stands still.
 const COLLECT_PATIENCE: Duration = Duration::from_secs(120);
 const COALESCED: Duration = Duration::from_millis(20);

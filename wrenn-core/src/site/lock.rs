@@ -1,4 +1,4 @@
-//! Locks that programs hold against each other, and that others can look at without hindering anybody.
+//! Locks between programs. A program can look whether a lock is held without taking it.
 //!
 //! A lock is a write lock on an open file (`F_OFD_SETLK`): the kernel frees it when its holder ends, however that ends,
 //! and tells others of it without their taking it (`F_OFD_GETLK`), which `flock` cannot.
@@ -36,7 +36,8 @@ impl Locks {
             let file = file.map_err(Error::io("open", &path))?;
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 Ok(_) if is_still_at(&file, &path) => return Ok(Some(FileLock(file))),
-                // Its last holder removed the file between the opening and the locking: the name is another file's now.
+                // The last holder removed the file after it was opened here and before it was locked. A new file has
+                // the name.
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
                 Err(errno) => return Err(Error::io("lock", &path)(errno.into())),
@@ -45,7 +46,7 @@ impl Locks {
         Ok(None)
     }
 
-    /// Takes the lock `name`, for which it waits so long at most; `None` if it is still held then. Blocks.
+    /// Takes the lock `name`, and waits for it for at most `patience`; `None` if it is still held then. Blocks.
     pub(crate) fn lock_within(&self, name: &str, patience: Duration) -> Result<Option<FileLock>> {
         let (began, mut pause) = (Instant::now(), POLL_MIN);
         loop {
@@ -60,7 +61,7 @@ impl Locks {
         }
     }
 
-    /// Whether somebody has the lock `name`. Nobody is hindered by the question.
+    /// Whether a program has the lock `name`. The lock is not taken, so no other program is refused it meanwhile.
     pub(crate) fn is_locked(&self, name: &str) -> Result<bool> {
         let path = self.0.join(name);
         let file = match File::open(&path) {
@@ -75,7 +76,7 @@ impl Locks {
 
     /// Removes a lock's file; the holder does it last, while it holds the lock.
     pub(crate) fn forget(&self, name: &str) {
-        // A file that stays is an empty file, and the next holder's.
+        // A file that cannot be removed stays as an empty file, which the next holder locks.
         let _ = fs::remove_file(self.0.join(name));
     }
 }
@@ -97,7 +98,7 @@ const UNLOCKED: libc::c_short = libc::F_UNLCK as libc::c_short;
 #[expect(clippy::cast_possible_truncation, reason = "the kernel's own constants, which are 0 to 2")]
 const FROM_START: libc::c_short = libc::SEEK_SET as libc::c_short;
 
-/// Each is a holder that removed the file just then.
+/// How often a holder may remove the file while it is being opened and locked here.
 const REMOVALS_MAX: usize = 64;
 const POLL_MIN: Duration = Duration::from_micros(500);
 const POLL_MAX: Duration = Duration::from_millis(20);

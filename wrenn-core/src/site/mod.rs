@@ -1,4 +1,5 @@
-//! What a host has, below its sandboxes: the data directory, the store, the VMM, and how memory comes to guests.
+//! The parts of a host that all of its sandboxes use: the data directory, the store of snapshots, the VMM, and the
+//! paging.
 
 pub(crate) mod collector;
 pub(crate) mod data_dir;

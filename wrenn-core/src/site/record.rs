@@ -1,8 +1,8 @@
-//! Small JSON files, replaced whole: what a program finds again when it opens the data directory.
+//! Records: small JSON files that are replaced as a whole, and that a program finds when it opens the data directory.
 //!
-//! Each has a `version`, which is 1; a record without one is of version 1 as well. A field that a later version adds has
-//! a default, so that records of an earlier one load; a change that a default cannot bridge has another version, which
-//! an earlier program refuses by number.
+//! Each has a `version`, which is 1; a record without one is of version 1 as well. A field that a later version adds
+//! has a default, so that records of an earlier one load; a change that a default cannot bridge has another version,
+//! which an earlier program refuses by number.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 /// Whether a record may take the place of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It takes it.
+    /// The record replaces any former one.
     Any,
-    /// There must be none.
+    /// The record is written only where there is none.
     Free,
 }
 
@@ -91,8 +91,8 @@ pub(super) fn decode<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T
     serde_json::from_slice(bytes).map_err(failed)
 }
 
-/// Removes a record for good, and reports whether there was one. What it named may be deleted afterwards: no crash brings
-/// the record back.
+/// Removes a record for good, and reports whether there was one. What it named may be deleted afterwards: no crash
+/// brings the record back.
 pub(crate) fn remove(path: &Path) -> Result<bool> {
     let removed = fs::remove_file(path).and_then(|()| sync(directory_of(path)));
     match removed {

@@ -1,4 +1,4 @@
-//! What is kept of paused sandboxes, of snapshots with a name, and of booted images.
+//! The records of paused sandboxes, of snapshots with a name, and of booted images.
 
 use serde::{Deserialize, Serialize};
 use wrenn_snapshot::GenerationId;
@@ -8,7 +8,8 @@ use crate::site::record;
 use crate::state::{Fixed, SandboxInfo, SandboxState};
 use crate::vmm::shape::MachineShape;
 
-/// What is kept of a paused sandbox; it stays while the sandbox runs again, so that a crash falls back to it.
+/// The record of a paused sandbox. It is kept while the sandbox runs again, so that the sandbox can be resumed after a
+/// crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PausedRecord {
     #[serde(flatten)]
@@ -32,7 +33,7 @@ impl PausedRecord {
     }
 }
 
-/// What is kept of a snapshot with a name, and of a booted image.
+/// The record of a snapshot with a name, or of a booted image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TemplateRecord {
     #[serde(with = "record::text")]

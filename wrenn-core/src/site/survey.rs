@@ -1,4 +1,4 @@
-//! What the records of a data directory name, and which of them are damaged.
+//! The generations that the records of a data directory name, and the records that are damaged.
 //!
 //! # Damage
 //! A record that cannot be used stops nothing: others are listed, and what no record needs is collected. What a damaged
@@ -69,7 +69,7 @@ struct Stamp {
     len: u64,
 }
 
-/// What a record is of, which its directory tells.
+/// The kind of a record, which its directory tells.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Sandbox,
@@ -92,7 +92,8 @@ impl Survey {
     /// Looks at every record. Blocks.
     ///
     /// # Errors
-    /// A directory cannot be listed, or nothing at all can be found out about one of its files.
+    /// [`Error::Failed`] where a directory cannot be listed, or where not even the metadata of a file in it can be
+    /// read.
     pub(crate) fn of(data: &DataDir, seen: &mut Seen) -> Result<Self> {
         let mut survey = Self::default();
         let mut still_there = HashMap::with_capacity(seen.0.len());
@@ -210,11 +211,11 @@ fn ids_in(bytes: &[u8]) -> Vec<GenerationId> {
     words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok()).collect()
 }
 
-/// Whether a generation may have been there when a record was written. One about which nothing can be found out may.
+/// Whether a generation may have been there when a record was written; true where its age cannot be found out.
 fn may_be_older(root: &Path, id: GenerationId, record: SystemTime) -> bool {
     let modified = |entry: io::Result<fs::DirEntry>| entry?.metadata()?.modified();
     let files = || fs::read_dir(root.join(id.to_string()))?.map(modified).collect::<io::Result<Vec<_>>>();
-    // Files are added to a generation after it was published, and none is written to again: the oldest one tells.
+    // Files may be added to a published generation, but none is written again. So its oldest file has its age.
     let oldest = files().ok().and_then(|files| files.into_iter().min());
     oldest.is_none_or(|oldest| oldest <= record + CLOCK_SLACK)
 }
@@ -223,7 +224,7 @@ fn distinct(ids: impl Iterator<Item = GenerationId>) -> Vec<GenerationId> {
     ids.collect::<HashSet<_>>().into_iter().collect()
 }
 
-/// By so much may the clock have been set back between the writing of a generation and that of its record.
+/// How far the clock may have been set back between the writing of a generation and the writing of its record.
 const CLOCK_SLACK: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub struct RestorePhases {
     /// and its namespaces.
     pub spawn: Duration,
     /// Providing the guest's memory. wrenn's time: it copies all memory for [`Paging::Eager`](crate::Paging::Eager),
-    /// and starts the page server for a lazy restore.
+    /// and prepares the page server for a lazy restore.
     pub populate: Duration,
     /// Loading the device state. The VMM's time, and wrenn's, which serves the pages that the VMM touches.
     pub load: Duration,
