@@ -1,4 +1,4 @@
-//! The last of what a VM said: its serial console and the VMM's own complaints, bounded.
+//! The last part of what a VM printed: the guest's serial console and the VMM's own messages, up to a limit.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +35,7 @@ impl Console {
         escape_controls(&last.join("\n"))
     }
 
-    /// Reads `from` to its end. A VM whose console nobody drains would stop at a full pipe.
+    /// Reads `from` to its end. A VM whose console is not read stops when the pipe is full.
     pub(crate) async fn drain(self, mut from: impl AsyncRead + Unpin) {
         let mut chunk = [0; 4096];
         while let Ok(read @ 1..) = from.read(&mut chunk).await {
@@ -44,8 +44,8 @@ impl Console {
     }
 }
 
-/// Text of a guest's or a VMM's, for people to read: all but lines and tabs that would act on a terminal, or turn the
-/// direction of what follows, is written as `\u{..}`.
+/// Makes text of a guest or a VMM safe to print. Characters that act on a terminal or change the direction of text are
+/// written as `\u{..}`, except line ends and tabs.
 pub(crate) fn escape_controls(text: &str) -> String {
     let turns =
         |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

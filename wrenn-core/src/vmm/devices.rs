@@ -1,4 +1,4 @@
-//! Device nodes of a VMM's own: those of the host belong to root, or to a group that other programs have too.
+//! Device nodes for one VMM. The host's nodes belong to root, or to a group that other programs have too.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -22,7 +22,7 @@ pub(super) fn own(device: &str, owner: &Identity) -> io::Result<()> {
     offer(device, place, owner).map_err(at("give the VMM its devices"))
 }
 
-/// Moves the calling thread into a mount namespace whose mounts nobody else sees.
+/// Moves the calling thread into a mount namespace whose mounts no other process sees.
 pub(super) fn private_mounts() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(at("make a mount namespace"))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -33,7 +33,7 @@ pub(super) fn private_mounts() -> io::Result<()> {
 pub(super) fn offer(device: &str, place: &Path, owner: &Identity) -> io::Result<()> {
     let number = match fs::metadata(device) {
         Ok(metadata) => metadata.rdev(),
-        // Kernels before 6.1 have no device for userfaultfd. Without one of the others the VMM says so.
+        // Kernels before 6.1 have no device for userfaultfd. Where another device is missing, the VMM reports it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -43,7 +43,7 @@ pub(super) fn offer(device: &str, place: &Path, owner: &Identity) -> io::Result<
     Ok(mount_bind(&node, device)?)
 }
 
-/// Makes a path the owner's. For what nobody but wrenn can have made.
+/// Gives a path to the owner. Only for paths that no other program can have made.
 pub(super) fn give(path: &Path, owner: &Identity, mode: u32) -> io::Result<()> {
     chown(path, Some(owner.uid), Some(owner.gid))?;
     fs::set_permissions(path, Permissions::from_mode(mode))

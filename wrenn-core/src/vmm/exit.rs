@@ -5,11 +5,11 @@ use std::sync::Arc;
 /// How a VMM ended.
 #[derive(Debug, Clone)]
 pub(crate) enum Exit {
-    /// By itself, or killed; the text is its exit status.
+    /// The VMM ended by itself, or was killed; the text is its exit status.
     Process(String),
-    /// Killed, because its memory could not be served any more.
+    /// The VMM was killed, since its memory could not be served any more.
     PageServer(Arc<wrenn_snapshot::Error>),
-    /// Killed by its driver; the text is why, such as that it had stopped answering.
+    /// The driver killed the VMM; the text is why, such as that it had stopped answering.
     GivenUp(String),
 }
 

@@ -1,5 +1,5 @@
-//! A fake VMM for tests of the lifecycle alone: it runs nothing, fails where it is told to, and notes what it was asked.
-//! Its agent answers every call with 204, over a real loopback connection.
+//! A fake VMM for tests of the lifecycle alone: it runs nothing, fails where it is told to, and notes what it was
+//! asked. Its agent answers every call with 204, over a real loopback connection.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

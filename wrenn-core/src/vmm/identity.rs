@@ -27,11 +27,11 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Reserves a user for one VMM, so that it can neither trace nor signal another. `None` where the program has no right
-    /// to change users.
+    /// Reserves a user for one VMM, so that it can neither trace nor signal another. `None` where the program has no
+    /// right to change users.
     ///
     /// # Errors
-    /// [`Error::Failed`] where `/run/wrenn` cannot be written, or chance met reserved users alone.
+    /// [`Error::Failed`] where `/run/wrenn` cannot be written, or where every user that was tried was reserved already.
     pub(crate) fn reserve() -> Result<Option<Self>> {
         if !nix::unistd::Uid::effective().is_root() {
             return Ok(None);
@@ -40,7 +40,7 @@ impl Identity {
         reserved.map(Some).map_err(|e| Error::failed("reserve a user for the VMM")(e.into()))
     }
 
-    /// One that nobody keeps others from.
+    /// A user that is not reserved.
     #[cfg(test)]
     pub(crate) fn unreserved(uid: u32, gid: u32) -> Self {
         Self { uid, gid, _reservation: None }
@@ -56,7 +56,7 @@ fn reserve_in(directory: &Path, random: impl Fn() -> u32) -> io::Result<Identity
     }
     for _ in 0..ATTEMPTS_MAX {
         let number = random() % EPHEMERAL_UIDS;
-        // A new description for each: a lock belongs to that, and goes with it.
+        // Each reservation opens the file anew, since a lock belongs to an open file, and is released with it.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let users = openat(&opened, "users", flags, Mode::RUSR | Mode::WUSR)?;
         let byte = libc::flock {
@@ -82,7 +82,7 @@ fn short(number: libc::c_int) -> io::Result<libc::c_short> {
     libc::c_short::try_from(number).map_err(io::Error::other)
 }
 
-/// Where programs meet. Root's alone.
+/// The directory in which programs share their reservations. Only root may write it.
 pub(super) const DIRECTORY: &str = "/run/wrenn";
 /// Above the ids that Debian, systemd (to 1,879,048,191) and user namespaces hand out.
 const EPHEMERAL_UID_MIN: u32 = 1_900_000_000;

@@ -9,13 +9,14 @@
 //!  spawn (PTRACE_TRACEME) ─▶ exec stop ─▶ userfaultfd_in ─▶ restore registers ─▶ detach
 //! ```
 //!
-//! `USERFAULTFD_IOC_NEW` on an inherited `/dev/userfaultfd` also makes one for the caller's address space, and checks the
-//! rights of whoever opened the device: so QEMU itself can be unprivileged and faults of kernel mode are still served.
+//! `USERFAULTFD_IOC_NEW` on an inherited `/dev/userfaultfd` also makes one for the caller's address space, and checks
+//! the rights of whoever opened the device: so QEMU itself can be unprivileged and faults of kernel mode are still
+//! served.
 //!
-//! A third call closes the device there, which QEMU does not need and could make more of them with.
+//! A third injected call closes the device in QEMU, which could otherwise make more userfaultfds.
 //!
-//! Another call is injected for Firecracker's jailer: a change of user clears the wish to be killed with one's parent, so
-//! it is made again when the jailer executes Firecracker.
+//! Another call is injected for Firecracker's jailer. The kernel forgets the parent-death signal when the jailer
+//! changes its user, so the signal is set again when the jailer executes Firecracker.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -37,8 +38,8 @@ pub(super) enum Via {
     Syscall,
 }
 
-/// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it. Whoever
-/// kills the child ends the wait.
+/// Waits for the exec stop of a child that was started with `PTRACE_TRACEME`. Call from the thread that spawned it.
+/// Whoever kills the child ends the wait.
 pub(super) fn wait_for_exec(pid: Pid) -> io::Result<()> {
     match waitpid(pid, None)? {
         WaitStatus::Stopped(_, Signal::SIGTRAP) => {

@@ -1,4 +1,5 @@
-//! Starting a VMM's process: what it is given, what it is stripped of, and what is done in it before its first instruction.
+//! The start of a VMM's process: the descriptors that it inherits, the rights that it loses, and what is done in it
+//! before its first instruction.
 //!
 //! ```text
 //!  Launch ─▶ spawn ─▶ [exec stop: Tracing] ─▶ detach ─▶ Spawned
@@ -23,14 +24,14 @@ use crate::vmm::userfaultfd::Device;
 
 /// How to start a VMM.
 pub(crate) struct Launch {
-    /// What the VM's thread does first: namespaces that it enters are the VMM's too.
+    /// What the VM's thread does first. The VMM inherits the namespaces that the thread enters.
     pub(crate) enter: Option<Enter>,
     pub(crate) directory: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     /// Descriptors, and the numbers that the arguments know them by.
     pub(crate) inherited: Vec<(OwnedFd, RawFd)>,
-    /// Whom the VMM runs as; the program's own user where it is `None`. Reserved until the VMM is gone.
+    /// The user that the VMM runs as, reserved until the VMM is gone; `None` for the program's own user.
     pub(crate) identity: Option<Identity>,
     pub(crate) tracing: Tracing,
     /// Whether [`Process::attend`] will give the thread work.
@@ -44,11 +45,11 @@ pub(crate) type Enter = Box<dyn FnOnce() -> io::Result<()> + Send>;
 /// Why the VMM is stopped at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracing {
-    /// It is not.
+    /// The VMM is not stopped.
     None,
-    /// To give it two userfaultfds.
+    /// To make two userfaultfds in it.
     Userfaultfds,
-    /// It changes its user by itself and executes another program, which has to die with this thread too.
+    /// To make it die with this thread once more: it is a jailer, which changes its user and then executes Firecracker.
     NextExec,
 }
 
@@ -71,7 +72,8 @@ pub(super) struct Spawned {
 /// The child, killed and reaped if a step after its start fails.
 pub(super) struct Reaped {
     child: Option<Child>,
-    /// Names the child also once a wait of the tracer has seen its end, when its number may be another process's.
+    /// Names the child even after a wait of the tracer has reaped it, when its process id may belong to another
+    /// process.
     pidfd: Option<OwnedFd>,
 }
 
@@ -150,7 +152,7 @@ fn command(launch: &mut Launch, output: OwnedFd, device: Option<&Device>) -> io:
     Ok(command)
 }
 
-/// Makes both in the stopped VMM, and then takes from it what it could make more of them with.
+/// Makes both userfaultfds in the stopped VMM, and then closes the device there, so that the VMM cannot make more.
 fn userfaultfds_in(pid: Pid, pidfd: BorrowedFd<'_>, device: &Device) -> io::Result<Userfaultfds> {
     let via = device.via(UFFD_DEVICE_FD);
     let [served, hold] = [inject::userfaultfd_in(pid, pidfd, via)?, inject::userfaultfd_in(pid, pidfd, via)?];

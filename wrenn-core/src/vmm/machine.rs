@@ -1,4 +1,4 @@
-//! What wrenn asks of a virtual machine monitor.
+//! The interface between wrenn and a driver of a virtual machine monitor.
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -15,39 +15,39 @@ use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::Saved;
 use crate::vmm::shape::MachineShape;
 
-/// A driver.
+/// A driver, which starts machines.
 #[async_trait]
 pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
     /// The driver's name and the VMM's version, as snapshots record it.
     fn version(&self) -> &str;
 
-    /// The ways in which memory can come to a restored guest here.
+    /// The ways in which a restored guest can get its memory on this host.
     fn ways(&self) -> Ways;
 
-    /// A network of a machine's own: a slot.
+    /// Makes a network for one machine, which is a slot.
     async fn network(&self) -> Result<Network> {
         Network::slot().await
     }
 
-    /// Starts a machine from its kernel. It runs at once.
+    /// Starts a machine from its kernel. The machine runs at once.
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>>;
 
-    /// Starts a machine from a generation's memory and device state. It is stopped; the drive may be filled meanwhile,
-    /// and has to be whole when [`Machine::resume`] is called.
+    /// Starts a machine from a generation's memory and device state. The machine is stopped. The drive may be filled
+    /// while this runs, and has to be complete when [`Machine::resume`] is called.
     async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>>;
 }
 
 /// One virtual machine. Dropping it kills it.
 ///
-/// Every wait for a VMM has a limit. A VMM that does not keep one is killed, and both the error and the end that
-/// [`exited`](Self::exited) tells say what was waited for.
+/// Every wait for a VMM has a limit. A VMM that exceeds the limit is killed. Both the error and the end that
+/// [`exited`](Self::exited) reports name what was waited for.
 ///
 /// # Cancel-Safety
 /// A cancelled method leaves the machine in a state that only [`kill`](Self::kill) may follow.
 #[async_trait]
 pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
-    /// Puts what the guest is into the metadata service that it has, before it runs on. A VMM without one has nothing to do:
-    /// the agent is told the same by its host.
+    /// Gives the guest's identity to the VMM's metadata service, before the guest runs. A VMM without such a service
+    /// does nothing, since wrenn tells the agent the same.
     async fn describe(&mut self, _guest: &Metadata) -> Result<()> {
         Ok(())
     }
@@ -58,27 +58,28 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     /// Stops the guest's processors and drains its block devices.
     async fn stop(&mut self) -> Result<()>;
 
-    /// Copies memory while the guest runs, until little is left to copy. What the guest writes meanwhile is added by
-    /// [`save`](Self::save).
+    /// Copies memory while the guest runs, until little is left to copy. [`save`](Self::save) adds what the guest
+    /// writes during that time.
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter>;
 
-    /// Takes what a stopped machine's guest wrote since the generation that it came from, and was not copied ahead, and
-    /// the device state. From then on the machine may go on.
+    /// Saves the device state of a stopped machine, and the memory that its guest wrote since the last generation and
+    /// that was not copied ahead. The machine may go on when this returns.
     async fn save(&mut self, memory: SpaceWriter) -> Result<Saved>;
 
-    /// What the last [`save`](Self::save) wrote is published: the next one counts from there.
+    /// Tells the machine that its last [`save`](Self::save) is published, so that the next save has only what is
+    /// written since.
     fn saved(&mut self);
 
-    /// How its restore goes; `None` for a machine that was booted.
+    /// What the machine's restore has done so far; `None` for a machine that was booted.
     fn restore_report(&self) -> Option<RestoreReport>;
 
     /// How long the steps of the last [`stop`](Self::stop) and [`save`](Self::save) took.
     fn save_phases(&self) -> SavePhases;
 
-    /// What a lazily restored guest touched, in order, as far as it was recorded.
+    /// The pages that a lazily restored guest touched, in order, as far as they were recorded.
     fn working_set(&self) -> Option<WorkingSet>;
 
-    /// Tells the end of the VMM, whoever ended it.
+    /// Reports the end of the VMM, for whatever reason it ended.
     fn exited(&self) -> watch::Receiver<Option<Exit>>;
 
     /// What the guest and the VMM printed.

@@ -1,6 +1,7 @@
 //! A guest's RAM: a sealed memfd that wrenn owns and the VMM maps.
 //!
-//! wrenn does not map it. Whatever a VMM's process writes to it, and when, wrenn reads it as a file.
+//! wrenn does not map the memory. It reads it as a file, so whatever a VMM writes there, and whenever, cannot harm
+//! wrenn.
 
 use std::fs::File;
 use std::io;
@@ -39,7 +40,7 @@ impl GuestMemory {
         Ok(Ok(memory))
     }
 
-    /// A VMM that changed its length would change what a snapshot of it is.
+    /// Seals the length: a VMM that could change it would change the shape of the snapshot.
     fn seal(&self) -> io::Result<()> {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&self.fd, FcntlArg::F_ADD_SEALS(seals))?;
@@ -54,7 +55,7 @@ impl GuestMemory {
         self.len_bytes
     }
 
-    /// Makes it all zeros that take no memory: a page that is there already would never be asked for.
+    /// Makes all of it zeros that take no memory. The page server is not asked for a page that is there already.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let len = i64::try_from(self.len_bytes).map_err(io::Error::other)?;
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;

@@ -1,4 +1,4 @@
-//! Virtual machine monitors: what wrenn asks of one, and the drivers that do it.
+//! Virtual machine monitors: the interface that wrenn drives them by, and a driver for each.
 //!
 //! ```text
 //!  Vmm::boot ────────────────┐

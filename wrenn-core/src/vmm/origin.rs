@@ -11,13 +11,13 @@ use crate::vmm::phases::{RestorePhases, RestoreSteps};
 /// Where a machine's memory came from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// The guest made all of it.
+    /// The machine was booted, and the guest wrote all of its memory.
     Booted,
-    /// It comes from a page server.
+    /// A page server provides the memory.
     Served(Served),
-    /// It was copied before the guest ran.
+    /// The memory was copied before the guest ran.
     Copied,
-    /// It is a file that others map too.
+    /// The memory is a file that other machines map too.
     Mapped,
 }
 
@@ -36,7 +36,7 @@ impl Served {
 }
 
 impl Origin {
-    /// How the restore goes; `None` for a machine that was booted.
+    /// What the restore has done so far; `None` for a machine that was booted.
     pub(super) fn report(&self, phases: RestorePhases) -> Option<RestoreReport> {
         let (paging, memory) = match self {
             Self::Booted => return None,
@@ -55,7 +55,7 @@ impl Origin {
         })
     }
 
-    /// What the guest touched, in order, as far as it was recorded.
+    /// The pages that the guest touched, in order, as far as they were recorded.
     pub(super) fn working_set(&self) -> Option<WorkingSet> {
         match self {
             Self::Served(served) => Some(served.touched.working_set()),

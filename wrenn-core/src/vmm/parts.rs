@@ -9,7 +9,7 @@ use crate::network::slot::Plug;
 use crate::vmm::identity::Identity;
 use crate::vmm::paging::Paging;
 
-/// What a machine is plugged into: all of it already open, so that the VMM needs no rights of its own.
+/// The files and the network of a machine. All of them are open already, so the VMM needs no right to open them.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) base: File,
@@ -23,14 +23,14 @@ pub(crate) struct Parts {
 pub(crate) struct Restore {
     pub(crate) generation: Generation,
     pub(crate) paging: Paging,
-    /// What an earlier restore of the generation touched, to have ready before it is asked for.
+    /// The pages that an earlier restore of the generation touched, to be read ahead.
     pub(crate) working_set: Option<WorkingSet>,
     /// All of its memory, for [`Paging::Mapped`].
     pub(crate) flat: Option<File>,
 }
 
 impl Restore {
-    /// How a page server is to serve it. `watch` tells the end of the VMM.
+    /// How a page server is to serve the memory. `watch` tells the end of the VMM.
     pub(super) fn serve_options(&self, watch: OwnedFd) -> ServeOptions {
         ServeOptions {
             watch: Some(watch),

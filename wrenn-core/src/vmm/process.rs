@@ -4,10 +4,10 @@
 //!  enter ─▶ spawn ─▶ [exec stop: Tracing] ─▶ detach ─▶ Process::attend ─▶ work (page server) ─▶ [kill] ─▶ wait ─▶ exited
 //! ```
 //!
-//! It has to be one thread: only the thread that spawned may trace, and the kernel kills the VMM when the thread that
-//! spawned it ends. So a page server that panics, or a program that is killed, takes its VM along. A page server that has
-//! put all of the memory in place is done: its VM goes on, and the thread holds the userfaultfd until the VM's end, since
-//! with its last descriptor the tracking of what the guest writes would end too.
+//! One thread has to do all of this: only the thread that spawned the VMM may trace it, and the kernel kills the VMM
+//! when that thread ends. So when a page server panics, or the program is killed, the VM ends too. When a page server
+//! has put all memory in place, it is done and its VM goes on. The thread then keeps the userfaultfd open until the
+//! VM's end, since the kernel tracks the guest's writes only as long as that is open.
 
 use std::fmt;
 use std::io;
@@ -39,10 +39,11 @@ pub(crate) struct Process {
     given_up: Arc<OnceLock<String>>,
 }
 
-/// What the VM's thread does from then on: serve memory. Unless all of it is in place, the VM's end comes next.
+/// The work of the VM's thread after the start: serving memory. Where it ends before all memory is in place, the VM is
+/// killed.
 pub(crate) type Attendance = Box<dyn FnOnce() -> Attended + Send>;
 
-/// How a VM's memory was no longer served.
+/// How the serving of a VM's memory ended.
 pub(crate) struct Attended {
     reason: EndReason,
     /// Kept open until the VM is gone.
@@ -50,7 +51,7 @@ pub(crate) struct Attended {
 }
 
 impl Attended {
-    /// It never was: the VMM's userfaultfd did not come.
+    /// It never began, since the VMM did not hand over its userfaultfd.
     pub(crate) fn without_memory(reason: EndReason) -> Self {
         Self { reason, _uffd: None }
     }
@@ -101,7 +102,7 @@ impl Process {
         Ok((Self { pidfd: Arc::new(pidfd), pid, console, attend, exited, given_up }, uffds))
     }
 
-    /// Gives the VM's thread its work. Without it the thread waits for the end alone.
+    /// Gives the VM's thread its work. Without work the thread only waits for the VMM's end.
     pub(crate) fn attend(&mut self, work: Attendance) {
         if let Some(attend) = self.attend.take() {
             // A failed send means that the VM has ended, which `exited` tells.
@@ -136,17 +137,17 @@ impl Process {
         }
     }
 
-    /// Kills a VMM that does not do as it is told, for instance because it has stopped answering. The end that others see
-    /// says why.
+    /// Kills a VMM that does not do what it was asked for, for instance since it has stopped answering. The reason is
+    /// reported as the VMM's end.
     pub(crate) async fn give_up(&mut self, during: &'static str, why: String) -> Error {
-        // A second reason does not replace the first, which led to it.
+        // The first reason is kept, since later ones follow from it.
         let _ = self.given_up.set(why);
         self.kill().await;
         self.ended(during, "it does not answer").await
     }
 
-    /// The error of a step that the VMM's end cut short. Gives the end a moment to be seen; `else_said` is what is known
-    /// where it is not.
+    /// The error of a step that the VMM's end cut short. It waits a moment for the end to be known; where it is not
+    /// known by then, `else_said` is the reason.
     pub(crate) async fn ended(&self, during: &'static str, else_said: &str) -> Error {
         let mut exited = self.exited.clone();
         let exit = match timeout(END_IS_SEEN, exited.wait_for(Option::is_some)).await {
@@ -169,7 +170,8 @@ impl Drop for Process {
     }
 }
 
-/// A VMM that is being started. Dropping it kills the VMM, so that a start that hangs does not hang its thread for ever.
+/// A VMM that is being started. Dropping it kills the VMM, so that a start that hangs does not hang its thread for
+/// ever.
 #[derive(Default)]
 struct Starting(Arc<OnceLock<OwnedFd>>);
 
@@ -179,7 +181,7 @@ impl Starting {
         Arc::clone(&self.0)
     }
 
-    /// The start is done, and the VMM is its [`Process`]'s.
+    /// Ends the guard, since the start is done and the VMM belongs to a [`Process`].
     fn has_started(mut self) {
         self.0 = Arc::default();
     }
@@ -204,7 +206,7 @@ fn run(
     given_up: &OnceLock<String>,
 ) {
     let exit_code = launch.exit_code;
-    // Nobody else gets the VMM's user before the VMM is gone.
+    // The reservation of the VMM's user is kept until the VMM is gone.
     let _identity = launch.identity.clone();
     let entered = launch.enter.take().map_or(Ok(()), |enter| enter());
     let started = entered.and_then(|()| start(launch, output, &begun));
@@ -224,8 +226,8 @@ fn run(
     };
     let end = await_work(&mut child, attendance).map(|work| work());
     if end.as_ref().is_some_and(|end| !matches!(end.reason, EndReason::AllResident)) {
-        // A guest whose memory nobody serves waits for ever, or reads zeros: killing it comes before closing the
-        // userfaultfd, which `end` holds.
+        // A guest whose memory is not served waits for ever, or reads zeros. So the VMM is killed before the
+        // userfaultfd, which `end` holds, is closed.
         let _ = child.kill();
     }
     let status = child.wait();
@@ -239,7 +241,7 @@ fn run(
     }));
 }
 
-/// Waits for work, and for a VMM that ends before there is any. `None` where there will be none.
+/// Waits for work, or for the end of a VMM that gets none. `None` where there will be no work.
 fn await_work(child: &mut std::process::Child, attendance: &mpsc::Receiver<Attendance>) -> Option<Attendance> {
     loop {
         match attendance.recv_timeout(START_POLL) {
@@ -261,8 +263,8 @@ fn describe(status: &io::Result<ExitStatus>, meaning: fn(i32) -> Option<&'static
     }
 }
 
-/// A start takes some 40 ms, and 80 with a jailer; the rest is for a machine under load, and for a program on a disk that
-/// has to wake up.
+/// A start takes some 40 ms, and 80 with a jailer; the rest is for a machine under load, and for a program on a disk
+/// that has to wake up.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A killed process is gone in milliseconds, and later where it has much memory to free.
 const REAP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! What is taken of a machine, on its way into a generation.
+//! The saved memory and device state of a machine, which are being written to a generation.
 
 use std::fs::File;
 
@@ -6,24 +6,24 @@ use wrenn_snapshot::{HeldPages, PAGE_BYTES, SpaceWriter};
 
 use crate::error::Result;
 
-/// A machine as it was at one instant.
+/// The state of a machine at one instant.
 pub(crate) struct Saved {
     pub(crate) memory: SavedMemory,
     pub(crate) state: Vec<u8>,
 }
 
-/// A machine's memory, on its way into a generation.
+/// A machine's memory at one instant, which is being written to a generation.
 pub(crate) enum SavedMemory {
-    /// All of it is there.
+    /// All memory is written.
     Written(SpaceWriter),
-    /// It is a copy that the VMM made, and which is still to be added.
+    /// The memory is in a file that the VMM made, which has to be added yet.
     Copied { diff: File, into: SpaceWriter },
-    /// The rest of it keeps what it held while the guest goes on, and is still to be added.
+    /// The rest of the memory is held as it was at the stop while the guest goes on, and has to be added yet.
     Held { pages: HeldPages, into: SpaceWriter },
 }
 
 impl SavedMemory {
-    /// What is still to be added and the guest may write to meanwhile.
+    /// How much memory has to be added yet while the guest may write to it, in bytes.
     pub(crate) fn held_bytes(&self) -> u64 {
         match self {
             Self::Held { pages, .. } => pages.count() * PAGE_BYTES as u64,
@@ -31,7 +31,7 @@ impl SavedMemory {
         }
     }
 
-    /// Adds what is still to be added. Blocks.
+    /// Adds the memory that was not added yet. Blocks.
     pub(crate) fn finish(self) -> Result<SpaceWriter> {
         match self {
             Self::Written(memory) => Ok(memory),

@@ -1,7 +1,8 @@
 //! The rate of the processor's time stamp counter.
 //!
-//! An emulated guest's counter is the host's. Its kernel would measure the rate against a timer that a busy host delivers
-//! late, and then wait for that timer for ever (seen in 6 of 6 boots under load; with the rate given, in 0 of 10).
+//! An emulated guest sees the host's counter. A guest's kernel that is not told the rate measures it against a timer. A
+//! busy host delivers that timer late, and the guest then waits for it for ever (seen in 6 of 6 boots under load; with
+//! the rate given, in 0 of 10).
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -18,8 +19,8 @@ async fn elsewhere(measure: fn() -> Option<u32>) -> Result<Option<u32>> {
     blocking("measure the processor's clock", measure).await
 }
 
-/// The rate in kHz, measured once in this process, in 20 ms. `None` where the processor has no such counter. Blocks that long
-/// unless [`measure_ahead`] came before, as it does when a host is opened.
+/// The rate in kHz; `None` where the processor has no such counter. The first call in a process measures it and blocks
+/// for 20 ms, unless [`measure_ahead`] was called before, as it is when a host is opened.
 pub(crate) fn tsc_khz() -> Option<u32> {
     static KHZ: OnceLock<Option<u32>> = OnceLock::new();
     *KHZ.get_or_init(measure)

@@ -1,4 +1,4 @@
-//! What this host's kernel, and this program's rights, allow of userfaultfd. Each answer comes from trying.
+//! Finds out what this host's kernel and this program's rights allow of userfaultfd, by trying it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,7 +23,7 @@ impl Device {
             Ok(device) => return Ok(Self(Some(device))),
             Err(error) => error,
         };
-        // A VMM has no rights of its own, so what root might do is of no use to it.
+        // A VMM runs without root's rights, so a userfaultfd that only root could make does not help it.
         let unprivileged = std::fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd").unwrap_or_default();
         if unprivileged.trim() == "1" {
             return Ok(Self(None));
@@ -82,7 +82,7 @@ impl Kernel for Here {
     }
 }
 
-/// Makes the first call on a descriptor, and asks for no feature: missing pages are every kernel's.
+/// Makes the first call on a descriptor, and asks for no feature, since every kernel serves missing pages.
 pub(super) fn shake_hands(uffd: &OwnedFd) -> wrenn_snapshot::Result<()> {
     arm_file(uffd.as_fd(), &[], Features::NONE)
 }
