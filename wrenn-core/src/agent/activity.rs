@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When a guest was last used from the host. Clones note the same guest's use.
+/// When a guest was last used from the host. Clones belong to the same guest.
 ///
-/// A call counts as use for as long as it is under way: a command that is waited for, however silent it is, a file that is
-/// copied, a watch. Each piece that is sent counts too, and so does each piece of a connection to a port. What the host does for itself does
-/// not count: the question whether the agent is there, set-up, freezing, and the wait for the guest's events.
+/// A call counts as use from its start to its end: a command that is waited for, even if it writes nothing, a file that
+/// is copied, a watch. Each piece that is sent to the guest counts too, and each piece of a connection to a port. Calls
+/// that wrenn makes for itself do not count: the probe whether the agent answers, the set-up, freezing, and the wait
+/// for the guest's events.
 #[derive(Clone, Debug)]
 pub(crate) struct Activity {
     began: Instant,

@@ -22,9 +22,9 @@ impl AgentClient {
     ///
     /// # Errors
     ///
-    /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a working
-    /// directory or a user that it does not have, [`AgentError::Unresponsive`] where the agent does not say within a minute
-    /// that the process has started, or does not tell of its end within 10 s of its time-out.
+    /// [`AgentError::NotFound`] for a command that the guest does not have, [`AgentError::InvalidArgument`] for a
+    /// working directory or a user that it does not have, [`AgentError::Unresponsive`] where the agent does not say
+    /// within a minute that the process has started, or does not tell of its end within 2 s of its time-out.
     ///
     /// # Cancel-Safety
     ///
@@ -41,7 +41,8 @@ impl AgentClient {
     fn start_options(&self, spec: &ProcessSpec) -> Result<CallOptions> {
         let options = self.options_of(spec.user.as_deref())?;
         match spec.timeout {
-            // Not the client's own time-out, which would end the stream here before the guest says that it is dead.
+            // The client's own time-out is not used: it would end the stream here before the guest tells that the
+            // process is dead.
             Some(timeout) => {
                 with_header(options, "connect-timeout-ms", &timeout.as_millis().min(MAX_TIMEOUT_MS).to_string())
             }
@@ -49,12 +50,12 @@ impl AgentClient {
         }
     }
 
-    /// Attaches to a process from an offset of its output on. The first event is its start.
+    /// Attaches to a process, whose output is read from an offset on. The first event is the process's start.
     ///
     /// # Errors
     ///
-    /// [`AgentError::NotFound`] where there is no such process, nor was in the last ten minutes, and
-    /// [`AgentError::OutOfRange`] where its output has not come that far.
+    /// [`AgentError::NotFound`] where no such process runs or has ended in the last ten minutes, and
+    /// [`AgentError::OutOfRange`] where the process has not written that much.
     pub(crate) async fn attach(&self, process: Selector, offset: u64) -> Result<ProcessStream> {
         Ok(ProcessStream::new(self.connect_process(process, offset).await?, offset, None))
     }
@@ -88,7 +89,7 @@ impl AgentClient {
     ///
     /// Cancelling may leave a part of `bytes` written.
     pub(crate) async fn send_input(&self, pid: u32, kind: InputKind, bytes: Bytes) -> Result<()> {
-        // In pieces that the agent takes whole.
+        // The agent takes a request of this size at once.
         for piece in bytes.chunks(INPUT_BYTES_MAX) {
             let sent = match kind {
                 InputKind::Pipe => self.send_piece(pid, Input::Stdin(piece.to_vec())).await,
@@ -100,12 +101,13 @@ impl AgentClient {
         Ok(())
     }
 
-    /// To a pipe, or else to a terminal: what is refused is refused whole.
+    /// Sends a piece to the process's pipe, and to its terminal where it has no pipe. A piece that is refused was not
+    /// written in part.
     async fn send_to_either(&self, pid: u32, piece: &[u8]) -> Result<()> {
         match self.send_piece(pid, Input::Stdin(piece.to_vec())).await {
             Err(AgentError::Refused { code, message }) if code == "failed_precondition" => {
                 let sent = self.send_piece(pid, Input::Pty(piece.to_vec())).await;
-                // It has no terminal either.
+                // The process has no terminal either.
                 let has_neither =
                     matches!(&sent, Err(AgentError::Refused { code, .. }) if *code == "failed_precondition");
                 if has_neither { Err(AgentError::Refused { code, message }) } else { sent }
@@ -118,12 +120,12 @@ impl AgentClient {
         let input = ProcessInput { input: Some(input), ..Default::default() };
         let request = SendInputRequest { process: by_pid(pid).into(), input: input.into(), ..Default::default() };
         let options = self.options()?;
-        // For as long as the process takes to read it.
+        // There is no limit, since the process may take any time to read its input.
         self.bounded(None, async { Ok(self.processes.send_input_with_options(request, options).await.map(drop)?) })
             .await
     }
 
-    /// Closes a process's standard input: it reads the end of it.
+    /// Closes a process's standard input, so that the process reads its end.
     pub(crate) async fn close_stdin(&self, pid: u32) -> Result<()> {
         let request = CloseStdinRequest { process: by_pid(pid).into(), ..Default::default() };
         let options = self.options()?;
@@ -137,7 +139,8 @@ impl AgentClient {
         self.quick(async { Ok(self.processes.update_with_options(request, options).await.map(drop)?) }).await
     }
 
-    /// Signals a process and its group, by the signal's number. `SIGKILL` reaches everything that the process has started.
+    /// Signals a process and its group, by the signal's number. `SIGKILL` reaches everything that the process has
+    /// started.
     pub(crate) async fn signal(&self, pid: u32, number: i32) -> Result<()> {
         let request = SendSignalRequest { process: by_pid(pid).into(), signal: number.into(), ..Default::default() };
         let options = self.options()?;
@@ -158,7 +161,7 @@ fn request(spec: &ProcessSpec) -> StartRequest {
     }
 }
 
-/// In text, as every agent takes it; or in bytes where there is anything that is no text.
+/// The process's words as text, which every agent takes, or as bytes where one of them is not UTF-8.
 fn config_of(spec: &ProcessSpec) -> ProcessConfig {
     let config = text_config(spec).unwrap_or_else(|| {
         let bytes = |word: &OsString| word.as_bytes().to_vec();
@@ -203,7 +206,7 @@ fn selector(selector: Selector) -> ProcessSelector {
 /// The protocol allows ten digits.
 const MAX_TIMEOUT_MS: u128 = 9_999_999_999;
 
-/// How long the agent may take to say that a process has started. What a process does before its end is not waited for.
+/// How long the agent may take to tell that a process has started. The time that the process runs does not count.
 const START_MAX: Duration = Duration::from_secs(60);
 
 const INPUT_BYTES_MAX: usize = 1 << 20;

@@ -40,7 +40,7 @@ use crate::patience::patient;
 /// Talks to one guest's agent.
 pub(crate) struct AgentClient {
     pub(super) calls: Connections,
-    /// Apart, since nothing holds them back: a file is read from where it lies.
+    /// Connections for files, apart from those of processes: these read ahead as far as the kernel allows.
     pub(super) files: Connections,
     pub(super) processes: ProcessClient<Connections>,
     pub(super) filesystem: FilesystemClient<Connections>,
@@ -59,8 +59,8 @@ impl fmt::Debug for AgentClient {
 pub(super) type Result<T, E = AgentError> = std::result::Result<T, E>;
 
 impl AgentClient {
-    /// A client of the agent that `connector` reaches, for as long as somebody keeps that, and which asks for `token`.
-    /// Connects nothing yet.
+    /// A client of the agent that `connector` reaches and that asks for `token`. It works as long as the connector is
+    /// kept by its owner. No connection is made yet.
     pub(crate) fn new(connector: Weak<dyn Connector>, token: Option<String>) -> Self {
         let (activity, heard) = (Activity::new(), Activity::new());
         let calls = Connections::new(connector.clone(), Some(CALL_AHEAD), activity.clone(), heard.clone());
@@ -80,7 +80,7 @@ impl AgentClient {
         }
     }
 
-    /// Where the guest's use is noted.
+    /// The record of the guest's use.
     pub(crate) fn activity(&self) -> &Activity {
         &self.activity
     }
@@ -90,13 +90,13 @@ impl AgentClient {
         self.activity.last_used()
     }
 
-    /// From now on calls carry this token.
+    /// Sets the token that calls carry from now on.
     pub(crate) fn set_token(&self, token: Option<String>) {
         *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// Closes every connection, for good: what is under way fails with [`AgentError::ConnectionLost`]. Done before the guest
-    /// ends, since nobody would tell a connection of its own that it leads nowhere.
+    /// Closes every connection for good. Calls that are under way fail with [`AgentError::ConnectionLost`]. This is
+    /// called before the guest ends, since a connection does not notice by itself that the guest is gone.
     pub(crate) fn close(&self) {
         self.calls.close();
         self.files.close();
@@ -112,7 +112,7 @@ impl AgentClient {
         self.until(deadline, || self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new())).await.map(drop)
     }
 
-    /// Whether the agent answers. Asking counts as use of the guest.
+    /// Asks whether the agent answers. The call counts as a use of the guest.
     pub(crate) async fn ping(&self) -> Result<()> {
         self.activity.touch();
         self.quick_call(Method::GET, "/health", HeaderMap::new(), Bytes::new()).await.map(drop)
@@ -125,8 +125,8 @@ impl AgentClient {
 
     /// As [`init`](Self::init), and tries again until `timeout` where the agent cannot be reached yet, or is not ready.
     ///
-    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards. When it names a time,
-    /// each try names the time by then.
+    /// The request may be carried out twice. When it names a new token, calls carry that one afterwards. When it names
+    /// a time, each try names the time by then.
     pub(crate) async fn init_within(&self, request: &InitRequest, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         let init = || async {
@@ -136,7 +136,7 @@ impl AgentClient {
                 .into();
             let done = self.call(Method::POST, "/init", json_headers(), body.clone()).await;
             match (done, &request.access_token) {
-                // An earlier try was carried out, and its answer lost: the guest knows the new token alone.
+                // An earlier try took effect and its answer was lost, so the guest accepts only the new token.
                 (Err(AgentError::Unauthorized { .. }), Some(token)) if self.token().as_ref() != Some(token) => {
                     let headers = with_token(json_headers(), Some(token))?;
                     self.send(Method::POST, "/init", headers, body).await
@@ -155,7 +155,7 @@ impl AgentClient {
     /// Stops every process of the guest but the agent. Until [`thaw`](Self::thaw), or an [`init`](Self::init) with
     /// entropy, none runs and none can be started.
     pub(crate) async fn freeze(&self) -> Result<()> {
-        // The whole guest stops next, and calls that wait shall not take that for its death.
+        // The whole guest is stopped next. Calls that wait are not to take its silence for its end.
         self.liveness.set_stopped(true);
         self.quick_call(Method::POST, "/freeze", HeaderMap::new(), Bytes::new()).await.map(drop)
     }
@@ -167,7 +167,7 @@ impl AgentClient {
         Ok(())
     }
 
-    /// What has become of the guest after that event; waits for it, and answers none after a while.
+    /// The events of the guest after the event `after`. It waits for one, and returns none after 50 s.
     pub(crate) async fn events_after(&self, number: u64) -> Result<Vec<GuestEvent>> {
         let route = format!("/events?after={number}");
         let answer = self
@@ -213,7 +213,7 @@ impl AgentClient {
         collected(answered(&self.calls, request).await?, ANSWER_BYTES_MAX).await
     }
 
-    /// Calls again until `deadline` for as long as the agent cannot be reached, or is not ready.
+    /// Repeats a call until `deadline` while the agent cannot be reached or is not ready.
     async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
         let mut last = None;
         loop {
@@ -229,7 +229,7 @@ impl AgentClient {
         }
     }
 
-    /// Does `call`, for at most `limit` where there is one, and for as long as the agent answers at all.
+    /// Does `call`, and gives it up after `limit` where there is one, or when the agent no longer answers at all.
     ///
     /// # Errors
     ///
@@ -244,7 +244,7 @@ impl AgentClient {
         call: impl Future<Output = Result<T>> + Send + 'a,
     ) -> impl Future<Output = Result<T>> + Send + 'a {
         let began = Instant::now();
-        // A call of the protocol's is of many kilobytes, and each layer around it would be of as many.
+        // The future of a call takes many kilobytes, and each layer around it would take as many again.
         let call = call.boxed();
         async move {
             let over = async {
@@ -263,7 +263,7 @@ impl AgentClient {
         }
     }
 
-    /// As [`bounded`](Self::bounded), for what an agent answers at once.
+    /// As [`bounded`](Self::bounded), with the limit for calls that an agent answers at once.
     pub(super) fn quick<'a, T: 'a>(
         &'a self,
         call: impl Future<Output = Result<T>> + Send + 'a,
@@ -275,13 +275,13 @@ impl AgentClient {
     pub(crate) async fn until_silent(&self) {
         let probe = || {
             let asked = self.call(Method::GET, "/health", HeaderMap::new(), Bytes::new());
-            // A refusal is an answer, too.
+            // A refusal shows too that the agent answers.
             async { asked.await.map_or_else(|error| !error.is_unanswered(), |_| true) }.boxed()
         };
         self.liveness.until_silent(probe).await;
     }
 
-    /// What calls carry now.
+    /// The token that calls carry now.
     pub(crate) fn token(&self) -> Option<String> {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -338,7 +338,7 @@ fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) ->
     Ok(request)
 }
 
-/// All of an answer, where that is not more than so many bytes.
+/// Reads all of an answer, and fails where it has more than `limit_bytes`.
 pub(super) async fn collected(answer: Response<Answer>, limit_bytes: usize) -> Result<Bytes> {
     let answer = answer.into_body();
     if answer.size_hint().lower() > limit_bytes as u64 {
@@ -385,9 +385,9 @@ pub(super) fn out_of_time() -> AgentError {
     AgentError::TimedOut { message: "it did not answer".to_owned() }
 }
 
-/// How much of an answer to a call may be on its way here: a slow reader holds its process back. With what the agent has in
-/// hand for a slow reader this is less than it keeps of a process's output, so that a reader whose connection breaks comes
-/// back in time for what it had not read.
+/// How much of an answer may be buffered between the agent and its reader, so that a slow reader makes its process
+/// wait. This and what the agent buffers for a slow reader are together less than the output that the agent keeps of a
+/// process. So a reader whose connection breaks finds everything that it had not read.
 const CALL_AHEAD: Ahead = Ahead { kernel_bytes: 192 << 10, bytes: 128 << 10 };
 
 /// For calls that an agent answers at once; a guest under emulation and load may be slow about it.

@@ -28,7 +28,8 @@ use crate::agent::activity::{Activity, InUse};
 use crate::agent::connector::Connector;
 use crate::patience::patient;
 
-/// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next call.
+/// The connections to the agent, over HTTP/1.1: one for each call that is under way, and some that wait for the next
+/// call.
 ///
 /// ```text
 ///  request -> an idle one, or a new one -> the answer begins -> it is read to its end -> idle
@@ -36,19 +37,19 @@ use crate::patience::patient;
 ///                                                +- it is dropped, and goes on for more than a moment -> closed
 /// ```
 ///
-/// HTTP/2 would need one for all, and costs an emulated guest about a millisecond more for each call.
+/// HTTP/2 would need one connection for all calls, and costs an emulated guest about a millisecond more for each call.
 #[derive(Clone)]
 pub(super) struct Connections {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// The guest owns its network: a handle that outlives it must not keep it.
+    /// A weak reference, since the guest owns its network: a client that outlives the guest must not keep the network.
     connector: Weak<dyn Connector>,
     ahead: Option<Ahead>,
     /// The one that was used last comes last.
     idle: Mutex<Vec<Idle>>,
-    /// What is left of answers that were dropped is read here.
+    /// The tasks that read the rest of answers that were dropped.
     finishing: TaskTracker,
     closed: CancellationToken,
     activity: Activity,
@@ -56,7 +57,7 @@ struct Shared {
     heard: Activity,
 }
 
-/// Marks a request as the host's own, which is no use of the guest: see [`Activity`].
+/// Marks a request of wrenn's own, which does not count as a use of the guest: see [`Activity`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ForTheHost;
 
@@ -67,7 +68,7 @@ struct Idle {
     since: Instant,
 }
 
-/// How much of an answer may have come that nobody has read.
+/// How much of an answer may be buffered before it is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead {
     /// In the kernel.
@@ -104,7 +105,7 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    /// Reads no further ahead than that; without it, as far as the kernel thinks best.
+    /// Sets how much is read ahead. Without this, the kernel decides.
     pub(super) fn new(
         connector: Weak<dyn Connector>,
         ahead: Option<Ahead>,
@@ -134,7 +135,7 @@ impl Connections {
         self.shared.dial(port).await
     }
 
-    /// Sees to it that there is a connection; tries again until `deadline`.
+    /// Makes sure that there is a connection, and tries until `deadline`.
     pub(super) async fn open(&self, deadline: Instant) -> Result<(), SendError> {
         let sender = self.sender(deadline).await?;
         self.shared.keep(sender);
@@ -165,7 +166,8 @@ impl Connections {
         let mut request = in_origin_form(request);
         let for_the_host = request.extensions().get::<ForTheHost>().is_some();
         let in_use = (!for_the_host).then(|| self.shared.activity.begin());
-        // A connection that has just been found broken gives the request back, unsent; another is tried then.
+        // A connection that is found broken before anything was sent gives the request back, and another connection is
+        // tried.
         for _ in 0..TRIES {
             let mut sender = self.sender(Instant::now() + patient(CONNECT_MAX)).await?;
             match sender.try_send_request(request).await {
@@ -208,7 +210,7 @@ impl Shared {
     async fn dial(&self, port: u16) -> io::Result<TcpStream> {
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the sandbox's network is gone");
         let stream = self.connector.upgrade().ok_or_else(gone)?.connect(port).await?;
-        // A guest may forget a connection while its network is down. Who waits to read from it would wait for ever.
+        // A guest may forget a connection while its network is down. A reader of that connection would wait for ever.
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S)?;
         setsockopt(&stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S)?;
@@ -228,7 +230,8 @@ impl Shared {
             builder.max_buf_size(bytes);
         }
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Whoever waits on it hears of its end. One that was opened while all were closed ends at once.
+        // The end of the connection wakes its readers. A connection that was opened while all were being closed ends at
+        // once.
         tokio::spawn(self.closed.clone().run_until_cancelled_owned(connection));
         Ok(sender)
     }
@@ -308,7 +311,7 @@ impl Body for Answer {
 }
 
 impl Drop for Answer {
-    /// Who has read the last message of a stream has not read the stream's end, which comes with it.
+    /// A reader that stops at the last message of a stream has not read the stream's end, which comes right after it.
     fn drop(&mut self) {
         if let (Some(flow), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             flow.shared.finishing.clone().spawn_on(flow.finish(), &runtime);
@@ -343,11 +346,11 @@ const REST_BYTES_MAX: usize = 4 << 10;
 /// How long a connection may take that should be idle, before another is opened.
 const BACK_MAX: Duration = Duration::from_millis(2);
 
-/// How long a connection may be silent before the host's kernel asks the guest's whether it is there; how often it asks, and
-/// how often in vain.
+/// TCP keep-alive: how long a connection may be silent before the host's kernel probes the guest's, the time between
+/// two probes, and how many unanswered probes end the connection.
 const KEEPALIVE_IDLE_S: u32 = 60;
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 const KEEPALIVE_COUNT: u32 = 6;
 
-/// Names nobody: the connector knows where the guest is.
+/// HTTP needs a host name. The guest has none here, since the connector knows how to reach it.
 pub(super) const AUTHORITY: &str = "guest";

@@ -72,7 +72,7 @@ impl AgentClient {
         let next = async {
             loop {
                 match file.frame().await.transpose().map_err(AgentError::lost)? {
-                    // What is no data is not part of the file.
+                    // A frame without data, such as trailers, is not part of the file.
                     Some(frame) => match frame.into_data() {
                         Ok(piece) => return Ok(Some(piece)),
                         Err(_trailers) => {}
@@ -98,7 +98,7 @@ impl AgentClient {
             || AgentError::InvalidArgument { message: format!("{} has no byte at the offset {offset}", request.path) };
         match self.bounded(Some(patience), self.ask_files(Method::GET, request, headers, full_body(Bytes::new()))).await
         {
-            // Of a file without a length all is sent, whatever was asked for.
+            // Of a file without a length, the agent sends all, even where a range was asked for.
             Ok(answer) if offset > 0 && answer.status() != StatusCode::PARTIAL_CONTENT => Err(outside()),
             Ok(answer) => Ok(answer.into_body()),
             Err(AgentError::Refused { code, .. }) if code == StatusCode::RANGE_NOT_SATISFIABLE.as_str() => {
@@ -108,8 +108,8 @@ impl AgentClient {
         }
     }
 
-    /// Writes a file, whole or not at all, with the parents that it lacks. The guest may take so long as `patience` for each
-    /// piece, and for its answer after the last one.
+    /// Writes a file, whole or not at all, with the parents that it lacks. The guest may take so long as `patience` for
+    /// each piece, and for its answer after the last one.
     ///
     /// # Cancel-Safety
     ///
@@ -124,8 +124,8 @@ impl AgentClient {
         self.send_file(request, body, &progress, patience).await
     }
 
-    /// Writes a file whose contents come piece by piece, at the pace of whoever sends them. It is abandoned where the sender
-    /// goes without an end: the file stays as it was.
+    /// Writes a file whose contents come piece by piece, at the sender's pace. Where the sender is dropped before it
+    /// has sent the end, the upload is abandoned, and the file stays as it was.
     pub(crate) async fn upload(
         &self,
         request: &FileRequest,
@@ -173,7 +173,7 @@ impl AgentClient {
         ask(&self.files, method, &request.route(), headers, body).await
     }
 
-    /// What lies at a path.
+    /// Looks at what lies at a path.
     pub(crate) async fn stat(&self, path: &str, user: Option<&str>) -> Result<EntryInfo> {
         let request = StatRequest { path: path.to_owned(), ..Default::default() };
         let answer = self.filesystem.stat_with_options(request, self.options_of(user)?).await?.into_owned();
@@ -207,7 +207,7 @@ impl AgentClient {
         Ok(())
     }
 
-    /// Watches a directory; returns when everything that happens from then on will be told.
+    /// Watches a directory. Every change after this returns is reported.
     pub(crate) async fn watch_dir(&self, path: &str, recursive: bool, user: Option<&str>) -> Result<WatchStream> {
         let request = WatchDirRequest { path: path.to_owned(), recursive, ..Default::default() };
         let messages = self.filesystem.watch_dir_with_options(request, self.options_of(user)?).await?;
@@ -229,7 +229,7 @@ impl WatchStream {
         loop {
             match self.receive().await? {
                 Some(watch_dir_response::Event::Filesystem(event)) => return Ok(Some(*event)),
-                // Signs of life.
+                // The agent sends these to show that it is alive.
                 Some(_) => {}
                 None => return Ok(None),
             }

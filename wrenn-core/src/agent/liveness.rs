@@ -6,8 +6,8 @@
 //!                                                                    └─ none in PROBE_MAX ──▶ silent
 //! ```
 //!
-//! A guest whose network is down says nothing at all: no connection breaks, and whoever reads from one waits for ever. A call
-//! that may rightly take hours is told apart from that by a question that an agent answers at once.
+//! A guest whose network is down sends nothing: no connection breaks, and a reader would wait for ever. But a call may
+//! also take hours for good reasons. To tell the two apart, wrenn sends a probe, which an agent answers at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,29 +19,29 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::agent::activity::Activity;
 use crate::patience::patient;
 
-/// What is known of one agent.
+/// Whether one agent answers.
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// When anything came from the guest.
     heard: Activity,
-    /// Whether the guest is stopped, or about to be: it cannot answer, and is not dead.
+    /// Whether the host has stopped the guest or is about to, so that its silence means nothing.
     stopped: AtomicBool,
-    /// When the last probe got no answer. Whoever holds it probes for all who wait.
+    /// When the last probe got no answer. The call that holds this lock probes for all calls that wait.
     failed: Mutex<Option<Instant>>,
 }
 
 impl Liveness {
-    /// Of an agent of which `heard` notes whatever comes.
+    /// For an agent; `heard` notes everything that comes from it.
     pub(super) fn new(heard: Activity) -> Self {
         Self { heard, stopped: AtomicBool::new(false), failed: Mutex::default() }
     }
 
-    /// Notes whether the guest is stopped by the host, and so has nothing to say.
+    /// Notes whether the host has stopped the guest, so that it cannot answer.
     pub(super) fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
     }
 
-    /// Waits until the agent does not answer any more: `probe` asks it, and says whether there was an answer.
+    /// Waits until the agent no longer answers. `probe` sends a probe, and returns whether there was an answer.
     pub(super) async fn until_silent<'a>(&self, probe: impl Fn() -> BoxFuture<'a, bool>) {
         let began = Instant::now();
         loop {
@@ -72,9 +72,9 @@ impl Liveness {
     }
 }
 
-/// How long nothing may come before the agent is asked whether it is there.
+/// How long nothing may come from the guest before a probe is sent.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
-/// How long the agent may take to say so: a guest under emulation and load is slow.
+/// How long the agent may take to answer a probe: a guest under emulation and load is slow.
 const PROBE_MAX: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

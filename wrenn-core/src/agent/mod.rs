@@ -6,8 +6,8 @@
 //!                +-- /init, /health, /freeze --------------+--> Connections --> Connector --> the slot's namespace --> guest
 //! ```
 //!
-//! Each call that is under way has a connection to itself: output of a process that nobody reads holds that process back,
-//! and nothing else.
+//! Each call that is under way has its own connection. So a process whose output is not read waits, and no other call
+//! does.
 
 pub(crate) mod activity;
 mod calls;

@@ -33,15 +33,16 @@ pub(crate) struct ProcessSpec {
     pub(crate) stdin: bool,
     /// The size of its terminal, in columns and rows; `None` for pipes.
     pub(crate) pty: Option<(u16, u16)>,
-    /// When the process and its group are killed, counted in the guest. To the millisecond.
+    /// How long the process may run before the guest kills it and its group, in whole milliseconds.
     pub(crate) timeout: Option<Duration>,
     /// Another name for the process, beside its pid.
     pub(crate) tag: Option<String>,
-    /// Whether nothing is done with the process before it ends: its events may come all at once.
+    /// Whether the caller only waits for the end of the process, so that the agent may send all of its events at its
+    /// end.
     pub(crate) until_end: bool,
 }
 
-/// What a process does.
+/// An event of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessEvent {
     Start {
@@ -50,15 +51,15 @@ pub(crate) enum ProcessEvent {
     Stdout(Bytes),
     Stderr(Bytes),
     Pty(Bytes),
-    /// Output that is no longer held; what follows comes after it.
+    /// Output that the guest no longer holds. The next events come after this gap.
     Lost {
         bytes: u64,
     },
-    /// The last one.
+    /// The end of the process, which is the last event.
     End {
-        /// -1 where a signal ended it.
+        /// The exit code; -1 where a signal ended the process.
         exit_code: i32,
-        /// Whether it exited by itself.
+        /// Whether the process exited by itself.
         exited: bool,
         /// "exit status 3", or "signal: killed".
         status: String,
@@ -75,12 +76,12 @@ pub(crate) struct ProcessEntry {
     pub(crate) cwd: Option<String>,
 }
 
-/// What input a process takes.
+/// The kind of a process's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InputKind {
     Pipe,
     Terminal,
-    /// It was started by somebody else.
+    /// Not known, since the process was started by another handle.
     Unknown,
 }
 
@@ -101,34 +102,34 @@ pub(crate) struct ProcessStream {
     pid: Option<u32>,
     /// One past the last byte of output that came.
     offset: u64,
-    /// When an agent that should have killed the process is no longer believed.
+    /// When a process that the agent should have killed counts as out of reach.
     deadline: Option<Deadline>,
     /// When the guest was last seen to run.
     seen_at: Instant,
-    /// Since when nothing comes, because connections break.
+    /// Since when nothing has come since connections break.
     broken_since: Option<Instant>,
     ended: bool,
 }
 
-/// When a process's time is up by the host's clock, with what the agent may take to say so.
+/// The end of a process's time-out on the host's clock, with the time that the agent may take to tell of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     at: Instant,
 }
 
 impl Deadline {
-    /// For a process that is asked for now, and that gets so much time.
+    /// The deadline of a process that is started now with this time-out.
     pub(super) fn after(timeout: Option<Duration>) -> Option<Self> {
         let at = Instant::now().checked_add(timeout?)?.checked_add(patient(LATE_MAX))?;
         Some(Self { at })
     }
 
-    /// How much is left of it.
+    /// How much time is left.
     pub(super) fn left(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// As the guest has it, which did not run since `seen_at`.
+    /// The deadline after a pause: the guest, which has not run since `seen_at`, did not count that time.
     fn without_the_pause(self, seen_at: Instant) -> Option<Self> {
         Some(Self { at: self.at.checked_add(seen_at.elapsed())? })
     }
@@ -162,7 +163,7 @@ impl ProcessStream {
         Self { messages: Some(messages), pid: None, offset, deadline, seen_at, broken_since: None, ended: false }
     }
 
-    /// All of it, for somebody else; what is left here has ended.
+    /// Moves the stream out, and leaves one that has ended.
     pub(crate) fn take_over(&mut self) -> Self {
         let seen_at = self.seen_at;
         let nothing =
@@ -179,8 +180,8 @@ impl ProcessStream {
         self.ended
     }
 
-    /// Goes on with another agent, which knows the process by the same number: that of the same sandbox after a pause. The
-    /// process's time did not go on meanwhile.
+    /// Goes on with the agent of the resumed sandbox, in which the process has the same number. The pause does not
+    /// count against the process's time-out.
     ///
     /// # Cancel-Safety
     ///
@@ -195,14 +196,14 @@ impl ProcessStream {
         Ok(())
     }
 
-    /// The next event; `None` after the end. What is not read makes the process wait. A connection that breaks is made
+    /// The next event; `None` after the end. A process whose output is not read waits. A connection that breaks is made
     /// again, and nothing is lost or repeated.
     ///
     /// # Errors
     ///
     /// [`AgentError::TimedOut`] when the process was killed because its time was up. [`AgentError::Unresponsive`],
-    /// [`AgentError::ConnectionLost`] or [`AgentError::NotReachable`] when it may run on unseen: the agent has not answered
-    /// for a while, or has not told of the end of a process whose time is up.
+    /// [`AgentError::ConnectionLost`] or [`AgentError::NotReachable`] when it may run on unseen: the agent has not
+    /// answered for a while, or has not told of the end of a process whose time is up.
     ///
     /// # Cancel-Safety
     ///
@@ -213,7 +214,7 @@ impl ProcessStream {
             let left = self.deadline.map(|deadline| deadline.left());
             let received = agent.bounded(left, self.receive(agent)).await;
             if matches!(received, Err(AgentError::Unresponsive { .. })) {
-                // The connection may lead nowhere for good, whatever becomes of the guest.
+                // This connection may never work again, even if the guest answers later.
                 self.messages = None;
             }
             self.seen_at = Instant::now();
@@ -235,7 +236,7 @@ impl ProcessStream {
                     Ok(None) => AgentError::ConnectionLost { source: None },
                     Err(error) => error.into(),
                 },
-                // Where it has not even begun there is nothing to go on with.
+                // The process has not told its start yet, so its stream cannot be found again.
                 (None, None) => return Err(AgentError::ConnectionLost { source: None }),
                 (None, Some(pid)) => match agent.connect_process(Selector::Pid(pid), self.offset).await {
                     Ok(messages) => {
@@ -255,7 +256,8 @@ impl ProcessStream {
         }
     }
 
-    /// From the wire; `None` for signs of life, for another start, and for what a newer agent may say.
+    /// Reads an event of the protocol; `None` for a keep-alive, for a repeated start, and for a kind that only a newer
+    /// agent knows.
     fn take(&mut self, event: Event) -> Result<Option<ProcessEvent>, AgentError> {
         Ok(match event {
             Event::Start(start) => {
@@ -289,9 +291,9 @@ fn after(offset: u64, bytes: u64) -> Result<u64, AgentError> {
     offset.checked_add(bytes).ok_or(AgentError::Senseless { what: "more output than can be counted" })
 }
 
-/// How long after a process's time-out the agent's word of it may take: a guest under emulation is slow.
+/// How long the agent may take to tell of a process's time-out: a guest under emulation is slow.
 const LATE_MAX: Duration = Duration::from_secs(2);
 
-/// For how long a stream that breaks is made again before its reader is told.
+/// How long wrenn tries to make a broken stream again before its reader gets an error.
 const BROKEN_MAX: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! How a body that is sent comes along.
+//! The progress of a body that is being sent to the guest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::agent::activity::Activity;
 
-/// What an upload sends. Without its end it comes to nothing.
+/// A piece of an upload, or its end. An upload whose end was not sent has no effect.
 #[derive(Debug)]
 pub(crate) enum Piece {
     Data(Bytes),
@@ -35,7 +35,7 @@ impl Progress {
         Self { taken: Activity::new(), waits: Arc::default() }
     }
 
-    /// Waits until the guest has taken nothing of what there was for so long.
+    /// Waits until the guest has taken nothing for `patience` although there was something to take.
     pub(super) async fn stalled(&self, patience: Duration) {
         loop {
             let end = self.taken.last_used() + patience;
@@ -44,13 +44,14 @@ impl Progress {
             } else if end.elapsed() > Duration::ZERO {
                 return;
             } else {
-                // The clock is that of milliseconds.
+                // `Activity` counts whole milliseconds.
                 sleep_until(end + Duration::from_millis(1)).await;
             }
         }
     }
 
-    /// The pieces as they come; a break where the last one is not the end, so that the agent does not take a part for all.
+    /// The pieces as a body. Where the end does not come, the body breaks off with an error, so that the agent does not
+    /// take a part for the whole.
     pub(super) fn body(
         &self,
         pieces: impl Stream<Item = Piece> + Send + Sync + 'static,

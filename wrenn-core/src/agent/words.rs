@@ -1,7 +1,6 @@
-//! Words of the guest's, for people to read.
+//! Text of the guest, made safe and short enough to show.
 
-/// The guest's words without what a terminal would obey, and not for ever: control characters are escaped, and what is longer
-/// than 4 KiB is cut.
+/// The guest's text, safe for a terminal: control characters are escaped, and text that is longer than 4 KiB is cut.
 pub(crate) fn shown(words: &str) -> String {
     let mut shown = String::with_capacity(words.len().min(BYTES_MAX));
     for character in words.chars() {
@@ -18,7 +17,8 @@ pub(crate) fn shown(words: &str) -> String {
     shown
 }
 
-/// What changes the direction of a text, or shows nothing: another text could be made to appear.
+/// Whether a character changes the direction of text, or shows nothing. With such characters, text can be made to look
+/// like other text.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

@@ -1,4 +1,4 @@
-//! What Firecracker is told: its API's own words. It refuses fields that it does not know.
+//! The requests of Firecracker's API. Firecracker refuses fields that it does not know.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,9 +38,10 @@ pub(super) fn boot(shape: &MachineShape) -> Vec<(&'static str, Value)> {
                 "guest_mac": wrenn_net::GUEST_MAC,
             }),
         ),
-        // Version 2 answers nobody who did not ask for a token first, so that no program is made to ask by a mere address.
+        // Version 2 answers nobody who did not ask for a token first, so that no program is made to ask by a mere
+        // address.
         ("/mmds/config", json!({ "version": "V2", "network_interfaces": ["eth0"] })),
-        // It is nobody yet.
+        // The guest has no identity yet.
         (METADATA, json!({})),
         ("/actions", json!({ "action_type": "InstanceStart" })),
     ]
@@ -107,8 +108,8 @@ pub(super) enum VmState {
     Resumed,
 }
 
-/// Firecracker's default has `nomodule`, with which no driver would load. The tail is what its documentation advises for
-/// a quick start without devices that it does not have.
+/// Firecracker's default has `nomodule`, with which no driver would load. The tail is what its documentation advises
+/// for a quick start without devices that it does not have.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on \
     net.ifnames=0 ipv6.disable=1 \
     wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 wrenn.mmds=1 \

@@ -1,8 +1,8 @@
 //! The way into a VMM's [room](super::room) for wrenn, which is outside of its mount namespace.
 //!
-//! The directory belongs to the VMM's user, and a VMM that was broken into may put there what it likes, at any time. wrenn
-//! is root. So it follows no name that the VMM may have made: each file is opened beneath the directory, without links,
-//! and is checked and changed by its descriptor.
+//! The directory belongs to the VMM's user, and a VMM that was broken into may put anything there at any time. wrenn
+//! runs as root, so it follows no name that the VMM may have made: it opens each file beneath the directory, without
+//! following links, and checks and changes the file by its descriptor.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -45,7 +45,7 @@ impl Door {
     /// As [`open`](Self::open); or it has more than `bytes_max` bytes.
     pub(super) fn read(&self, name: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // One byte more than it may have: a file can grow after its length was asked for.
+        // One byte more than allowed is read, since a file can grow after its length was asked for.
         self.open(name)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > bytes_max {
             return Err(io::Error::other(format!("the VMM's file {name} has more than {bytes_max} bytes")));
@@ -111,7 +111,7 @@ impl Door {
 }
 
 impl Socket {
-    /// A path to the socket itself, by its descriptor: nobody can put something else there.
+    /// A path to the socket by its descriptor, so that the VMM cannot put another file in its place.
     pub(super) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }

@@ -92,8 +92,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// Removes the cgroups whose VMMs are gone, of whichever program. One that is young and empty may be a jailer's that has
-/// not moved into it yet.
+/// Removes the cgroups whose VMMs are gone, also those of other programs. A young and empty cgroup is kept, since a
+/// jailer may be about to move into it.
 pub(super) fn sweep() {
     sweep_under(&Path::new("/sys/fs/cgroup").join(PARENT));
 }
@@ -106,7 +106,7 @@ fn sweep_under(parent: &Path) {
     };
     let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(ID_PREFIX);
     for entry in entries.flatten().filter(|entry| is_ours(entry) && is_old(entry)) {
-        // `EBUSY` is one that is in use.
+        // It fails with `EBUSY` for a cgroup that is in use.
         let _ = fs::remove_dir(entry.path());
     }
 }

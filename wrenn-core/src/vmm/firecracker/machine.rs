@@ -39,12 +39,12 @@ pub(super) struct FirecrackerMachine {
     pub(super) restored: RestorePhases,
     pub(super) saved: SavePhases,
     pub(super) leave: Option<Leave>,
-    /// After the process, so that it is empty when it is removed.
+    /// Declared after the process, so that the cgroup is empty when it is dropped and removed.
     pub(super) _cgroup: Option<Cgroup>,
 }
 
 impl FirecrackerMachine {
-    /// The process was started at `began`; it answers when this is done.
+    /// Waits until Firecracker, which was started at `began`, answers.
     pub(super) async fn connect(&mut self, began: Instant) -> Result<()> {
         const WHAT: &str = "start Firecracker";
         let mut exited = self.process.exited();
@@ -62,11 +62,12 @@ impl FirecrackerMachine {
         Ok(())
     }
 
-    /// What the VM's thread has to say when it has the memory. Firecracker has handed it over before it answered.
+    /// Waits for the VM's thread to report that it has the memory. Firecracker hands the memory over before it answers
+    /// a load.
     pub(super) async fn is_served(&mut self, what: &'static str, told: oneshot::Receiver<Served>) -> Result<()> {
         match timeout(ANSWER_TIMEOUT, told).await {
             Ok(Ok(served)) => self.origin = Origin::Served(served),
-            // The thread is ending, and the VMM with it.
+            // The VM's thread is ending, and so the VMM ends too.
             Ok(Err(_)) => return Err(self.process.ended(what, "its memory could not be served").await),
             Err(_elapsed) => {
                 let why = format!("Firecracker did not hand its memory over within {ANSWER_TIMEOUT:?}");
@@ -76,7 +77,7 @@ impl FirecrackerMachine {
         Ok(())
     }
 
-    /// Loads the device state that is in the room, and makes place for the next.
+    /// Loads the device state from its file in the room, and removes the file, so that the next save can make it.
     pub(super) async fn load(&mut self, memory: Backend) -> Result<()> {
         const WHAT: &str = "restore the machine";
         let began = Instant::now();
@@ -106,8 +107,8 @@ impl FirecrackerMachine {
         }
     }
 
-    /// An API that closes means that Firecracker is ending: its exit code is the better error. One that hangs will not
-    /// answer anything else either, so its machine is ended.
+    /// The error of a request that failed. Where the API closed, Firecracker is ending, and its exit code is the better
+    /// error. Where the API hangs, no later request would be answered, so the machine is ended.
     async fn explain(&mut self, what: &'static str, error: ApiError) -> Error {
         match error {
             ApiError::Refused { .. } => Error::failed(what)(error.into()),
@@ -155,7 +156,7 @@ impl Machine for FirecrackerMachine {
         Ok(())
     }
 
-    /// Firecracker tells what was written once it is stopped, and to nobody before.
+    /// Copies nothing ahead, since Firecracker tells what was written only when it is stopped.
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
         Ok(memory)
     }
@@ -182,8 +183,8 @@ impl Machine for FirecrackerMachine {
         Ok(Saved { memory: SavedMemory::Copied { diff, into }, state })
     }
 
-    /// Until then the file stays, and the next diff adds to it what is written meanwhile: Firecracker forgets what it has
-    /// told once.
+    /// Removes the file of written memory. Firecracker reports each written page once, so until the file is published
+    /// it stays, and the next diff adds to it.
     fn saved(&mut self) {
         if let Err(error) = self.door.remove(MEMORY) {
             tracing::warn!(%error, "the next snapshot will store some memory again");

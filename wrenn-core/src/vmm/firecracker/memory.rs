@@ -5,7 +5,7 @@
 //!  Firecracker:      PUT /snapshot/load ─▶ connects ─▶ touches memory ─▶ answers
 //! ```
 //!
-//! It registers its memory for missing pages alone, and finds what the guest writes by itself.
+//! Firecracker registers its memory for missing pages only, and tracks by itself what the guest writes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -18,7 +18,8 @@ use crate::vmm::origin::Served;
 use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Attended};
 
-/// Tells the VM's thread to leave off. Dropping it does, so that the thread never waits for a VMM that is gone.
+/// Tells the VM's thread to stop waiting, at the latest when this is dropped. So the thread never waits for a VMM that
+/// is gone.
 #[derive(Debug)]
 pub(super) struct Leave(StopHandle);
 
@@ -34,7 +35,7 @@ impl Drop for Leave {
     }
 }
 
-/// The work of the VM's thread, and what it says when it has the memory.
+/// The work of the VM's thread, which reports when Firecracker has handed the memory over.
 pub(super) fn attendance(
     listener: UnixListener,
     watch: OwnedFd,
@@ -46,7 +47,7 @@ pub(super) fn attendance(
     let work = move || match HandOver::receive(&listener, &stop) {
         Ok(Some(handed)) => match server(handed, watch, from) {
             Ok((server, served)) => {
-                // Nobody listens when the machine was given up meanwhile, and then the stop is already told.
+                // This fails where the machine was given up in the meantime, and then the stop has been sent already.
                 let _ = tell.send(served);
                 server.serve(&stop).into()
             }

@@ -81,7 +81,7 @@ impl Firecracker {
         Ok(Self { program, jailer, version: format!("firecracker {version}"), lazy: Lazy::of_firecracker(), rooms })
     }
 
-    /// What a binary says of itself, if wrenn can drive it.
+    /// The version that a binary reports, if wrenn can drive it.
     pub(crate) async fn version_of(program: &Path) -> Result<String> {
         let output = program::version(program).await.map_err(|e| not_firecracker(program, Some(e)))?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -142,7 +142,7 @@ impl Firecracker {
         let (entered, door) = tokio::sync::oneshot::channel();
         let launch = Launch {
             enter: Some(Box::new(move || {
-                // A failed send means that the start was given up; the end of the thread closes the room.
+                // The send fails where the start was given up. The room is then closed when the thread ends.
                 let _ = entered.send(room.enter()?);
                 Ok(())
             })),
@@ -222,7 +222,7 @@ impl Firecracker {
         blocking(COPY, copy).await?.map_err(Error::from)?;
         machine.restored.populate = began.elapsed();
         machine.load(Backend::File(MEMORY)).await?;
-        // It is mapped; a diff must not find it.
+        // Firecracker has mapped the file. A diff must not find its name, or it would add to this file.
         machine.door.remove(MEMORY).map_err(|e| Error::failed(LOAD)(e.into()))?;
         machine.origin = Origin::Copied;
         Ok(machine)

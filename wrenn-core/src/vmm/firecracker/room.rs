@@ -1,9 +1,9 @@
 //! The directory of one Firecracker: a file system of its own, in a mount namespace of its own.
 //!
-//! Firecracker knows drives, sockets and files by path, and a snapshot keeps the drives' paths for good. So each VMM gets
-//! a directory in which they are always called the same. It is a tmpfs that is mounted in the mount namespace of the VM's
-//! thread alone: no other process can name what is in it, clones of one snapshot do not meet, and the kernel frees all of
-//! it with the VMM and the thread, however they end.
+//! Firecracker knows drives, sockets and files by path, and a snapshot keeps the drives' paths for good. So each VMM
+//! gets a directory in which they are always called the same. It is a tmpfs that is mounted in the mount namespace of
+//! the VM's thread alone: no other process can name what is in it, clones of one snapshot do not meet, and the kernel
+//! frees all of it with the VMM and the thread, however they end.
 //!
 //! ```text
 //!  data directory/vmm/room      a mount point, empty for everybody else
@@ -32,7 +32,7 @@ use crate::vmm::identity::Identity;
 /// A room to be made by the thread whose child the VMM will be.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// Where rooms are, and nothing else.
+    /// The directory that has only rooms in it.
     pub(super) parent: PathBuf,
     /// The VMM's directory, under the mount point. A jailer makes a root of it.
     pub(super) inside: PathBuf,
@@ -54,17 +54,18 @@ pub(super) enum Content {
     Copy(&'static str, File),
 }
 
-/// Who makes the device nodes that the VMM opens.
+/// Whether the room or the jailer makes the device nodes that the VMM opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Devices {
     /// The jailer, in its root.
     Jailer,
-    /// The room, over the host's: those belong to root, or to a group, and these to the VMM's user.
+    /// The room makes them and mounts them over the host's, since the VMM's user may not open the host's.
     Room,
 }
 
 impl Room {
-    /// Makes rooms possible under `data_dir`, and sweeps what a program left that was killed while it made one.
+    /// Makes the directory of rooms under `data_dir`, and removes what a program left behind that was killed while it
+    /// made a room.
     pub(super) fn prepare(data_dir: &Path) -> io::Result<PathBuf> {
         let parent = data_dir.join("vmm");
         DirBuilder::new().recursive(true).mode(0o711).create(parent.join(MOUNT_POINT))?;
@@ -90,7 +91,8 @@ impl Room {
         for (name, file) in &self.mounts {
             trees.push((*name, tree_of(file, "").map_err(at("clone a file's mount"))?));
         }
-        // A file without a name cannot be mounted, not even by its descriptor; it has one for as long as this takes.
+        // A file without a name cannot be mounted, not even by its descriptor. So the drive gets a name until it is
+        // mounted.
         let name = Named::link(&self.drive, &self.parent).map_err(at("name the drive"))?;
         trees.push((DRIVE, tree_of(&self.drive, &name.0).map_err(at("clone the drive's mount"))?));
         devices::private_mounts()?;
@@ -136,7 +138,7 @@ impl Content {
     }
 }
 
-/// A name of a file that had none, until this is dropped.
+/// A temporary name of a file that had none. Dropping this removes the name.
 struct Named(PathBuf);
 
 impl Named {
@@ -149,7 +151,7 @@ impl Named {
 
 impl Drop for Named {
     fn drop(&mut self) {
-        // What stays is swept by the next `prepare`.
+        // The next `prepare` removes a name that could not be removed here.
         let _ = fs::remove_file(&self.0);
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use crate::vmm::shape::{Acceleration, MachineShape};
 
-/// The numbers of the descriptors that QEMU inherits. It opens nothing of a sandbox's by a path.
+/// The numbers of the descriptors that QEMU inherits. QEMU opens no file of a sandbox by its path.
 pub(super) const MEMORY_FD: RawFd = 40;
 pub(super) const BASE_FD: RawFd = 41;
 pub(super) const DRIVE_FD: RawFd = 42;
@@ -56,8 +56,8 @@ pub(super) fn arguments(shape: &MachineShape, start: Start, guest_mac: &str) -> 
     args.0
 }
 
-/// A model with what today's user code expects (SSE 4.2, `rdrand`), and no more: each vector extension beyond that makes
-/// emulated code slower, since the C library then uses it for every `memcpy`.
+/// A model with what today's user code expects (SSE 4.2, `rdrand`), and no more: each vector extension beyond that
+/// makes emulated code slower, since the C library then uses it for every `memcpy`.
 const TCG_CPU: &str = "Nehalem,+rdrand,+rdseed,+fsgsbase,+smep,+smap";
 
 fn kernel_command_line(shape: &MachineShape) -> String {
@@ -66,8 +66,8 @@ fn kernel_command_line(shape: &MachineShape) -> String {
         wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22"
         .to_owned();
     if shape.acceleration == Acceleration::Tcg {
-        // An emulated processor speculates on nothing. And QEMU keeps its translations by virtual address: a program that
-        // is somewhere else at every start is translated at every start, which is most of the time of a small one.
+        // An emulated processor speculates on nothing. And QEMU keeps its translations by virtual address: a program
+        // that is somewhere else at every start is translated at every start, which is most of the time of a small one.
         line.push_str(" mitigations=off norandmaps");
     }
     if let Some(khz) = shape.tsc_khz {

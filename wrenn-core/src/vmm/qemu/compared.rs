@@ -1,7 +1,8 @@
-//! What a guest wrote to memory that came lazily, where the kernel does not track it (before Linux 6.7).
+//! Finds the pages that a guest wrote to lazily restored memory where the kernel does not track them (before Linux
+//! 6.7).
 //!
-//! A page that the guest never touched is a hole of its memory's file, and the snapshot's. The others are compared with
-//! the snapshot that the guest was restored from.
+//! A page that the guest never touched is a hole in the file of its memory, and is unchanged. All other pages are
+//! compared with the snapshot that the guest was restored from.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,12 +14,12 @@ use wrenn_snapshot::{Generation, GenerationReader, PAGE_BYTES, PageIndex, PageRa
 
 use crate::error::{BoxError, Error, Result};
 
-/// The memory of a restored guest, as far as it is known what became of it.
+/// The memory of a restored guest, and the pages of it that are known to be written.
 #[derive(Debug)]
 pub(super) struct ComparedMemory {
     before: GenerationReader,
-    /// Pages that were once found to be written. A later snapshot has other content of them than `before`, so they count
-    /// as written for good, also when the guest writes back what was there.
+    /// Pages that an earlier comparison found to be written. A later snapshot has other contents of them than `before`.
+    /// So they always count as written, even where the guest has written the old contents back.
     written: Vec<bool>,
 }
 
@@ -28,8 +29,8 @@ impl ComparedMemory {
         Ok(Arc::new(Mutex::new(Self { before, written: Vec::new() })))
     }
 
-    /// The pages of a stopped guest's memory that are not what the snapshots before have: sorted, and apart. Moves the
-    /// file's position.
+    /// The pages of a stopped guest's memory that differ from the earlier snapshots, as sorted and separate ranges.
+    /// Moves the file's position.
     pub(super) fn find(&mut self, memory: &File) -> Result<Vec<PageRange>> {
         let len_bytes = memory.metadata().map_err(|e| failed(e.into()))?.len();
         self.written.resize(usize::try_from(len_bytes / PAGE_LEN).unwrap_or(usize::MAX), false);

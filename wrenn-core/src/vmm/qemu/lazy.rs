@@ -1,4 +1,5 @@
-//! A restored machine's memory: served as the guest touches it, tracked as the guest writes it.
+//! The memory of a lazily restored machine. Pages are served when the guest touches them, and written pages are
+//! tracked.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +24,7 @@ use crate::vmm::qemu::compared::ComparedMemory;
 use crate::vmm::saved::SavedMemory;
 use crate::vmm::userfaultfd::shake_hands;
 
-/// What a lazily restored machine's memory is found by, and served as.
+/// The tracking of a lazily restored machine's memory, and the work that serves it.
 pub(super) struct LazyMemory {
     pub(super) found: Found,
     pub(super) served: Served,
@@ -31,7 +32,7 @@ pub(super) struct LazyMemory {
     pub(super) work: Attendance,
 }
 
-/// How it is found what a guest wrote to memory that came lazily.
+/// How the pages are found that a guest wrote to lazily restored memory.
 #[derive(Debug, Clone)]
 pub(super) enum Found {
     Tracked(Tracker),
@@ -41,8 +42,8 @@ pub(super) enum Found {
 pub(super) type Tracker = Arc<Mutex<DirtyTracker>>;
 
 impl LazyMemory {
-    /// Puts the memory of `from` behind that of a VMM that has mapped it and runs nothing yet. The work that it returns
-    /// serves it, for as long as the VMM lives.
+    /// Prepares to serve the memory of `from` to a VMM that has mapped its memory and runs no guest yet. The work that
+    /// this returns serves the memory until the VMM ends.
     pub(super) async fn arm(
         process: &Process,
         uffds: Userfaultfds,
@@ -83,11 +84,12 @@ impl LazyMemory {
 }
 
 impl Found {
-    /// A generation with everything written so far is published.
+    /// Notes that a generation with everything written so far is published.
     pub(super) fn commit(&self) {
         match self {
             Self::Tracked(tracker) => tracker.lock().unwrap_or_else(PoisonError::into_inner).commit(),
-            // It goes by what a page holds, and what it found once it finds again.
+            // The comparison looks at the contents of pages, and has noted those that it found: there is nothing to
+            // reset.
             Self::Compared(_) => {}
         }
     }
@@ -106,15 +108,15 @@ fn file_of(memory: &GuestMemory) -> Result<File> {
     memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()))
 }
 
-/// Copies what a running guest wrote, again and again, until a round leaves little for the stop, or no longer gains on
-/// the guest.
+/// Copies what a running guest wrote, in rounds, until a round leaves little to copy in the stop, or until the guest
+/// writes as fast as the rounds copy.
 pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracker) -> Result<SpaceWriter> {
     let mut before = u64::MAX;
     for _ in 0..ROUNDS_MAX {
         let dirty = {
             let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
             let found = tracker.collect()?;
-            // The first round takes what a snapshot that failed had found, too.
+            // The first round also has the pages that a failed snapshot had found.
             if before == u64::MAX { tracker.pending() } else { found }
         };
         let pages = count(&dirty);
@@ -131,16 +133,16 @@ pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracke
 const FEW_PAGES: u64 = 512;
 const ROUNDS_MAX: usize = 6;
 
-/// What is known of the pages that a guest wrote since the generation that it came from.
+/// The pages that a guest wrote since its last generation, as far as they are known.
 pub(super) enum Written {
-    /// It came from none.
+    /// The guest has no earlier generation.
     All,
     Found(Found),
-    /// Nothing: they are found by comparing all of them.
+    /// The written pages are not known, and are found by comparing all pages.
     Unknown,
 }
 
-/// Writes the memory of a stopped machine: what the guest wrote, and was not written ahead.
+/// Writes the memory of a stopped machine that the guest wrote and that was not copied ahead.
 pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: Written) -> Result<SavedMemory> {
     match written {
         Written::All => into.add_sparse(&file_of(memory)?)?,
@@ -161,16 +163,18 @@ pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: 
     Ok(SavedMemory::Written(into))
 }
 
-/// Copies pages of a stopped guest. Each is read once: a VMM that was broken into may write to them all the same.
+/// Copies pages of a stopped guest. Each page is read only once, since a VMM that was broken into may still write to
+/// it.
 fn copy(into: &mut SpaceWriter, memory: &GuestMemory, pages: &[PageRange]) -> Result<()> {
     Ok(into.add_running(&file_of(memory)?, pages)?)
 }
 
-/// What a stopped guest wrote and was not written ahead: the pages to copy at once, and those that are held until the
-/// guest, which is to go on if anything was written ahead, does.
+/// The pages that a stopped guest wrote and that were not copied ahead, in two parts: the pages to copy at once, and
+/// the pages to hold while the guest goes on. Pages are held only where memory was copied ahead, since only then the
+/// guest goes on.
 fn find_left(tracker: &Tracker, goes_on: bool) -> Result<(Vec<PageRange>, Option<HeldPages>)> {
     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
-    // Before anything can fail: what is collected stays pending until it is committed.
+    // This comes before anything can fail: collected pages stay pending until they are committed.
     let found = tracker.collect()?;
     if !goes_on {
         return Ok((tracker.pending(), None));

@@ -37,7 +37,7 @@ pub(super) struct QemuMachine {
     memory: Arc<GuestMemory>,
     qmp: Option<Qmp>,
     origin: Origin,
-    /// How it is found what the guest wrote to memory that is served.
+    /// How the pages are found that the guest wrote, where a page server provides the memory.
     found: Option<Found>,
     restored: RestorePhases,
     saved: SavePhases,
@@ -56,7 +56,7 @@ impl QemuMachine {
         }
     }
 
-    /// The process was started at `began`; it answers when this is done.
+    /// Waits until QEMU, which was started at `began`, answers.
     pub(super) async fn connect(&mut self, monitor: UnixStream, began: Instant) -> Result<()> {
         match Qmp::connect(monitor, patient(STARTUP_TIMEOUT)).await {
             Ok(qmp) => self.qmp = Some(qmp),
@@ -67,7 +67,7 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Puts a generation's memory behind the machine's.
+    /// Provides the machine with a generation's memory.
     pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore, lazy: &Lazy) -> Result<()> {
         let began = Instant::now();
         let LazyMemory { found, served, work } =
@@ -79,13 +79,13 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// The machine's memory is a copy of a generation's.
+    /// Notes that the machine's memory is a copy of a generation's.
     pub(super) fn is_populated(&mut self, took: Duration) {
         self.origin = Origin::Copied;
         self.restored.populate = took;
     }
 
-    /// Loads a generation's device state. It refers to rings in guest memory, so the memory is there before.
+    /// Loads a generation's device state. The state refers to rings in guest memory, so the memory is provided before.
     pub(super) async fn load_devices(&mut self, from: &Generation) -> Result<()> {
         const WHAT: &str = "restore the device state";
         let began = Instant::now();
@@ -147,8 +147,9 @@ impl QemuMachine {
         }
     }
 
-    /// A monitor that closes means that QEMU is ending: its own words are the better error. After one that is late, or
-    /// says what no monitor says, nothing that it answers can be relied on, so the machine is ended.
+    /// The error of a command that failed. Where the monitor closed, QEMU is ending, and what QEMU printed is the
+    /// better error. Where the monitor was late or broke its protocol, no later answer can be relied on, so the machine
+    /// is ended.
     async fn explain(&mut self, what: &'static str, error: QmpError) -> Error {
         match error {
             QmpError::Refused { .. } => Error::failed(what)(error.into()),
@@ -157,7 +158,7 @@ impl QemuMachine {
         }
     }
 
-    /// What a save takes of the memory, without the VMM's part.
+    /// Saves the memory, which does not need the VMM.
     #[cfg(test)]
     pub(super) fn save_memory_of_test(&self, into: SpaceWriter) -> SpaceWriter {
         let found = self.found.clone().expect("its memory is served");
@@ -203,7 +204,7 @@ impl Machine for QemuMachine {
             (_, Some(found)) => Written::Found(found.clone()),
             (_, None) => Written::Unknown,
         };
-        // QEMU saves the devices meanwhile. That writes nothing to memory: a migration has sent all of it by then.
+        // QEMU saves the devices at the same time, and does not write to guest memory while it does.
         let guest_memory = Arc::clone(&self.memory);
         let copied = async {
             let saved = blocking("save the memory", move || save_memory(memory, &guest_memory, written)).await;
@@ -262,7 +263,7 @@ const STATE_CHUNK_BYTES: usize = 128 << 10;
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 const MIGRATION_POLL: Duration = Duration::from_micros(500);
 
-/// With it a migration stream leaves out memory that is shared with another process: the memfd.
+/// With this capability, a migration leaves out memory that is shared with another process, which the memfd is.
 fn capabilities() -> Value {
     json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] })
 }
@@ -272,7 +273,8 @@ fn state_file(what: &'static str) -> Result<File> {
     fd.map(File::from).map_err(|e| Error::failed(what)(e.into()))
 }
 
-/// Reads what QEMU wrote. It still has the file, and its position, so neither is relied on.
+/// Reads what QEMU wrote. QEMU still has the file open and could change its position or length, so neither is relied
+/// on.
 fn read_state(file: &File) -> io::Result<Vec<u8>> {
     let mut state = Vec::new();
     loop {

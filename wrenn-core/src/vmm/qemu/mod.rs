@@ -116,8 +116,8 @@ enum Launching {
     Restore(Paging),
 }
 
-/// What the VM's thread enters: a network without a way out, and, for a QEMU without rights of its own, mounts with a
-/// `/dev/kvm` that it may open.
+/// The namespaces that the VM's thread enters: a network without a way out, and, where QEMU runs as another user,
+/// mounts with a `/dev/kvm` that this user may open.
 fn entering(namespace: OwnedFd, acceleration: Acceleration, owner: Option<Identity>) -> Enter {
     Box::new(move || {
         setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(devices::at("enter the network namespace"))?;
@@ -157,7 +157,7 @@ impl Vmm for Qemu {
         let memory = match paging {
             Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
             Paging::Eager => populate(shape, from.generation.clone()).await?,
-            // `Host::open` has said so before.
+            // `Host::open` has warned of it.
             Paging::Mapped => return Err(Error::failed("restore the guest")("QEMU maps no shared file".into())),
         };
         let populated_in = began.elapsed();

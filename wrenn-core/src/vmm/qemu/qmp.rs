@@ -1,7 +1,7 @@
 //! QEMU's monitor protocol: one JSON object a line, one reply a command, events in between.
 //!
-//! Each command has a number, and its reply the same one: a reply to a command that was given up on is passed over.
-//! <https://www.qemu.org/docs/master/interop/qmp-spec.html>
+//! Each command has a number, which its reply repeats. So a late reply to a command that was given up is recognized and
+//! skipped. <https://www.qemu.org/docs/master/interop/qmp-spec.html>
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -20,7 +20,7 @@ use crate::vmm::console::escape_controls;
 #[derive(Debug)]
 pub(super) struct Qmp {
     stream: BufReader<UnixStream>,
-    /// What has come of a line that is not whole yet.
+    /// The part that was received of a line that is not complete.
     line: Vec<u8>,
     /// The number of the last command.
     number: u64,
@@ -70,8 +70,8 @@ impl Qmp {
     /// Runs a command and returns what it returned.
     ///
     /// # Errors
-    /// After any other than [`QmpError::Refused`] a command may have been sent in part, so that nothing further can be: the
-    /// machine is ended.
+    /// After any error other than [`QmpError::Refused`], the command may have been sent in part. No further command can
+    /// be sent then, and the machine is ended.
     pub(super) async fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         within(command, self.patience, async {
             let line = self.request(command, arguments);
@@ -132,7 +132,7 @@ impl Qmp {
         }
     }
 
-    /// The next line. What has come of it stays where this is cancelled.
+    /// The next line. Where this is cancelled, the part that was received is kept.
     async fn receive(&mut self, command: &str) -> Result<Value, QmpError> {
         let left = LINE_BYTES_MAX.saturating_sub(self.line.len() as u64);
         let read = (&mut self.stream).take(left).read_until(b'\n', &mut self.line).await;
@@ -145,7 +145,7 @@ impl Qmp {
     }
 }
 
-/// No command here does long work; a migration is started by one and asked after by others.
+/// No command takes long: one command starts a migration, and others ask for its state.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// The VMM is not trusted: the longest honest answer is a few KiB.
 const LINE_BYTES_MAX: u64 = 1 << 20;
