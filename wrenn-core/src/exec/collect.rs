@@ -109,10 +109,10 @@ pub(crate) async fn collect_fed(
     Ok(Output { status, stdout, stderr, duration: started_at.elapsed() })
 }
 
-/// How much of each stream is collected unless somebody says otherwise.
+/// How much of each stream is collected by default.
 pub(crate) const OUTPUT_LIMIT_BYTES: usize = 16 << 20;
 
-/// What has come of a command's output.
+/// The output of a command that was collected so far.
 #[derive(Debug)]
 pub(crate) struct Collected {
     pub(crate) stdout: Vec<u8>,
@@ -121,7 +121,7 @@ pub(crate) struct Collected {
 }
 
 impl Collected {
-    /// Nothing yet, and no more than so many bytes of each.
+    /// Begins empty, with a limit in bytes for each stream.
     pub(crate) fn new(limit_bytes: usize) -> Self {
         Self { stdout: Vec::new(), stderr: Vec::new(), limit_bytes }
     }
@@ -145,7 +145,8 @@ impl Collected {
         Ok(None)
     }
 
-    /// What the caller is told of `error`, with the output where that is a command's time-out.
+    /// The error for the caller: where the agent reports the command's time-out, [`Error::CommandTimedOut`] with the
+    /// output.
     pub(crate) fn timed_out(&mut self, error: Error, timeout: Option<Duration>) -> Error {
         match (error, timeout) {
             (Error::Agent { source: AgentError::TimedOut { .. }, .. }, Some(after)) => {
@@ -174,7 +175,7 @@ impl Collected {
     }
 }
 
-/// Gives a command what it is to read, and closes its input then. Comes back with an error alone.
+/// Writes a command's input and closes it. It returns only where that fails.
 async fn feed(agent: &AgentClient, pid: Option<u32>, input: Option<Bytes>) -> Error {
     let (Some(pid), Some(input)) = (pid, input) else { return std::future::pending().await };
     let fed = async {
@@ -182,7 +183,7 @@ async fn feed(agent: &AgentClient, pid: Option<u32>, input: Option<Bytes>) -> Er
         agent.close_stdin(pid).await
     };
     match fed.await {
-        // A command need not read what it is given.
+        // A command may end without reading its input.
         Ok(()) => std::future::pending().await,
         Err(error) if is_closed(&error) => std::future::pending().await,
         Err(error) => Error::agent("write to a command")(error),
@@ -198,8 +199,8 @@ pub(crate) fn is_closed(error: &AgentError) -> bool {
     }
 }
 
-/// Starts a command that is killed unless somebody collects it. In a task of its own: whoever gave up while the answer
-/// was on its way would know no number to kill it by.
+/// Starts a command that is killed unless it is collected to its end. A task of its own starts it: a caller that is
+/// cancelled while the answer is on its way does not know the process id, and the task can still kill the command.
 async fn begin(agent: &Arc<AgentClient>, spec: ProcessSpec) -> Result<(ProcessStream, KillOnDrop)> {
     let agent = Arc::clone(agent);
     let began = tokio::spawn(async move {
@@ -210,12 +211,12 @@ async fn begin(agent: &Arc<AgentClient>, spec: ProcessSpec) -> Result<(ProcessSt
     match began.await.map_err(JoinError::try_into_panic) {
         Ok(began) => began,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime ends, and with it whoever waits here.
+        // The runtime ends, and so this caller ends too.
         Err(Err(_)) => std::future::pending().await,
     }
 }
 
-/// Kills what nobody will collect any more.
+/// Kills a command that is not collected to its end.
 struct KillOnDrop {
     agent: Arc<AgentClient>,
     pid: Option<u32>,
@@ -239,7 +240,7 @@ impl Drop for KillOnDrop {
     }
 }
 
-/// Whether there can be such variables.
+/// Refuses environment variables that cannot exist.
 pub(crate) fn check_envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(envs: impl IntoIterator<Item = (N, V)>) -> Result<()> {
     for (name, value) in envs {
         let (name, value) = (name.as_ref().as_bytes(), value.as_ref().as_bytes());

@@ -14,7 +14,7 @@ use crate::vmm::qemu::Qemu;
 use crate::vmm::shape::Acceleration;
 use crate::vmm::tsc;
 
-/// What a host was told of its VMM.
+/// The options of a host that are about its VMM.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Choice {
     pub(crate) driver: Option<Driver>,
@@ -27,7 +27,7 @@ impl Choice {
     /// Finds the VMM that this host is to use: the one that was named, else Firecracker where it is installed and KVM
     /// serves it, else QEMU.
     pub(crate) async fn make(mut self, data_dir: &Path) -> Result<(Arc<dyn Vmm>, Probe)> {
-        // Descriptions of guests need it, and are made where nothing may block.
+        // The description of a guest needs the rate of the processor's counter, and is made where nothing may block.
         tsc::measure_ahead().await?;
         self.driver = self.driver.or_else(from_environment);
         let confinement = self.confinement.or_else(confinement_from_environment).unwrap_or_default();

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::id::SandboxId;
 use crate::state::{Exit, Life, SandboxState};
 
-/// Who wants to know of a sandbox's end, without keeping it alive.
+/// A watch of a sandbox's end, which does not keep the sandbox alive.
 #[derive(Debug, Clone)]
 pub(crate) struct Watch {
     id: SandboxId,
@@ -21,7 +21,7 @@ impl Watch {
         Self { id, life }
     }
 
-    /// Does `work` if the sandbox runs, and fails at once, with the reason, when it no longer does.
+    /// Does `work` while the sandbox runs, and fails at once, with the reason, when the sandbox no longer runs.
     pub(crate) async fn while_running<T>(
         &self,
         operation: &'static str,
@@ -37,7 +37,8 @@ impl Watch {
         }
         tokio::select! {
             result = work => match result {
-                // The connection may break a moment before the end of the VM is known: the end is the better reason.
+                // The connection may break a moment before the end of the VM is known. The end is then the better
+                // reason.
                 Err(Error::Agent { source, what }) if source.is_retryable() => {
                     match tokio::time::timeout(END_GRACE, self.over()).await {
                         Ok(()) => Err(self.refusal(operation)),
@@ -52,11 +53,11 @@ impl Watch {
 
     /// Waits until the sandbox no longer runs.
     pub(crate) async fn over(&self) {
-        // A task that is gone without a word has panicked: its sandbox is over too.
+        // The channel closes without an end only where the task has panicked, and then the sandbox is over too.
         let _ = self.life.clone().wait_for(is_over).await;
     }
 
-    /// Why it no longer runs. Waits until it does not.
+    /// Waits until the sandbox no longer runs, and returns the reason.
     pub(super) async fn exit(&self) -> Exit {
         self.over().await;
         self.life.borrow().exit.clone().unwrap_or_else(lost)
@@ -80,7 +81,7 @@ fn is_over(life: &Life) -> bool {
     matches!(life.state, SandboxState::Paused | SandboxState::Ended)
 }
 
-/// The task that owned the sandbox has panicked: the machine went with it.
+/// The reason where the sandbox's task has panicked, which ended the machine too.
 fn lost() -> Exit {
     Exit::Broken { error: "its task panicked".to_owned(), console: String::new() }
 }

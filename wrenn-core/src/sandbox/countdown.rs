@@ -1,4 +1,4 @@
-//! When a sandbox's time is over.
+//! The end of a sandbox's time-to-live.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,8 @@ impl Countdown {
         Self { lifetime, since: Instant::now() }
     }
 
-    /// Begins anew with another time-to-live. What the sandbox's time counts from, and what becomes of it then, stay.
+    /// Begins anew with another time-to-live. What the time counts from and what happens at its end stay, unless there
+    /// was no time-to-live before: then they are [`TtlFrom::Start`] and [`OnExpiry::Kill`].
     pub(super) fn restart(&mut self, ttl: Option<Duration>) {
         let known = self.lifetime.unwrap_or_default();
         *self = Self::start(ttl.map(|ttl| Lifetime { ttl, ..known }));

@@ -1,4 +1,4 @@
-//! What wakes a sandbox's task up: requests in their order, and what does not wait for them.
+//! The inbox of a sandbox's task: requests in their order, and urgent events that do not wait for requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::sandbox::request::{Reply, Request};
 use crate::state::{Lifetime, OnExpiry};
 use crate::vmm::exit;
 
-/// A task's end of what handles share.
+/// The task's ends of the channels that it shares with the handles.
 pub(super) struct Inbox {
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) kills: mpsc::UnboundedReceiver<Reply<()>>,
@@ -24,23 +24,23 @@ pub(super) struct Inbox {
 pub(super) enum Wake {
     VmEnded,
     Killed(Reply<()>),
-    /// The last handle is gone.
+    /// The last handle was dropped.
     Dropped,
     Request(Request),
     Expired,
 }
 
-/// What ends whatever a task does.
+/// An event that stops the task's present work.
 pub(super) enum Urgent {
     Kill(Reply<()>),
-    /// The time-to-live, where that kills.
+    /// The end of a time-to-live that kills.
     Expired,
-    /// What was being done has taken that long.
+    /// The work has taken too long, which is this long.
     TooLong(Duration),
 }
 
 impl Inbox {
-    /// Waits for what comes next. An expiry that failed is tried again after a while.
+    /// Waits for the next event. An expiry whose pause failed comes again after a while.
     pub(super) async fn next(&mut self, mut exited: watch::Receiver<Option<exit::Exit>>, failed_expiries: u32) -> Wake {
         let (countdown, agent) = (self.countdown.clone(), Arc::clone(&self.agent));
         let expired = async {
@@ -58,7 +58,7 @@ impl Inbox {
         }
     }
 
-    /// Does `work` to its end, unless something urgent comes first: then it is dropped where it is.
+    /// Does `work` to its end, unless an urgent event comes first: then the work is dropped unfinished.
     pub(super) async fn urgent_or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Urgent> {
         let (countdown, agent) = (self.countdown.clone(), Arc::clone(&self.agent));
         let expired = async {
@@ -85,7 +85,7 @@ impl Inbox {
     }
 }
 
-/// Waits for the end of the time-to-live, as that is set and the guest is used meanwhile.
+/// Waits for the end of the time-to-live, which may be set again and put off by use while this waits.
 async fn expired(mut countdown: watch::Receiver<Countdown>, agent: &AgentClient) {
     loop {
         let ends_at = countdown.borrow_and_update().ends_at(agent.last_used());
@@ -102,7 +102,7 @@ async fn expired(mut countdown: watch::Receiver<Countdown>, agent: &AgentClient)
                     return;
                 }
             }
-            // Handles that are all gone change nothing any more.
+            // All handles are gone, so the time-to-live cannot change any more.
             Ok(()) = countdown.changed() => {}
         }
     }

@@ -10,7 +10,7 @@ use crate::sandbox::shared::Shared;
 use crate::site::Site;
 use crate::state::SandboxInfo;
 
-/// A site, and who runs on it here. It keeps no sandbox alive.
+/// A site, and the sandboxes that this program runs on it. The registry keeps no sandbox alive.
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) site: Arc<Site>,
@@ -21,7 +21,7 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Running {
     sandboxes: HashMap<SandboxId, Weak<Shared>>,
-    /// Whether the host was shut down: nobody starts any more.
+    /// Whether the host was shut down, so that no sandbox starts any more.
     is_closed: bool,
 }
 
@@ -30,12 +30,12 @@ impl Registry {
         Self { site: Arc::new(site), events: Events::default(), running: Mutex::default() }
     }
 
-    /// Everything that runs here.
+    /// The sandboxes that this program runs.
     pub(crate) fn all(&self) -> Vec<Arc<Shared>> {
         self.lock().sandboxes.values().filter_map(Weak::upgrade).collect()
     }
 
-    /// What runs here, and what is known of it.
+    /// The properties of the sandboxes that this program runs.
     pub(crate) fn infos(&self) -> Vec<SandboxInfo> {
         self.all().iter().map(|shared| shared.info()).collect()
     }
@@ -44,7 +44,7 @@ impl Registry {
         self.lock().sandboxes.get(id).and_then(Weak::upgrade)
     }
 
-    /// Lets nobody start any more.
+    /// Refuses every start from now on.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
     }

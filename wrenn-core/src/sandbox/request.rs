@@ -1,4 +1,4 @@
-//! What handles ask a sandbox's task for.
+//! The requests of handles to a sandbox's task.
 
 use tokio::sync::oneshot;
 use wrenn_snapshot::Generation;
@@ -11,15 +11,16 @@ use crate::site::records::PausedRecord;
 use crate::state::Fixed;
 use crate::vmm::paging::RestoreReport;
 
-/// Where an answer goes.
+/// The channel for the answer to a request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
-/// A kill has a way of its own, since it does not wait for these.
+/// A request to a sandbox's task. A kill is not among them: it has a channel of its own, since it does not wait for
+/// requests.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// What is on disk, and what it took.
+    /// Answers with the record on disk, and how long the pause took.
     Pause(Reply<(PausedRecord, Option<SaveReport>)>),
-    /// The generation that children start from, and what they inherit.
+    /// Answers with the generation that children start from, and the properties that they inherit.
     Fork(Reply<(Generation, Fixed)>),
     Snapshot(TemplateName, Reply<Template>),
     Report(Reply<RestoreReport>),

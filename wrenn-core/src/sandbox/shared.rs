@@ -13,16 +13,16 @@ use crate::sandbox::request::{Reply, Request};
 use crate::state::{Fixed, Life, SandboxInfo, SandboxState};
 use crate::vmm::console::Console;
 
-/// Its last owner's end is the sandbox's end: the task's inbox closes.
+/// What all handles of a sandbox share. When the last owner drops it, the task's inbox closes, and the sandbox ends.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(super) fixed: Fixed,
     pub(super) agent: Arc<AgentClient>,
     pub(super) console: Console,
     pub(super) vmm_pid: u32,
-    /// Served one after another.
+    /// The requests, which are served one after another.
     pub(super) requests: mpsc::Sender<Request>,
-    /// Served before all else, whatever the task does.
+    /// The kills, which are served before everything else, whatever the task does.
     pub(super) kills: mpsc::UnboundedSender<Reply<()>>,
     pub(super) countdown: watch::Sender<Countdown>,
     pub(super) life: watch::Receiver<Life>,
@@ -33,7 +33,7 @@ impl Shared {
         self.life.borrow().state
     }
 
-    /// All that is known of the sandbox.
+    /// The sandbox's properties and state.
     pub(super) fn info(&self) -> SandboxInfo {
         let info = self.fixed.info(self.state());
         SandboxInfo { expires_at: self.countdown.borrow().ends_at_time(self.last_used()), ..info }
@@ -47,7 +47,7 @@ impl Shared {
         Watch::new(self.fixed.id.clone(), self.life.clone())
     }
 
-    /// Why it cannot do `operation`.
+    /// The error for an `operation` that the sandbox cannot do.
     pub(super) fn refusal(&self, operation: &'static str) -> Error {
         self.watch().refusal(operation)
     }

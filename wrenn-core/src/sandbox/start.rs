@@ -22,12 +22,12 @@ use crate::site::lock::FileLock;
 use crate::site::step::Step;
 use crate::state::{Fixed, Life, SandboxState};
 
-/// How a sandbox comes to run.
+/// The operation that starts a sandbox.
 #[derive(Debug, Clone)]
 pub(crate) enum Origin {
     Created,
     Resumed,
-    /// From a running one.
+    /// A fork of a running sandbox.
     Forked(SandboxId),
 }
 
@@ -49,7 +49,8 @@ impl Origin {
     }
 }
 
-/// Restores a guest from `generation` and hands out what its handles share. `asked` is when that was asked for.
+/// Restores a guest from `generation`, starts its task, and returns what its handles share. `asked` is when the caller
+/// was asked for the sandbox.
 ///
 /// # Cancel-Safety
 /// Cancelling undoes what was made so far.

@@ -9,8 +9,8 @@
 //!             └────────────────────── go_on ───────────────────┘
 //! ```
 //!
-//! Requests are served one after another, so two pauses are a pause and a refusal. A kill is not a request: it ends what
-//! is being served, and so does the end of a time-to-live that kills.
+//! Requests are served one after another, so of two pauses the second is refused. A kill is not a request: it stops the
+//! request that is being served. The end of a time-to-live that kills does the same.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,17 +38,17 @@ pub(super) struct Task {
     registry: Arc<Registry>,
     guest: Guest,
     fixed: Fixed,
-    /// Held by whoever runs a sandbox that has a pause on disk.
+    /// The lock of a sandbox that has a pause on disk, held while the sandbox runs.
     lock: Option<FileLock>,
     life: watch::Sender<Life>,
     records: Arc<Mutex<Records>>,
     /// Why the guest could not go on after a save that failed.
     broken: Option<Error>,
-    /// Whether its end leaves generations to collect; known when the machine has ended.
+    /// Whether the sandbox's end leaves generations to collect; known when the machine has ended.
     leaves_garbage: bool,
 }
 
-/// Whether a pause may still be recorded: one that a kill overtook writes nothing.
+/// Whether a pause may still be recorded. After a kill, a pause that is under way writes no record.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Records {
     #[default]
@@ -102,10 +102,10 @@ impl Task {
                 return self.end(exit).await;
             }
         }
-        // What is still in the inbox is dropped with it, and whoever sent it is told so.
+        // Requests that are still in the inbox are dropped with it, and their senders get an error.
     }
 
-    /// Does what is asked for. An exit ends the sandbox.
+    /// Serves a request. The sandbox ends where this returns an exit.
     async fn serve(&mut self, request: Request) -> Option<Exit> {
         match request {
             Request::Pause(reply) => {
@@ -138,7 +138,7 @@ impl Task {
         }
     }
 
-    /// Answers, once what came of it is seen; and says whether the sandbox goes on.
+    /// Sets the sandbox's state, and then answers. Returns why the sandbox does not go on, if it does not.
     async fn answer<T>(&mut self, result: Result<T>, reply: Reply<T>) -> Option<Exit> {
         let exit = self.over();
         match &exit {
@@ -149,7 +149,7 @@ impl Task {
                 self.set_life(SandboxState::Ended, Some(exit.clone()));
             }
         }
-        // Whoever asked may have gone; what was asked for is done all the same.
+        // The send fails where the caller was cancelled. The request was carried out all the same.
         let _ = reply.send(result);
         exit
     }
@@ -188,7 +188,7 @@ impl Task {
         }
     }
 
-    /// Ends the sandbox and removes its pause, whatever it was doing.
+    /// Ends the sandbox and removes its pause.
     async fn die(mut self, exit: Exit, reply: Option<Reply<()>>) {
         self.guest.kill().await;
         let forgotten = self.forget().await;
@@ -198,7 +198,7 @@ impl Task {
         }
     }
 
-    /// Ends the VM, if that is not done. Whoever waits for the state is told when it is gone.
+    /// Ends the VM if it has not ended, and then sets the sandbox's state.
     async fn end(mut self, exit: Exit) {
         if self.life.borrow().exit.is_none() {
             self.end_machine().await;
@@ -271,7 +271,7 @@ impl Task {
         .await?
     }
 
-    /// Captures, and goes on whatever came of it.
+    /// Captures the guest, which goes on whether the capture succeeded or failed.
     async fn capture_and_go_on(&mut self) -> Result<Generation> {
         self.set_life(SandboxState::Saving, None);
         match self.guest.capture(&self.registry.site, Then::GoOn).await {
@@ -292,7 +292,7 @@ impl Task {
         Ok(template)
     }
 
-    /// Removes the sandbox's pause from disk, and lets none be recorded any more.
+    /// Removes the sandbox's pause from disk, and makes sure that no other is recorded.
     async fn forget(&mut self) -> Result<()> {
         let (site, id) = (Arc::clone(&self.registry.site), self.fixed.id.clone());
         let (has_record, records) = (self.lock.is_some(), Arc::clone(&self.records));
@@ -309,7 +309,7 @@ impl Task {
         tokio::time::timeout(FORGET_MAX, forget).await.map_err(late)??
     }
 
-    /// The sandbox's time is over. Pausing is tried some times, and then it ends all the same.
+    /// Pauses a sandbox whose time-to-live has ended. After some failed attempts the sandbox ends without a pause.
     async fn pause_in_the_end(&mut self, failed: u32) -> Option<Exit> {
         tracing::info!(id = %self.fixed.id, "the sandbox's time is over");
         let error = match self.pause().await {
@@ -330,9 +330,9 @@ impl Task {
     }
 }
 
-/// Of the console, in the reason of an end.
+/// How many lines of the console the reason of an end has.
 const CONSOLE_LINES: usize = 12;
-/// How often a sandbox whose time is over is tried to be paused, before it is killed.
+/// How many attempts to pause a sandbox at the end of its time-to-live may fail before it is killed.
 const EXPIRY_TRIES: u32 = 3;
 /// Removing a small file takes a millisecond; a kill is not to wait for a disk that stands still.
 const FORGET_MAX: Duration = Duration::from_secs(10);

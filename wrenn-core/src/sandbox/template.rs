@@ -28,7 +28,7 @@ use crate::vmm::tsc::tsc_khz;
 ///
 /// ```no_run
 /// # async fn demo(sandbox: &wrenn_core::Sandbox, host: &wrenn_core::Host) -> wrenn_core::Result<()> {
-/// sandbox.exec("pip install numpy").await?;
+/// sandbox.exec("python3 -m compileall lib").await?;
 /// let template = sandbox.snapshot("warm-python").await?;
 /// let copy = wrenn_core::Sandbox::create(host, template.name().as_str()).await?;
 /// # Ok(()) }
@@ -146,7 +146,7 @@ impl Template {
     }
 }
 
-/// Loads a generation, and with it pins it against collection.
+/// Loads a generation. While it is held, no collection removes it.
 pub(crate) async fn load(site: &Arc<Site>, id: GenerationId) -> Result<Generation> {
     let store = site.store.clone();
     Ok(blocking("load a snapshot", move || store.load(id)).await??)
@@ -163,10 +163,10 @@ const BOOTS_MAX: usize = 8;
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 const BOOT_POLL: Duration = Duration::from_millis(20);
 
-/// What a name stands for.
+/// The template that a name stands for.
 enum Origin {
     Snapshot(TemplateRecord),
-    /// And the rate of an emulated guest's clock.
+    /// An image, and the rate of an emulated guest's clock.
     Image(Box<Image>, Option<u32>),
 }
 
@@ -210,7 +210,7 @@ async fn booted(site: &Arc<Site>, image: Image, shape: MachineShape) -> Result<(
     Ok((generation, shape))
 }
 
-/// What comes of waiting for others who boot the same template.
+/// The result of waiting for other creates that boot the same template.
 enum Turn {
     Booted(Generation, MachineShape),
     Boot(FileLock),
@@ -222,7 +222,7 @@ async fn turn_to_boot(site: &Arc<Site>, key: &str, path: &Path) -> Result<Turn> 
     loop {
         let (data, name) = (site.data.clone(), format!("boot-{key}"));
         let lock = blocking("wait for another boot of this template", move || data.try_lock(&name)).await??;
-        // Another program may have booted it while this one waited.
+        // Another program may have booted the template while this one waited.
         if let Some((generation, shape)) = find(site, path).await? {
             return Ok(Turn::Booted(generation, shape));
         }
@@ -237,20 +237,19 @@ async fn turn_to_boot(site: &Arc<Site>, key: &str, path: &Path) -> Result<Turn> 
     }
 }
 
-/// Forgets boots that nothing is likely to be created from any more: all of what the image was before, and of what it
-/// is all but those that were used last. Others may have been booted by an earlier VMM, or for a memory size that
-/// nobody asks for any more. The boot `own` stays in any case. Blocks.
+/// Removes the records of boots that are probably not needed any more: all boots of former contents of the image, and
+/// all boots of its present content except those that were used last. The boot `own` always stays. Blocks.
 pub(crate) fn forget_boots(site: &Site, image: &Image, own: &str) -> Result<()> {
     let (of_image, current) = (format!("{}-", image.name()), format!("-{}", short_digest(image)));
     let mut boots: Vec<(Option<SystemTime>, String)> = Vec::new();
     for stem in record::stems(&site.data.booted())? {
-        // An image may have the name of another as its beginning.
+        // The name of an image may begin with the name of another image.
         if stem != own && stem.strip_prefix(&of_image).is_some_and(is_shape) {
             let used = boot_path(site, &stem).metadata().and_then(|metadata| metadata.modified()).ok();
             boots.push((used.filter(|_| stem.ends_with(&current)), stem));
         }
     }
-    // Those of an earlier content come last, as if they had never been used.
+    // Boots of former contents come last, as if they had never been used.
     boots.sort_by(|a, b| b.cmp(a));
     let outdated = boots.iter().filter(|(used, _)| used.is_none()).count();
     let kept = (boots.len() - outdated).min(BOOTS_MAX - 1);
@@ -276,8 +275,8 @@ fn boot_path(site: &Site, stem: &str) -> PathBuf {
     site.data.booted().join(format!("{stem}.json"))
 }
 
-/// The generation of an earlier boot, which counts as used; `None`, and a word in the log, where it cannot be used any
-/// more.
+/// Finds the generation of an earlier boot, and notes its use. `None`, and a warning in the log, where it cannot be
+/// used.
 pub(crate) async fn find(site: &Arc<Site>, path: &Path) -> Result<Option<(Generation, MachineShape)>> {
     let (store, path) = (site.store.clone(), path.to_owned());
     let find = move || {
@@ -303,7 +302,7 @@ pub(crate) async fn find(site: &Arc<Site>, path: &Path) -> Result<Option<(Genera
     blocking("find the booted template", find).await
 }
 
-/// The time of a boot's last use is that of its record.
+/// Notes the use of a booted template as the time of its record's file.
 fn note_use(path: &Path) {
     let noted = std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
     if let Err(error) = noted {
@@ -311,7 +310,7 @@ fn note_use(path: &Path) {
     }
 }
 
-/// Two boots with the same key would give the same template.
+/// The name of a boot's record. Boots of the same image, machine shape and VMM have the same key.
 pub(crate) fn boot_key(site: &Arc<Site>, image: &Image, shape: &MachineShape) -> String {
     let vmm: String =
         site.vmm.version().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();

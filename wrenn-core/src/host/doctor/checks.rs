@@ -1,4 +1,4 @@
-//! The single checks. Each tries what it speaks of, so that its verdict is the kernel's.
+//! The checks of the doctor. Each check tries the thing itself, so that the kernel decides.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -16,7 +16,7 @@ use crate::site::survey;
 use crate::unnamed;
 use crate::vmm::paging::Lazy;
 
-/// What takes no VMM. Blocks for some milliseconds.
+/// The checks that need no VMM. Blocks for some milliseconds.
 pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
     vec![
         kernel(),
@@ -138,7 +138,7 @@ fn records(data_dir: &Path) -> Finding {
     }
 }
 
-/// Whether it opens. Whether it serves is what the choice of the VMM finds out.
+/// Whether `/dev/kvm` can be opened. Whether it runs guests is found out when the VMM is chosen.
 fn kvm() -> Finding {
     const WHAT: &str = "kvm";
     match OpenOptions::new().read(true).write(true).open("/dev/kvm") {
@@ -182,7 +182,7 @@ fn network_namespaces() -> Finding {
 
 fn mount_namespaces() -> Finding {
     const WHAT: &str = "mount namespaces";
-    // On a thread that ends: it never comes back from there.
+    // A thread cannot leave a mount namespace again, so the check runs on a thread that ends.
     let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNS)).join();
     match tried {
         Ok(Ok(())) => Finding::good(WHAT, "one can be made"),
