@@ -1,5 +1,9 @@
-//! A program in a sandbox that turns what is put into one directory into what comes out in another: files go in, a watch
-//! tells when there is a result, and the program goes on across a pause, with its output where it was.
+//! A program in a sandbox that reads files from one directory and writes results to another. A watch tells when there
+//! is a result. The program goes on across a pause, and its output continues where it stopped.
+//!
+//! ```sh
+//! cargo run --example files_and_watch
+//! ```
 #![expect(clippy::print_stdout, reason = "an example")]
 
 use wrenn_core::{ChangeKind, Event, Host, Sandbox};

@@ -1,4 +1,4 @@
-//! Four copies of one running sandbox, each of which tries something else from the same point.
+//! Makes four copies of one running sandbox. Each copy tries another way to sort the same file.
 //!
 //! ```sh
 //! cargo run --example fork_and_compare
@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
 
     let attempts = ["sort -n", "sort -n --parallel=1", "sort -n -S 1M", "sort -g"];
     for (child, attempt) in children.into_iter().zip(attempts) {
-        // One child that fails leaves the others as they are.
+        // A child that fails does not disturb the others.
         let child = child?;
         let run = child.exec(&format!("{attempt} /tmp/numbers | md5sum")).await?;
         println!("{:<22} on {}: {:?}  {}", attempt, child.id(), run.duration, run.stdout_utf8().trim());

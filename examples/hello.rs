@@ -1,4 +1,4 @@
-//! A sandbox, a command, its output.
+//! Creates a sandbox, runs a command in it, and prints the output.
 //!
 //! ```sh
 //! cargo run --example hello

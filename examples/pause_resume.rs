@@ -1,5 +1,6 @@
-//! A process that holds its data in memory, and a sandbox that is paused under it. Run it twice: the first run starts the
-//! process, pauses the sandbox and ends; each further run, another program, resumes it and finds the process counting on.
+//! Pauses a sandbox with a running process whose data are in memory. Run the example twice: the first run starts the
+//! process, pauses the sandbox and ends. Each later run resumes the sandbox, and finds that the process goes on
+//! counting.
 //!
 //! ```sh
 //! cargo run --example pause_resume

@@ -1,4 +1,4 @@
-//! Code that nobody has read, with a limit on everything: time, output, memory, and no network.
+//! Runs untrusted code with limits of time, output and memory, and without a network.
 //!
 //! ```sh
 //! cargo run --example run_untrusted_python

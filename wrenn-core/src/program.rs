@@ -27,8 +27,8 @@ pub(crate) async fn version(program: &Path) -> io::Result<Output> {
     timeout(VERSION_TIMEOUT, asked).await.map_err(late)?
 }
 
-/// Runs a program that has nothing to read and nothing to say. `None` where it was still running after `within`, and was
-/// killed.
+/// Runs a program that has nothing to read and nothing to say. `None` where it was still running after `within`, and
+/// was killed.
 pub(crate) async fn status_within(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

@@ -1,5 +1,5 @@
-//! What needs `unsafe` in this crate: code between fork and exec, the ioctl that makes a userfaultfd, and the processor's
-//! clock.
+//! What needs `unsafe` in this crate: code between fork and exec, the ioctl that makes a userfaultfd, and the
+//! processor's clock.
 #![expect(unsafe_code, reason = "pre_exec, ioctl and rdtsc")]
 
 use std::fs::File;

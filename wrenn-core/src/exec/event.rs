@@ -92,7 +92,7 @@ impl fmt::Display for ExitStatus {
 ///
 /// fn text(event: &Event) -> String {
 ///     match event {
-///         Event::Stdout(bytes) | Event::Stderr(bytes) | Event::Pty(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+///         Event::Stdout(bytes) | Event::Stderr(bytes) | Event::Pty(bytes) => String::from_utf8_lossy(bytes).into(),
 ///         Event::Lost { bytes } => format!("[{bytes} bytes are lost]"),
 ///         Event::Exit(status) => format!("[{status}]"),
 ///         other => format!("{other:?}"),

@@ -23,8 +23,8 @@ pub(super) fn of_file(path: &Path) -> io::Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// A hash of the file's blocks that are not zero, each after its index: holes cost nothing, and a file system that keeps
-/// zeros as data gives the same result.
+/// A hash of the file's blocks that are not zero, each after its index: holes cost nothing, and a file system that
+/// keeps zeros as data gives the same result.
 pub(super) fn of_sparse_file(path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
     let mut hash = Sha256::new();

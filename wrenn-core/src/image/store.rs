@@ -108,7 +108,8 @@ impl Store {
         }
         fs::set_permissions(staged.path(), Permissions::from_mode(0o755))?;
         sync(staged.path())?;
-        // One that lacks files is what somebody began to remove: it goes with the staging directory, whose name it gets.
+        // One that lacks files is what somebody began to remove: it goes with the staging directory, whose name it
+        // gets.
         let flags = if kept.exists() { RenameFlags::RENAME_EXCHANGE } else { RenameFlags::RENAME_NOREPLACE };
         renameat2(AT_FDCWD, staged.path(), AT_FDCWD, kept, flags)?;
         Ok(())

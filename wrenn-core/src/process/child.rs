@@ -42,11 +42,13 @@ use crate::sandbox::handle::Sandbox;
 /// halves, which can be read while the input is written:
 ///
 /// ```no_run
-/// # async fn demo(sandbox: wrenn_core::Sandbox, mut source: tokio::fs::File) -> Result<(), Box<dyn std::error::Error>> {
+/// # type Demo = Result<(), Box<dyn std::error::Error>>;
+/// # async fn demo(sandbox: wrenn_core::Sandbox, mut source: tokio::fs::File) -> Demo {
 /// use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 ///
 /// let mut child = sandbox.command("gzip").stdin_piped().spawn().await?;
-/// let (mut stdin, mut stdout) = (child.take_stdin().expect("it is piped"), child.take_stdout().expect("nobody has it"));
+/// let mut stdin = child.take_stdin().expect("it is piped");
+/// let mut stdout = child.take_stdout().expect("it was not taken before");
 /// let write = async { copy(&mut source, &mut stdin).await.and(stdin.shutdown().await) };
 /// let mut packed = Vec::new();
 /// tokio::try_join!(write, stdout.read_to_end(&mut packed))?;

@@ -82,8 +82,8 @@ impl FakeAgent {
     }
 }
 
-/// `/none` has no body, `/two` one in two pieces, `/endless` one that stands still after the first; `/last` is an answer after
-/// which the connection is closed. A process says that it has started, and never anything more.
+/// `/none` has no body, `/two` one in two pieces, `/endless` one that stands still after the first; `/last` is an
+/// answer after which the connection is closed. A process says that it has started, and never anything more.
 async fn answer(agent: &FakeAgent, request: Request<Incoming>) -> Result<Response<ClientBody>, Infallible> {
     let piece = |text: &'static str| Ok(Frame::data(Bytes::from_static(text.as_bytes())));
     let pieces = stream::iter([piece("one"), piece("two")]);
@@ -96,7 +96,8 @@ async fn answer(agent: &FakeAgent, request: Request<Incoming>) -> Result<Respons
         "/last" => Response::builder().header("connection", "close").body(full_body(Bytes::new())),
         "/process.Process/Start" => {
             agent.started.notify_one();
-            // The envelope: no flags, and a length of four bytes; then a response with an event with a start with a pid.
+            // The envelope: no flags, and a length of four bytes; then a response with an event with a start with a
+            // pid.
             let envelope: &[u8] = &[0, 0, 0, 0, 6, 0x0a, 4, 0x0a, 2, 0x08, 7];
             let body = stream::iter([Ok(Frame::data(envelope.into()))]).chain(stream::pending());
             Response::builder()

@@ -18,7 +18,8 @@ struct Started {
     _dir: tempfile::TempDir,
 }
 
-/// A Firecracker in a data directory that is its owner's alone. `None`, and the reason printed, where there cannot be one.
+/// A Firecracker in a data directory that is its owner's alone. `None`, and the reason printed, where there cannot be
+/// one.
 async fn started(test: &str, confinement: Confinement) -> Option<Started> {
     if !nix::unistd::Uid::effective().is_root() {
         println!("skipped: {test}: mount namespaces need root");

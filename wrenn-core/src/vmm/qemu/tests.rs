@@ -21,7 +21,8 @@ struct Waiting {
     _network: std::sync::Arc<dyn crate::agent::connector::Connector>,
 }
 
-/// A QEMU that is told to restore, and from what is not said yet. `None`, and the reason printed, where there cannot be one.
+/// A QEMU that is told to restore, and from what is not said yet. `None`, and the reason printed, where there cannot be
+/// one.
 async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
     if !nix::unistd::Uid::effective().is_root() {
         println!("skipped: {test}: network namespaces need root");
@@ -153,7 +154,8 @@ async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_
         saved.reader(Space::Memory).unwrap().read_at(wrenn_snapshot::PageIndex(0), &mut found).unwrap();
         assert!(found == content, "{lazy:?}: the snapshot is not what the guest has");
         let written = saved.written_bytes() / PAGE_BYTES as u64;
-        // A fault puts pages around the written one in place, too: tracking knows them to be clean, and comparing sees it.
+        // A fault puts pages around the written one in place, too: tracking knows them to be clean, and comparing sees
+        // it.
         assert_eq!(written, WRITTEN.len() as u64 + 1, "{lazy:?}: the pages that were written, and one of the drive");
         machine.kill().await;
     }
