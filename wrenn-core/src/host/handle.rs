@@ -73,7 +73,8 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Failed`] where the directory of the records cannot be read.
+    /// [`Error::Failed`] where the directory of the records cannot be read, [`Error::Host`] where this user may not
+    /// read it.
     ///
     /// # Cancel-Safety
     /// Cancelling changes nothing.
@@ -101,7 +102,7 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Failed`] where a directory of records cannot be read.
+    /// [`Error::Failed`] where a directory of records cannot be read, [`Error::Host`] where this user may not read it.
     ///
     /// # Cancel-Safety
     /// Cancelling changes nothing.
@@ -160,7 +161,8 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Failed`] where a directory cannot be read.
+    /// [`Error::Image`] where the directory of images cannot be read. [`Error::Failed`] where the directory of
+    /// snapshots cannot be read, [`Error::Host`] where this user may not read it.
     ///
     /// # Cancel-Safety
     /// Cancelling changes nothing.
