@@ -132,7 +132,8 @@ impl SandboxBuilder {
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a malformed name of a template or an environment
     /// variable, for processors or memory outside the limits, and for others than those of a snapshot.
     /// [`Error::Host`](crate::Error::Host) where the machine lacks something. [`Error::Corrupt`](crate::Error::Corrupt)
-    /// for a damaged template. [`Error::BootTimedOut`](crate::Error::BootTimedOut) where an image has not come up.
+    /// for a damaged template, [`Error::Image`](crate::Error::Image) for an image that cannot be opened, and
+    /// [`Error::BootTimedOut`](crate::Error::BootTimedOut) where an image's guest has not come up in time.
     ///
     /// # Cancel-Safety
     /// Cancelling undoes what was made so far. A template's first boot that is cancelled is begun anew by the next
