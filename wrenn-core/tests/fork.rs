@@ -152,8 +152,8 @@ async fn a_snapshot_is_a_template_that_sandboxes_come_from() {
     let name = format!("test-{}", sandbox.id());
     let template = sandbox.snapshot(&name).await.unwrap();
     assert_eq!(template.memory_mib(), Some(512));
-    assert!(matches!(sandbox.snapshot(&name).await, Err(Error::InvalidInput { .. })), "the name is taken");
-    assert!(matches!(sandbox.snapshot("base").await, Err(Error::InvalidInput { .. })), "the name is an image's");
+    assert!(matches!(sandbox.snapshot(&name).await, Err(Error::AlreadyExists { .. })), "the name is taken");
+    assert!(matches!(sandbox.snapshot("base").await, Err(Error::AlreadyExists { .. })), "the name is an image's");
     assert_eq!(run(&sandbox, "cat cache").await, "warm");
     sandbox.kill().await.unwrap();
 

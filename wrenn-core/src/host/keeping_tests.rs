@@ -41,7 +41,7 @@ async fn of_two_snapshots_under_one_name_one_is_refused() {
     let other = Sandbox::create(&host, "fake").await.unwrap();
     let (first, second) = tokio::join!(one.snapshot("warm"), other.snapshot("warm"));
     let refused = [first, second].into_iter().filter_map(Result::err).collect::<Vec<_>>();
-    assert!(matches!(&*refused, [Error::InvalidInput { .. }]), "{refused:?}");
+    assert!(matches!(&*refused, [Error::AlreadyExists { .. }]), "{refused:?}");
     assert_eq!((one.state(), other.state()), (SandboxState::Running, SandboxState::Running));
     Sandbox::create(&host, "warm").await.unwrap();
 }

@@ -214,7 +214,8 @@ impl Child {
     /// As [`next_event`](Self::next_event), but halves may have been taken.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if let Source::Halves(halves) = &self.source {
-            return halves.wait().now_or_never().transpose();
+            let ended = halves.wait().now_or_never().transpose();
+            return ended.map_err(|error| Collected::new(0).timed_out(error, self.timeout));
         }
         let mut ahead_bytes: usize = self.ahead.iter().map(length).sum();
         while self.status.is_none() && ahead_bytes < AHEAD_BYTES_MAX {
@@ -251,7 +252,9 @@ impl Child {
                 Ok(Some(status)) => break status,
                 Ok(None) => {}
                 Err(error) => {
-                    self.kill().await?;
+                    if let Err(failed) = self.kill().await {
+                        tracing::debug!(pid = self.pid, error = &failed as &dyn std::error::Error, "it was not killed");
+                    }
                     return Err(error);
                 }
             }

@@ -11,20 +11,22 @@ use crate::state::{Lifetime, OnExpiry, TtlFrom};
 pub(crate) struct Countdown {
     /// `None`: it never ends.
     pub(super) lifetime: Option<Lifetime>,
+    /// The last one that there was: what becomes of the sandbox, and what its time counts from.
+    known: Lifetime,
     /// When it was set.
     since: Instant,
 }
 
 impl Countdown {
     pub(super) fn start(lifetime: Option<Lifetime>) -> Self {
-        Self { lifetime, since: Instant::now() }
+        Self { lifetime, known: lifetime.unwrap_or_default(), since: Instant::now() }
     }
 
-    /// Begins anew with another time-to-live. What the time counts from and what happens at its end stay, unless there
-    /// was no time-to-live before: then they are [`TtlFrom::Start`] and [`OnExpiry::Kill`].
+    /// Begins anew with another time-to-live. What the sandbox's time counts from, and what becomes of it then, stay as
+    /// they were, also where it had no end in between.
     pub(super) fn restart(&mut self, ttl: Option<Duration>) {
-        let known = self.lifetime.unwrap_or_default();
-        *self = Self::start(ttl.map(|ttl| Lifetime { ttl, ..known }));
+        self.lifetime = ttl.map(|ttl| Lifetime { ttl, ..self.known });
+        self.since = Instant::now();
     }
 
     /// The instant of the end, for a guest that was last used at `last_used`. A time-to-live beyond what a clock can
@@ -85,5 +87,7 @@ mod tests {
         assert_eq!(countdown.lifetime.map(|lifetime| lifetime.from), Some(TtlFrom::LastUse));
         countdown.restart(None);
         assert_eq!(countdown.ends_at(Instant::now()), None);
+        countdown.restart(Some(Duration::from_secs(3)));
+        assert_eq!(countdown.lifetime.map(|lifetime| lifetime.from), Some(TtlFrom::LastUse), "also after none");
     }
 }

@@ -67,7 +67,8 @@ impl Sandbox {
     /// runs, and it stands still only while the rest is copied ([`save_report`](Self::save_report) tells for how long).
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a name that is taken or malformed; otherwise as [`pause`](Self::pause).
+    /// [`Error::AlreadyExists`] for a name that is taken, [`Error::InvalidInput`] for a malformed one; otherwise as
+    /// [`pause`](Self::pause).
     ///
     /// # Cancel-Safety
     /// A snapshot that has begun goes on; [`Host::templates`](crate::Host::templates) lists its result.

@@ -325,9 +325,7 @@ fn short_digest(image: &Image) -> String {
 }
 
 fn taken(name: &TemplateName) -> Error {
-    Error::invalid(format!(
-        "there is a template named {name} already: choose another name, or remove it with `Host::remove_template`"
-    ))
+    Error::AlreadyExists { subject: Subject::Template(name.clone()) }
 }
 
 fn check_locked(name: &TemplateName, shape: &MachineShape, wanted: Wanted) -> Result<()> {
