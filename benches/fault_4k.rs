@@ -2,13 +2,16 @@
 //!
 //! The handler copies out of a flat buffer and knows nothing of clean and dirty. The page server reads a stored
 //! generation, checks each page against its checksum, installs it write-protected, and counts.
+//!
+//! The rows called `_crate` have the page server beside another reference, which shares no code with wrenn: the same handler
+//! by the calls of the `userfaultfd` crate.
 
 use std::{
     os::fd::AsFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use memory::{Backing, Memory, plain_uffd, shuffled, smallest_handler, store};
+use memory::{Backing, Memory, crates_handler, crates_uffd, plain_uffd, shuffled, smallest_handler, store};
 use nix::sys::eventfd::EventFd;
 use support::{Goal, report_percentiles};
 use wrenn_snapshot::{
@@ -28,23 +31,26 @@ fn main() {
     let dir = tempfile::tempdir().expect("a directory");
     let generation = store(&LocalStore::open(dir.path()).expect("a store"), &bytes);
     for (name, backing) in [("fault_4k", Backing::Shared), ("fault_4k_private", Backing::Private)] {
-        let (mut served, mut flat, mut reference) = (Vec::new(), Vec::new(), Vec::new());
+        let [mut served, mut flat, mut reference, mut by_crate] = [const { Vec::new() }; 4];
         for round in 0..=ROUNDS {
             let from_store: Box<dyn PageSource> = Box::new(generation.reader(Space::Memory).expect("a reader"));
             let from_memory: Box<dyn PageSource> = Box::new(ByteSource::new(bytes.clone()).expect("whole pages"));
             let of_server = serve(backing, from_store);
             let of_reference = serve_smallest(backing, &bytes);
             let of_flat = serve(backing, from_memory);
+            let of_crate = serve_by_crate(backing, &bytes);
             // The first round warms up.
             if round > 0 {
                 served.extend(of_server);
                 reference.extend(of_reference);
                 flat.extend(of_flat);
+                by_crate.extend(of_crate);
             }
         }
         let goals = [Goal::AtMost(1.25), Goal::AtMost(1.5)];
         report_percentiles(name, "us", &served, &reference, goals);
         report_percentiles(&format!("{name}_flat"), "us", &flat, &reference, [Goal::None; 2]);
+        report_percentiles(&format!("{name}_crate"), "us", &served, &by_crate, [Goal::None; 2]);
     }
 }
 
@@ -72,6 +78,19 @@ fn serve_smallest(backing: Backing, bytes: &[u8]) -> Vec<f64> {
     let (event, ended) = (EventFd::new().expect("an eventfd"), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| smallest_handler(&uffd, &event, &ended, memory.region(), bytes));
+        let samples = shuffled(PAGES).into_iter().map(|page| memory.touch(page)).collect();
+        ended.store(true, Ordering::Relaxed);
+        event.write(1).expect("signalled");
+        samples
+    })
+}
+
+fn serve_by_crate(backing: Backing, bytes: &[u8]) -> Vec<f64> {
+    let memory = Memory::new(PAGES, backing);
+    let uffd = crates_uffd(&memory);
+    let (event, ended) = (EventFd::new().expect("an eventfd"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| crates_handler(&uffd, &event, &ended, &memory, bytes));
         let samples = shuffled(PAGES).into_iter().map(|page| memory.touch(page)).collect();
         ended.store(true, Ordering::Relaxed);
         event.write(1).expect("signalled");

@@ -3,11 +3,11 @@
 
 use std::{os::fd::AsFd, time::Instant};
 
-use guest::{Backing, Guest, serving::Serving};
+use guest::{Backing, Guest, Order, serving::Serving};
 use support::{Goal, percentile, report};
 use wrenn_snapshot::{
     ByteSource, DirtyTracker, Features, Granule, PAGE_BYTES, PageServer, Populate, ServeOptions, Tracking, adopt, arm,
-    create_uffd,
+    arm_file, create_uffd,
 };
 
 #[path = "../wrenn-snapshot/tests/guest/mod.rs"]
@@ -26,32 +26,41 @@ fn main() {
     protect();
 }
 
+/// Untracked is what comparison costs a write, and the reference.
 fn first_write() {
     let ways = [("untracked", Tracking::Untracked), ("async", Tracking::Async), ("sync", Tracking::Sync)];
-    let mut by_way = [const { (Vec::new(), Vec::new()) }; 3];
-    for _ in 0..ROUNDS {
-        for ((_, tracking), (mean, high)) in ways.iter().zip(&mut by_way) {
-            let Some((mean_ns, high_ns)) = write(*tracking) else { return };
-            mean.push(count(mean_ns) / 1000.0);
-            high.push(count(high_ns) / 1000.0);
+    for (order, suffix) in [(Order::Shuffled, ""), (Order::Ascending, "_in_order")] {
+        let mut by_way = [const { (Vec::new(), Vec::new()) }; 3];
+        for _ in 0..ROUNDS {
+            for ((_, tracking), (mean, high)) in ways.iter().zip(&mut by_way) {
+                let Some((mean_ns, high_ns)) = write(*tracking, order) else { return };
+                mean.push(count(mean_ns) / 1000.0);
+                high.push(count(high_ns) / 1000.0);
+            }
         }
-    }
-    let median = |samples: &[f64]| percentile(samples, 50);
-    for ((name, _), (mean, high)) in ways.iter().zip(&by_way).skip(1) {
-        report(&format!("first_write_{name}/mean"), "us", median(mean), median(&by_way[0].0), Goal::None);
-        report(&format!("first_write_{name}/p99"), "us", median(high), median(&by_way[0].1), Goal::None);
+        let median = |samples: &[f64]| percentile(samples, 50);
+        for ((name, _), (mean, high)) in ways.iter().zip(&by_way).skip(1) {
+            let name = format!("first_write_{name}{suffix}");
+            report(&format!("{name}/mean"), "us", median(mean), median(&by_way[0].0), Goal::None);
+            report(&format!("{name}/p99"), "us", median(high), median(&by_way[0].1), Goal::None);
+        }
     }
 }
 
 /// The mean and the 99th percentile of a write, in nanoseconds, once every page is in place.
-fn write(tracking: Tracking) -> Option<(u64, u64)> {
+fn write(tracking: Tracking, order: Order) -> Option<(u64, u64)> {
+    let features = match tracking {
+        Tracking::Async => Features::SERVE_AND_TRACK,
+        Tracking::Sync => Features::SERVE_AND_TRACK_SYNC,
+        Tracking::Untracked => Features::NONE,
+    };
     let (mut guest, uffd) = Guest::start("first_write", PAGES)?;
-    if tracking == Tracking::Async {
-        arm(uffd.as_fd(), &[guest.region], Features::SERVE_AND_TRACK).expect("armed");
-    } else {
+    if tracking == Tracking::Untracked {
         // A handshake that asks for nothing.
-        arm(uffd.as_fd(), &[], Features::NONE).expect("armed");
+        arm(uffd.as_fd(), &[], features).expect("armed");
         adopt(uffd.as_fd(), &[guest.region], tracking).expect("adopted");
+    } else {
+        arm_file(uffd.as_fd(), &[guest.region], features).expect("armed");
     }
     let source = ByteSource::new(vec![1; PAGES as usize * PAGE_BYTES]).expect("whole pages");
     let options = ServeOptions {
@@ -63,8 +72,8 @@ fn write(tracking: Tracking) -> Option<(u64, u64)> {
     let serving = Serving::start(server);
     serving.wait_for(|report| report.pages == report.total_pages);
     // Page tables of what was put in place.
-    guest.touch(guest::Order::Ascending, PAGES, PAGES);
-    let waits = guest.touch_to_write(PAGES, PAGES);
+    guest.touch(Order::Ascending, PAGES, PAGES);
+    let waits = guest.touch_to_write(order, PAGES, PAGES);
     serving.end();
     Some(waits)
 }
@@ -76,11 +85,11 @@ fn protect() {
     for _ in 0..ROUNDS {
         let Some((mut guest, uffd)) = Guest::start_on("protect", Backing::Shared, LARGE_PAGES) else { return };
         assert_eq!(guest.region.granule, Granule::Kib4);
-        guest.touch_to_write(LARGE_PAGES, LARGE_PAGES);
+        guest.touch_to_write(Order::Shuffled, LARGE_PAGES, LARGE_PAGES);
         let started = Instant::now();
         arm(uffd.as_fd(), &[guest.region], Features::SERVE_AND_TRACK).expect("armed");
         arming.push(started.elapsed().as_secs_f64() * 1e3);
-        guest.touch_to_write(LARGE_PAGES, LARGE_PAGES);
+        guest.touch_to_write(Order::Shuffled, LARGE_PAGES, LARGE_PAGES);
         let mut tracker = DirtyTracker::new(guest.pagemap(), vec![guest.region]).expect("whole pages");
         let started = Instant::now();
         tracker.collect().expect("a scan");

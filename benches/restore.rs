@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         if round > 0 {
             values.push(ms(value));
             without.push(ms(demand));
-            references.push(ms(total - report_eager.populated_in));
+            references.push(ms(total - report_eager.phases.populate));
             all.push(ms(total));
             faults.push(count(report.memory.faults));
             faults_without.push(count(report_demand.memory.faults));

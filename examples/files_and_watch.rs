@@ -4,7 +4,7 @@
 //! ```sh
 //! cargo run --example files_and_watch
 //! ```
-#![expect(clippy::print_stdout, reason = "an example")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example")]
 
 use wrenn_core::{ChangeKind, Event, Host, Sandbox};
 
@@ -23,6 +23,7 @@ while True:
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let host = Host::builder().open().await?;
+    host.ensure_image("base").on_step(|step| eprintln!("{step}")).await?;
     let sandbox = Sandbox::create(&host, "base").await?;
     let files = sandbox.files();
     files.make_dir("in").await?;

@@ -3,7 +3,7 @@
 //! ```sh
 //! cargo run --example fork_and_compare
 //! ```
-#![expect(clippy::print_stdout, reason = "an example")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example")]
 
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use wrenn_core::{Host, Sandbox};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let host = Host::builder().open().await?;
+    host.ensure_image("base").on_step(|step| eprintln!("{step}")).await?;
     let sandbox = Sandbox::create(&host, "base").await?;
 
     // The expensive part, done once.

@@ -6,7 +6,7 @@
 //! cargo run --example pause_resume
 //! cargo run --example pause_resume
 //! ```
-#![expect(clippy::print_stdout, reason = "an example")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example")]
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ const LABEL: &str = "example";
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let host = Host::builder().open().await?;
+    host.ensure_image("base").on_step(|step| eprintln!("{step}")).await?;
 
     let earlier = host.sandboxes(&SandboxFilter::new().label(LABEL, "counter")).await?.into_iter().next();
     let sandbox = match earlier {

@@ -4,7 +4,7 @@
 //! cargo run --example run_untrusted_python
 //! cargo run --example run_untrusted_python -- 'while True: pass'
 //! ```
-#![expect(clippy::print_stdout, reason = "an example")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example")]
 
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ sys.exit(3)
 async fn main() -> anyhow::Result<()> {
     let program = std::env::args().nth(1).unwrap_or_else(|| PROGRAM.to_owned());
     let host = Host::builder().open().await?;
+    host.ensure_image("base").on_step(|step| eprintln!("{step}")).await?;
 
     // Whatever happens to this program, the sandbox is gone after a minute.
     let sandbox = Sandbox::builder(&host, "base").ttl(Duration::from_secs(60)).create().await?;

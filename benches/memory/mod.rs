@@ -16,6 +16,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::memfd::{MFdFlags, memfd_create},
 };
+use userfaultfd::UffdBuilder;
 use wrenn_snapshot::{Generation, LocalStore, PAGE_BYTES, PageRange, Region, Space, create_uffd};
 
 /// What backs a guest's memory.
@@ -60,7 +61,7 @@ impl Memory {
 
 /// A userfaultfd that watches memory for missing pages, and does nothing else.
 pub(crate) fn plain_uffd(memory: &Memory) -> OwnedFd {
-    let uffd = create_uffd().expect("the bench has checked");
+    let uffd = OwnedFd::from(create_uffd().expect("the bench has checked"));
     let mut api = UffdioApi { api: 0xAA, features: 0, ioctls: 0 };
     // SAFETY: the kernel reads and writes `api` alone.
     unsafe { uffdio_api(uffd.as_raw_fd(), &raw mut api) }.expect("the first call");
@@ -91,6 +92,42 @@ pub(crate) fn smallest_handler(uffd: &OwnedFd, end: &impl AsFd, ended: &AtomicBo
             let addr = addr - addr % PAGE_BYTES as u64;
             let at = usize::try_from(addr - region.host_addr).expect("an address of the region");
             copy(uffd, addr, &flat[at..at + PAGE_BYTES]);
+        }
+    }
+}
+
+/// The same by the `userfaultfd` crate: what a program without wrenn would have.
+pub(crate) fn crates_uffd(memory: &Memory) -> userfaultfd::Uffd {
+    let mut builder = UffdBuilder::new();
+    let uffd = builder.close_on_exec(true).non_blocking(true).user_mode_only(false).create().expect("a userfaultfd");
+    uffd.register(memory.map.as_ptr().cast_mut().cast(), memory.map.len()).expect("registered");
+    uffd
+}
+
+/// One copy of whole pages by the crate, to an offset of the memory that it watches.
+pub(crate) fn crates_copy(uffd: &userfaultfd::Uffd, memory: &Memory, offset: usize, bytes: &[u8]) {
+    assert!(offset + bytes.len() <= memory.map.len());
+    let dst = memory.map.as_ptr().wrapping_add(offset).cast_mut();
+    // SAFETY: the kernel reads `bytes`, and writes registered memory that nobody reads without waiting for it.
+    let copied = unsafe { uffd.copy(bytes.as_ptr().cast(), dst.cast(), bytes.len(), true) };
+    assert_eq!(copied.expect("copied"), bytes.len());
+}
+
+/// The smallest handler of the crate's calls: as [`smallest_handler`], but for the events, which the crate reads and names.
+pub(crate) fn crates_handler(
+    uffd: &userfaultfd::Uffd,
+    end: &impl AsFd,
+    ended: &AtomicBool,
+    memory: &Memory,
+    flat: &[u8],
+) {
+    while !ended.load(Ordering::Relaxed) {
+        let mut fds = [PollFd::new(uffd.as_fd(), PollFlags::POLLIN), PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::NONE).expect("polled");
+        if let Some(userfaultfd::Event::Pagefault { addr, .. }) = uffd.read_event().expect("read") {
+            let offset = addr.addr() - memory.map.as_ptr().addr();
+            let offset = offset - offset % PAGE_BYTES;
+            crates_copy(uffd, memory, offset, &flat[offset..offset + PAGE_BYTES]);
         }
     }
 }

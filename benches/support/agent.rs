@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 
-/// As `cargo xtask setup` leaves it.
+/// As the build of wrenn-core leaves it.
 pub(crate) fn built() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
-    let built = program.ancestors().nth(3)?.join("x86_64-unknown-linux-gnu/agent/wrenn-envd");
+    let built = program.ancestors().nth(3)?.join("wrenn-agent/x86_64-unknown-linux-gnu/agent/wrenn-envd");
     built.is_file().then_some(built)
 }
 

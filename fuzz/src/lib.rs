@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
@@ -28,6 +28,9 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "frames", run: frames::frames },
     Target { name: "qmp", run: wrenn_core::fuzz::qmp },
     Target { name: "records", run: wrenn_core::fuzz::records },
+    Target { name: "first_bytes", run: wrenn_net::fuzz::first_bytes },
+    Target { name: "questions", run: wrenn_net::fuzz::questions },
+    Target { name: "packets", run: wrenn_net::fuzz::packets },
 ];
 
 /// The target of a name.

@@ -276,9 +276,14 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::NoSpace { path: path.to_owned(), source: source.into() }
             }
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Host {
-                problem: format!("{} cannot be written", path.display()),
+            io::ErrorKind::PermissionDenied => Self::Host {
+                problem: format!("this user may not {what} {}", path.display()),
                 remedy: "run as a user who may, or name another directory with WRENN_DATA_DIR".to_owned(),
+                source: Some(source.into()),
+            },
+            io::ErrorKind::ReadOnlyFilesystem => Self::Host {
+                problem: format!("wrenn cannot {what} {}, whose file system is read-only", path.display()),
+                remedy: "mount it writable, or name another directory with WRENN_DATA_DIR".to_owned(),
                 source: Some(source.into()),
             },
             _ => Self::Failed { what: format!("{what} {}", path.display()), source: source.into() },
@@ -403,20 +408,55 @@ impl From<ImageError> for Error {
     }
 }
 
+impl From<wrenn_net::PolicyError> for Error {
+    fn from(error: wrenn_net::PolicyError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
 impl From<wrenn_net::NetError> for Error {
     fn from(error: wrenn_net::NetError) -> Self {
         match error {
-            wrenn_net::NetError::Permission { .. } => Self::Host {
-                problem: "a network namespace cannot be made".to_owned(),
-                remedy: "run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN".to_owned(),
-                source: Some(error.into()),
+            wrenn_net::NetError::Permission { what, source } => Self::Host {
+                problem: format!("there is no permission to {what}"),
+                remedy: "run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW".to_owned(),
+                source: Some(source.into()),
             },
-            wrenn_net::NetError::NoTunDevice(_) => Self::Host {
-                problem: "this host has no tap devices".to_owned(),
-                remedy: "load the driver with `modprobe tun`".to_owned(),
-                source: Some(error.into()),
+            wrenn_net::NetError::NoTunDevice(cause) => Self::Host {
+                problem: "this host has no tap devices: there is no /dev/net/tun".to_owned(),
+                remedy: "load the driver with `modprobe tun`; start a container with `--device /dev/net/tun`"
+                    .to_owned(),
+                source: Some(cause.into()),
+            },
+            wrenn_net::NetError::TunForbidden(cause) => Self::Host {
+                problem: "/dev/net/tun may not be opened".to_owned(),
+                remedy: "run as root; start a container with `--device /dev/net/tun`".to_owned(),
+                source: Some(cause.into()),
+            },
+            wrenn_net::NetError::NoTransparentProxy(cause) => Self::Host {
+                problem: "this kernel cannot lead a guest's connections to a program".to_owned(),
+                remedy: "load `modprobe nft_tproxy` on the host, or use a kernel with NFT_TPROXY and NF_TPROXY_IPV4"
+                    .to_owned(),
+                source: Some(cause.into()),
             },
             error => Self::Failed { what: "make the network slot".to_owned(), source: error.into() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_denied_is_named_with_what_was_tried_and_a_remedy_that_fits() {
+        let denied =
+            |kind: io::ErrorKind, what| Error::io(what, Path::new("/var/lib/wrenn/x"))(kind.into()).to_string();
+        let read = denied(io::ErrorKind::PermissionDenied, "read");
+        assert!(read.contains("this user may not read /var/lib/wrenn/x"), "{read}");
+        assert!(read.contains("run as a user who may"), "{read}");
+        let written = denied(io::ErrorKind::ReadOnlyFilesystem, "write");
+        assert!(written.contains("wrenn cannot write /var/lib/wrenn/x, whose file system is read-only"), "{written}");
+        assert!(written.contains("mount it writable"), "{written}");
     }
 }

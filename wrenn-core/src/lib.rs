@@ -5,7 +5,8 @@
 //! # async fn demo() -> wrenn_core::Result<()> {
 //! use wrenn_core::{Host, Sandbox};
 //!
-//! let host = Host::open("/var/lib/wrenn").await?;
+//! let host = Host::builder().open().await?;
+//! host.ensure_image("base").on_step(|step| eprintln!("{step}")).await?;
 //! let sandbox = Sandbox::create(&host, "base").await?;
 //! println!("{}", sandbox.exec("uname -a").await?.stdout_utf8());
 //!
@@ -20,6 +21,9 @@
 //! `ARCHITECTURE.md` in the repository tells how the parts work together.
 #![warn(missing_docs)]
 
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("wrenn-core runs on Linux on x86-64 alone: build it for x86_64-unknown-linux-gnu");
+
 mod agent;
 mod clock;
 mod error;
@@ -31,6 +35,7 @@ mod host;
 mod id;
 pub mod image;
 mod network;
+mod packages;
 mod patience;
 mod ports;
 mod process;
@@ -59,19 +64,24 @@ pub use host::builder::HostBuilder;
 pub use host::create::SandboxBuilder;
 pub use host::doctor::Diagnosis;
 pub use host::doctor::finding::{Finding, Verdict};
-pub use host::events::{HostEvents, Missed};
+pub use host::ensure::EnsureImage;
+pub use host::events::{HostEvents, Missed, NetworkRefusals};
 pub use host::filter::SandboxFilter;
 pub use host::handle::Host;
 pub use host::metrics::HostMetrics;
 pub use host::shutdown::Running;
 pub use id::{NameError, SandboxId, TemplateName};
+pub use network::port_stream::PortStream;
+pub use network::publish::PublishOptions;
+pub use network::refusals::NetworkRefusal;
+pub use network::secrets::SecretSource;
 pub use ports::Port;
-pub use ports::stream::PortStream;
 pub use process::child::Child;
 pub use process::command::Command;
 pub use process::input::ChildStdin;
 pub use process::list::{ProcessInfo, ProcessRef};
 pub use process::output::{ChildStderr, ChildStdout};
+pub use program::find_in_path;
 pub use sandbox::event::{HostEvent, HostEventKind};
 pub use sandbox::handle::Sandbox;
 pub use sandbox::metrics::{SandboxMetrics, VmmMetrics};
@@ -80,12 +90,17 @@ pub use sandbox::template::Template;
 pub use site::data_dir::default_path as default_data_dir;
 pub use site::step::Step;
 pub use site::survey::DamagedRecord;
-pub use state::{Exit, OnExpiry, SandboxInfo, SandboxState, TtlFrom};
+pub use state::{Exit, OnExpiry, PublishedPort, SandboxInfo, SandboxState, TtlFrom};
 pub use vmm::driver::{Confinement, Driver};
 pub use vmm::paging::{Paging, RestoreReport};
 pub use vmm::phases::{RestorePhases, RestoreSteps, SavePhases};
 pub use vmm::probe::Probe;
 pub use vmm::shape::Acceleration;
+pub use vmm::tracking::Tracking;
+pub use wrenn_net::{
+    Budget as NetworkBudget, Destination, EgressCounters, Limits as NetworkLimits, NetworkPolicy, PolicyEntry,
+    PolicyError, Protocol, Refusal, Refused, Rule, Secret, SecretFuture,
+};
 pub use wrenn_snapshot::RestoreReport as MemoryReport;
 
 /// What the repository's fuzzer calls. Not part of the API.
@@ -95,3 +110,8 @@ pub mod fuzz {
     pub use crate::site::fuzz::records;
     pub use crate::vmm::qemu::fuzz::qmp;
 }
+
+/// The example of the README is compiled, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

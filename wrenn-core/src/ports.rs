@@ -1,17 +1,16 @@
 //! The guest's TCP ports.
 
-pub(crate) mod stream;
-
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::agent::error::AgentError;
 use crate::error::{Error, Result, Subject};
-use crate::patience::patient;
-use crate::ports::stream::PortStream;
+use crate::network::port_stream::PortStream;
+use crate::network::publish::PublishOptions;
 use crate::sandbox::handle::Sandbox;
+use crate::state::PublishedPort;
 
 /// A TCP port that a process in the guest listens on, as [`Sandbox::ports`] lists it.
 ///
@@ -64,14 +63,61 @@ impl Sandbox {
                 }
                 _ => Error::agent("connect to a port")(AgentError::NotReachable { source }),
             };
-            match tokio::time::timeout(patient(CONNECT_MAX), agent.dial(port)).await {
-                // Small writes are sent at once: whoever relays a protocol cannot tell whether more follows.
-                Ok(dialled) => dialled.and_then(|socket| socket.set_nodelay(true).map(|()| socket)).map_err(failed),
-                Err(_elapsed) => Err(failed(io::ErrorKind::TimedOut.into())),
-            }
+            PortStream::open(&agent, port, self.clone()).await.map_err(failed)
         };
-        let socket = self.while_running("connect to a port", dial).await?;
-        Ok(PortStream::new(socket, agent.closed(), agent.activity().clone(), self.clone()))
+        self.while_running("connect to a port", dial).await
+    }
+
+    /// Publishes a TCP port of the guest: a listener of the host's, whose connections are carried to that port. It is there
+    /// for as long as the sandbox runs, and again after a resume, under the same address. A fork's children have none.
+    ///
+    /// By default it listens on the host's loopback, on a port that is free. Nothing needs to listen in the guest yet: a
+    /// connection to a port where nothing does is reset. Each connection is a use of the sandbox. 1,024 at once are carried.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// use wrenn_core::PublishOptions;
+    ///
+    /// let server = sandbox.command("python3").args(["-m", "http.server", "8000"]).spawn().await?;
+    /// let port = sandbox.publish(8000, PublishOptions::default().port(8080)).await?;
+    /// println!("http://{}/", port.address);
+    /// # drop(server);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for port 0 of the guest, a port of the host's that is taken, and an address that the host does
+    /// not have; [`Error::Host`] for a port that this user may not listen on; [`Error::InvalidState`] where the sandbox
+    /// does not run.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling publishes nothing, or what was asked for.
+    pub async fn publish(&self, guest_port: u16, options: PublishOptions) -> Result<PublishedPort> {
+        let open = self.publications().open(self.agent(), guest_port, options);
+        self.while_running("publish a port", open).await
+    }
+
+    /// The ports of the guest that are published, in the order in which they were.
+    #[must_use]
+    pub fn published(&self) -> Vec<PublishedPort> {
+        self.publications().list()
+    }
+
+    /// Closes the listener at an address of the host's, and resets its connections.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where no port of this sandbox is published there.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling closes it all the same.
+    pub async fn unpublish(&self, address: SocketAddr) -> Result<()> {
+        match self.publications().close(address).await {
+            true => Ok(()),
+            false => Err(Error::not_found(
+                Subject::Port(address.port()),
+                format!("no port of the guest is published at {address}; `Sandbox::published` lists those that are"),
+            )),
+        }
     }
 
     /// Lists the TCP ports that processes in the guest listen on, sorted by number, without the port of the guest's
@@ -125,9 +171,6 @@ fn is_loopback(address: &str) -> bool {
 const LISTEN: &str = "0A";
 /// `::ffff:0.0.0.0/96`.
 const V4_MAPPED: &str = "0000000000000000FFFF0000";
-
-/// A guest that is not up, or that has a firewall, does not answer a connection at all.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -3,14 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use wrenn_net::{Limits, NetworkPolicy};
+
 use crate::clock::{as_some_unix_ms, as_unix_ms, time_of};
 use crate::id::{SandboxId, TemplateName};
 
-/// The properties of a sandbox that survive its pauses. Only the lifetime is ever replaced.
+/// The properties of a sandbox that survive its pauses. Only the lifetime, the network policy and the published
+/// ports are ever replaced.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Fixed {
     pub(crate) id: SandboxId,
@@ -25,6 +29,33 @@ pub(crate) struct Fixed {
     pub(crate) lifetime: Option<Lifetime>,
     #[serde(default)]
     pub(crate) created_at_ms: u64,
+    #[serde(default)]
+    pub(crate) network: NetworkPolicy,
+    #[serde(default)]
+    pub(crate) network_limits: Limits,
+    /// Those of a sandbox's own: a fork's children have none.
+    #[serde(default)]
+    pub(crate) published: Vec<PublishedPort>,
+}
+
+/// A port of the guest's that is a listener of the host's: see [`Sandbox::publish`](crate::Sandbox::publish).
+///
+/// ```no_run
+/// # async fn demo(sandbox: wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let port = sandbox.publish(8000, wrenn_core::PublishOptions::default()).await?;
+/// println!("http://{}/", port.address);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct PublishedPort {
+    /// The guest's port.
+    pub guest_port: u16,
+    /// The address and the port on the host.
+    pub address: SocketAddr,
+    /// Why it is not open, if it is not: after a resume another program may have the port.
+    #[serde(skip)]
+    pub problem: Option<String>,
 }
 
 /// How long a sandbox lives, and what then becomes of it.

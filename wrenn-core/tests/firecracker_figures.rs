@@ -84,7 +84,7 @@ async fn restore(paused: &PausedSandbox) -> Timing {
     let began = Instant::now();
     let paused = sandbox.pause().await.unwrap();
     println!("figure: wrenn: paused in {:?}, stored {} KiB", began.elapsed(), paused.stored_bytes() >> 10);
-    Timing { load: report.loaded_in, answer }
+    Timing { load: report.phases.load, answer }
 }
 
 /// The same snapshot as files, for a Firecracker that this test drives by hand.
@@ -113,7 +113,7 @@ impl Reference {
     }
 
     async fn restore(&self) -> Timing {
-        let (slot, tap) = Slot::create().unwrap();
+        let (slot, tap, _gate) = Slot::create().unwrap();
         tap.leave_to(0).unwrap();
         for socket in ["api.sock", "memory.sock"] {
             let _ = std::fs::remove_file(self.directory.path().join(socket));

@@ -5,7 +5,7 @@ mod common;
 use std::collections::HashSet;
 
 use common::run;
-use wrenn_core::{Error, Sandbox};
+use wrenn_core::{Error, Sandbox, Tracking};
 
 async fn all(children: Vec<wrenn_core::Result<Sandbox>>) -> Vec<Sandbox> {
     children.into_iter().map(Result::unwrap).collect()
@@ -96,17 +96,18 @@ async fn two_forks_share_memory_and_nothing_that_must_be_unique() {
     }
 }
 
-/// Writes a number to each page of 64 MiB in turn, then the next number. At any one instant the pages hold a number up to
+/// Writes a number to each page of as many MiB as it is told, in turn, then the next number. At any one instant the pages hold a number up to
 /// some page, and the number before from there on.
 const WRITER: &str = r"
-import mmap, struct
-f = open('/dev/shm/pages', 'w+b'); f.truncate(64 << 20)
-m = mmap.mmap(f.fileno(), 64 << 20)
+import mmap, struct, sys
+size = int(sys.argv[1]) << 20
+f = open('/dev/shm/pages', 'w+b'); f.truncate(size)
+m = mmap.mmap(f.fileno(), size)
 n = 0
 while True:
     n += 1
     b = struct.pack('<Q', n)
-    for at in range(0, 64 << 20, 4096): m[at:at + 8] = b
+    for at in range(0, size, 4096): m[at:at + 8] = b
     if n == 1: print('ready', flush=True)
 ";
 /// Stops the writer, and says whether that holds.
@@ -122,10 +123,13 @@ print('one instant' if len(steps) <= 1 and all(a == b + 1 for _, a, b in steps) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fork_under_hard_writing_is_the_image_of_one_instant() {
     vm_test_or_return!();
-    let (_host, parent) = common::sandbox().await;
+    let (host, parent) = common::sandbox().await;
+    // On a slow machine each guest brings each page in anew, and three guests at once are given up as unresponsive.
+    let mib = if std::env::var_os("WRENN_TIMEOUT_FACTOR").is_some() { 16 } else { 64 };
     parent.write_file("/home/user/writer.py", WRITER).await.unwrap();
     parent.write_file("/home/user/check.py", CHECK).await.unwrap();
-    run(&parent, "nohup python3 writer.py > out 2>&1 & until grep -q ready out; do sleep 0.1; done").await;
+    let start = format!("nohup python3 writer.py {mib} > out 2>&1 & until grep -q ready out; do sleep 0.1; done");
+    run(&parent, &start).await;
     let mut held_bytes = 0;
     for round in 0..4 {
         let children = all(parent.fork(2).await.unwrap()).await;
@@ -137,7 +141,10 @@ async fn a_fork_under_hard_writing_is_the_image_of_one_instant() {
             child.kill().await.unwrap();
         }
     }
-    assert!(held_bytes > 16 << 20, "memory was copied while the writer ran on, but only {held_bytes} bytes of it");
+    // Where nobody but the VMM knows what was written, it is copied in the stop.
+    if matches!(host.tracking(), Tracking::Async | Tracking::Sync) {
+        assert!(held_bytes > mib << 18, "memory was copied while the writer ran on, but only {held_bytes} bytes of it");
+    }
     let paused = parent.pause().await.unwrap();
     let resumed = paused.resume().await.unwrap();
     assert_eq!(run(&resumed, "python3 check.py").await, "one instant");

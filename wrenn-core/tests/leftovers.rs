@@ -64,7 +64,7 @@ async fn a_failure_at_each_step_leaves_nothing() {
     let fail_at = std::sync::Arc::new(std::sync::Mutex::new(None::<Step>));
     let seen = std::sync::Arc::new(std::sync::Mutex::new(HashSet::new()));
     let (fail, record) = (fail_at.clone(), seen.clone());
-    let host = common::own_host(&dir).on_step(move |step| {
+    let host = common::own_host(&dir).slots(0).on_step(move |step| {
         record.lock().unwrap().insert(step);
         if *fail.lock().unwrap() == Some(step) { Err(std::io::Error::other("injected")) } else { Ok(()) }
     });
@@ -105,14 +105,26 @@ async fn a_failure_at_each_step_leaves_nothing() {
     assert!(Step::RESTORE.iter().all(|step| seen.lock().unwrap().contains(step)), "every step was reached");
 }
 
+/// The files, once none is being written: what a first restore touched is noted after its end.
+async fn settled_files(data_dir: &Path) -> Vec<std::path::PathBuf> {
+    for _ in 0..250 {
+        let files = common::files(data_dir);
+        if !files.iter().any(|file| file.extension().is_some_and(|end| end == "part")) {
+            return files;
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    panic!("a file is being written without end: {:?}", common::files(data_dir));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_pause_drop_and_cancel_leave_nothing() {
     vm_test_or_return!();
     let _alone = ONE_AT_A_TIME.lock().await;
     let dir = common::own_data_dir();
-    let host = common::own_host(&dir).open().await.unwrap();
+    let host = common::own_host(&dir).slots(0).open().await.unwrap();
     Sandbox::create(&host, "base").await.unwrap().kill().await.unwrap();
-    let nothing = Holdings { vmms: vec![], descriptors: vec![], vm_threads: 0, files: common::files(dir.path()) };
+    let nothing = Holdings { vmms: vec![], descriptors: vec![], vm_threads: 0, files: settled_files(dir.path()).await };
     let empty = Holdings::settled(dir.path(), &nothing).await;
     assert_eq!(empty, nothing);
 

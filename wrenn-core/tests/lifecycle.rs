@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use common::run;
 use sha2::{Digest, Sha256};
-use wrenn_core::{Host, PausedSandbox, Sandbox};
+use wrenn_core::{Host, PausedSandbox, Sandbox, Tracking};
 
 /// Serves a memory region and files to one client after another, a line a request and a line an answer. The bytes of a
 /// write follow from its seed, so that the model can make them too.
@@ -89,7 +89,7 @@ fn fill(seed: u64, len: usize) -> Vec<u8> {
 
 enum Place {
     Running(Sandbox),
-    Paused(PausedSandbox),
+    Paused(Box<PausedSandbox>),
 }
 
 struct Branch {
@@ -161,6 +161,8 @@ struct Walk {
     snapshots: Vec<(String, Model)>,
     log: Vec<String>,
     ran: BTreeSet<Op>,
+    /// How the writes of the sandboxes that ran in the end were found.
+    restored: Vec<Tracking>,
 }
 
 impl Walk {
@@ -253,7 +255,7 @@ impl Walk {
             Op::Pause => {
                 let paused = sandbox.pause().await.unwrap();
                 let stored = paused.stored_bytes();
-                self.branches[at].place = Place::Paused(paused);
+                self.branches[at].place = Place::Paused(Box::new(paused));
                 format!("branch {at}: pause, {stored} bytes")
             }
             Op::Fork => {
@@ -307,19 +309,51 @@ async fn ask(sandbox: &Sandbox, request: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_random_life_loses_no_byte() {
     vm_test_or_return!();
+    let steps = std::env::var("WRENN_TEST_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(70);
+    let walk = live(common::host().await, steps, Until::EachOperationWasDone).await;
+    walk.end().await;
+}
+
+/// Shorter, since it is the tracking alone that differs. The longer one has the way that is this machine's best.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_random_life_loses_no_byte_with_each_other_way_of_tracking() {
+    vm_test_or_return!();
+    for tracking in [Tracking::Sync, Tracking::Compare] {
+        match Host::builder().tracking(tracking).open().await {
+            Ok(host) => {
+                println!("{tracking:?}");
+                let walk = live(host, OTHER_STEPS, Until::Steps).await;
+                assert!(walk.restored.iter().all(|found| *found == tracking), "{:?}", walk.restored);
+                walk.end().await;
+            }
+            Err(error) => common::skip("a_random_life_loses_no_byte_with_each_other_way_of_tracking", &error),
+        }
+    }
+}
+
+/// Some seconds.
+const OTHER_STEPS: usize = 16;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Steps,
+    EachOperationWasDone,
+}
+
+/// So many random steps, and more where each operation has to be among them.
+async fn live(host: Host, steps: usize, until: Until) -> Walk {
     let seed = std::env::var("WRENN_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    let steps = std::env::var("WRENN_TEST_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(70_u32);
     println!("WRENN_TEST_SEED={seed} WRENN_TEST_STEPS={steps}");
-    let (host, sandbox) = common::sandbox().await;
+    let sandbox = Sandbox::create(&host, "base").await.unwrap();
     sandbox.write_file("/home/user/server.py", SERVER).await.unwrap();
     run(&sandbox, "nohup python3 server.py > server.out 2>&1 & until grep -q ready server.out; do sleep 0.1; done")
         .await;
 
     let branches = vec![Branch { place: Place::Running(sandbox), model: Model::new() }];
     let (random, ran) = (Random(seed), BTreeSet::new());
-    let mut walk = Walk { host, random, branches, snapshots: Vec::new(), log: Vec::new(), ran };
+    let mut walk = Walk { host, random, branches, snapshots: Vec::new(), log: Vec::new(), ran, restored: Vec::new() };
     let mut tries = 0;
-    while walk.log.len() < usize::try_from(steps).unwrap() || walk.ran.len() < WEIGHTS.len() {
+    while walk.log.len() < steps || until == Until::EachOperationWasDone && walk.ran.len() < WEIGHTS.len() {
         tries += 1;
         assert!(tries < steps * 40, "some operation never became possible: {:?}\n{}", walk.ran, walk.log.join("\n"));
         let op = walk.pick();
@@ -333,12 +367,23 @@ async fn a_random_life_loses_no_byte() {
         }
     }
     walk.check().await;
-    for branch in walk.branches {
-        if let Place::Running(sandbox) = branch.place {
-            sandbox.kill().await.unwrap();
+    for branch in &walk.branches {
+        if let Place::Running(sandbox) = &branch.place {
+            walk.restored.push(sandbox.restore_report().await.unwrap().tracking);
         }
     }
-    for (name, _) in walk.snapshots {
-        walk.host.remove_template(&name).await.unwrap();
+    walk
+}
+
+impl Walk {
+    async fn end(self) {
+        for branch in self.branches {
+            if let Place::Running(sandbox) = branch.place {
+                sandbox.kill().await.unwrap();
+            }
+        }
+        for (name, _) in self.snapshots {
+            self.host.remove_template(&name).await.unwrap();
+        }
     }
 }

@@ -64,6 +64,8 @@ async fn the_steps_of_a_restore_and_a_save_are_the_whole() {
     let asked = Instant::now();
     let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
     let waited = asked.elapsed();
+    assert_eq!(sandbox.restore_report().await.unwrap().tracking, host.tracking());
+    assert_eq!(sandbox.save_report().await.unwrap().unwrap().tracking, host.tracking());
     check_save("fork", sandbox.save_report().await.unwrap().unwrap(), waited);
     check_restore("child", &child, None).await;
     child.kill().await.unwrap();

@@ -36,14 +36,19 @@ fn any_query_is_answered_or_refused() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let agent = Agent::start();
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("file");
+    let inside = directory.path().join("in");
+    fs::create_dir(&inside).unwrap();
+    let file = inside.join("file");
     fs::write(&file, "here").unwrap();
-    let good = format!("path={}&username=root&signature=v1_x&signature_expiration=99999999999", file.display());
+    // The directory's own path stays as it is: beside it `nobody` may make directories, which would be left there.
     let mangled = (any::<prop::sample::Index>(), "[!-~]{0,3}").prop_map(move |(at, piece)| {
-        let mut query = good.clone();
-        let at = at.index(query.len());
-        query.replace_range(at..=at, &piece);
-        query
+        let mut head = "path=".to_owned();
+        let mut tail = "/file&username=root&signature=v1_x&signature_expiration=99999999999".to_owned();
+        match at.index(head.len() + tail.len()) {
+            at if at < head.len() => head.replace_range(at..=at, &piece),
+            at => tail.replace_range(at - head.len()..=at - head.len(), &piece),
+        }
+        format!("{head}{}{tail}", inside.display())
     });
     // Whatever it names, `nobody` may not overwrite it.
     let queries =

@@ -1,11 +1,12 @@
 use std::io;
+use std::time::Duration;
 
 /// Why a slot could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetError {
     /// The process may not make a network namespace or a tap.
-    #[error("no permission to {what}: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    #[error("no permission to {what}: run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW")]
     Permission {
         /// The step that was refused.
         what: &'static str,
@@ -13,9 +14,23 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
-    /// The host has no tun/tap driver.
-    #[error("/dev/net/tun cannot be opened: load the driver with `modprobe tun`")]
+    /// The host has no tun/tap driver, or the container has no device of it.
+    #[error("there is no /dev/net/tun: load the driver with `modprobe tun`; give a container the device")]
     NoTunDevice(#[source] io::Error),
+    /// The process may not open the device, which a container's device rules can forbid to root too.
+    #[error("/dev/net/tun may not be opened: run as a user who may; give a container the device")]
+    TunForbidden(#[source] io::Error),
+    /// The kernel has no transparent proxying.
+    #[error(
+        "this kernel cannot lead a guest's connections to a program: load `nft_tproxy`, or build it with NFT_TPROXY and NF_TPROXY_IPV4"
+    )]
+    NoTransparentProxy(#[source] io::Error),
+    /// The kernel has made no slot in time.
+    #[error("no network slot was made within {after:?}: the host makes or frees too many network namespaces at once")]
+    TooSlow {
+        /// How long was waited.
+        after: Duration,
+    },
     /// A step failed for a reason that has no remedy of its own.
     #[error("could not {what}")]
     Step {
@@ -32,6 +47,14 @@ impl NetError {
         move |source| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::Permission { what, source },
             _ => Self::Step { what, source },
+        }
+    }
+
+    /// Of the table of rules.
+    pub(crate) fn rules(source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => Self::NoTransparentProxy(source),
+            _ => Self::at("make the guest's rules")(source),
         }
     }
 

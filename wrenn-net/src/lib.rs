@@ -10,15 +10,45 @@
 //!   or it runs inside and opens Tap::NAME, after Tap::leave_to ──▶ tap
 //! ```
 //!
+//! A [`SlotPool`] makes slots before they are needed.
+//!
 //! The kernel frees the namespace, the tap and the addresses with the last descriptor, so neither a failed step nor a
-//! `kill -9` leaves anything behind. There is no route out of a slot: a guest reaches the host end of its tap, where
-//! nothing listens, and nothing else.
+//! `kill -9` leaves anything behind. There is no route out of a slot. A guest reaches the host end of its tap, where
+//! nothing listens, and what its [way out](Egress) connects it to.
 #![warn(missing_docs)]
 
+mod egress;
 mod error;
+mod gate;
+mod netlink;
 mod netns;
+mod own;
+mod packet;
+mod packet_socket;
+mod policy;
+mod pool;
+mod rules;
 mod slot;
 mod sys;
 
+pub use egress::{
+    Authority, Budget, Destination, Egress, EgressBuilder, EgressCounters, Interceptor, Limits, Names, OpenConnection,
+    Refused, Secret, SecretFuture, SecretSource,
+};
 pub use error::NetError;
-pub use slot::{GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, PREFIX_LEN, Slot, Tap};
+pub use gate::Gate;
+pub use policy::{NetworkPolicy, PolicyEntry, PolicyError, Protocol, Refusal, Rule};
+pub use pool::SlotPool;
+pub use slot::{GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, NAMESERVER, PREFIX_LEN, Slot, Tap};
+
+/// What the repository's fuzzer calls. Not part of the API.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::egress::fuzz::{first_bytes, packets, questions};
+}
+
+/// The example of the README is compiled, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -7,17 +7,23 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::net::if_::if_nametoindex;
-use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::route::{RouteScope, RouteType};
+use rtnetlink::packet_route::rule::RuleAction;
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::error::NetError;
+use crate::gate::Gate;
 use crate::netns::NetNs;
+use crate::rules;
 use crate::sys;
 
 /// The address of every guest, inside its own namespace.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 /// The host's end of the tap, inside the namespace; the guest's gateway.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
+/// A server for names that a guest can ask. There is none: whichever a guest asks, its way out answers.
+pub const NAMESERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 53);
 /// The prefix length of both addresses.
 pub const PREFIX_LEN: u8 = 30;
 /// The hardware address of every guest's `eth0`: fixed, since it is part of a snapshot's device state.
@@ -32,7 +38,8 @@ const TAP_NAME: &str = "tap0";
 ///
 /// ```no_run
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {
-/// let (slot, tap) = wrenn_net::Slot::create()?;
+/// let (slot, tap, gate) = wrenn_net::Slot::create()?;
+/// # drop(gate);
 /// let inherited = tap.into_queue();
 /// // … start a VMM with it …
 /// let agent = slot.connect(49983).await?;
@@ -68,14 +75,15 @@ impl Tap {
 }
 
 impl Slot {
-    /// Makes the namespace, the tap and its address. Blocks for about a millisecond.
+    /// Makes the namespace, the tap and its address, and the gate of a way out, which leads nowhere until
+    /// [it is opened](crate::EgressBuilder::open). Blocks for some milliseconds.
     ///
     /// # Errors
-    /// [`NetError::Permission`] without the rights, [`NetError::NoTunDevice`] without the driver. Nothing is left
-    /// behind by a failure.
-    pub fn create() -> Result<(Self, Tap), NetError> {
-        let (netns, tap) = NetNs::create(set_up)?;
-        Ok((Self { netns: Arc::new(netns) }, Tap(tap)))
+    /// [`NetError::Permission`] without the rights, [`NetError::NoTunDevice`] without the driver,
+    /// [`NetError::TunForbidden`] where its device may not be opened. Nothing is left behind by a failure.
+    pub fn create() -> Result<(Self, Tap, Gate), NetError> {
+        let (netns, (tap, gate)) = NetNs::create(set_up)?;
+        Ok((Self { netns: Arc::new(netns) }, Tap(tap), gate))
     }
 
     /// The network namespace, for a VMM to be started in.
@@ -100,7 +108,7 @@ impl Slot {
     }
 }
 
-fn set_up() -> Result<OwnedFd, NetError> {
+fn set_up() -> Result<(OwnedFd, Gate), NetError> {
     let tun = open_tun()?;
     sys::attach_tap(&tun, TAP_NAME).map_err(NetError::at("make a tap"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -108,12 +116,16 @@ fn set_up() -> Result<OwnedFd, NetError> {
         .build()
         .map_err(NetError::at("start the netlink runtime"))?;
     runtime.block_on(configure())?;
-    Ok(tun.into())
+    let gate = Gate::open(TAP_NAME).map_err(NetError::at("open the guest's way out"))?;
+    let ports = gate.ports().map_err(NetError::at("name the guest's way out"))?;
+    rules::loosen_loopback().map_err(NetError::at("set the loopback's filter"))?;
+    rules::make_table(TAP_NAME, HOST_ADDRESS, ports).map_err(NetError::rules)?;
+    Ok((tun.into(), gate))
 }
 
 fn open_tun() -> Result<File, NetError> {
     OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => NetError::at("open /dev/net/tun")(source),
+        io::ErrorKind::PermissionDenied => NetError::TunForbidden(source),
         _ => NetError::NoTunDevice(source),
     })
 }
@@ -128,6 +140,13 @@ async fn configure() -> Result<(), NetError> {
     address.execute().await.map_err(NetError::netlink("give the tap its address"))?;
     let up_tap = LinkUnspec::new_with_index(index).address(HOST_MAC.to_vec()).up().build();
     netlink.link().set(up_tap).execute().await.map_err(NetError::netlink("bring up the tap"))?;
+    // What is marked is for this host, whatever its address.
+    let rule = netlink.rule().add().v4().fw_mark(rules::MARK).table_id(rules::ROUTES).action(RuleAction::ToTable);
+    rule.execute().await.map_err(NetError::netlink("add a rule for routes"))?;
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().table_id(rules::ROUTES).kind(RouteType::Local);
+    let lo = if_nametoindex("lo").map_err(|e| NetError::at("find the loopback")(e.into()))?;
+    let route = route.scope(RouteScope::Host).output_interface(lo).build();
+    netlink.route().add(route).execute().await.map_err(NetError::netlink("add a route"))?;
     connection.abort();
     Ok(())
 }

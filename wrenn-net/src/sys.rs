@@ -1,9 +1,14 @@
-//! The ioctls of taps.
-#![expect(unsafe_code, reason = "ioctl and a zeroed ifreq")]
+//! The ioctls of taps, and what sockets have no safe call for.
+#![expect(unsafe_code, reason = "ioctl, setsockopt, bind, and zeroed structures of C")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::packet_socket::PacketSocket;
 
 nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int_bad!(tunsetpersist, libc::TUNSETPERSIST);
@@ -31,4 +36,40 @@ pub(crate) fn leave_tap(queue: &OwnedFd, uid: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open; the argument is a number.
     unsafe { tunsetpersist(queue.as_raw_fd(), 1) }?;
     Ok(())
+}
+
+/// Has a packet socket see the packets of one link alone, those of IPv4 that `filter` lets through.
+pub(crate) fn watch_link(socket: &OwnedFd, link: u32, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let len = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: `program` and the instructions that it points to are alive during the call, which copies them and writes none.
+    let attached = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const program).cast(), len) };
+    nix::errno::Errno::result(attached)?;
+    // SAFETY: `sockaddr_ll` is plain old data, for which all zeros is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    // In the order of the network: this host is little-endian.
+    address.sll_protocol = libc::c_ushort::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.swap_bytes();
+    address.sll_ifindex = link.cast_signed();
+    let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    // SAFETY: `address` is an initialised `sockaddr_ll` of that length, and outlives the call.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    nix::errno::Errno::result(bound)?;
+    Ok(())
+}
+
+/// Has tokio watch when a packet socket can be read.
+pub(crate) fn watch_packets(socket: PacketSocket) -> io::Result<AsyncFd<PacketSocket>> {
+    // SAFETY: a packet socket has its descriptor, and the same one, until it is dropped, and tokio drops it after its watch.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Has tokio watch when a socket can be read.
+pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor stays what it is, and open, until it is dropped, and tokio drops it after its watch.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -10,7 +10,6 @@ use std::os::fd::BorrowedFd;
 use crate::{
     error::{Error, Result},
     options::Tracking,
-    page::{PageIndex, PageRange},
     region::{Region, Regions},
     sys::uffd::{self, Features, Watched},
 };
@@ -57,21 +56,6 @@ pub fn adopt(uffd: BorrowedFd<'_>, regions: &[Region], tracking: Tracking) -> Re
         Tracking::Async | Tracking::Sync => register(uffd, &regions, Watched::MissingAndWrites),
         Tracking::Untracked => register(uffd, &regions, Watched::Missing),
     }
-}
-
-/// Protects pages that were written, so that the next write to each is told of again, with [`Tracking::Sync`].
-///
-/// Pages outside of the regions are left out. 64 Ki pages take some 10 ms.
-///
-/// # Errors
-/// The regions are not whole granules or overlap, or are not registered.
-pub fn protect_again(uffd: BorrowedFd<'_>, regions: &[Region], pages: &[PageRange]) -> Result<()> {
-    let regions = Regions::new(regions.to_vec())?;
-    for (region, pages) in pages.iter().flat_map(|pages| regions.pieces_of(*pages)) {
-        let pages = region.whole_granules(pages);
-        uffd::protect(uffd, region.addr_of(pages.start), PageIndex(pages.count).byte_offset())?;
-    }
-    Ok(())
 }
 
 fn register(uffd: BorrowedFd<'_>, regions: &Regions, watched: Watched) -> Result<()> {

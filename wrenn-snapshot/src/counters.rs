@@ -92,7 +92,8 @@ pub struct RestoreReport {
     pub latency_p99_us: f64,
     /// The slowest fault.
     pub latency_max_us: f64,
-    /// Whether every page was in place and the server has ended: the guest needs neither it nor the source any more.
+    /// Whether every page was in place and the server has let go of the source, which the guest needs no more. Where the
+    /// server has nothing else to do it has ended, too.
     pub detached: bool,
     /// Time since the server was made.
     pub elapsed: Duration,

@@ -63,12 +63,31 @@ impl Filler {
         Ok(Progress::Done)
     }
 
+    /// Lets go of the source: every page is in place, and one that goes missing later is zeros.
+    pub(crate) fn let_go(&mut self) {
+        self.source = Box::new(Gone);
+        self.resident.counters.note_detached();
+    }
+
     /// Puts zeros in the place of a granule that the guest discarded. They count as written: the parent has other
     /// bytes. If the granule is there, whoever waits for it goes on.
     pub(crate) fn fill_discarded(&mut self, region: &Region, granule: PageRange) -> Result<Progress> {
         let run = PageRun::Zero(granule.count);
         let (first, written) = (granule.start, Some(granule.start));
         self.resident.install(&Installation { region, first, run, written, origin: Origin::Fault })
+    }
+}
+
+/// The source of a memory that is all in place.
+struct Gone;
+
+impl PageSource for Gone {
+    fn page_count(&self) -> u32 {
+        0
+    }
+
+    fn run<'a>(&'a self, _: PageIndex, _: u32, _: &'a mut [u8]) -> Result<PageRun<'a>> {
+        Err(Error::invalid("every page was put in place, and the source was let go"))
     }
 }
 

@@ -10,7 +10,7 @@
 //! [`adopt`](crate::adopt), and inside of the source in [`PageServer::new`](crate::PageServer::new).
 
 use std::os::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, BorrowedFd},
     unix::net::{UnixListener, UnixStream},
 };
 
@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     region::{Granule, Region, Regions},
     stop::StopHandle,
-    sys::rights,
+    sys::{rights, uffd::Uffd},
 };
 
 /// What a VMM handed over.
@@ -32,7 +32,7 @@ use crate::{
 #[non_exhaustive]
 pub struct HandOver {
     /// The userfaultfd. [Adopt](crate::adopt) the regions on it.
-    pub uffd: OwnedFd,
+    pub uffd: Uffd,
     /// Where the memory is mapped.
     pub regions: Vec<Region>,
     /// The connection. Nothing more comes: it is readable once the VMM is gone, so it can be the
@@ -77,7 +77,7 @@ impl HandOver {
             match parse(&message) {
                 Ok(regions) => {
                     let uffd = uffds.pop().ok_or_else(other_than_one)?;
-                    return Ok(Some(Self { uffd, regions, connection }));
+                    return Ok(Some(Self { uffd: uffd.into(), regions, connection }));
                 }
                 Err(Refused::Unfinished) if message.len() < MESSAGE_BYTES_MAX => {}
                 Err(refused) => return Err(refused.into()),

@@ -96,8 +96,9 @@ mod sys;
 mod temp_dir;
 mod touched;
 mod working_set;
+mod written;
 
-pub use arm::{adopt, arm, arm_file, protect_again};
+pub use arm::{adopt, arm, arm_file};
 pub use blob_writer::BlobWriter;
 pub use byte_source::ByteSource;
 pub use collect::{Collected, DamagedGeneration};
@@ -125,7 +126,7 @@ pub use space::Space;
 pub use space_writer::{SpaceWriter, WriteReport};
 pub use stop::StopHandle;
 pub use store::LocalStore;
-pub use sys::uffd::{Features, create as create_uffd};
+pub use sys::uffd::{Features, Uffd, create as create_uffd};
 pub use touched::TouchedPages;
 pub use working_set::{WorkingSet, format::WorkingSetDamage};
 

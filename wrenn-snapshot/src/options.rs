@@ -54,9 +54,10 @@ pub enum Tracking {
     /// descriptor with [`Features::SERVE_AND_TRACK`](crate::Features::SERVE_AND_TRACK).
     #[default]
     Async,
-    /// The first write to each page waits for the server, which keeps it in
-    /// [`written_pages`](crate::PageServer::written_pages). It takes a descriptor without asynchronous protection,
-    /// whose regions are [adopted](crate::adopt), and one round trip for each page.
+    /// The first write to each page waits for the server, and its [tracker](crate::PageServer::tracker) finds the page.
+    /// It takes a descriptor without asynchronous protection, such as one with
+    /// [`Features::SERVE_AND_TRACK_SYNC`](crate::Features::SERVE_AND_TRACK_SYNC), and one round trip for each page; a guest
+    /// that writes in order waits for one in sixteen.
     Sync,
     /// It does not, or the VMM knows. All pages are installed writable.
     Untracked,
@@ -86,7 +87,7 @@ pub enum OnceResident {
     /// It ends with [`EndReason::AllResident`](crate::EndReason::AllResident). For a guest whose memory nobody
     /// discards: a page that goes missing later is waited for in vain. A descriptor that
     /// [reports discards](crate::Features::EVENT_REMOVE) or protects synchronously needs somebody to listen, so its
-    /// server serves on.
+    /// server serves on, and lets go of the source alone.
     End,
 }
 

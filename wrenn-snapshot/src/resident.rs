@@ -7,6 +7,7 @@ use bitvec::vec::BitVec;
 use crate::{
     counters::{Origin, ServeCounters},
     error::Result,
+    hold::in_order::{AHEAD_PAGES_MAX, InOrder},
     options::{ServeOptions, Tracking},
     page::{PAGE_BYTES, PAGE_BYTES_U64, PageIndex, PageRange, bytes_of},
     page_log::PageLog,
@@ -14,6 +15,7 @@ use crate::{
     source::PageRun,
     sys::uffd::{Copied, Install, Uffd},
     touched::TouchedPages,
+    written::WrittenPages,
 };
 
 /// How far an installation got.
@@ -60,7 +62,8 @@ pub(crate) struct ResidentPages {
     removed: BitVec,
     absent: u64,
     pub(crate) removed_log: Arc<PageLog>,
-    pub(crate) written_log: Arc<PageLog>,
+    pub(crate) written: Arc<WrittenPages>,
+    order: InOrder,
     pub(crate) touched: Arc<TouchedPages>,
     pub(crate) counters: Arc<ServeCounters>,
     zeros: Vec<u8>,
@@ -77,7 +80,8 @@ impl ResidentPages {
             removed: BitVec::repeat(false, pages),
             absent: regions.page_count(),
             removed_log: Arc::default(),
-            written_log: Arc::default(),
+            written: Arc::default(),
+            order: InOrder::default(),
             touched: Arc::new(TouchedPages::new(options.record_pages_max)),
             counters: Arc::new(ServeCounters::new(regions.page_count())),
             zeros: zeros(pages_max),
@@ -124,16 +128,29 @@ impl ResidentPages {
         self.counters.count_removed(pages.count.into());
     }
 
-    /// Lets the threads that wait to write to protected pages go on.
-    pub(crate) fn unprotect(&mut self, region: &Region, pages: PageRange) -> Result<Progress> {
-        // Whoever reads the memory once the writer runs has to find its page here.
-        self.written_log.push(pages);
+    /// Lets the threads go on that wait to write to a protected page, and those that come to the next ones soon.
+    pub(crate) fn unprotect(&mut self, region: &Region, page: PageIndex) -> Result<Progress> {
+        let pages = self.let_through_at(region, page);
         let len = u64::from(pages.count) * PAGE_BYTES_U64;
-        Ok(match self.uffd.unprotect(region.addr_of(pages.start), len)? {
+        let unprotected = self.written.let_through(pages, || self.uffd.unprotect(region.addr_of(page), len))?;
+        Ok(match unprotected {
             Copied::Bytes(_) | Copied::Exists | Copied::Unmapped => Progress::Done,
             Copied::Again => Progress::Again,
             Copied::Gone => Progress::Gone,
         })
+    }
+
+    /// The granule that starts at a page, with those after it that are there and may be written next.
+    fn let_through_at(&mut self, region: &Region, page: PageIndex) -> PageRange {
+        if region.granule.pages() > 1 {
+            return region.granule_of(page);
+        }
+        let end = u32::try_from(region.pages().end().min(u64::from(page.0 + AHEAD_PAGES_MAX))).unwrap_or(u32::MAX);
+        let is_there = |at: &u32| self.residence(PageIndex(*at)) == Residence::Installed;
+        let most = (page.0..end).take_while(is_there).count();
+        // The page itself is there, though perhaps not by this server.
+        let most = u32::try_from(most).unwrap_or(1).max(1);
+        PageRange { start: page, count: self.order.ahead(page.0, most) }
     }
 
     /// Puts a run of pages in place.
@@ -144,9 +161,6 @@ impl ResidentPages {
         };
         let written = what.region.granule_of(page);
         let written_end = written.start.0 + written.count;
-        if self.tracking == Tracking::Sync {
-            self.written_log.push(written);
-        }
         // The one that somebody waits for comes first. It alone is dirty.
         for (from, to, install) in [
             (written.start.0, written_end, Install::Dirty),
@@ -180,7 +194,15 @@ impl ResidentPages {
                 PageRun::Zero(_) => &self.zeros[..bytes_of(end - page).min(self.zeros.len())],
             };
             let addr = what.region.addr_of(PageIndex(page));
-            let pages = match self.uffd.copy(addr, bytes, install)? {
+            let copied = match (install, self.tracking) {
+                // A granule, and nothing before or after it.
+                (Install::Dirty, Tracking::Sync) => {
+                    let granule = PageRange::new(page, end - page);
+                    self.written.put_in_place(granule, || self.uffd.copy(addr, bytes, install))?
+                }
+                _ => self.uffd.copy(addr, bytes, install)?,
+            };
+            let pages = match copied {
                 Copied::Bytes(len) => u32::try_from(len / PAGE_BYTES_U64).unwrap_or(0),
                 Copied::Exists => {
                     self.uffd.wake(addr, granule.bytes())?;

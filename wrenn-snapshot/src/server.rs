@@ -27,9 +27,12 @@
 //! Once every page is in place no fault is left to serve, and [`OnceResident::End`](crate::OnceResident) ends the
 //! server. The descriptor stays open, though: asynchronous write protection belongs to a registered range, and closing
 //! the last copy of its descriptor unregisters it, after which a scan finds nothing. Holding it costs nothing.
+//!
+//! A server that has to go on, since it is told of writes or of discards, lets go of its source then.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    fs::File,
+    os::fd::AsFd,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -43,6 +46,7 @@ use nix::{
 use crate::{
     background::{self, Background, Chunk},
     counters::{Origin, RestoreReport, ServeCounters},
+    dirty::{DirtyTracker, told::Told},
     error::{Error, Result},
     fill::{Filler, Filling, pages_at_once},
     options::{OnceResident, Populate, ServeOptions, Tracking},
@@ -65,7 +69,7 @@ pub struct ServeEnd {
     pub reason: EndReason,
     /// The userfaultfd. Kill the VMM before dropping it: a guest that waits for a page would be given zeros, and one
     /// whose pages are all in place would no longer be tracked.
-    pub uffd: OwnedFd,
+    pub uffd: Uffd,
 }
 
 /// Why a page server ended.
@@ -91,7 +95,17 @@ pub struct PageServer {
     background: Background,
     /// When the next chunk of the background is due.
     background_at: Option<Instant>,
-    may_detach: bool,
+    once_resident: Then,
+}
+
+/// What is left to do once every page is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// To end.
+    Detach,
+    /// To let go of the source.
+    LetGo,
+    Nothing,
 }
 
 impl std::fmt::Debug for PageServer {
@@ -107,7 +121,7 @@ impl PageServer {
     /// The regions are not whole granules, overlap, or reach past the source; an option is out of range; or the
     /// descriptor cannot track what the guest writes in the way that is asked for.
     pub fn new(
-        uffd: OwnedFd,
+        uffd: impl Into<Uffd>,
         regions: Vec<Region>,
         source: Box<dyn PageSource>,
         options: ServeOptions,
@@ -117,15 +131,19 @@ impl PageServer {
             return Err(Error::invalid("a region reaches past the source"));
         }
         options.check()?;
+        let uffd = uffd.into();
         let features = Features::of(uffd.as_fd())?;
         options.tracking.check(features)?;
-        let may_detach = options.once_resident == OnceResident::End
-            && !features.is_some_and(Features::report_changes)
-            && options.tracking != Tracking::Sync;
-        let resident = ResidentPages::new(Uffd::new(uffd)?, &regions, &options, pages_at_once(&regions));
+        let is_needed = features.is_some_and(Features::report_changes) || options.tracking == Tracking::Sync;
+        let once_resident = match (options.once_resident, is_needed) {
+            (OnceResident::Serve, _) => Then::Nothing,
+            (OnceResident::End, true) => Then::LetGo,
+            (OnceResident::End, false) => Then::Detach,
+        };
+        let resident = ResidentPages::new(uffd.non_blocking()?, &regions, &options, pages_at_once(&regions));
         let filler = Filler::new(source, resident, &regions);
         let background = Background::new(&options, &regions);
-        Ok(Self { regions, options, filler, background, background_at: None, may_detach })
+        Ok(Self { regions, options, filler, background, background_at: None, once_resident })
     }
 
     /// The live counts.
@@ -141,11 +159,19 @@ impl PageServer {
         Arc::clone(&self.filler.resident.removed_log)
     }
 
-    /// The pages that the guest writes first, with [`Tracking::Sync`], and those that it discards and touches again.
-    /// One that two threads touch at once can be there and be unwritten.
-    #[must_use]
-    pub fn written_pages(&self) -> Arc<PageLog> {
-        Arc::clone(&self.filler.resident.written_log)
+    /// The tracker of what the guest writes, with [`Tracking::Sync`]. `file` is the memory where it is a file that has
+    /// these regions at their offsets: only then can pages be [held](DirtyTracker::hold). It is told of each first write
+    /// for as long as the server serves.
+    ///
+    /// # Errors
+    /// The writes are tracked in another way, or no descriptor is free.
+    pub fn tracker(&self, file: Option<File>) -> Result<DirtyTracker> {
+        if self.options.tracking != Tracking::Sync {
+            return Err(Error::invalid("the server is not told of what the guest writes"));
+        }
+        let resident = &self.filler.resident;
+        let uffd = resident.uffd.as_fd().try_clone_to_owned().map_err(|error| Error::kernel("dup", error))?;
+        Ok(DirtyTracker::told(Told::new(Arc::clone(&resident.written), uffd, self.regions.clone(), file)))
     }
 
     /// The pages that the guest touches, up to [`ServeOptions::record_pages_max`].
@@ -187,7 +213,7 @@ impl PageServer {
         if matches!(reason, EndReason::AllResident) {
             self.filler.resident.counters.note_detached();
         }
-        ServeEnd { reason, uffd: self.filler.resident.uffd.into_fd() }
+        ServeEnd { reason, uffd: self.filler.resident.uffd }
     }
 
     fn serve_until_end(&mut self, stop: &StopHandle) -> Result<EndReason> {
@@ -219,8 +245,12 @@ impl PageServer {
                     return Ok(EndReason::Stopped);
                 }
             }
-            if is_idle && self.may_detach && self.filler.resident.is_complete() {
-                return Ok(EndReason::AllResident);
+            if is_idle && self.filler.resident.is_complete() {
+                match std::mem::replace(&mut self.once_resident, Then::Nothing) {
+                    Then::Detach => return Ok(EndReason::AllResident),
+                    Then::LetGo => self.filler.let_go(),
+                    Then::Nothing => {}
+                }
             }
             let pages_max = match (is_idle, self.background.is_prefetching()) {
                 (true, _) => background::CHUNK_PAGES,
@@ -247,7 +277,9 @@ impl PageServer {
             (false, false) if self.background_at.is_none() => PollTimeout::ZERO,
             (false, false) => until_background(),
             // Nothing is left to do, and perhaps all is done.
-            (false, true) if self.may_detach && self.filler.resident.is_complete() => PollTimeout::ZERO,
+            (false, true) if self.once_resident != Then::Nothing && self.filler.resident.is_complete() => {
+                PollTimeout::ZERO
+            }
             (false, true) => PollTimeout::NONE,
         }
     }
@@ -288,8 +320,7 @@ impl PageServer {
             }
             Action::Unprotect { addr } => {
                 let region = self.region_of(addr)?;
-                let granule = region.granule_of(region.page_at(addr));
-                self.filler.resident.unprotect(&region, granule)
+                self.filler.resident.unprotect(&region, region.page_at(addr))
             }
             Action::Install { addr, access } => self.serve_fault(addr, access),
         }

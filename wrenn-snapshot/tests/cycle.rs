@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use guest::{Guest, checksum};
 use wrenn_snapshot::{
     DirtyTracker, EndReason, Features, Generation, LocalStore, PAGE_BYTES, PageIndex, PageServer, ServeOptions, Space,
-    StopHandle,
+    StopHandle, Uffd,
 };
 
 mod guest;
@@ -62,7 +62,7 @@ fn keeps_every_page(start: impl Fn() -> Option<(Guest, OwnedFd, DirtyTracker)>) 
     }
 }
 
-fn live(guest: &mut Guest, uffd: OwnedFd, generation: &Generation, model: &mut [u8], life: &[(u32, u32)]) -> OwnedFd {
+fn live(guest: &mut Guest, uffd: OwnedFd, generation: &Generation, model: &mut [u8], life: &[(u32, u32)]) -> Uffd {
     let source = Box::new(generation.reader(Space::Memory).expect("a reader"));
     let server = PageServer::new(uffd, vec![guest.region], source, ServeOptions::default()).expect("it fits");
     let stop = StopHandle::new().expect("a handle");

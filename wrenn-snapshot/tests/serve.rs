@@ -11,7 +11,7 @@ use std::{
 use guest::{Guest, checksum, serving::Serving};
 use wrenn_snapshot::{
     ByteSource, EndReason, Error, Features, PAGE_BYTES, PageIndex, PageRange, PageRun, PageServer, PageSource, Region,
-    ServeOptions, arm, protect_again,
+    ServeOptions, arm,
 };
 
 mod guest;
@@ -264,23 +264,6 @@ fn a_hole_that_the_vmm_punches_is_zeros_and_dirty() {
     tracker.collect().expect("a scan");
     assert_eq!(tracker.pending(), [PageRange::new(5, 1)]);
     serving.end();
-}
-
-#[test]
-fn protecting_again_while_nobody_reads_a_discard_is_an_error_in_the_end() {
-    let name = "protecting_again_while_nobody_reads_a_discard_is_an_error_in_the_end";
-    let features = Features::NONE.with(Features::EVENT_REMOVE);
-    let Some((mut guest, uffd, _)) = Guest::armed(name, PAGES, features) else { return };
-    let region = guest.region;
-    guest.begin_discard(3, 1);
-    let mut fds = [nix::poll::PollFd::new(uffd.as_fd(), nix::poll::PollFlags::POLLIN)];
-    assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(10_000u16)), Ok(1), "the discard waits");
-    let (done, ended) = std::sync::mpsc::channel();
-    let copy = uffd.try_clone().expect("a copy");
-    std::thread::spawn(move || done.send(protect_again(copy.as_fd(), &[region], &[PageRange::new(9, 1)])));
-    let refused = ended.recv_timeout(Duration::from_secs(30)).expect("it gives up");
-    assert!(matches!(refused, Err(Error::Kernel { .. })), "{refused:?}");
-    guest.kill();
 }
 
 #[test]

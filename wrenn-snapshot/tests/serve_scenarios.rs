@@ -6,20 +6,19 @@ use std::{
     fs::File,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     os::unix::fs::{FileExt, MetadataExt},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use guest::{
     Backing, Guest, checksum,
-    serving::{Gated, Serving},
+    scene::{Scene, Watched, alone, granules_of, pattern},
+    serving::Serving,
 };
-use nix::{
-    fcntl::{FcntlArg, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nix::fcntl::{FcntlArg, fcntl};
 use wrenn_snapshot::{
-    ByteSource, DirtyTracker, EndReason, Error, Features, Granule, LocalStore, OnceResident, PAGE_BYTES, PageIndex,
-    PageRange, PageServer, Populate, ServeOptions, Space, StopHandle, Tracking, WorkingSet, adopt, protect_again,
+    ByteSource, EndReason, Error, Features, Granule, LocalStore, OnceResident, PAGE_BYTES, PageIndex, PageRange,
+    PageServer, Populate, ServeOptions, Space, StopHandle, Tracking, WorkingSet, adopt,
 };
 
 mod guest;
@@ -30,103 +29,9 @@ fn guest_process() {
     guest::run();
 }
 
-/// A guest whose memory was granules of `n + 1`, on one kind of memory.
-struct Scene {
-    guest: Guest,
-    uffd: OwnedFd,
-    tracker: DirtyTracker,
-    memory: Vec<u8>,
-    granules: u32,
-    granule: Granule,
-}
-
-impl Scene {
-    /// Runs a test on every kind of memory that the machine has.
-    fn each(name: &str, features: Features, mut test: impl FnMut(Self)) {
-        for backing in Backing::ALL {
-            let granules = granules_of(backing);
-            let Some((guest, uffd, tracker)) = Guest::armed_on(name, backing, granules, features) else { continue };
-            let memory = pattern(backing);
-            test(Self { guest, uffd, tracker, memory, granules, granule: backing.granule() });
-        }
-    }
-
-    /// What a granule was.
-    fn was(&self, at: u32) -> &[u8] {
-        let len = usize::try_from(self.granule.bytes()).expect("it fits");
-        &self.memory[at as usize * len..][..len]
-    }
-
-    fn was_written(&self, at: u32, value: u8) -> u64 {
-        let mut bytes = self.was(at).to_vec();
-        bytes[0] = value;
-        checksum(&bytes)
-    }
-
-    fn zeros(&self) -> u64 {
-        checksum(&vec![0; usize::try_from(self.granule.bytes()).expect("it fits")])
-    }
-
-    /// The pages of so many granules.
-    fn pages(&self, at: u32, count: u32) -> PageRange {
-        PageRange::new(at * self.granule.pages(), count * self.granule.pages())
-    }
-
-    fn serve(&self, options: ServeOptions) -> Serving {
-        Serving::bytes(self.uffd(), vec![self.guest.region], self.memory.clone(), options)
-    }
-
-    /// Serves from a source that waits for a gate at a granule.
-    fn serve_gated(&self, at: u32) -> (Serving, std::sync::Arc<guest::serving::Gate>) {
-        let (source, gate) = Gated::new(self.memory.clone(), self.pages(at, 1));
-        let options = ServeOptions { watch: Some(self.guest.pidfd()), ..alone() };
-        let server = PageServer::new(self.uffd(), vec![self.guest.region], Box::new(source), options);
-        (Serving::start(server.expect("it fits")), gate)
-    }
-
-    /// Waits for so many things that were begun.
-    fn finish(&mut self, count: u32) {
-        for _ in 0..count {
-            self.guest.finish();
-        }
-    }
-
-    fn uffd(&self) -> OwnedFd {
-        self.uffd.try_clone().expect("a copy")
-    }
-
-    /// Waits until the kernel has something to say.
-    fn wait_for_event(&self) {
-        let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(10_000u16)), Ok(1), "an event comes");
-    }
-
-    fn dirty(&mut self) -> Vec<PageRange> {
-        self.tracker.collect().expect("a scan");
-        self.tracker.pending()
-    }
-}
-
 /// A copy of a descriptor, at a number or the next one that is free.
 fn at_number(fd: &OwnedFd, number: RawFd) -> OwnedFd {
     guest::owned(fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(number)).expect("a number is free"))
-}
-
-fn granules_of(backing: Backing) -> u32 {
-    match backing.granule() {
-        Granule::Kib4 => 64,
-        Granule::Mib2 => 8,
-    }
-}
-
-fn pattern(backing: Backing) -> Vec<u8> {
-    let len = usize::try_from(backing.granule().bytes()).expect("it fits");
-    (1..=granules_of(backing)).flat_map(|granule| vec![u8::try_from(granule).expect("a byte"); len]).collect()
-}
-
-/// No window around a fault.
-fn alone() -> ServeOptions {
-    ServeOptions { fault_around_bytes: 0, ..ServeOptions::default() }
 }
 
 fn working_set(runs: impl IntoIterator<Item = PageRange>) -> WorkingSet {
@@ -141,11 +46,9 @@ fn backwards(scene: &Scene) -> ServeOptions {
     ServeOptions { prefetch, populate: Populate::InBackground { bytes_per_second: 1 << 30 }, ..alone() }
 }
 
-const WITH_REMOVE: Features = Features::SERVE_AND_TRACK.with(Features::EVENT_REMOVE);
-
 #[test]
 fn the_first_the_middle_and_the_last_page_are_read_and_written() {
-    Scene::each("the_first_the_middle_and_the_last_page", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("the_first_the_middle_and_the_last_page", Features::NONE, |mut scene| {
         let serving = scene.serve(alone());
         let places = [0, scene.granules / 2, scene.granules - 1];
         for at in places {
@@ -165,14 +68,14 @@ fn the_first_the_middle_and_the_last_page_are_read_and_written() {
 
 #[test]
 fn a_write_after_a_read_is_dirty_and_is_found_again_after_a_scan() {
-    Scene::each("a_write_after_a_read_is_dirty", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("a_write_after_a_read_is_dirty", Features::NONE, |mut scene| {
         let serving = scene.serve(alone());
         scene.guest.read(3);
         assert_eq!(scene.dirty(), []);
         for round in 1..4 {
             scene.guest.write(3, round);
             assert_eq!(scene.dirty(), [scene.pages(3, 1)], "round {round}");
-            scene.tracker.commit();
+            scene.tracker.as_mut().expect("it is served").commit();
             assert_eq!(scene.dirty(), []);
         }
         serving.end();
@@ -182,8 +85,9 @@ fn a_write_after_a_read_is_dirty_and_is_found_again_after_a_scan() {
 #[test]
 fn readers_see_every_page_one_by_one_and_at_once_while_pages_are_read_ahead() {
     for with_prefetch in [false, true] {
-        Scene::each("readers_see_every_page", Features::SERVE_AND_TRACK, |mut scene| {
-            let serving = scene.serve(if with_prefetch { backwards(&scene) } else { alone() });
+        Scene::each("readers_see_every_page", Features::NONE, |mut scene| {
+            let options = if with_prefetch { backwards(&scene) } else { alone() };
+            let serving = scene.serve(options);
             for at in (0..scene.granules).step_by(5) {
                 assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
             }
@@ -197,8 +101,9 @@ fn readers_see_every_page_one_by_one_and_at_once_while_pages_are_read_ahead() {
 
 #[test]
 fn writers_at_once_keep_what_they_wrote_while_pages_are_read_ahead() {
-    Scene::each("writers_at_once_keep_what_they_wrote", Features::SERVE_AND_TRACK, |mut scene| {
-        let serving = scene.serve(backwards(&scene));
+    Scene::each("writers_at_once_keep_what_they_wrote", Features::NONE, |mut scene| {
+        let options = backwards(&scene);
+        let serving = scene.serve(options);
         (0..scene.granules).for_each(|at| scene.guest.begin_write(at, 200));
         scene.finish(scene.granules);
         for at in 0..scene.granules {
@@ -211,14 +116,9 @@ fn writers_at_once_keep_what_they_wrote_while_pages_are_read_ahead() {
 
 #[test]
 fn what_is_discarded_is_zeros_and_its_neighbours_are_untouched() {
-    Scene::each("what_is_discarded_is_zeros", WITH_REMOVE, |mut scene| {
-        let server = PageServer::new(
-            scene.uffd(),
-            vec![scene.guest.region],
-            Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages")),
-            alone(),
-        );
-        let server = server.expect("it fits");
+    Scene::each("what_is_discarded_is_zeros", Features::EVENT_REMOVE, |mut scene| {
+        let source = scene.bytes();
+        let server = scene.server(source, alone());
         let removed = server.removed_pages();
         let serving = Serving::start(server);
         // One that was there, two that were not, and one at the end.
@@ -240,7 +140,7 @@ fn what_is_discarded_is_zeros_and_its_neighbours_are_untouched() {
 
 #[test]
 fn a_discard_that_races_with_a_read_leaves_zeros_and_nothing_stale() {
-    Scene::each("a_discard_that_races_with_a_read", WITH_REMOVE, |mut scene| {
+    Scene::each("a_discard_that_races_with_a_read", Features::EVENT_REMOVE, |mut scene| {
         let (serving, gate) = scene.serve_gated(3);
         scene.guest.begin_read(3);
         gate.wait_for_reader();
@@ -257,7 +157,7 @@ fn a_discard_that_races_with_a_read_leaves_zeros_and_nothing_stale() {
 
 #[test]
 fn a_fault_that_the_kernel_put_off_is_served_without_a_new_event() {
-    Scene::each("a_fault_that_the_kernel_put_off", WITH_REMOVE, |mut scene| {
+    Scene::each("a_fault_that_the_kernel_put_off", Features::EVENT_REMOVE, |mut scene| {
         let (serving, gate) = scene.serve_gated(3);
         scene.guest.begin_read(3);
         gate.wait_for_reader();
@@ -273,8 +173,9 @@ fn a_fault_that_the_kernel_put_off_is_served_without_a_new_event() {
 
 #[test]
 fn discards_that_race_with_many_faults_neither_hang_nor_mix_pages_up() {
-    Scene::each("discards_that_race_with_many_faults", WITH_REMOVE, |mut scene| {
-        let serving = scene.serve(backwards(&scene));
+    Scene::each("discards_that_race_with_many_faults", Features::EVENT_REMOVE, |mut scene| {
+        let options = backwards(&scene);
+        let serving = scene.serve(options);
         let rounds = if scene.granule == Granule::Kib4 { 2000 } else { 100 };
         assert_eq!(scene.guest.race_discards(rounds), 0);
         scene.guest.discard(0, scene.granules);
@@ -285,8 +186,9 @@ fn discards_that_race_with_many_faults_neither_hang_nor_mix_pages_up() {
 
 #[test]
 fn a_discard_returns_in_time_while_pages_are_copied() {
-    Scene::each("a_discard_returns_in_time", WITH_REMOVE, |mut scene| {
-        let serving = scene.serve(backwards(&scene));
+    Scene::each("a_discard_returns_in_time", Features::EVENT_REMOVE, |mut scene| {
+        let options = backwards(&scene);
+        let serving = scene.serve(options);
         (0..scene.granules).step_by(3).for_each(|at| scene.guest.begin_read(at));
         let slowest_us = (0..scene.granules).map(|at| scene.guest.discard(at, 1)).max().expect("some");
         assert!(slowest_us < 500_000, "{slowest_us} us");
@@ -301,11 +203,12 @@ fn a_server_that_is_stopped_while_it_reads_ahead_touches_nothing_afterwards() {
     let (mut tried, mut recycled) = (0, 0);
     for attempt in 0..3 {
         let name = "a_server_that_is_stopped_while_it_reads_ahead";
-        Scene::each(name, Features::SERVE_AND_TRACK, |mut scene| {
+        Scene::each(name, Features::NONE, |mut scene| {
             let Some((other, uffd, _)) = Guest::armed(name, 64, Features::SERVE_AND_TRACK) else { return };
-            let serving = scene.serve(backwards(&scene));
+            let options = backwards(&scene);
+            let serving = scene.serve(options);
             serving.wait_for(|report| report.pages > attempt * u64::from(scene.granule.pages()));
-            let counters = std::sync::Arc::clone(&serving.counters);
+            let counters = Arc::clone(&serving.counters);
             serving.stop.stop();
             let end = serving.join();
             assert!(matches!(end.reason, EndReason::Stopped), "{end:?}");
@@ -328,12 +231,11 @@ fn a_server_that_is_stopped_while_it_reads_ahead_touches_nothing_afterwards() {
 
 #[test]
 fn reading_ahead_can_be_cancelled_and_faults_are_served_as_before() {
-    Scene::each("reading_ahead_can_be_cancelled", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("reading_ahead_can_be_cancelled", Features::NONE, |mut scene| {
         let stop = StopHandle::new().expect("a handle");
         stop.stop_background();
-        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
-        let server =
-            PageServer::new(scene.uffd(), vec![scene.guest.region], source, backwards(&scene)).expect("it fits");
+        let (source, options) = (scene.bytes(), backwards(&scene));
+        let server = scene.server(source, options);
         let counters = server.counters();
         let handle = stop.clone();
         let thread = std::thread::spawn(move || server.serve(&handle));
@@ -347,10 +249,9 @@ fn reading_ahead_can_be_cancelled_and_faults_are_served_as_before() {
 
 #[test]
 fn a_server_that_is_stopped_before_its_vmm_runs_never_serves() {
-    Scene::each("a_server_that_is_stopped_before_its_vmm_runs", Features::SERVE_AND_TRACK, |scene| {
-        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
-        let server =
-            PageServer::new(scene.uffd(), vec![scene.guest.region], source, backwards(&scene)).expect("it fits");
+    Scene::each("a_server_that_is_stopped_before_its_vmm_runs", Features::NONE, |mut scene| {
+        let (source, options) = (scene.bytes(), backwards(&scene));
+        let server = scene.server(source, options);
         let stop = StopHandle::new().expect("a handle");
         stop.stop();
         let asked = Instant::now();
@@ -361,7 +262,7 @@ fn a_server_that_is_stopped_before_its_vmm_runs_never_serves() {
 
 #[test]
 fn a_vmm_that_is_killed_while_faults_wait_ends_the_server() {
-    Scene::each("a_vmm_that_is_killed_while_faults_wait", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("a_vmm_that_is_killed_while_faults_wait", Features::NONE, |mut scene| {
         let (serving, gate) = scene.serve_gated(3);
         [3, 4, 5].into_iter().for_each(|at| scene.guest.begin_read(at));
         gate.wait_for_reader();
@@ -375,7 +276,7 @@ fn a_vmm_that_is_killed_while_faults_wait_ends_the_server() {
 #[test]
 fn damage_of_the_source_fails_the_fault_that_needs_it_and_nothing_before() {
     for cut_off in [false, true] {
-        Scene::each("damage_of_the_source_fails_the_fault_that_needs_it", Features::SERVE_AND_TRACK, |mut scene| {
+        Scene::each("damage_of_the_source_fails_the_fault_that_needs_it", Features::NONE, |mut scene| {
             let dir = tempfile::tempdir().expect("a directory");
             let store = LocalStore::open(dir.path()).expect("a store");
             let mut pending = store.begin(None).expect("begun");
@@ -392,8 +293,7 @@ fn damage_of_the_source_fails_the_fault_that_needs_it_and_nothing_before() {
             }
             let prefetch = Some(working_set([scene.pages(3, 1), scene.pages(1, 1)]));
             let options = ServeOptions { prefetch, ..ServeOptions::default() };
-            let server = PageServer::new(scene.uffd(), vec![scene.guest.region], Box::new(source), options);
-            let serving = Serving::start(server.expect("it fits"));
+            let serving = Serving::start(scene.server(Box::new(source), options));
             serving.wait_for(|report| report.background_failures == 1 && report.prefetch_hits > 0);
             assert_eq!(scene.guest.read(0), checksum(scene.was(0)), "though its neighbour is damaged");
             scene.guest.begin_read(3);
@@ -406,7 +306,7 @@ fn damage_of_the_source_fails_the_fault_that_needs_it_and_nothing_before() {
 
 #[test]
 fn pages_that_are_stored_in_pieces_are_served_whole() {
-    Scene::each("pages_that_are_stored_in_pieces_are_served_whole", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("pages_that_are_stored_in_pieces_are_served_whole", Features::NONE, |mut scene| {
         let dir = tempfile::tempdir().expect("a directory");
         let store = LocalStore::open(dir.path()).expect("a store");
         let mut pending = store.begin(None).expect("begun");
@@ -423,8 +323,7 @@ fn pages_that_are_stored_in_pieces_are_served_whole() {
         pending.write_dirty(Space::Memory, &scene.memory, &ranges).expect("written");
         let child = pending.publish(b"").expect("published");
         let source = Box::new(child.reader(Space::Memory).expect("a reader"));
-        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, ServeOptions::default());
-        let serving = Serving::start(server.expect("it fits"));
+        let serving = Serving::start(scene.server(source, ServeOptions::default()));
         for at in own.map(|page| page / scene.granule.pages()) {
             assert_eq!(scene.guest.read(at), checksum(scene.was(at)), "granule {at}");
         }
@@ -438,10 +337,10 @@ fn pages_that_are_stored_in_pieces_are_served_whole() {
 fn the_second_restore_has_what_the_first_one_touched() {
     let touched = [5, 1, 2, 6];
     let mut recorded = Vec::new();
-    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::NONE, |mut scene| {
         let options = ServeOptions { record_pages_max: 1 << 20, ..alone() };
-        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
-        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, options).expect("it fits");
+        let source = scene.bytes();
+        let server = scene.server(source, options);
         let handle = server.touched_pages();
         let serving = Serving::start(server);
         for at in touched {
@@ -453,7 +352,7 @@ fn the_second_restore_has_what_the_first_one_touched() {
         recorded.push(WorkingSet::decode(&set.encode()).expect("whole"));
     });
     let mut recorded = recorded.into_iter();
-    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("the_second_restore_has_what_the_first_one_touched", Features::NONE, |mut scene| {
         let prefetch = recorded.next();
         let serving = scene.serve(ServeOptions { prefetch, ..alone() });
         let pages = u64::from(4 * scene.granule.pages());
@@ -468,24 +367,34 @@ fn the_second_restore_has_what_the_first_one_touched() {
 
 #[test]
 fn a_server_whose_pages_are_all_in_place_ends_and_writes_are_still_found() {
-    Scene::each("a_server_whose_pages_are_all_in_place_ends", Features::SERVE_AND_TRACK, |mut scene| {
+    Scene::each("a_server_whose_pages_are_all_in_place_ends", Features::NONE, |mut scene| {
         let options = ServeOptions { once_resident: OnceResident::End, ..backwards(&scene) };
-        let end = scene.serve(options).join();
-        assert!(matches!(end.reason, EndReason::AllResident), "{end:?}");
+        let (source, is_read) = Watched::over(scene.bytes());
+        let serving = Serving::start(scene.server(source, options));
+        serving.wait_for(|report| report.detached);
+        assert_eq!(is_read.strong_count(), 0, "it has let go of what it read");
+        let end = match scene.tracking {
+            // It has to hear of writes.
+            Tracking::Sync => Err(serving),
+            _ => Ok(serving.join()),
+        };
         assert_eq!(scene.guest.read_all(), checksum(&scene.memory), "nobody serves, and nobody needs to");
         assert_eq!(scene.dirty(), []);
         scene.guest.write(4, 9);
         assert_eq!(scene.dirty(), [scene.pages(4, 1)], "the descriptor is open");
-        drop(end.uffd);
+        match end {
+            Ok(end) => assert!(matches!(end.reason, EndReason::AllResident), "{end:?}"),
+            Err(serving) => _ = serving.end(),
+        }
     });
 }
 
 #[test]
 fn a_server_that_hears_of_discards_stays_however_resident_all_is() {
-    Scene::each("a_server_that_hears_of_discards_stays", WITH_REMOVE, |mut scene| {
+    Scene::each("a_server_that_hears_of_discards_stays", Features::EVENT_REMOVE, |mut scene| {
         let options = ServeOptions { once_resident: OnceResident::End, ..backwards(&scene) };
         let serving = scene.serve(options);
-        serving.wait_for(|report| report.pages == report.total_pages);
+        serving.wait_for(|report| report.detached);
         scene.guest.discard(2, 1);
         assert_eq!(scene.guest.read(2), scene.zeros());
         serving.end();
@@ -497,9 +406,9 @@ fn handed_over(name: &str, mut test: impl FnMut(Scene)) {
     for backing in Backing::ALL {
         let Some((guest, uffd)) = Guest::start_on(name, backing, granules_of(backing)) else { continue };
         wrenn_snapshot::arm(uffd.as_fd(), &[], Features::EVENT_REMOVE).expect("the first call alone");
-        let tracker = DirtyTracker::new(guest.pagemap(), vec![guest.region]).expect("whole pages");
         let (memory, granules) = (pattern(backing), granules_of(backing));
-        test(Scene { guest, uffd, tracker, memory, granules, granule: backing.granule() });
+        let (tracking, granule) = (Tracking::Sync, backing.granule());
+        test(Scene { guest, uffd, tracking, tracker: None, memory, granules, granule });
     }
 }
 
@@ -508,7 +417,8 @@ fn a_descriptor_that_was_handed_over_is_served_untracked() {
     handed_over("a_descriptor_that_was_handed_over_is_served_untracked", |mut scene| {
         assert!(adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Async).is_err());
         adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Untracked).expect("adopted");
-        let serving = scene.serve(ServeOptions { tracking: Tracking::Untracked, ..alone() });
+        scene.tracking = Tracking::Untracked;
+        let serving = scene.serve(alone());
         scene.guest.write(3, 9);
         scene.guest.discard(5, 1);
         assert_eq!(scene.guest.read(3), scene.was_written(3, 9));
@@ -522,26 +432,29 @@ fn a_descriptor_that_was_handed_over_is_served_untracked() {
 fn synchronous_tracking_finds_each_page_that_is_written_and_no_other() {
     handed_over("synchronous_tracking_finds_each_page_that_is_written", |mut scene| {
         adopt(scene.uffd.as_fd(), &[scene.guest.region], Tracking::Sync).expect("adopted");
-        let source = Box::new(ByteSource::new(scene.memory.clone()).expect("whole pages"));
-        let options = ServeOptions { tracking: Tracking::Sync, ..alone() };
-        let server = PageServer::new(scene.uffd(), vec![scene.guest.region], source, options).expect("it fits");
-        let written = server.written_pages();
-        let serving = Serving::start(server);
+        let serving = scene.serve(alone());
         scene.guest.read(3);
         scene.guest.read(4);
-        assert_eq!(written.take(), []);
+        assert_eq!(scene.dirty(), []);
         // One that is there, one that is not, and one that was written before.
         scene.guest.write(3, 9);
         scene.guest.write(6, 9);
         scene.guest.write(3, 10);
-        assert_eq!(written.take(), [scene.pages(3, 1), scene.pages(6, 1)]);
+        let tracker = scene.tracker.as_mut().expect("it is served");
+        assert_eq!(
+            tracker.collect().expect("collected"),
+            [scene.granule.pages() * 3, scene.granule.pages() * 6].map(|at| PageRange::new(at, scene.granule.pages()))
+        );
         assert_eq!(scene.guest.read(3), scene.was_written(3, 10));
         assert_eq!(scene.guest.read(6), scene.was_written(6, 9));
-        // What is protected again is told of again.
-        protect_again(scene.uffd.as_fd(), &[scene.guest.region], &[scene.pages(6, 1)]).expect("protected");
-        scene.guest.write(3, 11);
+        // What was collected is told of again, and is pending until it is published.
         scene.guest.write(6, 11);
-        assert_eq!(written.take(), [scene.pages(6, 1)]);
+        let tracker = scene.tracker.as_mut().expect("it is served");
+        assert_eq!(
+            tracker.collect().expect("collected"),
+            [PageRange::new(scene.granule.pages() * 6, scene.granule.pages())]
+        );
+        assert_eq!(scene.dirty(), [scene.pages(3, 1), scene.pages(6, 1)]);
         assert_eq!(scene.guest.read(6), scene.was_written(6, 11));
         serving.end();
     });
@@ -556,6 +469,6 @@ fn a_descriptor_nobody_armed_is_refused() {
     let source = || Box::new(ByteSource::new(vec![1; 4 * PAGE_BYTES]).expect("whole pages"));
     let server = PageServer::new(uffd.try_clone().expect("a copy"), vec![guest.region], source(), alone());
     assert!(matches!(server, Err(Error::Invalid(_))), "{server:?}");
-    let other = File::open("/dev/null").expect("opened").into();
+    let other: OwnedFd = File::open("/dev/null").expect("opened").into();
     assert!(PageServer::new(other, vec![guest.region], source(), alone()).is_err());
 }

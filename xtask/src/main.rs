@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod lab;
+mod package;
 mod quickstart;
 mod report;
 mod rooms;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use lab::{Job, Vmm};
+use lab::{Acceleration, Errand, Job, Kernel, Vmm};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "wrenn's developer commands", arg_required_else_help = true)]
@@ -44,6 +45,13 @@ enum Command {
         /// The VMM. For QEMU, with KVM, the targets are `fork`, `leftovers`, `lifecycle` and `refusals` unless others are named.
         #[arg(long, value_enum, default_value = "firecracker")]
         vmm: Vmm,
+        /// The kernel of the lab's machine: Debian 12's or 13's. Where one is named, the lab is used even if KVM serves here.
+        /// Default: 6.12.
+        #[arg(long, value_enum)]
+        kernel: Option<Kernel>,
+        /// Whether QEMU's guests run under KVM or emulated.
+        #[arg(long, value_enum, default_value = "kvm")]
+        acceleration: Acceleration,
         /// A test target of `wrenn-core`; under Firecracker beside those called `firecracker*`.
         #[arg(long = "test", value_name = "TARGET")]
         targets: Vec<String>,
@@ -72,7 +80,14 @@ enum Command {
         /// A directory of the workspace, such as `wrenn-core`. Default: each.
         package: Option<String>,
     },
-    /// The whole gate: `lint`, then `test`.
+    /// Pack the crates as they are published, with the agent in them, and run a program in an empty directory that uses
+    /// them. Fails if two builds of the agent differ.
+    Package {
+        /// Use them by path and from git as well: each way builds everything anew, twice.
+        #[arg(long)]
+        every_way: bool,
+    },
+    /// The whole gate: `lint`, then `test`, then `package`.
     Ci,
 }
 
@@ -85,8 +100,9 @@ async fn main() -> anyhow::Result<ExitCode> {
             quickstart::run().await
         }
         Command::Test { quick, filter } => test::run(quick, &filter).await,
-        Command::Lab { vmm, targets, command, arguments } => {
-            let status = lab::run(vmm, command.map_or(Job::Tests { targets, arguments }, Job::Command)).await?;
+        Command::Lab { vmm, kernel, acceleration, targets, command, arguments } => {
+            let job = command.map_or(Job::Tests { targets, arguments }, Job::Command);
+            let status = lab::run(Errand { vmm, acceleration, kernel, job }).await?;
             return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
         }
         Command::Bench => {
@@ -94,11 +110,13 @@ async fn main() -> anyhow::Result<ExitCode> {
             shell::cargo(&["bench", "--package", "wrenn-benches"])
         }
         Command::Fuzz { minutes, targets } => fuzz::run(minutes, &targets),
+        Command::Package { every_way } => package::run(every_way).await,
         Command::Lint => lint(),
         Command::Rooms { package } => rooms::run(package.as_deref()),
         Command::Ci => {
             lint()?;
-            test::run(false, &[]).await
+            test::run(false, &[]).await?;
+            package::run(false).await
         }
     }?;
     Ok(ExitCode::SUCCESS)
@@ -107,6 +125,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 fn lint() -> anyhow::Result<()> {
     shell::cargo(&["fmt", "--all", "--check"])?;
     rooms::lint()?;
+    setup::for_building()?;
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "--deny", "warnings"])?;
     shell::cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
     println!("lint: nothing to say");

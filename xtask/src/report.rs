@@ -57,6 +57,9 @@ impl Report {
             // It is told at the end.
             return false;
         }
+        if line.starts_with(TRIED_AGAIN) {
+            self.failed = self.failed.saturating_sub(1);
+        }
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed += count(counts, "passed");
             self.failed += count(counts, "failed");
@@ -86,6 +89,9 @@ impl Report {
         before.chain(&self.skipped).chain(&self.left_out).map(String::as_str).collect()
     }
 }
+
+/// Begins a line that names a test which failed, ran once more, and has told its second end as well.
+pub(crate) const TRIED_AGAIN: &str = "lab: its first failure is not counted: ";
 
 /// The test in a line `test NAME ... ok`.
 fn passed_test(line: &str) -> Option<&str> {
@@ -128,6 +134,16 @@ mod tests {
         assert_eq!(report.skipped(), ["a: no root", "b: no KVM"]);
         assert_eq!(report.ran(), 1);
         assert_eq!(shown.len(), 4);
+    }
+
+    #[test]
+    fn a_failure_that_was_tried_again_is_not_counted() {
+        let mut report = Report::default();
+        let failed = "test result: FAILED. 0 passed; 1 failed; 0 ignored";
+        for line in [failed, failed, "test result: ok. 1 passed; 0 failed", &format!("{TRIED_AGAIN}suite::bad")] {
+            assert!(report.take(line));
+        }
+        assert_eq!((report.ran(), report.failed), (1, 1));
     }
 
     #[test]

@@ -1,73 +1,97 @@
 //! `cargo xtask setup`: a bare machine made ready, with a line for each thing that is done.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
-use wrenn_core::image::{Image, requirements};
+use anyhow::bail;
+use wrenn_core::image::Image;
+use wrenn_server::packages;
+use wrenn_server::setup::Setup;
 
-use crate::shell;
-
+/// What `wrenn-server setup` does, and what the tests and the benches want besides. Packages that stand in the way are
+/// removed without a question, since a gate has nobody to ask; a line before says which.
 pub(crate) async fn run() -> anyhow::Result<()> {
-    let started = Instant::now();
-    install_packages()?;
-    let agent = build_agent()?;
-    let data_dir = wrenn_core::default_data_dir();
-    println!("setup: image `base` in {}", data_dir.display());
-    let builder = Image::builder("base").agent(&agent);
-    let build = builder.build(&data_dir, |step| println!("setup:   {step}"));
-    let image = build.await.context("the image `base` could not be built")?;
-    println!("setup: ready in {:.1} s (kernel {})", started.elapsed().as_secs_f64(), image.kernel_release());
+    let more_packages = [missing_programs(&TEST_PROGRAMS), missing_for_building()].concat();
+    let setup = Setup { image: Image::builder("base"), more_packages, may_remove: true };
+    setup.run(&wrenn_core::default_data_dir(), |line| println!("setup: {line}")).await?;
     Ok(())
 }
 
-/// Installs what is missing, as root; tells others what to run.
-fn install_packages() -> anyhow::Result<()> {
-    let mut packages: Vec<&str> =
-        requirements().iter().filter(|needed| needed.found.is_none()).map(|needed| needed.package).collect();
-    if !TEST_PROGRAMS.iter().all(|(program, _)| on_path(program)) {
-        packages.extend(TEST_PROGRAMS.map(|(_, package)| package));
-    }
-    packages.sort_unstable();
-    packages.dedup();
-    if packages.is_empty() {
-        println!("setup: every package is here");
+/// Installs what the whole workspace with every feature needs to be built, where that is missing.
+pub(crate) fn for_building() -> anyhow::Result<()> {
+    let missing = missing_for_building();
+    if missing.is_empty() {
         return Ok(());
     }
-    let command = format!("apt-get install --yes --no-install-recommends {}", packages.join(" "));
     if !nix::unistd::Uid::effective().is_root() {
+        let command = packages::command(&missing);
         bail!(
             "packages are missing; install them as root and run this again:\n    sudo apt-get update && sudo {command}"
         );
     }
-    println!("setup: installing {}", packages.join(", "));
-    apt(&["update", "--quiet=2"])?;
-    let mut arguments = vec!["install", "--yes", "--quiet=2", "--no-install-recommends"];
-    arguments.extend(packages);
-    apt(&arguments)
+    println!("setup: installing {}", missing.join(", "));
+    packages::update()?;
+    packages::install(&missing)
 }
 
-/// What the tests alone want, and the package that has it.
-const TEST_PROGRAMS: [(&str, &str); 1] = [("mkfs.xfs", "xfsprogs")];
+/// What the tests alone want, and the package that has it. `patchelf` is for the lab with QEMU.
+const TEST_PROGRAMS: [(&str, &str); 2] = [("mkfs.xfs", "xfsprogs"), ("patchelf", "patchelf")];
+
+/// The build of the `userfaultfd` crate, to which wrenn's calls are compared, has `bindgen` read a header of Linux. No user
+/// of wrenn's crates builds it, unless by the feature of that name.
+fn missing_for_building() -> Vec<&'static str> {
+    let mut packages = missing_programs(&[("clang", "clang")]);
+    let is_named = std::env::var_os("LIBCLANG_PATH").is_some_and(|path| !path.is_empty());
+    if !is_named && !library_directories().iter().any(|directory| has_libclang(directory)) {
+        packages.push("libclang-dev");
+    }
+    packages
+}
+
+fn missing_programs(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    programs.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect()
+}
+
+/// Those of `bindgen`'s that Debian and Ubuntu put the library into.
+fn library_directories() -> Vec<PathBuf> {
+    let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_version =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"llvm-"));
+    let of_versions = llvm.filter(of_version).map(|path| path.join("lib"));
+    of_versions.chain(["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"].map(PathBuf::from)).collect()
+}
+
+fn has_libclang(directory: &Path) -> bool {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    // The library of that name with `-cpp` is another one.
+    names.filter_map(|name| name.into_string().ok()).any(|name| {
+        (name.starts_with("libclang.so") || name.starts_with("libclang-"))
+            && name.contains(".so")
+            && !name.contains("cpp")
+    })
+}
 
 fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    std::env::var_os("PATH").is_some_and(|path| wrenn_core::find_in_path(&path, program).is_some())
 }
 
-fn apt(arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status();
-    let status = status.context("apt-get could not be started: this needs Debian or Ubuntu")?;
-    ensure!(status.success(), "`apt-get {}` failed ({status})", arguments.join(" "));
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Builds the agent as one static binary.
-fn build_agent() -> anyhow::Result<PathBuf> {
-    println!("setup: building the agent");
-    let arguments = ["build", "--quiet", "--package", "wrenn-envd", "--features", "agent", "--profile", "agent"];
-    let mut arguments = arguments.to_vec();
-    arguments.extend(["--target", shell::TARGET]);
-    shell::cargo_with(&arguments, &[("RUSTFLAGS", shell::STATIC)])?;
-    Ok(shell::target().join(shell::TARGET).join("agent/wrenn-envd"))
+    #[test]
+    fn the_library_is_found_by_the_names_that_packages_give_it() {
+        for (name, is_it) in [
+            ("libclang.so", true),
+            ("libclang-14.so.1", true),
+            ("libclang.so.1", true),
+            ("libclang-cpp.so.14", false),
+            ("libclangAST.a", false),
+            ("libclang-14.a", false),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join(name), "").unwrap();
+            assert_eq!(has_libclang(directory.path()), is_it, "{name}");
+        }
+        assert!(!has_libclang(Path::new("/nonexistent")));
+    }
 }

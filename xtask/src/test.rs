@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader};
 
 use anyhow::{Context, ensure};
 
-use crate::lab::{self, Job, Place, Vmm};
+use crate::lab::{self, Job, Kernel, Place, Vmm};
 use crate::report::Report;
 use crate::{setup, shell};
 
 pub(crate) async fn run(quick: bool, filter: &[String]) -> anyhow::Result<()> {
-    if !quick {
+    if quick {
+        setup::for_building()?;
+    } else {
         setup::run().await?;
     }
     let mut command = shell::cargo_command();
@@ -47,7 +49,7 @@ async fn lab(report: &mut Report) -> anyhow::Result<i32> {
         Place::Machine(tools) => {
             let job = Job::Tests { targets: Vec::new(), arguments: Vec::new() };
             report.enter_lab();
-            lab::in_machine(job, &tools, &mut |line| report.show(line)).await
+            lab::in_machine(job, Kernel::default(), &tools, &mut |line| report.show(line)).await
         }
     }
 }

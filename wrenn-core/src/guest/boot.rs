@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wrenn_envd::InitRequest;
+use wrenn_net::NAMESERVER;
 
 use crate::agent::client::AgentClient;
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ use crate::exec::collect::{collect, shell_spec};
 use crate::guest::manifest::{Manifest, Surroundings};
 use crate::guest::{Guest, drive};
 use crate::image::Image;
+use crate::network::slot::Network;
 use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::site::Site;
@@ -27,11 +29,11 @@ impl Guest {
         let (here, files) = (Arc::clone(site), image.clone());
         let Files { media, base, drive } =
             blocking("open the image's files", move || Files::open(&here, &files)).await??;
-        let network = site.vmm.network().await?;
+        let Network { plug, connector, egress } = site.vmm.network(site.network.closed()).await?;
         let parts = Parts {
             base,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
-            plug: network.plug,
+            plug,
             identity: Identity::reserve()?,
         };
         let manifest = Manifest {
@@ -41,15 +43,16 @@ impl Guest {
             image: image.name().to_owned(),
             base_digest: image.base_digest().to_owned(),
             token: None,
+            connections: Vec::new(),
         };
         let machine = site.vmm.boot(&manifest.shape, parts, media).await?;
-        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), None));
-        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&connector), None));
         let guest = Self {
             machine,
             agent,
-            drive,
-            _connector,
+            drive: Arc::new(drive),
+            _connector: connector,
+            egress,
             restored_from: None,
             lineage: None,
             manifest,
@@ -68,7 +71,8 @@ impl Guest {
             let console = self.machine.console().tail(12);
             return Err(Error::BootTimedOut { after: patient(BOOT_TIMEOUT), console, source });
         }
-        let init = InitRequest { default_user: Some(USER.to_owned()), ..Self::clock() };
+        let nameservers = Some(vec![NAMESERVER.into()]);
+        let init = InitRequest { default_user: Some(USER.to_owned()), nameservers, ..Self::clock() };
         self.agent.init(&init).await.map_err(Error::agent("be initialised"))?;
         for warm_up in WARM_UPS {
             let spec = shell_spec(warm_up);

@@ -40,6 +40,8 @@ impl Guest {
         self.freeze().await?;
         steps.freeze = watch.lap();
         let stopped = Instant::now();
+        // Those that end meanwhile are still open in what is saved.
+        self.manifest.connections = self.egress.as_ref().map(|egress| egress.connections()).unwrap_or_default();
         self.machine.stop().await?;
         let drive = SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive_writer, then);
         // Both are waited for even if one fails: a machine whose save was cut short could not go on.
@@ -70,7 +72,8 @@ impl Guest {
         steps.publish = watch.lap();
         steps.whole = asked.elapsed();
         let phases = self.machine.save_phases();
-        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, phases, steps });
+        let tracking = self.machine.tracking();
+        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, tracking, phases, steps });
         self.machine.saved();
         self.hand_on_working_set(site, generation.id()).await;
         match &mut self.lineage {

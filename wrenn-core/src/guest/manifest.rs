@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
+use wrenn_net::OpenConnection;
 use wrenn_snapshot::Generation;
 
 use crate::error::{Error, Result};
@@ -29,6 +30,9 @@ pub(crate) struct Manifest {
     pub(crate) base_digest: String,
     /// The token that the agent in the saved memory asks for; a restore replaces it.
     pub(crate) token: Option<String>,
+    /// The connections that the guest in the saved memory has, and that nobody else has any more.
+    #[serde(default)]
+    pub(crate) connections: Vec<OpenConnection>,
 }
 
 /// The properties of a host that a guest under KVM depends on.
@@ -202,6 +206,7 @@ mod tests {
             image: "base".into(),
             base_digest: String::new(),
             token: None,
+            connections: Vec::new(),
         }
     }
 

@@ -22,8 +22,11 @@ mod working_set;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
 use wrenn_envd::{InitRequest, Timestamp};
+use wrenn_net::Egress;
 use wrenn_snapshot::GenerationId;
 
 use crate::agent::client::AgentClient;
@@ -43,6 +46,8 @@ pub(crate) struct Guest {
     drive: Arc<File>,
     /// Keeps the network: the agent's client only borrows it.
     _connector: Arc<dyn Connector>,
+    /// Keeps the way out, which a sandbox's handles only borrow; `None` for a fake.
+    pub(crate) egress: Option<Arc<Egress>>,
     /// The generation that the guest was restored from.
     restored_from: Option<GenerationId>,
     /// The generation that the guest's memory and drive were last equal to; `None` for a booted guest that was not
@@ -78,19 +83,33 @@ impl Guest {
     /// Ends the VM, and releases the generation that it depended on.
     pub(crate) async fn kill(&mut self) {
         self.agent.close();
+        self.egress = None;
         self.machine.kill().await;
         self.lineage = None;
     }
 
     /// Does `work`, and fails at once when the VM ends before the work is done.
     async fn alive<T>(&self, during: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut exited = self.machine.exited();
         tokio::select! {
             result = work => result,
-            exit = exited.wait_for(Option::is_some) => {
-                let exit = exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default();
-                Err(Error::VmEnded { during, exit, console: self.machine.console().tail(12) })
-            }
+            ended = self.ended(during) => Err(ended),
+        }
+    }
+
+    /// Waits for the VM's end, which is an error of whatever went on `during` it.
+    async fn ended(&self, during: &'static str) -> Error {
+        let mut exited = self.machine.exited();
+        let exit = exited.wait_for(Option::is_some).await;
+        let exit = exit.ok().and_then(|exit| exit.as_ref().map(Exit::to_string)).unwrap_or_default();
+        Error::VmEnded { during, exit, console: self.machine.console().tail(12) }
+    }
+
+    /// Why a save failed. Where the VM has ended, that is why, and not whatever it was asked for then.
+    pub(crate) async fn cause_of(&self, failed: Error) -> Error {
+        match failed {
+            Error::NoSpace { .. } | Error::VmEnded { .. } => failed,
+            // Its end is known once its thread has reaped it.
+            failed => timeout(REAPED_WITHIN, self.ended("save the guest")).await.unwrap_or(failed),
         }
     }
 
@@ -99,3 +118,5 @@ impl Guest {
         InitRequest { timestamp: Some(Timestamp::now()), ..InitRequest::default() }
     }
 }
+
+const REAPED_WITHIN: Duration = Duration::from_millis(100);

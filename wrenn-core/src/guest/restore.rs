@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wrenn_envd::{GuestEventKind, InitRequest};
+use wrenn_net::{Limits, NetworkPolicy};
 use wrenn_snapshot::{Generation, GenerationId, WorkingSet};
 
 use crate::agent::client::AgentClient;
@@ -16,6 +17,7 @@ use crate::guest::stopwatch::Stopwatch;
 use crate::guest::{Guest, drive, flat, working_set};
 use crate::id::{SandboxId, TemplateName};
 use crate::image::Image;
+use crate::network::slot::Network;
 use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::site::Site;
@@ -35,6 +37,9 @@ pub(crate) struct Renewal {
     pub(crate) event: GuestEventKind,
     /// Replaces the environment of processes that are started from now on; `None` keeps it.
     pub(crate) envs: Option<BTreeMap<String, String>>,
+    /// What it may reach.
+    pub(crate) network: NetworkPolicy,
+    pub(crate) network_limits: Limits,
 }
 
 impl Guest {
@@ -44,16 +49,12 @@ impl Guest {
         let mut steps = RestoreSteps { load: asked.elapsed(), ..RestoreSteps::default() };
         let mut watch = Stopwatch::start();
         let step = |step| site.observer.at(step);
-        let (here, generation) = (Arc::clone(site), from.clone());
-        let mut manifest = blocking("read the snapshot", move || {
-            let manifest = Manifest::of(&generation)?;
-            manifest.check_restorable(&here)?;
-            Ok::<_, Error>(manifest)
-        })
-        .await??;
+        let mut manifest = checked_manifest(site, &from).await?;
         let checked = watch.lap();
         step(Step::Slot)?;
-        let network = site.vmm.network().await?;
+        let authority = site.network.authority(&renewal.network).await?;
+        let way_out = site.network.way_out(&renewal.id, renewal.network.clone(), renewal.network_limits);
+        let Network { plug, connector, egress } = site.vmm.network(way_out).await?;
         steps.slot = watch.lap();
         let (here, image, digest) = (Arc::clone(site), manifest.image.clone(), manifest.base_digest.clone());
         let id = from.id();
@@ -62,7 +63,7 @@ impl Guest {
         let parts = Parts {
             base,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
-            plug: network.plug,
+            plug,
             identity: Identity::reserve()?,
         };
         steps.open = checked + watch.lap();
@@ -70,9 +71,10 @@ impl Guest {
         let fill = drive::fill(site, from.clone(), &drive);
         let restore = Restore {
             generation: from.clone(),
-            paging: site.paging,
+            paging: site.memory.paging,
+            tracking: site.memory.tracking,
             working_set,
-            flat: match site.paging {
+            flat: match site.memory.paging {
                 Paging::Mapped => Some(flat::memory(site, &from).await?),
                 Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
             },
@@ -82,21 +84,32 @@ impl Guest {
         let ((machine, machine_took), ()) = tokio::try_join!(started, fill)?;
         steps.machine = machine_took;
         steps.drive = watch.lap();
-        let agent = Arc::new(AgentClient::new(Arc::downgrade(&network.connector), manifest.token.clone()));
+        let agent = Arc::new(AgentClient::new(Arc::downgrade(&connector), manifest.token.clone()));
         let token = fresh_token();
         manifest.token = Some(token.clone());
         let metadata = Metadata { sandbox: renewal.id.clone(), template: renewal.template.clone(), token };
-        let (drive, _connector) = (Arc::new(drive), network.connector);
+        let (drive, _connector) = (Arc::new(drive), connector);
         let restored_from = Some(from.id());
         let (lineage, halted, save_report) = (None, false, None);
-        let mut guest =
-            Self { machine, agent, drive, _connector, restored_from, lineage, manifest, halted, save_report, steps };
+        let mut guest = Self {
+            machine,
+            agent,
+            drive,
+            _connector,
+            egress,
+            restored_from,
+            lineage,
+            manifest,
+            halted,
+            save_report,
+            steps,
+        };
         guest.machine.describe(&metadata).await?;
         step(Step::Run)?;
-        guest.machine.resume().await?;
+        guest.let_run().await?;
         guest.steps.run = watch.lap();
         step(Step::Agent)?;
-        guest.alive("restore the guest", guest.renew(renewal)).await?;
+        guest.alive("restore the guest", guest.renew(renewal, authority)).await?;
         guest.steps.agent = watch.lap();
         guest.steps.whole = asked.elapsed();
         // This comes last, since it may begin a compaction, and the restore is not to wait for that.
@@ -105,9 +118,19 @@ impl Guest {
         Ok(guest)
     }
 
+    /// Lets the guest's kernel run, and resets the connections that it believes it has, before a process of the guest's
+    /// waits for what will not come.
+    async fn let_run(&mut self) -> Result<()> {
+        self.machine.resume().await?;
+        if let Some(egress) = &self.egress {
+            egress.reset(&self.manifest.connections);
+        }
+        Ok(())
+    }
+
     /// Renews everything that must differ between two guests of one generation. The agent thaws the guest's processes
     /// only after this, so none of them runs before.
-    async fn renew(&self, renewal: &Renewal) -> Result<()> {
+    async fn renew(&self, renewal: &Renewal, authority: Option<String>) -> Result<()> {
         let token = self.manifest.token.clone();
         let init = InitRequest {
             access_token: token.clone(),
@@ -117,6 +140,7 @@ impl Guest {
             event: Some(renewal.event),
             entropy: Some(rand::random::<[u8; 64]>().to_vec()),
             hostname: Some(renewal.id.to_string()),
+            ca_bundle: authority,
             machine_id: Some(format!("{:032x}", rand::random::<u128>())),
             ..Self::clock()
         };
@@ -124,6 +148,17 @@ impl Guest {
         self.agent.set_token(token);
         Ok(())
     }
+}
+
+/// What a generation says of its guest, which can run here.
+async fn checked_manifest(site: &Arc<Site>, generation: &Generation) -> Result<Manifest> {
+    let (site, generation) = (Arc::clone(site), generation.clone());
+    let read = move || {
+        let manifest = Manifest::of(&generation)?;
+        manifest.check_restorable(&site)?;
+        Ok::<_, Error>(manifest)
+    };
+    blocking("read the snapshot", read).await?
 }
 
 /// The files that a restore opens in the data directory.
@@ -137,7 +172,7 @@ impl Files {
     /// Blocks.
     fn open(site: &Arc<Site>, image: &str, base_digest: &str, from: GenerationId) -> Result<Self> {
         let base = Image::base_of_digest(site.data.path(), image, base_digest)?;
-        let working_set = match site.paging {
+        let working_set = match site.memory.paging {
             Paging::Lazy | Paging::Populate => working_set::of(site, from),
             Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
         };

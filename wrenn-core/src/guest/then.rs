@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::vmm::phases::SavePhases;
+use crate::vmm::tracking::Tracking;
 
 /// What becomes of a guest after its capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct SaveReport {
     /// How much memory was copied after the guest went on, in bytes. Where there is too much to copy during the stop,
     /// the guest goes on, and the rest is copied as it was at the stop.
     pub held_bytes: u64,
+    /// How the memory was found that the guest had written.
+    pub tracking: Tracking,
     /// How long each step of the VMM's part took.
     pub phases: SavePhases,
     /// How long each step of the pause, the fork or the snapshot took.

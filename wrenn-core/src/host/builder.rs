@@ -1,23 +1,32 @@
 //! The options of a host, and its opening.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use wrenn_net::{Budget, Interceptor, SlotPool};
 use wrenn_snapshot::LocalStore;
 
-use crate::error::Result;
-use crate::host::choice::Choice;
+use crate::error::{Error, Result};
+use crate::host::choice::{Choice, Chosen, Installed};
+use crate::host::doctor::needs;
 use crate::host::handle::Host;
+use crate::network::refusals::Refusals;
+use crate::network::secrets::{SecretSource, Secrets};
+use crate::network::way_out::{HostNetwork, names_of};
 use crate::runtime::blocking;
 use crate::sandbox::registry::Registry;
 use crate::site::Site;
+use crate::site::authority;
 use crate::site::collector::Collector;
 use crate::site::data_dir::{self, DataDir};
 use crate::site::step::{Observer, Step};
 use crate::vmm::driver::{Confinement, Driver};
+use crate::vmm::machine::Vmm;
 use crate::vmm::paging::Paging;
-use crate::vmm::probe::Probe;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::{Asked, Handling};
 
 /// The options of a host, made by [`Host::builder`]. Every option has a default.
 ///
@@ -33,8 +42,13 @@ use crate::vmm::probe::Probe;
 pub struct HostBuilder {
     data_dir: Option<PathBuf>,
     choice: Choice,
-    paging: Option<Paging>,
+    asked: Asked,
     observer: Observer,
+    nameservers: Vec<IpAddr>,
+    slots: Option<usize>,
+    budget: Option<Budget>,
+    secrets: Secrets,
+    trusted: Option<String>,
 }
 
 impl fmt::Debug for HostBuilder {
@@ -88,7 +102,81 @@ impl HostBuilder {
     /// How memory comes to restored guests. Default: `WRENN_PAGING`, else [`Paging::Lazy`] where the host allows it.
     #[must_use]
     pub fn paging(mut self, paging: Paging) -> Self {
-        self.paging = Some(paging);
+        self.asked.paging = Some(paging);
+        self
+    }
+
+    /// How it becomes known which memory guests write, under QEMU. Default: `WRENN_TRACKING`, else the best way that the
+    /// kernel has. [`Paging::Eager`] always compares, whatever is asked for.
+    #[must_use]
+    pub fn tracking(mut self, tracking: Tracking) -> Self {
+        self.asked.tracking = Some(tracking);
+        self
+    }
+
+    /// The servers that guests' questions to DNS are passed on to, whichever a guest asks. Default: those of the host's
+    /// `/etc/resolv.conf`, as it is at the time.
+    #[must_use]
+    pub fn nameservers(mut self, servers: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.nameservers = servers.into_iter().collect();
+        self
+    }
+
+    /// How many network slots are made ahead, so that a sandbox need not wait some milliseconds for its own. They are made
+    /// in the background, from the first sandbox on. Each costs seven descriptors, and some 100 KiB of the kernel's
+    /// memory. Default: 4. With 0 each is made when it is needed.
+    #[must_use]
+    pub fn slots(mut self, ready: usize) -> Self {
+        self.slots = Some(ready);
+        self
+    }
+
+    /// What all sandboxes of this host may have of its network together. Default: half of the descriptors that the program
+    /// may have (`ulimit -n`), and no limit of bytes.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> wrenn_core::Result<()> {
+    /// use wrenn_core::{Host, NetworkBudget};
+    ///
+    /// let budget = NetworkBudget::default().bytes_out_per_second(50 << 20).begun_per_second(5000);
+    /// let host = Host::builder().network_budget(budget).open().await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn network_budget(mut self, budget: Budget) -> Self {
+        self.budget = Some(budget);
+        self
+    }
+
+    /// Where the secrets come from that the [rules](crate::Rule) of sandboxes' network policies name. Default: nowhere, and a
+    /// request that needs one fails.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> wrenn_core::Result<()> {
+    /// use std::collections::BTreeMap;
+    ///
+    /// use wrenn_core::{Host, NetworkPolicy, Rule, Sandbox, Secret};
+    ///
+    /// let key = std::env::var("EXAMPLE_KEY").unwrap_or_default();
+    /// let secrets = BTreeMap::from([("EXAMPLE_KEY".to_owned(), Secret::new(key))]);
+    /// let host = Host::builder().secrets(secrets).open().await?;
+    /// let rule = Rule::of("api.example.com:443")?.set_header("authorization", "Bearer ${secret.EXAMPLE_KEY}")?;
+    /// let policy = NetworkPolicy::closed().allow(["api.example.com:443"])?.rule(rule)?;
+    /// let sandbox = Sandbox::builder(&host, "base").network(policy).create().await?;
+    /// sandbox.exec("curl -sS https://api.example.com/v1/models").await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn secrets(mut self, source: impl SecretSource + 'static) -> Self {
+        self.secrets = Secrets::of(source);
+        self
+    }
+
+    /// Certificate authorities, in PEM, by which servers may be certified that [rules](crate::Rule) are for, besides those
+    /// that this host trusts. Default: none.
+    #[must_use]
+    pub fn trust(mut self, pem: impl Into<String>) -> Self {
+        self.trusted = Some(pem.into());
         self
     }
 
@@ -105,38 +193,66 @@ impl HostBuilder {
         self.data_dir.clone().unwrap_or_else(data_dir::default_path)
     }
 
-    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
-        self.choice.firecracker_version().await
+    pub(crate) async fn firecracker_installed(&self) -> Result<Option<Installed>> {
+        self.choice.firecracker().await
     }
 
     pub(crate) async fn qemu_version(&self) -> Result<String> {
         self.choice.qemu_version().await
     }
 
-    pub(crate) async fn choose(self, data_dir: &Path) -> Result<Probe> {
-        self.choice.make(data_dir).await.map(|(_, probe)| probe)
+    /// The VMM and its rehearsed start; and where there is one, how it would handle memory, or why it cannot as it was
+    /// asked for.
+    pub(crate) async fn choose(self, data_dir: &Path) -> (Chosen, Option<Result<Handling>>) {
+        let chosen = self.choice.make(data_dir).await;
+        let memory = match &chosen.vmm {
+            Ok((vmm, _)) => Some(memory_of(vmm, self.asked).await),
+            Err(_) => None,
+        };
+        (chosen, memory)
     }
 
     /// Opens the host.
     ///
     /// # Errors
-    /// [`Error::Host`](crate::Error::Host) where this user may not write the directory, the VMM is missing, or the
-    /// paging that was asked for cannot work here, each with its remedy. [`Error::NoSpace`](crate::Error::NoSpace)
-    /// where the file system is full. [`Error::Failed`](crate::Error::Failed) where the directory cannot be made for
-    /// another reason.
+    /// [`Error::Host`](crate::Error::Host) where this machine lacks what every sandbox needs, such as the rights to
+    /// write the directory, a VMM, a tap, or a user for the VMM. It lists everything that is missing, with a remedy for
+    /// each. The same error where the paging or the tracking that was asked for cannot work here.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) where what is to be [trusted](Self::trust) is no certificate.
+    /// [`Error::NoSpace`](crate::Error::NoSpace) where the file system has no room for the directory's parts. A
+    /// file system that becomes full later opens, so that what is kept can be deleted.
+    /// [`Error::Failed`](crate::Error::Failed) where the directory cannot be made for another reason.
     ///
     /// # Cancel-Safety
     /// Cancelling may leave a data directory with a part of its directories. The next opening makes the others.
     pub async fn open(self) -> Result<Host> {
         let path = self.data_dir_or_default();
-        let data = blocking("open the data directory", move || DataDir::create(&path)).await??;
-        let (vmm, probe) = self.choice.make(data.path()).await?;
+        let data_dir = path.clone();
+        let data = blocking("open the data directory", move || DataDir::create(&data_dir)).await?;
+        let Chosen { vmm, rehearsal } = self.choice.make(&path).await;
+        let needs = blocking("look at what a VMM needs", || Ok::<_, Error>(needs::of_a_start(rehearsal?))).await??;
+        let (data, (vmm, probe)) = needs::all(data, vmm, needs)?;
         tracing::debug!(?probe, vmm = vmm.version(), "opened {}", data.path().display());
-        let paging = Paging::choose(self.paging.or_else(Paging::from_environment), &vmm.ways())?;
+        let memory = memory_of(&vmm, self.asked).await?;
+        tracing::debug!(?memory, "how guests' memory is handled");
         let generations = data.generations();
         let store = blocking("open the snapshot store", move || LocalStore::open(generations)).await??;
+        let kept = data.authority();
+        let interceptor = Interceptor::when_needed(move || authority::open(&kept));
+        let interceptor = match self.trusted {
+            Some(pem) => interceptor.trust(&pem).map_err(|_| Error::invalid(NO_CERTIFICATES))?,
+            None => interceptor,
+        };
+        let network = HostNetwork {
+            slots: self.slots.map_or_else(SlotPool::default, SlotPool::new),
+            names: names_of(self.nameservers),
+            budget: self.budget.unwrap_or_default(),
+            interceptor: Arc::new(interceptor),
+            secrets: self.secrets,
+            refusals: Refusals::default(),
+        };
         let (observer, collector) = (self.observer, Collector::default());
-        Ok(Host::assemble(Site { data, store, vmm, probe, paging, observer, collector }))
+        Ok(Host::assemble(Site { data, store, vmm, probe, memory, network, observer, collector }))
     }
 }
 
@@ -165,3 +281,11 @@ impl Host {
         Self(Arc::new(registry))
     }
 }
+
+/// How a VMM's guests get their memory, and how what they write is found: as asked for, or the best that works here.
+async fn memory_of(vmm: &Arc<dyn Vmm>, asked: Asked) -> Result<Handling> {
+    let vmm = Arc::clone(vmm);
+    blocking("try userfaultfd", move || asked.or_environment().choose(&vmm.ways())).await?
+}
+
+const NO_CERTIFICATES: &str = "the certificate authorities to trust are not one or more certificates in PEM";

@@ -10,7 +10,8 @@ use crate::vmm::firecracker::Firecracker;
 use crate::vmm::machine::Vmm;
 use crate::vmm::probe;
 use crate::vmm::probe::Probe;
-use crate::vmm::qemu::Qemu;
+use crate::vmm::qemu::{self, Qemu};
+use crate::vmm::rehearsal::{Play, Rehearsal};
 use crate::vmm::shape::Acceleration;
 use crate::vmm::tsc;
 
@@ -23,10 +24,44 @@ pub(crate) struct Choice {
     pub(crate) qemu: Option<PathBuf>,
 }
 
+/// The VMM that was chosen for a host, and whether it can be started.
+pub(crate) struct Chosen {
+    pub(crate) vmm: Result<(Arc<dyn Vmm>, Probe)>,
+    /// How the start of the VMM went, or of another program where there is no VMM.
+    pub(crate) rehearsal: Result<Rehearsal>,
+}
+
 impl Choice {
-    /// Finds the VMM that this host is to use: the one that was named, else Firecracker where it is installed and KVM
-    /// serves it, else QEMU.
-    pub(crate) async fn make(mut self, data_dir: &Path) -> Result<(Arc<dyn Vmm>, Probe)> {
+    /// Finds the VMM that this host is to use, and rehearses its start.
+    pub(crate) async fn make(self, data_dir: &Path) -> Chosen {
+        let play = |program: &Path, idle, acceleration| Play { program: program.to_owned(), idle, acceleration };
+        match self.find(data_dir).await {
+            Ok(Found::Firecracker(firecracker)) => {
+                let mut rehearsal = play(firecracker.binary(), &[], Acceleration::Kvm).rehearse().await;
+                // Only where what is started can be killed.
+                if let Ok(Rehearsal { network: Ok(()), start: start @ Ok(()), .. }) = &mut rehearsal {
+                    *start = firecracker.rehearse().await;
+                }
+                Chosen { vmm: Ok((Arc::new(firecracker), served())), rehearsal }
+            }
+            Ok(Found::Qemu(qemu, probe)) => {
+                let idle = if qemu.is_traced() { qemu::IDLE } else { &[] };
+                let rehearsal = play(qemu.program(), idle, probe.acceleration).rehearse().await;
+                let qemu = match &rehearsal {
+                    Ok(Rehearsal { tracing: Err(why), .. }) => qemu.untraced(why.clone()),
+                    Ok(_) | Err(_) => qemu,
+                };
+                Chosen { vmm: Ok((Arc::new(qemu), probe)), rehearsal }
+            }
+            Err(error) => {
+                let rehearsal = play(Path::new(STAND_IN), &[], Acceleration::Tcg).rehearse().await;
+                Chosen { vmm: Err(error), rehearsal }
+            }
+        }
+    }
+
+    /// The VMM that was named, else Firecracker where it is installed and KVM serves it, else QEMU.
+    async fn find(mut self, data_dir: &Path) -> Result<Found> {
         // The description of a guest needs the rate of the processor's counter, and is made where nothing may block.
         tsc::measure_ahead().await?;
         self.driver = self.driver.or_else(from_environment);
@@ -39,7 +74,7 @@ impl Choice {
             (named, Some(program)) => {
                 let firecracker = Firecracker::open(program, confinement, data_dir).await?;
                 match (firecracker.finishes_a_guest().await, named) {
-                    (Ok(true), _) => return Ok((Arc::new(firecracker), served())),
+                    (Ok(true), _) => return Ok(Found::Firecracker(firecracker)),
                     (ended, Some(_)) => return Err(no_kvm(ended.err())),
                     (_, None) => "KVM does not serve Firecracker here".to_owned(),
                 }
@@ -48,16 +83,35 @@ impl Choice {
         let qemu = Qemu::find(self.qemu).await?;
         let mut probe = probe::probe(qemu.program()).await;
         probe.reason = format!("QEMU, since {unwanted}; {}", probe.reason);
-        Ok((Arc::new(qemu), probe))
+        Ok(Found::Qemu(qemu, probe))
     }
 }
 
+/// A Firecracker as the doctor tells of it.
+pub(crate) struct Installed {
+    pub(crate) program: PathBuf,
+    pub(crate) version: String,
+    /// What is known to be wrong with this version.
+    pub(crate) flaws: Vec<String>,
+    /// Its jailer, and that one's version.
+    pub(crate) jailer: Result<(PathBuf, String)>,
+}
+
+enum Found {
+    Firecracker(Firecracker),
+    Qemu(Qemu, Probe),
+}
+
+/// What is started in the place of a VMM that is not there, to find out what else is missing.
+const STAND_IN: &str = "/bin/true";
+
 impl Choice {
-    /// The version of the Firecracker that is installed, if any is.
-    pub(crate) async fn firecracker_version(&self) -> Result<Option<String>> {
+    /// The Firecracker that is installed, if any is.
+    pub(crate) async fn firecracker(&self) -> Result<Option<Installed>> {
         let Some(program) = Firecracker::program(self.firecracker.clone()) else { return Ok(None) };
-        let version = Firecracker::version_of(&program).await?;
-        Ok(Some(format!("{version}, at {}", program.display())))
+        let (version, flaws) = Firecracker::version_of(&program).await?;
+        let jailer = Firecracker::jailer_of(&program).await;
+        Ok(Some(Installed { program, version, flaws, jailer }))
     }
 
     pub(crate) async fn qemu_version(&self) -> Result<String> {

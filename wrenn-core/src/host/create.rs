@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use wrenn_net::{Limits, NetworkPolicy};
+
 use crate::clock::unix_ms;
 use crate::error::Result;
 use crate::exec::collect::check_envs;
@@ -53,6 +55,8 @@ pub struct SandboxBuilder {
     ttl: Option<Duration>,
     on_expiry: OnExpiry,
     ttl_from: TtlFrom,
+    network: NetworkPolicy,
+    network_limits: Limits,
 }
 
 impl SandboxBuilder {
@@ -66,6 +70,8 @@ impl SandboxBuilder {
             ttl: None,
             on_expiry: OnExpiry::Kill,
             ttl_from: TtlFrom::Start,
+            network: NetworkPolicy::default(),
+            network_limits: Limits::default(),
         }
     }
 
@@ -125,12 +131,48 @@ impl SandboxBuilder {
         self
     }
 
+    /// What the guest may reach. Default: the public internet, and nothing else. Kept across pauses, and a fork's children
+    /// have their parent's; [`Sandbox::set_network`] changes it. A template has none: each sandbox of it has that of its
+    /// create.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use wrenn_core::{NetworkPolicy, Sandbox};
+    ///
+    /// let index_alone = NetworkPolicy::closed().allow(["pypi.org:443", "files.pythonhosted.org:443"])?;
+    /// let sandbox = Sandbox::builder(host, "base").network(index_alone).create().await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn network(mut self, policy: NetworkPolicy) -> Self {
+        self.network = policy;
+        self
+    }
+
+    /// How much of the host's network the guest may have at once, and in a second. Kept across pauses, and a fork's children
+    /// have their parent's. Default: [`NetworkLimits::default`](crate::NetworkLimits).
+    ///
+    /// ```no_run
+    /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use wrenn_core::{NetworkLimits, Sandbox};
+    ///
+    /// let megabyte = NetworkLimits { bytes_in_per_second: Some(1 << 20), ..NetworkLimits::default() };
+    /// let sandbox = Sandbox::builder(host, "base").network_limits(megabyte).create().await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn network_limits(mut self, limits: Limits) -> Self {
+        self.network_limits = limits;
+        self
+    }
+
     /// Creates the sandbox.
     ///
     /// # Errors
     /// [`Error::NotFound`](crate::Error::NotFound) for an unknown template.
     /// [`Error::InvalidInput`](crate::Error::InvalidInput) for a malformed name of a template or an environment
-    /// variable, for processors or memory outside the limits, and for others than those of a snapshot.
+    /// variable, for processors or memory outside the limits, for others than those of a snapshot, and for a network
+    /// policy with an entry that has no effect or limits of 0.
     /// [`Error::Host`](crate::Error::Host) where the machine lacks something. [`Error::Corrupt`](crate::Error::Corrupt)
     /// for a damaged template, [`Error::Image`](crate::Error::Image) for an image that cannot be opened, and
     /// [`Error::BootTimedOut`](crate::Error::BootTimedOut) where an image's guest has not come up in time.
@@ -142,6 +184,8 @@ impl SandboxBuilder {
         let asked = Instant::now();
         let template: TemplateName = self.template.parse()?;
         check_envs(&self.envs)?;
+        self.network.check()?;
+        self.network_limits.check()?;
         let registry = self.host.0;
         registry.site.observer.at(Step::Load)?;
         let (generation, shape) = Template::generation(&registry.site, &template, self.wanted).await?;
@@ -154,6 +198,9 @@ impl SandboxBuilder {
             labels: self.labels,
             lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry, from: self.ttl_from }),
             created_at_ms: unix_ms(),
+            network: self.network,
+            network_limits: self.network_limits,
+            published: Vec::new(),
         };
         let shared = start(&registry, generation, fixed, Origin::Created, None, asked).await?;
         Ok(Sandbox::new(shared, registry))

@@ -4,6 +4,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::host::handle::Host;
+use crate::network::refusals::NetworkRefusal;
 use crate::sandbox::event::HostEvent;
 
 /// A listener to what happens to the sandboxes of a host, made by [`Host::events`].
@@ -53,6 +54,49 @@ impl Host {
     }
 }
 
+/// A listener to what the sandboxes of a host are refused by their network policies, made by [`Host::refusals`].
+///
+/// ```no_run
+/// # async fn demo(host: wrenn_core::Host) {
+/// let mut refusals = host.refusals();
+/// while let Some(refusal) = refusals.next().await {
+///     println!("{refusal:?}");
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct NetworkRefusals(broadcast::Receiver<NetworkRefusal>);
+
+impl Host {
+    /// Tells of everything that a sandbox of this program wants to reach from now on, and is refused by its
+    /// [`NetworkPolicy`](crate::NetworkPolicy).
+    #[must_use]
+    pub fn refusals(&self) -> NetworkRefusals {
+        NetworkRefusals(self.0.site.network.refusals.listen())
+    }
+}
+
+impl NetworkRefusals {
+    /// Waits for the next refusal; `None` once the host and all of its sandboxes are gone.
+    ///
+    /// # Errors
+    /// [`Missed`], once, where more than 1024 were waiting to be read.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling loses nothing.
+    pub async fn next(&mut self) -> Option<Result<NetworkRefusal, Missed>> {
+        next(&mut self.0).await
+    }
+}
+
+async fn next<T: Clone>(receiver: &mut broadcast::Receiver<T>) -> Option<Result<T, Missed>> {
+    match receiver.recv().await {
+        Ok(event) => Some(Ok(event)),
+        Err(RecvError::Lagged(count)) => Some(Err(Missed { count })),
+        Err(RecvError::Closed) => None,
+    }
+}
+
 impl HostEvents {
     /// Waits for the next event; `None` once the host and all of its sandboxes are gone.
     ///
@@ -63,10 +107,6 @@ impl HostEvents {
     /// # Cancel-Safety
     /// Cancelling loses nothing.
     pub async fn next(&mut self) -> Option<Result<HostEvent, Missed>> {
-        match self.0.recv().await {
-            Ok(event) => Some(Ok(event)),
-            Err(RecvError::Lagged(count)) => Some(Err(Missed { count })),
-            Err(RecvError::Closed) => None,
-        }
+        next(&mut self.0).await
     }
 }

@@ -17,6 +17,7 @@ use crate::site::survey::DamagedRecord;
 use crate::site::{Site, record};
 use crate::state::{SandboxInfo, SandboxState};
 use crate::vmm::probe::Probe;
+use crate::vmm::tracking::Tracking;
 
 /// A machine that runs sandboxes: an open data directory and the VMM that was chosen for it. Every use of this library
 /// begins here. Clones are the same host.
@@ -46,6 +47,12 @@ impl Host {
     #[must_use]
     pub fn probe(&self) -> &Probe {
         &self.0.site.probe
+    }
+
+    /// How it becomes known which memory guests write: as asked for, or the best way that this machine has.
+    #[must_use]
+    pub fn tracking(&self) -> Tracking {
+        self.0.site.memory.tracking
     }
 
     /// The VMM and its version, for instance `qemu 7.2.22`.

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::guest::manifest::{Manifest, Surroundings};
 use crate::host::filter::SandboxFilter;
 use crate::host::handle::Host;
+use crate::network::way_out::HostNetwork;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::paused::PausedSandbox;
 use crate::sandbox::template::Template;
@@ -25,6 +26,8 @@ use crate::vmm::fake::{FakeVmm, Op, Script};
 use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
 use crate::vmm::shape::{Acceleration, MachineShape};
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::Handling;
 
 /// A host with one snapshot, `fake`, of a machine that has written a page.
 pub(super) async fn fake_host() -> (TempDir, Host, Script) {
@@ -38,6 +41,7 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         image: "base".to_owned(),
         base_digest: "00".to_owned(),
         token: None,
+        connections: Vec::new(),
     };
     let script = Script::default();
     let probe = Probe { driver: crate::Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
@@ -48,7 +52,8 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         data,
         vmm,
         probe,
-        paging: Paging::Lazy,
+        memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
+        network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),
     });
@@ -100,6 +105,20 @@ async fn a_pause_that_fails_leaves_the_sandbox_running() {
     assert_eq!(sandbox.state(), SandboxState::Paused);
     assert_eq!(state_of(sandbox.pause().await), SandboxState::Paused);
     assert_eq!(state_of(sandbox.exec("true").await), SandboxState::Paused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_fails_since_the_machine_has_ended_says_so() {
+    for dying in [Op::Stop, Op::Save, Op::SaveAhead] {
+        let (_dir, host, script) = fake_host().await;
+        let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+        script.die_at(dying);
+        let error = match dying {
+            Op::SaveAhead => sandbox.fork(1).await.map(drop).unwrap_err(),
+            _ => sandbox.pause().await.map(drop).unwrap_err(),
+        };
+        assert!(matches!(&error, Error::VmEnded { exit, .. } if exit.contains("SIGKILL")), "{dying:?}: {error:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

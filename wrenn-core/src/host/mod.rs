@@ -6,6 +6,7 @@ pub(crate) mod create;
 pub(crate) mod doctor;
 #[cfg(test)]
 mod ends_tests;
+pub(crate) mod ensure;
 pub(crate) mod events;
 pub(crate) mod filter;
 pub(crate) mod handle;

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 
 use super::initramfs;
 use crate::image::error::ImageError;
@@ -85,12 +87,29 @@ impl Build {
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Image, ImageError> {
         let (plan, previous) = (self.plan, self.previous.clone());
-        let (store, staged) = blocking(data_dir, move || {
-            let staged = stage(&store, plan, previous.as_ref())?;
-            Ok((store, staged))
+        let staged = blocking(data_dir, move || {
+            let directory = stage(&store, plan, previous.as_ref())?;
+            Ok(Staged(Some((directory, store))))
         })
         .await?;
-        let staging = staged.path().to_owned();
+        let staging = staged.path();
+        match self.fill(builder, &staging, data_dir, progress).await {
+            Ok(origins) => self.finish(builder, origins, staging, staged, data_dir, progress).await,
+            Err(error) => {
+                staged.remove().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes what takes long: the drive, the base and the kernel.
+    async fn fill(
+        &self,
+        builder: &ImageBuilder,
+        staging: &Path,
+        data_dir: &Path,
+        progress: &mut (dyn FnMut(&Step) + Send),
+    ) -> Result<Origins, ImageError> {
         let scratch = staging.join(SCRATCH);
         if self.plan.drive == Origin::Make {
             progress(&Step::Drive);
@@ -98,13 +117,25 @@ impl Build {
             let image = staging.join(DRIVE);
             ext4::write_drive(&scratch, &image, builder.drive_size_bytes).await?;
         }
-        let origins = match &self.previous {
+        match &self.previous {
             Some(previous) if self.plan.base == Origin::Reuse => {
                 let previous = previous.clone();
-                blocking(data_dir, move || Origins::of(&previous)).await?
+                blocking(data_dir, move || Origins::of(&previous)).await
             }
-            _ => Origins::make(&builder.recipe, &staging, &scratch, progress).await?,
-        };
+            _ => Origins::make(&builder.recipe, staging, &scratch, progress).await,
+        }
+    }
+
+    /// Makes the initramfs and the manifest, and publishes the image.
+    async fn finish(
+        self,
+        builder: &ImageBuilder,
+        origins: Origins,
+        staging: PathBuf,
+        staged: Staged,
+        data_dir: &Path,
+        progress: &mut (dyn FnMut(&Step) + Send),
+    ) -> Result<Image, ImageError> {
         if self.plan.initramfs == Origin::Make {
             progress(&Step::Initramfs);
         }
@@ -118,13 +149,14 @@ impl Build {
                     .and_then(|file| initramfs::pack(&self.init, &origins.modules, BufWriter::new(file)))
                     .map_err(ImageError::io("write", &path))?;
             }
+            let scratch = staging.join(SCRATCH);
             fs::remove_dir_all(&scratch).map_err(ImageError::io("remove", &scratch))?;
             self.manifest(&builder, origins, &staging)?.write(&staging.join(MANIFEST))?;
             let replaced = match (&self.previous, self.plan.base) {
                 (Some(previous), Origin::Make) => Some(previous.digest()),
                 _ => None,
             };
-            store.publish(staged, replaced.as_deref())?;
+            staged.publish(replaced.as_deref())?;
             Image::open(&kept, &name)
         })
         .await
@@ -148,6 +180,7 @@ impl Build {
             kernel_release: origins.kernel_release,
             modules: origins.modules.into_iter().map(|module| module.file_name).collect(),
             agent_sha256: self.init.sha256.clone(),
+            own_agent: self.init.own,
             drive_size_bytes: builder.drive_size_bytes,
             files,
             built_at_unix_s: now.map_or(0, |since| since.as_secs()),
@@ -196,6 +229,39 @@ impl Origins {
     }
 }
 
+/// The directory of a build, and the lock of its image. Removing it can take seconds, so nobody's asynchronous work does it;
+/// the lock is held until it is done, since the next build removes what it finds.
+struct Staged(Option<(TempDir, Store)>);
+
+impl Staged {
+    fn path(&self) -> PathBuf {
+        self.0.as_ref().map(|(directory, _)| directory.path().to_owned()).unwrap_or_default()
+    }
+
+    /// Blocks.
+    fn publish(mut self, keep: Option<&str>) -> Result<(), ImageError> {
+        self.0.take().map_or(Ok(()), |(directory, store)| store.publish(directory, keep))
+    }
+
+    /// Removes it, and waits for that.
+    async fn remove(mut self) {
+        if let Some(staged) = self.0.take() {
+            // An error is a panic of the removal: there is nothing to do, and the next build tries it again.
+            spawn_blocking(move || drop(staged)).await.ok();
+        }
+    }
+}
+
+impl Drop for Staged {
+    /// For a build whose future was dropped.
+    fn drop(&mut self) {
+        let staged = self.0.take();
+        if let (Some(staged), Ok(runtime)) = (staged, Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(staged));
+        }
+    }
+}
+
 /// A directory with a place for scratch, and links to what is reused of the image before.
 fn stage(store: &Store, plan: Plan, previous: Option<&Image>) -> Result<TempDir, ImageError> {
     let staged = store.stage()?;
@@ -222,3 +288,33 @@ fn check_space(staging: &Path) -> Result<(), ImageError> {
 const SCRATCH: &str = "scratch";
 /// The tree, its packages, the kernel's, and the base image, all at once, with room to spare.
 const SPACE_BYTES: u64 = 1536 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::image::name::Name;
+
+    /// The one blocking thread is busy, so whatever is removed meanwhile was removed by the thread that gave it up.
+    #[test]
+    fn a_build_that_is_given_up_is_removed_by_a_blocking_thread() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let (data, name) = (tempfile::tempdir().unwrap(), Name::parse("base").unwrap());
+        let (go_on, held) = mpsc::channel::<()>();
+        let path = runtime.block_on(async {
+            let store = Store::lock(data.path(), &name, &mut |_: &Step| {}).await.unwrap();
+            let staged = Staged(Some((store.stage().unwrap(), store)));
+            spawn_blocking(move || held.recv());
+            let path = staged.path();
+            drop(staged);
+            assert!(path.exists(), "it is removed where it was dropped");
+            path
+        });
+        drop(go_on);
+        // It waits for the blocking threads.
+        drop(runtime);
+        assert!(!path.exists());
+    }
+}

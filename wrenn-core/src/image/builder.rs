@@ -1,16 +1,16 @@
 //! The building of an image: parts that are missing or out of date are built, and the others are linked.
 
-use crate::image::settings::ImageBuilder;
-use crate::image::settings::setting;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::image::build::{Build, Origin, Plan};
+use crate::image::bundled;
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
 use crate::image::manifest::Manifest;
 use crate::image::name::Name;
 use crate::image::rootfs::Recipe;
+use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{Store, blocking};
 
@@ -20,32 +20,28 @@ impl Image {
         ImageBuilder::new(name.into())
     }
 
-    /// Packs the image's initramfs again with another agent, and keeps the other files. Returns the new image, or the
-    /// image as it is where it has this agent already.
+    /// Packs the image's initramfs again with the agent that comes with this library, and keeps the other files. Returns
+    /// the new image, or the image as it is where it has this agent already, or one that its builder was given. The
+    /// first create from an image after an update of the library does the same.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Agent`] where the agent is not a static x86-64 binary, those of [`open`](Self::open) where the
-    /// image was removed or damaged, and [`ImageError::Io`] or [`ImageError::NoSpace`] where the new files cannot be
-    /// written.
+    /// Those of [`open`](Self::open) where the image was removed or damaged, and [`ImageError::Io`] or
+    /// [`ImageError::NoSpace`] where the new files cannot be written.
     ///
     /// # Cancel-Safety
     ///
     /// As [`ImageBuilder::build`].
-    pub async fn refresh(&self, agent: impl Into<PathBuf>) -> Result<Self, ImageError> {
-        refresh(self, agent.into()).await
+    pub async fn renew(&self) -> Result<Self, ImageError> {
+        renew(self).await
     }
 
-    /// Whether the image has this agent, and has the base that this version of wrenn would build. Reads the agent's
-    /// binary, and blocks the thread to do so.
-    ///
-    /// # Errors
-    ///
-    /// [`ImageError::Agent`] where the agent is not a static x86-64 binary, [`ImageError::Io`] where it cannot be read.
-    pub fn is_current(&self, agent: &Path) -> Result<bool, ImageError> {
-        let init = Init::read(agent)?;
-        let recipe = recipe_of(&self.manifest);
-        Ok(init.sha256 == self.manifest.agent_sha256 && recipe.digest() == self.manifest.recipe_sha256)
+    /// Whether the image has the agent that comes with this library, or one that its builder was given. The first call
+    /// in a program blocks the thread for some 20 ms.
+    #[must_use]
+    pub fn has_current_agent(&self) -> bool {
+        let agent = &self.manifest.agent_sha256;
+        self.manifest.own_agent || bundled::sha256().is_none_or(|bundled| bundled == agent)
     }
 }
 
@@ -57,7 +53,7 @@ impl ImageBuilder {
     /// # Errors
     ///
     /// [`ImageError::Name`] and [`ImageError::Setting`] for settings that cannot be, [`ImageError::Agent`] for an agent
-    /// that cannot be used, and the variants that tell why a step failed. Where an existing image of that name cannot
+    /// that cannot be used, [`ImageError::NoAgent`] where none is named and this library was built without one, and the variants that tell why a step failed. Where an existing image of that name cannot
     /// be opened, the build fails with that error and leaves the image as it is, since paused sandboxes may need its
     /// base.
     ///
@@ -68,10 +64,8 @@ impl ImageBuilder {
     pub async fn build(&self, data_dir: &Path, mut progress: impl FnMut(&Step) + Send) -> Result<Image, ImageError> {
         let name = Name::parse(&self.name)?;
         self.check()?;
-        let Some(agent) = self.agent.clone() else {
-            return Err(setting("agent", "", "a static x86-64 binary"));
-        };
-        let init = blocking(&agent.clone(), move || Init::read(&agent)).await?;
+        let settings = self.clone();
+        let init = blocking(data_dir, move || settings.init()).await?;
         let store = Store::lock(data_dir, &name, &mut progress).await?;
         let (directory, image) = (data_dir.to_owned(), self.name.clone());
         let previous = match blocking(data_dir, move || Image::open(&directory, &image)).await {
@@ -94,7 +88,8 @@ impl ImageBuilder {
             return Plan::EVERYTHING;
         };
         let base = Origin::reuse_if(manifest.recipe_sha256 == self.recipe.digest());
-        let same_init = base == Origin::Reuse && manifest.agent_sha256 == init.sha256;
+        let same_agent = manifest.agent_sha256 == init.sha256 && manifest.own_agent == init.own;
+        let same_init = base == Origin::Reuse && same_agent;
         Plan {
             base,
             drive: Origin::reuse_if(manifest.drive_size_bytes == self.drive_size_bytes),
@@ -104,15 +99,19 @@ impl ImageBuilder {
 }
 
 /// Makes only the initramfs again, even if this version of wrenn would build another base.
-pub(super) async fn refresh(image: &Image, agent: PathBuf) -> Result<Image, ImageError> {
-    let init = blocking(&agent.clone(), move || Init::read(&agent)).await?;
+async fn renew(image: &Image) -> Result<Image, ImageError> {
+    let current = image.clone();
+    if blocking(&image.directory, move || Ok(current.has_current_agent())).await? {
+        return Ok(image.clone());
+    }
     let store = Store::lock(&image.data_dir, &image.name, &mut |_: &Step| {}).await?;
     // Another build may have replaced the image while this one waited for the lock.
     let (directory, name) = (image.data_dir.clone(), image.name.clone());
     let image = blocking(&image.directory, move || Image::open(&directory, name.as_str())).await?;
-    if init.sha256 == image.manifest.agent_sha256 {
+    if image.has_current_agent() {
         return Ok(image);
     }
+    let init = blocking(&image.directory, Init::bundled).await?;
     let builder = ImageBuilder {
         name: image.name.as_str().to_owned(),
         agent: None,

@@ -29,7 +29,7 @@ pub enum ImageError {
     },
     /// There is no such image in this data directory.
     #[error(
-        "no image `{name}` in {}: run `cargo xtask setup`, or build it with `Image::builder`", images.display()
+        "no image `{name}` in {}: make it with `Host::ensure_image`, or from a shell with `wrenn-server setup`", images.display()
     )]
     NotFound {
         /// The image's name.
@@ -71,6 +71,12 @@ pub enum ImageError {
         /// What is wrong with the binary.
         reason: String,
     },
+    /// This build of the library has no agent in it, and the settings name none.
+    #[error(
+        "this program was built with WRENN_AGENT=none, so it has no agent for guests: build it without that variable, \
+         or name an agent with `ImageBuilder::agent`"
+    )]
+    NoAgent,
     /// A host program is missing.
     #[error("{program} is not installed: run `apt-get install {package}`")]
     MissingTool {

@@ -15,27 +15,38 @@ use std::path::{Path, PathBuf};
 use cpio::newc::{self, ModeFileType};
 use object::LittleEndian;
 use object::elf::{EM_X86_64, FileHeader64};
-use object::read::elf::{FileHeader as _, ProgramHeader as _};
+use object::read::elf::FileHeader as _;
 
+use crate::image::bundled;
 use crate::image::digest;
 use crate::image::error::ImageError;
 use crate::image::modules::Module;
+use crate::program::is_dynamic;
 
 /// A binary that can be a guest's first process.
 #[derive(Debug)]
 pub(super) struct Init {
     bytes: Vec<u8>,
     pub(super) sha256: String,
+    /// Whether the caller named it. Such an agent is not replaced by the library's.
+    pub(super) own: bool,
 }
 
 impl Init {
+    /// The agent that comes with the library.
+    pub(super) fn bundled() -> Result<Self, ImageError> {
+        let bytes = bundled::bytes()?;
+        let sha256 = digest::of_bytes(&bytes);
+        Ok(Self { bytes, sha256, own: false })
+    }
+
     /// Reads and checks the agent's binary: x86-64, and static, since the initramfs has no loader for it.
     pub(super) fn read(path: &Path) -> Result<Self, ImageError> {
         let refuse = |reason: String| ImageError::Agent { path: path.to_owned(), reason };
         let bytes = std::fs::read(path).map_err(ImageError::io("read", path))?;
         check(&bytes).map_err(refuse)?;
         let sha256 = digest::of_bytes(&bytes);
-        Ok(Self { bytes, sha256 })
+        Ok(Self { bytes, sha256, own: true })
     }
 }
 
@@ -45,13 +56,10 @@ fn check(elf: &[u8]) -> Result<(), String> {
     if header.e_machine(LittleEndian) != EM_X86_64 {
         return Err("it is not for x86-64".to_owned());
     }
-    for segment in header.program_headers(LittleEndian, elf).map_err(describe)? {
-        let interpreter = segment.interpreter(LittleEndian, elf).map_err(describe)?;
-        if interpreter.is_some() {
-            return Err("it is linked dynamically, and must be static".to_owned());
-        }
+    match is_dynamic(elf).map_err(describe)? {
+        true => Err("it is linked dynamically, and must be static".to_owned()),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes the archive, in the `newc` format that the kernel unpacks.
@@ -144,7 +152,7 @@ mod tests {
     use super::*;
 
     fn sample() -> io::Result<(Vec<Module>, Vec<u8>)> {
-        let init = Init { bytes: b"the agent".to_vec(), sha256: String::new() };
+        let init = Init { bytes: b"the agent".to_vec(), sha256: String::new(), own: true };
         let module = |name: &str, bytes: &[u8]| Module { file_name: name.to_owned(), bytes: bytes.to_vec() };
         let modules = vec![module("b.ko", b"12345"), module("a.ko", b"")];
         let mut archive = Vec::new();

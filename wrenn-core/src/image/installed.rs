@@ -146,7 +146,7 @@ impl Image {
     }
 
     /// The digest of the base alone, in hexadecimal. A drive that was written over one base cannot be used over
-    /// another. A [`refresh`](Self::refresh) keeps the base.
+    /// another. [Renewing](Self::renew) an image keeps the base.
     #[must_use]
     pub fn base_digest(&self) -> &str {
         let base = self.manifest.files.get(BASE);

@@ -22,6 +22,9 @@ pub(super) struct Manifest {
     /// File names in load order.
     pub(super) modules: Vec<String>,
     pub(super) agent_sha256: String,
+    /// Whether the builder was given this agent. Such an agent is not replaced by the library's.
+    #[serde(default)]
+    pub(super) own_agent: bool,
     pub(super) drive_size_bytes: u64,
     pub(super) files: BTreeMap<String, FileRecord>,
     pub(super) built_at_unix_s: u64,
@@ -131,6 +134,7 @@ mod tests {
             kernel_release: String::new(),
             modules: vec![],
             agent_sha256: String::new(),
+            own_agent: false,
             drive_size_bytes: 0,
             files: BTreeMap::from([(
                 BASE.to_owned(),

@@ -6,7 +6,7 @@
 //!                                            |                        initramfs  agent and kernel modules
 //!                   Image::open -------------|                        base.ext4  shared by every sandbox
 //!                                            |                        drive.ext4 sparse; copied for each sandbox
-//!                   Image::refresh <---------+                        image.json written last
+//!                   Image::renew <-----------+                        image.json written last
 //! ```
 //!
 //! # Consistency
@@ -17,6 +17,7 @@
 
 mod build;
 mod builder;
+mod bundled;
 mod digest;
 pub(crate) mod error;
 mod ext4;

@@ -1,14 +1,18 @@
 //! A minimal Debian in a directory, made by `mmdebstrap`, and the kernel package beside it.
 
+use std::convert::Infallible;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use super::tools;
 use crate::image::digest;
 use crate::image::error::ImageError;
 use crate::image::step::Step;
+use crate::image::store::blocking;
 use crate::image::tools::Tool;
 
 /// What the base is made of.
@@ -48,7 +52,13 @@ impl Recipe {
     ) -> Result<Rootfs, ImageError> {
         tools::require(&["mmdebstrap", "apt-get", "chroot", tools::KEYRING])?;
         let root = scratch.join("root");
-        Tool::new("mmdebstrap")
+        let progress = Mutex::new(progress);
+        let report = |step: &Step| {
+            if let Ok(mut progress) = progress.lock() {
+                progress(step);
+            }
+        };
+        let install = Tool::new("mmdebstrap")
             .args(["--mode=root", "--variant=minbase", "--format=directory"])
             .args(["--architectures=amd64", "--components=main"])
             .arg(format!("--include={}", self.packages()))
@@ -58,10 +68,13 @@ impl Recipe {
             .arg(&root)
             .run(|line| {
                 if let Some(detail) = line.strip_prefix("I: ") {
-                    progress(&Step::Detail(detail.to_owned()));
+                    report(&Step::Detail(detail.to_owned()));
                 }
-            })
-            .await?;
+            });
+        tokio::select! {
+            installed = install => installed?,
+            never = report_downloads(&root, &report) => match never {},
+        }
         for file in FILES {
             file.write(&root)?;
         }
@@ -84,6 +97,34 @@ impl Recipe {
         PACKAGES.into_iter().chain(extra).collect::<Vec<_>>().join(",")
     }
 }
+
+/// Tells every few seconds how much has come, where that has grown. Never ends.
+async fn report_downloads(root: &Path, report: &(dyn Fn(&Step) + Sync)) -> Infallible {
+    let kernel = root.with_extension("kernel");
+    let archives = root.join("var/cache/apt/archives");
+    let places = [archives.join("partial"), archives, kernel.join("partial"), kernel];
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(REPORT_EVERY).await;
+        let places = places.clone();
+        let measured = blocking(root, move || Ok(places.iter().map(|place| bytes_in(place)).sum::<u64>())).await;
+        // It is less again once the packages were installed and removed.
+        if let Ok(bytes) = measured
+            && bytes > told
+        {
+            report(&Step::Downloaded { bytes });
+            told = bytes;
+        }
+    }
+}
+
+/// The sizes of the files in a directory, which may come and go meanwhile.
+fn bytes_in(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file).map(|file| file.len()).sum()
+}
+
+const REPORT_EVERY: Duration = Duration::from_secs(3);
 
 /// A file of ours in the tree.
 #[derive(Debug)]

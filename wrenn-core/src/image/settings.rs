@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::image::error::ImageError;
+use crate::image::initramfs::Init;
 use crate::image::rootfs::Recipe;
 
 /// The settings of an image to build, made by [`Image::builder`](crate::image::Image::builder).
@@ -11,7 +12,7 @@ use crate::image::rootfs::Recipe;
 /// # async fn demo() -> Result<(), wrenn_core::image::ImageError> {
 /// use wrenn_core::image::Image;
 ///
-/// let builder = Image::builder("python").agent("target/wrenn-envd").package("python3-numpy");
+/// let builder = Image::builder("python").package("python3-numpy");
 /// let image = builder.build(&wrenn_core::default_data_dir(), |step| println!("{step}")).await?;
 /// println!("{} has the kernel {}", image.name(), image.kernel_release());
 /// # Ok(()) }
@@ -31,7 +32,8 @@ impl ImageBuilder {
         Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES }
     }
 
-    /// The path of the agent's binary, which is static and for x86-64. There is no default: a build without it fails.
+    /// The path of another agent's binary, which is static and for x86-64. Default: the agent that comes with this
+    /// library. An image with another agent keeps it; one with the library's gets each newer one.
     pub fn agent(mut self, path: impl Into<PathBuf>) -> Self {
         self.agent = Some(path.into());
         self
@@ -57,6 +59,11 @@ impl ImageBuilder {
         self
     }
 
+    /// The agent to pack. Blocks.
+    pub(super) fn init(&self) -> Result<Init, ImageError> {
+        self.agent.as_deref().map_or_else(Init::bundled, Init::read)
+    }
+
     /// Checks the settings, since they become arguments of programs.
     pub(super) fn check(&self) -> Result<(), ImageError> {
         let word = |text: &str, more: &[u8]| {
@@ -76,6 +83,19 @@ impl ImageBuilder {
             return Err(setting("drive_size_bytes", &size.to_string(), "a multiple of 4096 from 16 MiB to 8 TiB"));
         }
         Ok(())
+    }
+}
+
+/// The settings of an image with this name, and the defaults.
+impl From<&str> for ImageBuilder {
+    fn from(name: &str) -> Self {
+        Self::new(name.to_owned())
+    }
+}
+
+impl From<String> for ImageBuilder {
+    fn from(name: String) -> Self {
+        Self::new(name)
     }
 }
 

@@ -19,6 +19,11 @@ pub enum Step {
         /// The release's code name.
         suite: String,
     },
+    /// How much was downloaded so far; reported every few seconds while that grows.
+    Downloaded {
+        /// In bytes.
+        bytes: u64,
+    },
     /// A line that the bootstrapping program reported.
     Detail(String),
     /// The kernel and its modules are taken from their package.
@@ -41,6 +46,7 @@ impl fmt::Display for Step {
             Self::Bootstrapping { suite } => {
                 write!(f, "bootstrapping Debian {suite} (takes about a minute)")
             }
+            Self::Downloaded { bytes } => write!(f, "{} MB downloaded", bytes / 1_000_000),
             Self::Detail(line) => f.write_str(line),
             Self::Kernel => f.write_str("unpacking the kernel"),
             Self::Base => f.write_str("writing the base file system"),

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::image::error::ImageError;
+use crate::program::find_in_path;
 
 /// A program or file of the host that wrenn uses, as [`requirements`] lists it.
 ///
@@ -189,8 +190,7 @@ fn locate(program: &str) -> Result<PathBuf, ImageError> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    // Joining an absolute path yields that path.
-    env::split_paths(&search_path()).map(|directory| directory.join(program)).find(|path| path.is_file())
+    find_in_path(&search_path(), program)
 }
 
 /// `PATH` with the system directories that an ordinary user's lacks.

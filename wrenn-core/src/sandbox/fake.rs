@@ -1,14 +1,16 @@
 //! A sandbox of nothing but an agent, for what is done with a sandbox's agent alone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
+use wrenn_net::{Limits, NetworkPolicy};
 use wrenn_snapshot::LocalStore;
 
 use crate::agent::client::AgentClient;
 use crate::id::SandboxId;
+use crate::network::way_out::HostNetwork;
 use crate::sandbox::countdown::Countdown;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
@@ -25,6 +27,8 @@ use crate::vmm::fake::{FakeVmm, Script};
 use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
 use crate::vmm::shape::Acceleration;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::Handling;
 
 /// What a test keeps for as long as the sandbox is there.
 pub(crate) struct FakeSandbox {
@@ -44,7 +48,8 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         data,
         vmm: Arc::new(FakeVmm::start(Script::default()).await),
         probe: Probe { driver: Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() },
-        paging: Paging::Lazy,
+        memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
+        network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),
     };
@@ -57,13 +62,27 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         labels: BTreeMap::new(),
         lifetime: None,
         created_at_ms: 0,
+        network: NetworkPolicy::default(),
+        network_limits: Limits::default(),
+        published: Vec::new(),
     };
     let (requests, inbox) = mpsc::channel(1);
     let (kills, _kills) = mpsc::unbounded_channel();
     let (countdown, _) = watch::channel(Countdown::start(None));
     let (life, lives) = watch::channel(Life { state: SandboxState::Running, exit: None });
     let console = Console::default();
-    let shared = Shared { fixed, agent, console, vmm_pid: 0, requests, kills, countdown, life: lives };
+    let shared = Shared {
+        fixed,
+        agent,
+        console,
+        vmm_pid: 0,
+        egress: Weak::new(),
+        published: Arc::default(),
+        requests,
+        kills,
+        countdown,
+        life: lives,
+    };
     let sandbox = Sandbox::new(Arc::new(shared), Arc::new(Registry::new(site)));
     FakeSandbox { sandbox, life, _inbox: inbox, _kills, _dir: dir }
 }

@@ -43,7 +43,8 @@ impl Sandbox {
         let registry = self.registry();
         let captured = Instant::now();
         let children = (0..count).map(|_| {
-            let fixed = Fixed { id: SandboxId::random(), created_at_ms: unix_ms(), ..fixed.clone() };
+            let (id, created_at_ms) = (SandboxId::random(), unix_ms());
+            let fixed = Fixed { id, created_at_ms, published: Vec::new(), ..fixed.clone() };
             start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), None, captured)
         });
         let children = join_all(children).await.into_iter();

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use wrenn_net::Egress;
 
 use crate::agent::client::AgentClient;
 use crate::error::{Error, Result};
 use crate::guest::then::SaveReport;
 use crate::id::SandboxId;
+use crate::network::publish::Publications;
 use crate::sandbox::alive::Watch;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
@@ -194,6 +196,16 @@ impl Sandbox {
         self.shared.agent.token()
     }
 
+    /// Its way out, for as long as it runs.
+    pub(super) fn way_out(&self) -> Option<Arc<Egress>> {
+        self.shared.egress.upgrade()
+    }
+
+    /// The error for an `operation` that the sandbox cannot do.
+    pub(super) fn refusal(&self, operation: &'static str) -> Error {
+        self.shared.refusal(operation)
+    }
+
     pub(crate) fn agent(&self) -> &Arc<AgentClient> {
         &self.shared.agent
     }
@@ -205,6 +217,10 @@ impl Sandbox {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         self.watch_state().while_running(operation, work).await
+    }
+
+    pub(crate) fn publications(&self) -> &Publications {
+        &self.shared.published
     }
 
     pub(crate) fn watch_state(&self) -> Watch {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use wrenn_net::EgressCounters;
+
 use crate::agent::metrics::GuestMetrics;
 use crate::error::{Error, Result};
 use crate::runtime::blocking;
@@ -21,6 +23,8 @@ pub struct SandboxMetrics {
     pub guest: GuestMetrics,
     /// What this host's kernel counts.
     pub vmm: VmmMetrics,
+    /// What went through the guest's way out since its create, resume or fork.
+    pub network: EgressCounters,
 }
 
 /// What a sandbox's VMM costs its host, by the host's kernel: `/proc/PID/stat` and `/proc/PID/smaps_rollup`, see
@@ -69,9 +73,10 @@ impl Sandbox {
             .await?;
         let pid = self.vmm_pid().await?;
         let vmm = blocking(WHAT, move || VmmMetrics::of(pid)).await?;
+        let network = self.with_way_out(WHAT, |egress| egress.counters()).await?;
         // Where the VMM has ended since, its end is a better reason than a missing file of /proc.
         self.while_running(WHAT, async { Ok(()) }).await?;
-        Ok(SandboxMetrics { guest, vmm: vmm.map_err(|e| Error::failed(WHAT)(e.into()))? })
+        Ok(SandboxMetrics { guest, network, vmm: vmm.map_err(|e| Error::failed(WHAT)(e.into()))? })
     }
 }
 

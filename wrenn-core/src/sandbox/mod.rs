@@ -9,6 +9,7 @@ mod fork;
 pub(crate) mod handle;
 mod inbox;
 pub(crate) mod metrics;
+mod network;
 pub(crate) mod paused;
 pub(crate) mod registry;
 mod request;

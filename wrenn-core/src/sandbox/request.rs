@@ -23,6 +23,8 @@ pub(super) enum Request {
     /// Answers with the generation that children start from, and the properties that they inherit.
     Fork(Reply<(Generation, Fixed)>),
     Snapshot(TemplateName, Reply<Template>),
+    /// Makes the guest trust these certificate authorities, in PEM: not while its drive stands still for a pause or a fork.
+    Trust(String, Reply<()>),
     Report(Reply<RestoreReport>),
     SaveReport(Reply<Option<SaveReport>>),
 }

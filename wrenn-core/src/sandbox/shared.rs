@@ -1,12 +1,14 @@
 //! What all handles of a running sandbox share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use wrenn_net::Egress;
 
 use crate::agent::client::AgentClient;
 use crate::error::Error;
+use crate::network::publish::Publications;
 use crate::sandbox::alive::Watch;
 use crate::sandbox::countdown::Countdown;
 use crate::sandbox::request::{Reply, Request};
@@ -20,6 +22,9 @@ pub(crate) struct Shared {
     pub(super) agent: Arc<AgentClient>,
     pub(super) console: Console,
     pub(super) vmm_pid: u32,
+    /// Gone once the sandbox no longer runs.
+    pub(super) egress: Weak<Egress>,
+    pub(super) published: Arc<Publications>,
     /// The requests, which are served one after another.
     pub(super) requests: mpsc::Sender<Request>,
     /// The kills, which are served before everything else, whatever the task does.

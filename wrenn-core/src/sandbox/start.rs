@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::guest::Guest;
 use crate::guest::restore::Renewal;
 use crate::id::SandboxId;
+use crate::network::publish::Publications;
 use crate::sandbox::countdown::Countdown;
 use crate::sandbox::event::HostEventKind;
 use crate::sandbox::inbox::Inbox;
@@ -64,7 +65,8 @@ pub(crate) async fn start(
 ) -> Result<Arc<Shared>> {
     registry.check_open()?;
     let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
-    let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs };
+    let (network, network_limits) = (fixed.network.clone(), fixed.network_limits);
+    let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs, network, network_limits };
     let site = &registry.site;
     let beginning = origin.event(&fixed);
     let span = tracing::info_span!("sandbox", sandbox = %fixed.id);
@@ -76,12 +78,23 @@ pub(crate) async fn start(
     let (life, lives) = watch::channel(Life { state: SandboxState::Running, exit: None });
     let agent = Arc::clone(&guest.agent);
     let inbox = Inbox { requests: inbox, kills: to_kill, countdown: counted, agent: Arc::clone(&agent) };
-    let (console, vmm_pid) = (guest.machine.console().clone(), guest.machine.pid());
-    let shared =
-        Arc::new(Shared { fixed: fixed.clone(), agent, console, vmm_pid, requests, kills, countdown, life: lives });
+    let published = Arc::new(Publications::default());
+    published.reopen(&agent, &fixed.published).await;
+    let shared = Arc::new(Shared {
+        fixed: fixed.clone(),
+        agent,
+        console: guest.machine.console().clone(),
+        vmm_pid: guest.machine.pid(),
+        egress: guest.egress.as_ref().map(Arc::downgrade).unwrap_or_default(),
+        published: Arc::clone(&published),
+        requests,
+        kills,
+        countdown,
+        life: lives,
+    });
     registry.enrol(&shared)?;
     let id = fixed.id.clone();
-    tokio::spawn(Task::new(Arc::clone(registry), guest, fixed, lock, life).run(inbox).instrument(span));
+    tokio::spawn(Task::new(Arc::clone(registry), guest, published, fixed, lock, life).run(inbox).instrument(span));
     registry.events.tell(&id, beginning);
     Ok(shared)
 }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use wrenn_envd::InitRequest;
+use wrenn_net::NetworkPolicy;
 use wrenn_snapshot::Generation;
 
 use crate::clock::unix_ms;
@@ -23,6 +25,7 @@ use crate::error::{Error, Result, chain};
 use crate::guest::Guest;
 use crate::guest::then::Then;
 use crate::id::TemplateName;
+use crate::network::publish::Publications;
 use crate::runtime::blocking;
 use crate::sandbox::event::HostEventKind;
 use crate::sandbox::inbox::{Inbox, Urgent, Wake};
@@ -37,6 +40,7 @@ use crate::state::{Exit, Fixed, Life, OnExpiry, SandboxState};
 pub(super) struct Task {
     registry: Arc<Registry>,
     guest: Guest,
+    published: Arc<Publications>,
     fixed: Fixed,
     /// The lock of a sandbox that has a pause on disk, held while the sandbox runs.
     lock: Option<FileLock>,
@@ -61,11 +65,22 @@ impl Task {
     pub(super) fn new(
         registry: Arc<Registry>,
         guest: Guest,
+        published: Arc<Publications>,
         fixed: Fixed,
         lock: Option<FileLock>,
         life: watch::Sender<Life>,
     ) -> Self {
-        Self { registry, guest, fixed, lock, life, records: Arc::default(), broken: None, leaves_garbage: false }
+        Self {
+            registry,
+            guest,
+            published,
+            fixed,
+            lock,
+            life,
+            records: Arc::default(),
+            broken: None,
+            leaves_garbage: false,
+        }
     }
 
     pub(super) async fn run(mut self, mut inbox: Inbox) {
@@ -119,12 +134,17 @@ impl Task {
             }
             Request::Fork(reply) => {
                 let captured = self.capture_and_go_on().await;
-                let inherited = captured.map(|generation| (generation, self.fixed.clone()));
+                let inherited = captured.map(|generation| (generation, self.fixed_now()));
                 self.answer(inherited, reply).await
             }
             Request::Snapshot(name, reply) => {
                 let template = self.snapshot(&name).await;
                 self.answer(template, reply).await
+            }
+            Request::Trust(authorities, reply) => {
+                let init = InitRequest { ca_bundle: Some(authorities), ..InitRequest::default() };
+                let trusted = self.guest.agent.init(&init).await.map_err(Error::agent("make its guest trust wrenn"));
+                self.answer(trusted, reply).await
             }
             Request::Report(reply) => {
                 let none = || Error::failed("report")("this machine was not restored".into());
@@ -216,6 +236,7 @@ impl Task {
         self.leaves_garbage = self.guest.leaves_garbage();
         self.guest.keep_working_set(&self.registry.site);
         self.guest.kill().await;
+        self.published.end().await;
         drop(self.lock.take());
     }
 
@@ -237,6 +258,7 @@ impl Task {
 
     /// A save that failed leaves the sandbox running; a VM that cannot go on is ended.
     async fn go_on_after<T>(&mut self, error: Error) -> Result<T> {
+        let error = self.guest.cause_of(error).await;
         if self.guest.is_halted()
             && let Err(fatal) = self.guest.go_on().await
         {
@@ -250,16 +272,15 @@ impl Task {
     async fn record(&mut self, generation: Generation) -> Result<PausedRecord> {
         let site = Arc::clone(&self.registry.site);
         if self.lock.is_none() {
-            self.lock = site.data.try_lock(self.fixed.id.as_str())?;
+            // Kept before the record is written: a kill that comes in between removes the record of a sandbox with a lock.
+            let (site, id) = (Arc::clone(&site), self.fixed.id.clone());
+            self.lock = blocking("lock the pause", move || site.data.try_lock(id.as_str())).await??;
         }
-        let record = PausedRecord {
-            fixed: self.fixed.clone(),
-            generation: generation.id(),
-            paused_at_ms: unix_ms(),
-            stored_bytes: generation.bytes_on_disk()?,
-        };
-        let (path, records) = (site.data.sandbox(&self.fixed.id), Arc::clone(&self.records));
+        let (fixed, paused_at_ms, records) = (self.fixed_now(), unix_ms(), Arc::clone(&self.records));
         blocking("record the pause", move || {
+            let stored_bytes = generation.bytes_on_disk()?;
+            let path = site.data.sandbox(&fixed.id);
+            let record = PausedRecord { fixed, generation: generation.id(), paused_at_ms, stored_bytes };
             let records = records.lock().unwrap_or_else(PoisonError::into_inner);
             if *records == Records::Removed {
                 return Err(Error::failed("record the pause")("the sandbox was killed meanwhile".into()));
@@ -269,6 +290,13 @@ impl Task {
             kept.map(|()| record)
         })
         .await?
+    }
+
+    /// The properties of the sandbox as they are now.
+    fn fixed_now(&self) -> Fixed {
+        let network = self.guest.egress.as_ref().map(|egress| NetworkPolicy::clone(&egress.policy()));
+        let network = network.unwrap_or_else(|| self.fixed.network.clone());
+        Fixed { network, published: self.published.list(), ..self.fixed.clone() }
     }
 
     /// Captures the guest, which goes on whether the capture succeeded or failed.

@@ -110,7 +110,8 @@ impl Template {
                 check_locked(name, &record.shape, wanted)?;
                 Ok((load(site, record.generation).await?, record.shape))
             }
-            Origin::Image(image, tsc_khz) => {
+            Origin::Image { image, is_current, tsc_khz } => {
+                let image = if is_current { *image } else { image.renew().await? };
                 let shape = MachineShape {
                     vcpus: wanted.vcpus.unwrap_or(VCPUS_DEFAULT),
                     memory_mib: wanted.memory_mib.unwrap_or(MEMORY_MIB_DEFAULT),
@@ -118,7 +119,7 @@ impl Template {
                     tsc_khz,
                 };
                 check_limits(&shape)?;
-                booted(site, *image, shape).await
+                booted(site, image, shape).await
             }
         }
     }
@@ -166,8 +167,13 @@ const BOOT_POLL: Duration = Duration::from_millis(20);
 /// The template that a name stands for.
 enum Origin {
     Snapshot(TemplateRecord),
-    /// An image, and the rate of an emulated guest's clock.
-    Image(Box<Image>, Option<u32>),
+    Image {
+        image: Box<Image>,
+        /// Whether the image has the agent that comes with this library.
+        is_current: bool,
+        /// The rate of an emulated guest's clock, in kHz.
+        tsc_khz: Option<u32>,
+    },
 }
 
 impl Origin {
@@ -180,7 +186,8 @@ impl Origin {
             return Err(unknown(site, name)?);
         }
         let tsc_khz = if site.probe.acceleration == Acceleration::Tcg { tsc_khz() } else { None };
-        Ok(Self::Image(Box::new(Image::open(site.data.path(), name.as_str())?), tsc_khz))
+        let image = Image::open(site.data.path(), name.as_str())?;
+        Ok(Self::Image { is_current: image.has_current_agent(), image: Box::new(image), tsc_khz })
     }
 }
 
@@ -315,8 +322,12 @@ pub(crate) fn boot_key(site: &Arc<Site>, image: &Image, shape: &MachineShape) ->
     let vmm: String =
         site.vmm.version().chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let accel = format!("{:?}", shape.acceleration).to_lowercase();
-    format!("{}-{}c-{}m-{vmm}-{accel}-{}", image.name(), shape.vcpus, shape.memory_mib, short_digest(image))
+    let (name, MachineShape { vcpus, memory_mib, .. }) = (image.name(), shape);
+    format!("{name}-{vcpus}c-{memory_mib}m-{vmm}-{accel}-{BOOT}-{}", short_digest(image))
 }
+
+/// What a boot does with its guest before it is anybody's: another word with each change of that.
+const BOOT: &str = "names";
 
 fn short_digest(image: &Image) -> String {
     let mut digest = image.digest();
@@ -356,7 +367,7 @@ fn check_limits(shape: &MachineShape) -> Result<()> {
 fn unknown(site: &Arc<Site>, name: &TemplateName) -> Result<Error> {
     let names: Vec<String> = Template::all(site)?.iter().map(|template| template.name().to_string()).collect();
     let here = match names.as_slice() {
-        [] => "there are none yet: `cargo xtask setup` makes `base`".to_owned(),
+        [] => "there are none yet: `Host::ensure_image` makes `base`, and so does `wrenn-server setup`".to_owned(),
         names => format!("there are {}", names.join(", ")),
     };
     Ok(Error::not_found(Subject::Template(name.clone()), format!("no template is named {name}; {here}")))

@@ -6,6 +6,7 @@
 //!  templates/NAME.json    a name and its generation
 //!  booted/KEY.json        the generation that an image was booted into, by image and machine shape
 //!  sandboxes/ID.json      a paused sandbox, or the last pause of one that runs
+//!  authority.json         the certificate authority that guests trust, where rules put something into what they send
 //!  locks/                 which program has which sandbox; who boots what
 //! ```
 
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::id::{SandboxId, TemplateName};
 use crate::site::lock::{FileLock, Locks};
+use crate::site::record::TEMPORARY_PREFIX;
 
 /// A data directory.
 #[derive(Debug, Clone)]
@@ -57,6 +59,10 @@ impl DataDir {
 
     pub(crate) fn booted(&self) -> PathBuf {
         self.0.join("booted")
+    }
+
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.0.join("authority.json")
     }
 
     pub(crate) fn sandboxes(&self) -> PathBuf {
@@ -120,6 +126,8 @@ fn holds_ours_alone(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
         let is_record = Path::new(&name).extension().is_some_and(|extension| extension == "json");
+        // What a crash left of one.
+        let is_record = is_record || name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
         if !is_record && !PARTS.iter().any(|part| name == *part) {
             return Ok(false);
         }

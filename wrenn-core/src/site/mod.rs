@@ -1,6 +1,7 @@
-//! The parts of a host that all of its sandboxes use: the data directory, the store of snapshots, the VMM, and the
-//! paging.
+//! The parts of a host that all of its sandboxes use: the data directory, the store of snapshots, the VMM, and how
+//! memory is handled.
 
+pub(crate) mod authority;
 pub(crate) mod collector;
 pub(crate) mod data_dir;
 #[cfg(feature = "fuzzing")]
@@ -16,13 +17,14 @@ use std::sync::Arc;
 
 use wrenn_snapshot::LocalStore;
 
+use crate::network::way_out::HostNetwork;
 use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
 
 use crate::site::step::Observer;
 use crate::vmm::machine::Vmm;
-use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
+use crate::vmm::ways::Handling;
 
 /// What every sandbox of a host shares.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ pub(crate) struct Site {
     pub(crate) store: LocalStore,
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) probe: Probe,
-    pub(crate) paging: Paging,
+    pub(crate) memory: Handling,
+    pub(crate) network: HostNetwork,
     pub(crate) observer: Observer,
     pub(crate) collector: Collector,
 }

@@ -151,7 +151,7 @@ pub(crate) mod text {
 }
 
 const VERSION: u32 = 1;
-const TEMPORARY_PREFIX: &str = ".tmp-";
+pub(super) const TEMPORARY_PREFIX: &str = ".tmp-";
 
 #[cfg(test)]
 mod tests {

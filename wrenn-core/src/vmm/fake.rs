@@ -17,14 +17,17 @@ use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
 use crate::network::slot::{Network, Plug};
+use crate::network::way_out::WayOut;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::paging::{Lazy, RestoreReport, Ways};
+use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::{Saved, SavedMemory};
 use crate::vmm::shape::MachineShape;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::{Trackers, Ways};
 
 /// What a machine can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +52,7 @@ struct State {
     log: Vec<Op>,
     saves: u8,
     exits: Vec<watch::Sender<Option<Exit>>>,
+    dying: Option<Op>,
 }
 
 impl Script {
@@ -65,6 +69,11 @@ impl Script {
     /// What was asked since the last call.
     pub(crate) fn take_log(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().log)
+    }
+
+    /// Makes every machine die at the next `op`, which fails of that.
+    pub(crate) fn die_at(&self, op: Op) {
+        self.lock().dying = Some(op);
     }
 
     /// Every machine dies by itself.
@@ -94,6 +103,11 @@ impl Script {
     fn perform(&self, op: Op) -> Result<()> {
         let mut state = self.lock();
         state.log.push(op);
+        if state.dying.take_if(|dying| *dying == op).is_some() {
+            drop(state);
+            self.die();
+            return Err(Error::failed("do as the script says")("No such process".into()));
+        }
         match state.failures.get_mut(&op) {
             Some(times @ 1..) => {
                 *times -= 1;
@@ -153,11 +167,11 @@ impl Vmm for FakeVmm {
     }
 
     fn ways(&self) -> Ways {
-        Ways { lazy: Lazy::Tracked, maps_files: false }
+        Ways { lazy: Ok(()), tracking: Trackers::Vmm, maps_files: false }
     }
 
-    async fn network(&self) -> Result<Network> {
-        Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)) })
+    async fn network(&self, _: WayOut) -> Result<Network> {
+        Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)), egress: None })
     }
 
     async fn boot(&self, _: &MachineShape, _: Parts, _: BootMedia) -> Result<Box<dyn Machine>> {
@@ -212,6 +226,10 @@ impl Machine for FakeMachine {
 
     fn restore_report(&self) -> Option<RestoreReport> {
         None
+    }
+
+    fn tracking(&self) -> Tracking {
+        Tracking::Vmm
     }
 
     fn save_phases(&self) -> SavePhases {

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use rustix::process::{Gid, PidfdFlags, Signal, Uid, pidfd_open, pidfd_send_signal};
 
 use super::inject;
-use crate::sys::{ChildLimits, restrict};
+use crate::sys::{ChildLimits, inherit_nothing, restrict};
 use crate::vmm::identity::Identity;
 use crate::vmm::inject::Via;
 use crate::vmm::userfaultfd::Device;
@@ -140,6 +140,7 @@ fn command(launch: &mut Launch, output: OwnedFd, device: Option<&Device>) -> io:
     let mut command = Command::new(&launch.program);
     command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    inherit_nothing(&mut command);
     command.fd_mappings(mappings).map_err(io::Error::other)?;
     let user = launch.identity.as_ref().filter(|_| launch.tracing != Tracing::NextExec);
     let limits = ChildLimits {

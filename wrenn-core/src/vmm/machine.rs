@@ -6,14 +6,17 @@ use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
 use crate::error::Result;
 use crate::network::slot::Network;
+use crate::network::way_out::WayOut;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::metadata::Metadata;
-use crate::vmm::paging::{RestoreReport, Ways};
+use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::Saved;
 use crate::vmm::shape::MachineShape;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::Ways;
 
 /// A driver, which starts machines.
 #[async_trait]
@@ -21,12 +24,13 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
     /// The driver's name and the VMM's version, as snapshots record it.
     fn version(&self) -> &str;
 
-    /// The ways in which a restored guest can get its memory on this host.
+    /// The ways in which a restored guest can get its memory on this host, and have its writes tracked. Blocks for some
+    /// milliseconds, since they are tried.
     fn ways(&self) -> Ways;
 
     /// Makes a network for one machine, which is a slot.
-    async fn network(&self) -> Result<Network> {
-        Network::slot().await
+    async fn network(&self, way_out: WayOut) -> Result<Network> {
+        Network::slot(way_out).await
     }
 
     /// Starts a machine from its kernel. The machine runs at once.
@@ -72,6 +76,9 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
 
     /// What the machine's restore has done so far; `None` for a machine that was booted.
     fn restore_report(&self) -> Option<RestoreReport>;
+
+    /// How the memory is found that the guest writes.
+    fn tracking(&self) -> Tracking;
 
     /// How long the steps of the last [`stop`](Self::stop) and [`save`](Self::save) took.
     fn save_phases(&self) -> SavePhases;

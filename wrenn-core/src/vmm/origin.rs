@@ -1,12 +1,12 @@
 //! Where a machine's memory came from.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wrenn_snapshot::{PageServer, RestoreReport as MemoryReport, ServeCounters, TouchedPages, WorkingSet};
 
 use crate::vmm::paging::{Paging, RestoreReport};
 use crate::vmm::phases::{RestorePhases, RestoreSteps};
+use crate::vmm::tracking::Tracking;
 
 /// Where a machine's memory came from.
 #[derive(Debug)]
@@ -37,22 +37,14 @@ impl Served {
 
 impl Origin {
     /// What the restore has done so far; `None` for a machine that was booted.
-    pub(super) fn report(&self, phases: RestorePhases) -> Option<RestoreReport> {
+    pub(super) fn report(&self, phases: RestorePhases, tracking: Tracking) -> Option<RestoreReport> {
         let (paging, memory) = match self {
             Self::Booted => return None,
             Self::Served(served) => (served.paging, served.counters.report()),
             Self::Copied => (Paging::Eager, MemoryReport::default()),
             Self::Mapped => (Paging::Mapped, MemoryReport::default()),
         };
-        let populated_in = if paging == Paging::Eager { phases.populate } else { Duration::ZERO };
-        Some(RestoreReport {
-            paging,
-            populated_in,
-            loaded_in: phases.load,
-            phases,
-            steps: RestoreSteps::default(),
-            memory,
-        })
+        Some(RestoreReport { paging, tracking, phases, steps: RestoreSteps::default(), memory })
     }
 
     /// The pages that the guest touched, in order, as far as they were recorded.

@@ -8,6 +8,7 @@ use wrenn_snapshot::{Generation, Populate, ServeOptions, WorkingSet};
 use crate::network::slot::Plug;
 use crate::vmm::identity::Identity;
 use crate::vmm::paging::Paging;
+use crate::vmm::tracking::Tracking;
 
 /// The files and the network of a machine. All of them are open already, so the VMM needs no right to open them.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Parts {
 pub(crate) struct Restore {
     pub(crate) generation: Generation,
     pub(crate) paging: Paging,
+    pub(crate) tracking: Tracking,
     /// The pages that an earlier restore of the generation touched, to be read ahead.
     pub(crate) working_set: Option<WorkingSet>,
     /// All of its memory, for [`Paging::Mapped`].

@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_probe_guest_finishes_where_guests_do() {
-        let Some(qemu) = crate::program::on_path(crate::vmm::qemu::PROGRAM) else {
+        let Some(qemu) = crate::program::on_path(crate::vmm::qemu::binary::PROGRAM) else {
             println!("skipped: the_probe_guest_finishes_where_guests_do: qemu-system-x86_64 is not installed");
             return;
         };

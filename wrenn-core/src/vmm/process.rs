@@ -21,7 +21,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use wrenn_snapshot::{EndReason, ServeEnd};
+use wrenn_snapshot::{EndReason, ServeEnd, Uffd};
 
 use crate::error::Error;
 use crate::patience::patient;
@@ -47,7 +47,7 @@ pub(crate) type Attendance = Box<dyn FnOnce() -> Attended + Send>;
 pub(crate) struct Attended {
     reason: EndReason,
     /// Kept open until the VM is gone.
-    _uffd: Option<OwnedFd>,
+    _uffd: Option<Uffd>,
 }
 
 impl Attended {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use memmap2::MmapMut;
-use wrenn_snapshot::{DirtyTracker, Features, Region, Tracking, adopt, arm, arm_file, create_uffd};
+use wrenn_snapshot::{Features, Region, Tracking, adopt, arm_file, create_uffd};
 
 use crate::error::BoxError;
 use crate::vmm::inject::Via;
@@ -45,41 +45,20 @@ impl Device {
     }
 
     /// Makes a userfaultfd of this process.
-    fn userfaultfd(&self) -> Result<OwnedFd, BoxError> {
+    pub(super) fn userfaultfd(&self) -> Result<OwnedFd, BoxError> {
         match &self.0 {
             Some(device) => Ok(crate::sys::new_userfaultfd(device)?),
-            None => Ok(create_uffd()?),
+            None => Ok(create_uffd()?.into()),
         }
     }
 }
 
-/// What can be tried of a kernel.
-pub(super) trait Kernel {
-    /// Missing pages are served.
-    fn serves(&self) -> Result<(), BoxError>;
-    /// Missing pages of shared memory are served, and written ones are found.
-    fn serves_and_tracks(&self) -> Result<(), BoxError>;
-}
-
-/// The kernel that this program runs on.
-#[derive(Debug)]
-pub(super) struct Here;
-
-impl Kernel for Here {
-    fn serves(&self) -> Result<(), BoxError> {
-        let uffd = Device::open()?.userfaultfd()?;
-        let (_memory, region) = untouched()?;
-        shake_hands(&uffd)?;
-        Ok(adopt(uffd.as_fd(), &[region], Tracking::Untracked)?)
-    }
-
-    fn serves_and_tracks(&self) -> Result<(), BoxError> {
-        let uffd = Device::open()?.userfaultfd()?;
-        let (_memory, region) = untouched()?;
-        arm(uffd.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
-        DirtyTracker::new(File::open("/proc/self/pagemap")?, vec![region])?.collect()?;
-        Ok(())
-    }
+/// Whether missing pages are served.
+pub(super) fn serves() -> Result<(), BoxError> {
+    let uffd = Device::open()?.userfaultfd()?;
+    let (_memory, region) = untouched()?;
+    shake_hands(&uffd)?;
+    Ok(adopt(uffd.as_fd(), &[region], Tracking::Untracked)?)
 }
 
 /// Makes the first call on a descriptor, and asks for no feature, since every kernel serves missing pages.
@@ -93,18 +72,4 @@ fn untouched() -> Result<(MmapMut, Region), BoxError> {
     let memory = MmapMut::map_anon(BYTES)?;
     let region = Region::new(u64::try_from(memory.as_ptr().expose_provenance())?, u64::try_from(BYTES)?, 0);
     Ok((memory, region))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn this_kernel_serves_where_it_serves_and_tracks() {
-        if let Err(error) = Here.serves_and_tracks() {
-            println!("skipped: this_kernel_serves_where_it_serves_and_tracks: {error}");
-            return;
-        }
-        Here.serves().unwrap();
-    }
 }

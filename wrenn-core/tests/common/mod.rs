@@ -1,6 +1,7 @@
 //! What the tests on real virtual machines share.
 #![allow(dead_code, clippy::print_stdout, clippy::unwrap_used, reason = "tests; each file uses a part")]
 
+pub(crate) mod lacking;
 pub(crate) mod mount;
 
 use std::io::Write as _;
@@ -25,10 +26,28 @@ fn obstacle() -> Option<String> {
 pub(crate) fn can_run(test: &str) -> bool {
     let obstacle = obstacle();
     if let Some(reason) = &obstacle {
-        // Past the runner, which keeps to itself what a test that passes prints.
-        writeln!(std::io::stderr(), "skipped: {test}: {reason}").expect("standard error is open");
+        skip(test, reason);
     }
     obstacle.is_none()
+}
+
+/// Says that a test, or a part of it, does not run.
+pub(crate) fn skip(test: &str, reason: &dyn std::fmt::Display) {
+    // Past the runner, which keeps to itself what a test that passes prints.
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").expect("standard error is open");
+}
+
+/// Whether the test is run by root and finds QEMU; says so if not.
+pub(crate) fn has_root_and_qemu(test: &str) -> bool {
+    let qemu = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("qemu-system-x86_64").is_file()));
+    let obstacle = match (nix::unistd::Uid::effective().is_root(), qemu) {
+        (true, true) => return true,
+        (false, _) => "it makes namespaces, as root",
+        (true, false) => "qemu-system-x86_64 is not installed",
+    };
+    skip(test, &obstacle);
+    false
 }
 
 /// The name of the calling test.
@@ -40,6 +59,13 @@ macro_rules! vm_test_or_return {
             return;
         }
     };
+}
+
+/// How long something may take here that may take `time` where nothing slows a guest: `WRENN_TIMEOUT_FACTOR` times as long, as
+/// wrenn itself has it.
+pub(crate) fn patient(time: std::time::Duration) -> std::time::Duration {
+    let factor = std::env::var("WRENN_TIMEOUT_FACTOR").ok().and_then(|factor| factor.parse().ok());
+    time.mul_f64(factor.unwrap_or(1.0))
 }
 
 /// The host that every test shares: its template is booted once.

@@ -23,14 +23,35 @@ impl Mount {
 
     /// An XFS of 4 GiB, of which what is written takes room. What keeps this machine from having one is the error.
     pub(crate) fn xfs() -> Result<Self, String> {
+        Self::of_kind("xfs", "xfsprogs")
+    }
+
+    /// The same with btrfs.
+    pub(crate) fn btrfs() -> Result<Self, String> {
+        Self::of_kind("btrfs", "btrfs-progs")
+    }
+
+    fn of_kind(kind: &str, package: &str) -> Result<Self, String> {
         let directory = tempfile::tempdir().unwrap();
-        let image = directory.path().join("xfs");
+        let image = directory.path().join(kind);
         std::fs::File::create(&image).unwrap().set_len(4 << 30).unwrap();
-        let made = Command::new("mkfs.xfs").arg("-q").arg(&image).status();
-        let made = made.map_err(|error| format!("no mkfs.xfs ({error}): install xfsprogs"))?;
+        let made = Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image).status();
+        let made = made.map_err(|error| format!("no mkfs.{kind} ({error}): install {package}"))?;
         assert!(made.success(), "{made:?}");
         let mounted = Self::made(Command::new("mount").args(["-o", "loop"]).arg(&image), Some(directory));
-        mounted.map_err(|error| format!("this kernel mounts no XFS: {error}"))
+        mounted.map_err(|error| format!("this kernel mounts no {kind}: {error}"))
+    }
+
+    /// An overlay in memory over an empty directory, as a container has it as its root.
+    pub(crate) fn overlay() -> Result<Self, String> {
+        let memory = Self::tmpfs("size=1G");
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| memory.path().join(name));
+        for directory in [&lower, &upper, &work] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        // The overlay keeps what it lies on, which is unmounted lazily.
+        Self::made(Command::new("mount").args(["-t", "overlay", "-o", &options, "none"]), None)
     }
 
     fn made(mount: &mut Command, image: Option<TempDir>) -> Result<Self, String> {

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     arm::arm_file,
     page::{PAGE_BYTES, PageIndex},
-    sys::uffd::{self, Features},
+    sys::uffd::{self, Features, Uffd},
 };
 
 const PAGES: u32 = 64;
@@ -18,7 +18,7 @@ const PAGES: u32 = 64;
 struct Scene {
     map: MmapRaw,
     region: Region,
-    uffd: OwnedFd,
+    uffd: Uffd,
     tracker: DirtyTracker,
 }
 

@@ -1,11 +1,14 @@
 //! Pages that are held, as a copier has them.
 
-use std::sync::Arc;
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use crate::{
-    error::Result,
-    hold::keeper::{Keeper, Piece},
-    page::PageRange,
+    error::{Error, Result},
+    hold::{
+        in_order::AHEAD_PAGES_MAX,
+        keeper::{Keeper, Piece},
+    },
+    page::{PageRange, bytes_of},
 };
 
 /// How a piece of the guest's memory is read.
@@ -17,7 +20,8 @@ pub struct HeldPages {
     pub(crate) keeper: Arc<Keeper<Read>>,
     pub(crate) pages: u64,
     pub(crate) space_pages: u32,
-    pub(crate) _alive: Arc<()>,
+    /// Somebody wants them for as long as this is there.
+    pub(crate) alive: Arc<()>,
 }
 
 impl HeldPages {
@@ -25,6 +29,14 @@ impl HeldPages {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.pages
+    }
+
+    /// Pages of a memory that is a file, to which nobody writes before the keeper has been asked.
+    pub(crate) fn of_file(pages: &[PageRange], memory: File, space_pages: u32) -> Self {
+        let pieces = pages.iter().copied().flat_map(pieces).collect();
+        let read: Read = Box::new(move |pages| read(&memory, pages));
+        let count = pages.iter().map(|range| u64::from(range.count)).sum();
+        Self { keeper: Arc::new(Keeper::new(pieces, read)), pages: count, space_pages, alive: Arc::new(()) }
     }
 
     /// Pages of a memory that nobody writes to.
@@ -35,7 +47,7 @@ impl HeldPages {
         let read: Read = Box::new(move |pages| {
             Ok(memory[crate::page::bytes_of(pages.start.0)..][..crate::page::bytes_of(pages.count)].to_vec())
         });
-        Self { keeper: Arc::new(Keeper::new(pages, read)), pages: count, space_pages, _alive: Arc::new(()) }
+        Self { keeper: Arc::new(Keeper::new(pages, read)), pages: count, space_pages, alive: Arc::new(()) }
     }
 
     /// How many pages the memory space has.
@@ -59,4 +71,15 @@ impl std::fmt::Debug for HeldPages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HeldPages").field("pages", &self.pages).finish_non_exhaustive()
     }
+}
+
+fn pieces(range: PageRange) -> impl Iterator<Item = PageRange> {
+    let (end, most) = (range.start.0 + range.count, AHEAD_PAGES_MAX);
+    (range.start.0..end).step_by(most as usize).map(move |at| PageRange::new(at, most.min(end - at)))
+}
+
+fn read(memory: &File, pages: PageRange) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; bytes_of(pages.count)];
+    memory.read_exact_at(&mut bytes, pages.start.byte_offset()).map_err(|error| Error::kernel("pread", error))?;
+    Ok(bytes)
 }

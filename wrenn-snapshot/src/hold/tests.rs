@@ -5,8 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::*;
-use crate::hold::keeper::KEPT_MAX;
+use crate::{
+    hold::{
+        held::Read,
+        keeper::{KEPT_MAX, Keeper},
+    },
+    page::PageRange,
+};
 
 /// More than are kept for a copier.
 const PIECES: u32 = 16;

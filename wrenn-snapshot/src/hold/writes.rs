@@ -12,7 +12,7 @@ use nix::{
 };
 
 use crate::{
-    hold::{held::Read, keeper::Keeper},
+    hold::{held::Read, in_order::InOrder, keeper::Keeper},
     page::{PageIndex, PageRange},
     region::{Region, Regions},
     stop::StopHandle,
@@ -56,10 +56,8 @@ impl Writes {
         let Event::Protected { addr } = event else { return };
         let Some(region) = self.regions.containing(addr) else { return };
         let page = region.page_at(addr);
-        let pages = PageRange::new(
-            page.0,
-            self.order.ahead(page.0).min(region.pages().start.0 + region.pages().count - page.0),
-        );
+        let left = region.pages().start.0 + region.pages().count - page.0;
+        let pages = PageRange::new(page.0, self.order.ahead(page.0, left));
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keeper) = current.upgrade() {
             keeper.keep(pages);
@@ -83,23 +81,4 @@ impl Writes {
     }
 }
 
-/// How many pages are let through at once: more and more to a guest that writes in order, which then waits for one in
-/// sixteen. Those that it does not come to count as written, although they are not.
-#[derive(Debug, Default)]
-pub(crate) struct InOrder {
-    next: u32,
-    count: u32,
-}
-
-impl InOrder {
-    /// For a write to a page.
-    fn ahead(&mut self, page: u32) -> u32 {
-        self.count = if page == self.next { (self.count * 2).clamp(1, PIECE_PAGES) } else { 1 };
-        self.next = page.saturating_add(self.count);
-        self.count
-    }
-}
-
-/// 64 KiB: a guest that writes in order waits for one read in sixteen writes.
-pub(crate) const PIECE_PAGES: u32 = 16;
 const RETRY: Duration = Duration::from_millis(1);

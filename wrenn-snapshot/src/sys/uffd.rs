@@ -1,12 +1,13 @@
 //! `userfaultfd(2)` on another process's memory.
 //!
 //! The `ioctl`s are issued here rather than through the `userfaultfd` crate: its copy takes a negative `-errno` for a
-//! length, it knows neither `WP_ASYNC` nor `WP_UNPOPULATED`, and its build needs libclang.
+//! length and cannot install a page write-protected, it knows neither `WP_ASYNC` nor `WP_UNPOPULATED`, and its build needs
+//! libclang. Where the feature `userfaultfd` is on, its type is taken and given, and a test holds what is here against it.
 #![expect(unsafe_code, reason = "ioctl(2) and userfaultfd(2) have no safe wrapper")]
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -17,6 +18,12 @@ use nix::{
 };
 
 use crate::error::{Error, Result};
+
+#[cfg(feature = "userfaultfd")]
+mod conversion;
+#[cfg(feature = "userfaultfd")]
+#[cfg(test)]
+mod reference;
 
 /// Features of userfaultfd, which the first call on a descriptor asks for and which hold for its life.
 /// From `linux/userfaultfd.h`.
@@ -30,6 +37,10 @@ impl Features {
     /// protection that covers pages which are not there yet. Linux 6.7.
     pub const SERVE_AND_TRACK: Self =
         Self(PAGEFAULT_FLAG_WP | MISSING_SHMEM | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED | WP_ASYNC);
+    /// What serving shared memory takes, and being told of the first write to each page ([`Tracking::Sync`]). Linux 5.19.
+    ///
+    /// [`Tracking::Sync`]: crate::Tracking::Sync
+    pub const SERVE_AND_TRACK_SYNC: Self = Self(PAGEFAULT_FLAG_WP | MISSING_SHMEM | WP_HUGETLBFS_SHMEM);
     /// What [holding pages](crate::DirtyTracker::hold) takes of the second descriptor: to be told of writes to shared
     /// memory. Linux 5.19.
     pub(crate) const HOLD: Self = Self(PAGEFAULT_FLAG_WP | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED);
@@ -116,32 +127,56 @@ pub(crate) enum Copied {
     Gone,
 }
 
-/// A userfaultfd of some process.
+/// A userfaultfd of some process: this one, or one that handed it over.
+///
+/// Any descriptor can become one. That it is a userfaultfd is found out where it is first used.
+///
+/// ```
+/// use std::os::fd::{AsFd, OwnedFd};
+///
+/// use wrenn_snapshot::{Features, Uffd, create_uffd};
+///
+/// let Ok(uffd) = create_uffd() else { return Ok(()) }; // for root, or with vm.unprivileged_userfaultfd=1
+/// assert_eq!(Features::of(uffd.as_fd())?, None); // nobody has made the first call on it
+/// let descriptor = OwnedFd::from(uffd);
+/// let uffd = Uffd::from(descriptor);
+/// # drop(uffd);
+/// # Ok::<(), wrenn_snapshot::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Uffd(OwnedFd);
+pub struct Uffd(OwnedFd);
 
 impl Uffd {
-    /// Takes a descriptor, and makes it non-blocking: polling a blocking one only ever gives an error.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Self> {
-        let flags = nix::fcntl::fcntl(&fd, FcntlArg::F_GETFL).map_err(|errno| Error::kernel("fcntl", errno))?;
-        let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&fd, FcntlArg::F_SETFL(flags)).map_err(|errno| Error::kernel("fcntl", errno))?;
-        Ok(Self(fd))
+    /// Another descriptor of the same userfaultfd. What it watches stays watched until the last one is closed.
+    ///
+    /// # Errors
+    /// The process has as many descriptors as it may have.
+    pub fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|error| Error::kernel("dup", error))
     }
 
-    pub(crate) fn into_fd(self) -> OwnedFd {
-        self.0
+    /// Makes it non-blocking, as reading its events takes: polling a blocking one only ever gives an error.
+    pub(crate) fn non_blocking(self) -> Result<Self> {
+        let flags = nix::fcntl::fcntl(&self.0, FcntlArg::F_GETFL).map_err(|errno| Error::kernel("fcntl", errno))?;
+        let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(&self.0, FcntlArg::F_SETFL(flags)).map_err(|errno| Error::kernel("fcntl", errno))?;
+        Ok(self)
     }
 
     /// Appends every event that waits, and returns once none is left; or once there are so many that a guest whose threads
     /// make them as fast as they are read could make the list grow without end.
+    ///
+    /// A process that the VMM forks is not served: its descriptor is closed, since a VMM that forks for ever would use up
+    /// those of this process.
     pub(crate) fn drain(&self, events: &mut Vec<Event>) -> Result<()> {
         let mut buffer = [0; MESSAGE_LEN * MESSAGES_AT_ONCE];
         loop {
             match nix::unistd::read(&self.0, &mut buffer) {
                 Ok(0) | Err(Errno::EAGAIN) => return Ok(()),
                 Ok(len) => {
-                    events.extend(buffer[..len].chunks_exact(MESSAGE_LEN).map(parse_event));
+                    let messages = buffer[..len].chunks_exact(MESSAGE_LEN);
+                    messages.clone().for_each(|message| drop(child_of(message)));
+                    events.extend(messages.map(parse_event));
                     // The kernel fills the buffer with all that there is, so there was no more.
                     if len < buffer.len() || events.len() >= EVENTS_MAX {
                         return Ok(());
@@ -202,18 +237,36 @@ impl AsFd for Uffd {
     }
 }
 
+impl AsRawFd for Uffd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Uffd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Uffd> for OwnedFd {
+    fn from(uffd: Uffd) -> Self {
+        uffd.0
+    }
+}
+
 /// A new userfaultfd of this process. A guest's is made inside of its VMM.
 ///
 /// # Errors
 /// The kernel has none, or the caller may not have one (`vm.unprivileged_userfaultfd`).
-pub fn create() -> Result<OwnedFd> {
+pub fn create() -> Result<Uffd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: userfaultfd(2) takes flags alone and touches no memory.
     let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
     let fd = i32::try_from(Errno::result(fd).map_err(|errno| Error::kernel("userfaultfd", errno))?)
         .map_err(|error| Error::kernel("userfaultfd", io::Error::other(error)))?;
     // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(Uffd(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// The first call on a descriptor. The kernel refuses a second one.
@@ -264,11 +317,22 @@ pub(crate) fn unregister(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()
 pub(crate) fn protect(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<()> {
     let started = Instant::now();
     loop {
-        match set_protection(uffd, UffdioRange { start: addr, len }, WRITEPROTECT_MODE_WP) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EAGAIN) if started.elapsed() < PATIENCE => std::thread::sleep(RETRY),
-            Err(errno) => return Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
+        if try_protect(uffd, addr, len)? {
+            return Ok(());
         }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::kernel("UFFDIO_WRITEPROTECT", Errno::EAGAIN));
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// As [`protect`], but once. `false` if the kernel puts it off.
+pub(crate) fn try_protect(uffd: BorrowedFd<'_>, addr: u64, len: u64) -> Result<bool> {
+    match set_protection(uffd, UffdioRange { start: addr, len }, WRITEPROTECT_MODE_WP) {
+        Ok(()) => Ok(true),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(errno) => Err(Error::kernel("UFFDIO_WRITEPROTECT", errno)),
     }
 }
 
@@ -277,6 +341,17 @@ fn set_protection(uffd: BorrowedFd<'_>, range: UffdioRange, mode: u64) -> std::r
     // SAFETY: the kernel reads `request` alone. Protection is set on registered memory of the descriptor's process,
     // and changes what a write does there, not what is in it.
     unsafe { uffdio_writeprotect(uffd.as_raw_fd(), &raw mut request) }.map(|_| ())
+}
+
+/// The descriptor of a child's memory, which the kernel has put into this process with the event of its fork.
+fn child_of(message: &[u8]) -> Option<OwnedFd> {
+    if message.first() != Some(&EVENT_FORK_MESSAGE) {
+        return None;
+    }
+    #[expect(clippy::host_endian_bytes, reason = "the kernel's messages are in the machine's own byte order")]
+    let number = i32::from_ne_bytes(message.get(8..12)?.try_into().ok()?);
+    // SAFETY: the kernel has just made this descriptor for whoever reads the event, and nobody else knows it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// One `struct uffd_msg`: the event in byte 0, its arguments from byte 8 on.
@@ -371,6 +446,7 @@ const REGISTER_MODE_WP: u64 = 1 << 1;
 const COPY_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 const EVENT_PAGEFAULT: u8 = 0x12;
+const EVENT_FORK_MESSAGE: u8 = 0x13;
 const EVENT_REMOVE: u8 = 0x15;
 const EVENT_UNMAP: u8 = 0x16;
 const FAULT_FLAG_WRITE: u64 = 1 << 0;

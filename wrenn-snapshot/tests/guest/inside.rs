@@ -130,6 +130,7 @@ impl Memory {
             b'h' => return self.write_hard(value),
             b't' => return self.touch((0..value.min(at)).collect(), |at| _ = self.byte(at)),
             b's' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| _ = self.byte(at)),
+            b'u' => return self.touch((0..value.min(at)).collect(), |at| self.set(at, 1)),
             b'v' => return self.touch(shuffled(at).into_iter().take(value as usize).collect(), |at| self.set(at, 1)),
             _ => unreachable!("the test knows the verbs"),
         }

@@ -30,6 +30,7 @@ use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, cre
 
 mod huge;
 mod inside;
+pub(crate) mod scene;
 pub(crate) mod serving;
 
 /// What a guest's memory is made of.
@@ -121,7 +122,8 @@ impl Guest {
             .spawn()
             .expect("the test runs itself");
         let (stream, _) = listener.accept().expect("the guest connects");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a socket has time-outs");
+        // On an emulated processor that is busy, thousands of writes that wait take this long.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket has time-outs");
         let ([uffd, second], host_addr) = receive(&stream);
         let region = Region { granule, ..Region::new(host_addr, len_bytes, 0) };
         Some((Self { child, stream, memory, region, second: Some(second), _huge_pages: huge_pages }, uffd))
@@ -224,9 +226,10 @@ impl Guest {
         (answer >> 32, answer & u64::from(u32::MAX))
     }
 
-    /// Writes to `pages` of the first `among` pages, in no order, and returns the same.
-    pub(crate) fn touch_to_write(&mut self, pages: u32, among: u32) -> (u64, u64) {
-        let answer = self.ask(b'v', among, pages);
+    /// Writes to `pages` of the first `among` pages, and returns the same.
+    pub(crate) fn touch_to_write(&mut self, order: Order, pages: u32, among: u32) -> (u64, u64) {
+        let verb = if order == Order::Ascending { b'u' } else { b'v' };
+        let answer = self.ask(verb, among, pages);
         (answer >> 32, answer & u64::from(u32::MAX))
     }
 

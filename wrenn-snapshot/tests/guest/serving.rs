@@ -1,7 +1,6 @@
 //! A page server on a thread of its own, and a source that can be held up.
 
 use std::{
-    os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -9,7 +8,7 @@ use std::{
 
 use wrenn_snapshot::{
     ByteSource, EndReason, PageIndex, PageRange, PageRun, PageServer, PageSource, Region, RestoreReport, Result,
-    ServeCounters, ServeEnd, ServeOptions, StopHandle,
+    ServeCounters, ServeEnd, ServeOptions, StopHandle, Uffd,
 };
 
 pub(crate) struct Serving {
@@ -26,7 +25,7 @@ impl Serving {
         Self { thread: std::thread::spawn(move || server.serve(&handle)), stop, counters }
     }
 
-    pub(crate) fn bytes(uffd: OwnedFd, regions: Vec<Region>, memory: Vec<u8>, options: ServeOptions) -> Self {
+    pub(crate) fn bytes(uffd: impl Into<Uffd>, regions: Vec<Region>, memory: Vec<u8>, options: ServeOptions) -> Self {
         let source = ByteSource::new(memory).expect("whole pages");
         Self::start(PageServer::new(uffd, regions, Box::new(source), options).expect("the regions fit"))
     }

@@ -6,10 +6,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 use super::initramfs;
 use super::modules::{self, load_order};
 use crate::shell;
+
+/// Which kernel: Debian's, of a release.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernel {
+    /// Debian 12's. It has no asynchronous write protection, so that synchronous tracking is the best that it has.
+    #[value(name = "6.1")]
+    Debian12,
+    /// Debian 13's, which has all that lazy paging wants.
+    #[default]
+    #[value(name = "6.12")]
+    Debian13,
+}
+
+impl Kernel {
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Debian12 => "bookworm",
+            Self::Debian13 => "trixie",
+        }
+    }
+}
 
 /// A kernel and its initramfs, ready to boot.
 #[derive(Debug)]
@@ -19,25 +41,25 @@ pub(super) struct HostKernel {
 }
 
 impl HostKernel {
-    /// Makes both in `directory`, unless they are there from an earlier run. That takes network, and some 20 s.
-    pub(super) fn prepare(directory: &Path) -> anyhow::Result<Self> {
-        let recipe = recipe();
+    /// Makes both below `directory`, unless they are there from an earlier run. That takes network, and some 20 s.
+    pub(super) fn prepare(directory: &Path, which: Kernel) -> anyhow::Result<Self> {
+        let (recipe, directory) = (recipe(which), &directory.join(which.suite()));
         let kernel = Self { vmlinuz: directory.join("vmlinuz"), initramfs: directory.join("initramfs") };
         if fs::read_to_string(directory.join(RECIPE)).is_ok_and(|made| made == recipe) {
             return Ok(kernel);
         }
         println!("lab: fetching Debian's kernel, which is done once");
-        make(directory, &recipe).context("the lab's kernel could not be made")?;
+        make(directory, which, &recipe).context("the lab's kernel could not be made")?;
         Ok(kernel)
     }
 }
 
 /// What the files are made of, kept beside them: another recipe makes them anew.
-fn recipe() -> String {
-    [SUITE, PACKAGES, &modules::WANTED.join(" "), initramfs::INIT].join("\n")
+fn recipe(which: Kernel) -> String {
+    [which.suite(), PACKAGES, &modules::WANTED.join(" "), initramfs::INIT].join("\n")
 }
 
-fn make(directory: &Path, recipe: &str) -> anyhow::Result<()> {
+fn make(directory: &Path, which: Kernel, recipe: &str) -> anyhow::Result<()> {
     let parent = directory.parent().context("it has no place")?;
     fs::create_dir_all(parent)?;
     let scratch = tempfile::Builder::new().prefix(".lab-kernel-").tempdir_in(parent)?;
@@ -45,7 +67,7 @@ fn make(directory: &Path, recipe: &str) -> anyhow::Result<()> {
     // Packages are unpacked and not installed: nothing of them runs.
     let mut bootstrap = Command::new("mmdebstrap");
     bootstrap.args(["--quiet", "--mode=root", "--variant=extract", "--architectures=amd64", "--components=main"]);
-    shell::run(bootstrap.arg(format!("--include={PACKAGES}")).arg(SUITE).arg(&tree))?;
+    shell::run(bootstrap.arg(format!("--include={PACKAGES}")).arg(which.suite()).arg(&tree))?;
     let made = scratch.path().join("made");
     fs::create_dir(&made)?;
     pack(&tree, &made)?;
@@ -58,8 +80,9 @@ fn make(directory: &Path, recipe: &str) -> anyhow::Result<()> {
 }
 
 fn pack(tree: &Path, made: &Path) -> anyhow::Result<()> {
-    // Debian 13 has everything but the kernel itself below /usr.
-    let usr = tree.join("usr");
+    // Debian 13 has everything but the kernel itself below /usr, and Debian 12 this beside it.
+    let usr = [tree.join("usr"), tree.to_owned()].into_iter().find(|root| root.join("lib/modules").is_dir());
+    let usr = usr.context("the package has no modules")?;
     let modules = only_entry(&usr.join("lib/modules"))?;
     let release = modules.file_name().unwrap_or_default();
     let busybox = usr.join("bin/busybox");
@@ -90,7 +113,5 @@ fn only_entry(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(first?.path())
 }
 
-/// Debian 13, whose kernel 6.12 has everything that lazy paging wants; that of Debian 12 lacks asynchronous write protection.
-const SUITE: &str = "trixie";
 const PACKAGES: &str = "busybox-static,linux-image-cloud-amd64";
 const RECIPE: &str = "recipe";

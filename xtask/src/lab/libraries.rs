@@ -94,10 +94,7 @@ mod tests {
         }
         let tree = tempfile::tempdir().unwrap();
         fs::create_dir_all(tree.path().join("lab/bin")).unwrap();
-        let path = std::env::split_paths(&std::env::var_os("PATH").unwrap())
-            .map(|directory| directory.join("qemu-system-x86_64"))
-            .find(|path| path.is_file())
-            .unwrap();
+        let path = wrenn_core::find_in_path(&std::env::var_os("PATH").unwrap(), "qemu-system-x86_64").unwrap();
         carry_qemu(&path, tree.path()).unwrap();
         assert!(tree.path().join("lab/share/qemu/bios-microvm.bin").is_file());
         let lab = tree.path().join("lab");

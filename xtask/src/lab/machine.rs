@@ -24,6 +24,8 @@ pub(super) struct Machine<'a> {
     pub(super) base: &'a Path,
     pub(super) drive: &'a Drive,
     pub(super) patience: Patience,
+    /// How long it may run where nothing else does.
+    pub(super) run_max: Duration,
 }
 
 /// How a machine has ended.
@@ -59,7 +61,7 @@ impl Machine<'_> {
         };
         let ended = tokio::select! {
             ended = follow(&mut qemu, line, &mut console) => Ok(ended?),
-            overdue = overdue(self.patience, &mut progress, &mut take) => Err(overdue?),
+            overdue = overdue(self, &mut progress, &mut take) => Err(overdue?),
         };
         match ended {
             Ok(qemu) => {
@@ -103,8 +105,12 @@ impl Machine<'_> {
 }
 
 /// Reads what the machine tells of itself, and comes to an end when the machine has to.
-async fn overdue(patience: Patience, progress: &mut Progress, event: &mut dyn FnMut(Event)) -> std::io::Result<String> {
-    let mut watch = Watch::new(patience, Instant::now());
+async fn overdue(
+    machine: &Machine<'_>,
+    progress: &mut Progress,
+    event: &mut dyn FnMut(Event),
+) -> std::io::Result<String> {
+    let mut watch = Watch::new(machine.patience, machine.run_max, Instant::now());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         for told in progress.read()? {

@@ -39,11 +39,7 @@ pub(super) const WANTED: &[&str] = &[
     "tun",
     "veth",
     "nf_tables",
-    "nft_ct",
-    "nft_nat",
-    "nft_masq",
-    "nft_chain_nat",
-    "nft_reject_inet",
+    "nft_tproxy",
 ];
 
 #[cfg(test)]

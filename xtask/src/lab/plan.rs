@@ -3,7 +3,7 @@
 //! ```text
 //! Waiting ─▶ begin ─▶ Running ─▶ end ─▶ Ended
 //!    ▲                   │
-//!    └── not_ended ◀─────┘   once; then NotEnded
+//!    └─── again ◀────────┘   once, after a failure too; then Ended or NotEnded
 //! ```
 
 use std::process::Command;
@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 
 use super::progress::Event;
 use super::test_binaries::TestBinary;
+use crate::report::TRIED_AGAIN;
 use crate::shell;
 
 /// Which tests there are, and what has become of each.
@@ -29,8 +30,10 @@ struct Test {
     binary: String,
     name: String,
     state: State,
-    /// Why each run of it did not come to an end.
+    /// Why each run of it did not come to an end, or failed and is not the last.
     interruptions: Vec<String>,
+    /// Whether the first run failed: the machine's processor may have, and a second run tells.
+    failed_once: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,9 @@ impl Plan {
                 let why = format!("it had not ended after {} s", self.test_max.as_secs());
                 return self.tests.get_mut(number).into_iter().for_each(|test| test.not_ended(&why));
             }
+            Event::End(number, status) if status != 0 => {
+                return self.tests.get_mut(number).into_iter().for_each(|test| test.failed(status));
+            }
             Event::End(number, status) => (number, State::Ended(status)),
             Event::Beat | Event::Status(_) => return,
         };
@@ -121,6 +127,9 @@ impl Plan {
     pub(super) fn account(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for test in self.tests.iter().filter(|test| !test.interruptions.is_empty()) {
+            if test.failed_once {
+                lines.push(format!("{TRIED_AGAIN}{test}"));
+            }
             let whys = test.interruptions.join("; then ");
             if test.state == State::NotEnded {
                 lines.push(format!("test {} ... FAILED", test.name));
@@ -146,7 +155,22 @@ impl Plan {
 
 impl Test {
     fn new(binary: &str, name: &str) -> Self {
-        Self { binary: binary.to_owned(), name: name.to_owned(), state: State::Waiting, interruptions: Vec::new() }
+        Self {
+            binary: binary.to_owned(),
+            name: name.to_owned(),
+            state: State::Waiting,
+            interruptions: Vec::new(),
+            failed_once: false,
+        }
+    }
+
+    fn failed(&mut self, status: i32) {
+        if self.interruptions.len() + 1 < TRIES_MAX {
+            self.failed_once = true;
+            self.not_ended(&format!("it failed with status {status}, as told above"));
+        } else {
+            self.state = State::Ended(status);
+        }
     }
 
     fn not_ended(&mut self, why: &str) {
@@ -196,6 +220,25 @@ mod tests {
         let account = plan.account().join("\n");
         assert!(account.starts_with("test bad ... FAILED\n"), "{account}");
         assert!(account.contains("the machine crashed; then it had not ended after 300 s"), "{account}");
+    }
+
+    #[test]
+    fn a_test_that_fails_runs_once_more_and_its_second_end_counts() {
+        let mut plan = plan();
+        for (number, second) in [(0, 0), (1, 101)] {
+            plan.take(Event::Begin(number));
+            plan.take(Event::End(number, 101));
+            assert!(plan.script("/bin").contains(&format!("run {number}")));
+            plan.take(Event::Begin(number));
+            plan.take(Event::End(number, second));
+        }
+        plan.take(Event::End(2, 0));
+        assert_eq!((plan.waiting(), plan.status()), (0, 101));
+        let account = plan.account();
+        for number in [0, 2] {
+            assert!(account[number].starts_with(TRIED_AGAIN), "{account:?}");
+            assert!(account[number + 1].ends_with("was run twice, since it failed with status 101, as told above"));
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Progress {
 #[derive(Debug)]
 pub(super) struct Watch {
     patience: Patience,
+    run_max: Duration,
     started: Instant,
     heard: Option<Instant>,
     /// When the test that runs began.
@@ -86,8 +87,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Patience, now: Instant) -> Self {
-        Self { patience, started: now, heard: None, test: None }
+    /// `run_max` is how long the machine may run where nothing else does.
+    pub(super) fn new(patience: Patience, run_max: Duration, now: Instant) -> Self {
+        Self { patience, run_max, started: now, heard: None, test: None }
     }
 
     pub(super) fn take(&mut self, event: Event, now: Instant) {
@@ -105,7 +107,7 @@ impl Watch {
             let passed = now.saturating_duration_since(since);
             (passed > self.patience.times(max)).then_some(passed.as_secs())
         };
-        if let Some(passed) = seconds(self.started, RUN_MAX) {
+        if let Some(passed) = seconds(self.started, self.run_max) {
             return Some(format!("it had not ended after {passed} s"));
         }
         if let Some(passed) = self.test.and_then(|began| seconds(began, TEST_MAX + KILL_MAX)) {
@@ -118,7 +120,6 @@ impl Watch {
     }
 }
 
-const RUN_MAX: Duration = Duration::from_secs(30 * 60);
 /// How long a test may run before the lab kills it. The longest takes a minute and a half on a machine without other work.
 pub(super) const TEST_MAX: Duration = Duration::from_secs(300);
 /// A start takes half a minute where nothing else runs.
@@ -149,7 +150,7 @@ mod tests {
     fn a_machine_has_bounds_for_its_start_its_silence_and_each_test() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let mut watch = Watch::new(Patience::default(), start);
+        let mut watch = Watch::new(Patience::default(), Duration::from_secs(1800), start);
         assert_eq!(watch.overdue(after(239)), None);
         assert_eq!(watch.overdue(after(241)).unwrap(), "it did not start within 241 s");
         watch.take(Event::Begin(0), after(30));

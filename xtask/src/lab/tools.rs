@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use wrenn_core::Driver;
+use wrenn_core::{Driver, find_in_path};
 
 use super::patience::Patience;
 use crate::shell;
@@ -36,10 +36,19 @@ impl Vmm {
     }
 }
 
+/// What executes the instructions of QEMU's guests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Acceleration {
+    #[default]
+    Kvm,
+    Tcg,
+}
+
 /// A VMM, and what belongs to it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tools {
     pub(super) vmm: Vmm,
+    acceleration: Acceleration,
     programs: Vec<Program>,
 }
 
@@ -57,10 +66,7 @@ impl Tools {
     /// Finds them by their variables and on the `PATH`, the jailer also beside Firecracker.
     pub(crate) fn find(vmm: Vmm, variable: impl Fn(&str) -> Option<OsString>) -> Option<Self> {
         let named = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let on_path = |program: &str| {
-            let path = variable("PATH").unwrap_or_default();
-            std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
-        };
+        let on_path = |program: &str| find_in_path(&variable("PATH").unwrap_or_default(), program);
         let found = |name, variable, path: Option<PathBuf>| path.map(|path| Program { name, variable, path });
         let programs = match vmm {
             Vmm::Firecracker => {
@@ -78,7 +84,12 @@ impl Tools {
                 vec![found("qemu-system-x86_64", QEMU, Some(named(QEMU).or_else(|| on_path("qemu-system-x86_64"))?))]
             }
         };
-        Some(Self { vmm, programs: programs.into_iter().flatten().collect() })
+        Some(Self { vmm, acceleration: Acceleration::default(), programs: programs.into_iter().flatten().collect() })
+    }
+
+    /// The same tools, for guests of QEMU that run in another way.
+    pub(super) fn accelerated_by(self, acceleration: Acceleration) -> Self {
+        Self { acceleration, ..self }
     }
 
     pub(super) fn programs(&self) -> &[Program] {
@@ -97,10 +108,11 @@ impl Tools {
     }
 
     fn choice(&self) -> &'static [(&'static str, &'static str)] {
-        match self.vmm {
+        match (self.vmm, self.acceleration) {
             // What wrenn chooses by itself where KVM serves.
-            Vmm::Firecracker => &[],
-            Vmm::Qemu => &[("WRENN_VMM", "qemu"), ("WRENN_ACCELERATION", "kvm")],
+            (Vmm::Firecracker, _) => &[],
+            (Vmm::Qemu, Acceleration::Kvm) => &[("WRENN_VMM", "qemu"), ("WRENN_ACCELERATION", "kvm")],
+            (Vmm::Qemu, Acceleration::Tcg) => &[("WRENN_VMM", "qemu"), ("WRENN_ACCELERATION", "tcg")],
         }
     }
 
@@ -115,8 +127,12 @@ impl Tools {
         let exports = tools.chain(choice).chain([data, factor]).chain(passed);
         let exports = exports.map(|(name, value)| format!("export {name}={}\n", shell::quote(&value)));
         let (exports, variable) = (exports.collect::<String>(), self.programs[0].variable);
+        let kvm = match self.acceleration {
+            Acceleration::Kvm => "test -c /dev/kvm || { echo 'lab: there is no /dev/kvm'; exit 1; }\n",
+            Acceleration::Tcg => "",
+        };
         format!(
-            "{exports}test -c /dev/kvm || {{ echo 'lab: there is no /dev/kvm'; exit 1; }}\n\
+            "{exports}{kvm}\
              \"${variable}\" --version > /dev/null || {{ echo \"lab: ${variable} does not run here\"; exit 1; }}\n{script}\n"
         )
     }
@@ -128,9 +144,16 @@ const FIRECRACKER: &str = "WRENN_FIRECRACKER";
 const JAILER: &str = "WRENN_JAILER";
 const UFFD_HANDLER: &str = "WRENN_UFFD_HANDLER";
 const QEMU: &str = "WRENN_QEMU";
-/// `WRENN_PAGING` and `WRENN_CONFINEMENT` try the same tests another way.
-const PASSED_ON: [&str; 6] =
-    ["RUST_BACKTRACE", "RUST_LOG", "WRENN_PAGING", "WRENN_CONFINEMENT", "WRENN_TEST_SEED", "WRENN_TEST_STEPS"];
+/// `WRENN_PAGING`, `WRENN_TRACKING` and `WRENN_CONFINEMENT` try the same tests another way.
+const PASSED_ON: [&str; 7] = [
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "WRENN_PAGING",
+    "WRENN_TRACKING",
+    "WRENN_CONFINEMENT",
+    "WRENN_TEST_SEED",
+    "WRENN_TEST_STEPS",
+];
 
 #[cfg(test)]
 mod tests {
@@ -172,5 +195,7 @@ mod tests {
             assert!(script.contains(&format!("export {line}\n")), "{script}");
         }
         assert!(tools.variables().contains(&("WRENN_QEMU", "/opt/qemu".to_owned())));
+        let emulated = tools.accelerated_by(Acceleration::Tcg).script("true", Patience::default());
+        assert!(emulated.contains("export WRENN_ACCELERATION='tcg'\n") && !emulated.contains("/dev/kvm"), "{emulated}");
     }
 }

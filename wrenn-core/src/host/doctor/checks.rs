@@ -7,14 +7,19 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 
-use crate::error::chain;
+use crate::error::{Error, Result, chain};
 use crate::guest::manifest::Surroundings;
 use crate::host::builder::HostBuilder;
+use crate::host::doctor::file_system;
 use crate::host::doctor::finding::Finding;
+use crate::host::doctor::firecracker;
+use crate::host::doctor::needs;
 use crate::image::installed::Image;
 use crate::site::survey;
 use crate::unnamed;
-use crate::vmm::paging::Lazy;
+use crate::vmm::rehearsal::Rehearsal;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::{self, Handling};
 
 /// The checks that need no VMM. Blocks for some milliseconds.
 pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
@@ -27,29 +32,33 @@ pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
         records(data_dir),
         kvm(),
         userfaultfd(),
-        network_namespaces(),
         mount_namespaces(),
         cgroups(),
-        nftables(),
     ]
+}
+
+/// What every sandbox needs, as the opening of a host finds it, and what lazy restores need of the VMM's start. Blocks.
+pub(super) fn of_a_start(rehearsal: Result<Rehearsal>) -> Vec<Finding> {
+    let rehearsal = match rehearsal {
+        Ok(rehearsal) => rehearsal,
+        Err(error) => return vec![failed(&error)],
+    };
+    let tracing = match &rehearsal.tracing {
+        Ok(()) => Finding::good("tracing", "nothing keeps a VMM from being traced at its start"),
+        Err(why) => Finding::lacking("tracing", why, "grant these: until then each restore copies all memory first"),
+    };
+    needs::of_a_start(rehearsal).into_iter().map(Finding::from).chain([tracing]).collect()
 }
 
 /// The VMMs that are installed.
 pub(super) async fn of_programs(host: &HostBuilder) -> Vec<Finding> {
-    let firecracker = match host.firecracker_version().await {
-        Ok(Some(version)) => Finding::good("firecracker", version),
-        Ok(None) => Finding::lacking(
-            "firecracker",
-            "it is not installed",
-            "put a released binary on the PATH, or name it in WRENN_FIRECRACKER: it is what production runs on",
-        ),
-        Err(error) => Finding::lacking("firecracker", chain(&error), "the text above says what to do"),
-    };
+    let mut findings = firecracker::findings(host).await;
     let qemu = match host.qemu_version().await {
         Ok(version) => Finding::good("qemu", version),
         Err(error) => Finding::lacking("qemu", chain(&error), "it is needed where KVM serves no Firecracker"),
     };
-    vec![firecracker, qemu]
+    findings.push(qemu);
+    findings
 }
 
 pub(super) fn failed(error: &dyn std::error::Error) -> Finding {
@@ -76,6 +85,10 @@ fn data_directory(path: &Path) -> Finding {
         Err(errno) => return Finding::lacking(WHAT, errno.to_string(), "its free space cannot be told"),
     };
     let found = format!("{} has {} MiB free", path.display(), free >> 20);
+    if let Some(kind) = file_system::remote(path) {
+        let found = format!("{found}, on {kind}");
+        return Finding::lacking(WHAT, found, "put it on a local file system: locks and clones there were not tried");
+    }
     if free < FREE_BYTES_MIN {
         return Finding::lacking(
             WHAT,
@@ -115,11 +128,17 @@ fn shared_storage(path: &Path) -> Finding {
 fn images(data_dir: &Path) -> Finding {
     const WHAT: &str = "images";
     match Image::names(data_dir) {
-        Ok(names) if names.is_empty() => {
-            Finding::missing(WHAT, "there are none", "build one: `cargo xtask setup`, or `Image::builder`")
-        }
+        Ok(names) if names.is_empty() => Finding::missing(
+            WHAT,
+            "there are none",
+            "make one: `Host::ensure_image(\"base\")`, or from a shell `wrenn-server setup`",
+        ),
         Ok(names) => Finding::good(WHAT, names.join(", ")),
-        Err(error) => Finding::missing(WHAT, chain(&error), "build it anew: `cargo xtask setup`, or `Image::builder`"),
+        Err(error) => Finding::missing(
+            WHAT,
+            chain(&error),
+            "move it aside, and make it anew with `Host::ensure_image` or `wrenn-server setup`",
+        ),
     }
 }
 
@@ -157,26 +176,38 @@ fn kvm() -> Finding {
 
 fn userfaultfd() -> Finding {
     const WHAT: &str = "lazy restore";
-    match Lazy::of_qemu() {
-        Lazy::Tracked => Finding::good(WHAT, "userfaultfd serves and tracks, PAGEMAP_SCAN finds what was written"),
-        Lazy::Compared { why } => Finding::lacking(
-            WHAT,
-            format!("userfaultfd serves and does not track ({why}); under QEMU each pause compares what was touched"),
-            "use Linux 6.7 or later",
-        ),
-        Lazy::Impossible { why } => Finding::lacking(
+    match ways::lazy() {
+        Ok(()) => Finding::good(WHAT, "userfaultfd serves pages"),
+        Err(why) => Finding::lacking(
             WHAT,
             format!("{why}; each restore copies all memory first"),
-            "run as root, or give this user /dev/userfaultfd",
+            "run as root, or give this user /dev/userfaultfd; before Linux 6.1 set vm.unprivileged_userfaultfd=1",
         ),
     }
 }
 
-fn network_namespaces() -> Finding {
-    const WHAT: &str = "network";
-    match wrenn_net::Slot::create() {
-        Ok(_) => Finding::good(WHAT, "a namespace with a tap can be made"),
-        Err(error) => Finding::missing(WHAT, chain(&error), "run as root, and load the driver with `modprobe tun`"),
+/// How guests would get their memory, and how what they write would be found.
+pub(super) fn tracking(handling: &Result<Handling>) -> Finding {
+    const WHAT: &str = "tracking";
+    let Handling { paging, tracking } = match handling {
+        Ok(handling) => handling,
+        Err(Error::Host { problem, remedy, .. }) => return Finding::missing(WHAT, problem, remedy),
+        Err(error) => return Finding::missing(WHAT, chain(error), "choose another way of paging or tracking"),
+    };
+    let found = format!("Tracking::{tracking:?} with Paging::{paging:?}: ");
+    match tracking {
+        Tracking::Vmm => Finding::good(WHAT, found + "Firecracker tracks what its guests write"),
+        Tracking::Async => Finding::good(WHAT, found + "the kernel marks each page that is written"),
+        Tracking::Sync => Finding::lacking(
+            WHAT,
+            found + "the first write to a page after a restore waits for some 10 us",
+            "use Linux 6.7 or later, where it takes about one",
+        ),
+        Tracking::Compare => Finding::lacking(
+            WHAT,
+            found + "each pause and fork compares all memory that was touched, some 100 ms for each 100 MiB",
+            "use Linux 5.19 or later, better 6.7, with userfaultfd and lazy paging",
+        ),
     }
 }
 
@@ -202,18 +233,6 @@ fn cgroups() -> Finding {
         }
         Ok(controllers) => Finding::lacking(WHAT, format!("version 2 has only [{}]", controllers.trim()), remedy),
         Err(error) => Finding::lacking(WHAT, format!("no version 2: {error}"), remedy),
-    }
-}
-
-fn nftables() -> Finding {
-    const WHAT: &str = "nftables";
-    match super::nft::answers() {
-        Ok(()) => Finding::good(WHAT, "the kernel answers"),
-        Err(error) => Finding::lacking(
-            WHAT,
-            format!("the kernel does not answer: {error}"),
-            "load it with `modprobe nf_tables`, as root: routes out of sandboxes will need it",
-        ),
     }
 }
 

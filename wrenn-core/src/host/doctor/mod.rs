@@ -1,10 +1,14 @@
 //! The doctor: tries on this machine everything that wrenn needs.
 
 mod checks;
+mod file_system;
 pub(crate) mod finding;
-mod nft;
+mod firecracker;
+mod memory;
+pub(crate) mod needs;
 
 use crate::error::chain;
+use crate::host::choice::Chosen;
 use crate::host::doctor::finding::Finding;
 use crate::host::doctor::finding::Verdict;
 use crate::host::handle::Host;
@@ -72,8 +76,12 @@ impl Diagnosis {
         let looked = tokio::task::spawn_blocking(move || checks::of_the_host(&blocking)).await;
         let mut findings = looked.unwrap_or_else(|error| vec![checks::failed(&error)]);
         findings.extend(checks::of_programs(&host).await);
-        let choice = match host.choose(&data_dir).await {
-            Ok(probe) => Ok(probe),
+        let (Chosen { vmm, rehearsal }, memory) = host.choose(&data_dir).await;
+        let looked = tokio::task::spawn_blocking(|| checks::of_a_start(rehearsal)).await;
+        findings.extend(looked.unwrap_or_else(|error| vec![checks::failed(&error)]));
+        findings.extend(memory.as_ref().map(checks::tracking));
+        let choice = match vmm {
+            Ok((_, probe)) => Ok(probe),
             Err(error) => Err(chain(&error)),
         };
         Self { choice, findings }

@@ -28,6 +28,7 @@ use crate::vmm::paging::RestoreReport;
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::Process;
 use crate::vmm::saved::{Saved, SavedMemory};
+use crate::vmm::tracking::Tracking;
 
 #[derive(Debug)]
 pub(super) struct FirecrackerMachine {
@@ -192,7 +193,11 @@ impl Machine for FirecrackerMachine {
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
-        self.origin.report(self.restored)
+        self.origin.report(self.restored, self.tracking())
+    }
+
+    fn tracking(&self) -> Tracking {
+        Tracking::Vmm
     }
 
     fn save_phases(&self) -> SavePhases {

@@ -14,9 +14,11 @@ mod jail;
 mod machine;
 mod memory;
 mod probe;
+mod rehearsal;
 mod room;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::fs::File;
 use std::io;
@@ -40,16 +42,18 @@ use crate::vmm::firecracker::door::Door;
 use crate::vmm::firecracker::jail::{Jail, Limits};
 use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine};
 use crate::vmm::firecracker::room::{BASE, Content, Devices, Room};
+use crate::vmm::firecracker::version::{RELEASES, Version};
 use crate::vmm::launch::{Launch, Tracing};
 use crate::vmm::machine::{Machine, Vmm};
 use crate::vmm::origin::Origin;
-use crate::vmm::paging::{Lazy, Paging, Ways};
+use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::probe::has_virtualization;
 use crate::vmm::process::Process;
 use crate::vmm::saved::STATE_BLOB;
 use crate::vmm::shape::MachineShape;
+use crate::vmm::ways::Ways;
 
 /// The driver, bound to one binary.
 #[derive(Debug)]
@@ -57,7 +61,6 @@ pub(crate) struct Firecracker {
     program: PathBuf,
     jailer: Option<PathBuf>,
     version: String,
-    lazy: Lazy,
     /// Where rooms are mounted.
     rooms: PathBuf,
 }
@@ -71,30 +74,45 @@ impl Firecracker {
     /// Asks a binary for its version, and finds the jailer where one is wanted.
     pub(crate) async fn open(program: PathBuf, confinement: Confinement, data_dir: &Path) -> Result<Self> {
         let program = std::path::absolute(&program).map_err(Error::io("find", &program))?;
-        let version = Self::version_of(&program).await?;
+        let (version, _) = Self::version_of(&program).await?;
         let jailer = match confinement {
-            Confinement::Jailer => Some(find_jailer(&program)?),
+            Confinement::Jailer => {
+                let jailer = Self::jailer_of(&program).await?.0;
+                let jailed = program.clone();
+                blocking("look at Firecracker's binary", move || check_jailable(&jailed)).await??;
+                Some(jailer)
+            }
             Confinement::User => None,
         };
         jail::sweep();
         let rooms = Room::prepare(data_dir).map_err(Error::io("prepare", data_dir))?;
-        Ok(Self { program, jailer, version: format!("firecracker {version}"), lazy: Lazy::of_firecracker(), rooms })
+        Ok(Self { program, jailer, version: format!("firecracker {version}"), rooms })
     }
 
-    /// The version that a binary reports, if wrenn can drive it.
-    pub(crate) async fn version_of(program: &Path) -> Result<String> {
-        let output = program::version(program).await.map_err(|e| not_firecracker(program, Some(e)))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = parse_version(&text).ok_or_else(|| not_firecracker(program, None))?;
-        let [major, minor, _] = version;
-        if (major, minor) < OLDEST {
-            return Err(Error::Host {
-                problem: format!("{} is Firecracker {major}.{minor}", program.display()),
-                remedy: format!("install {}.{} or later", OLDEST.0, OLDEST.1),
-                source: None,
-            });
-        }
-        Ok(version.map(|part| part.to_string()).join("."))
+    /// The version of a binary, if wrenn can drive it, and what is known to be wrong with it.
+    pub(crate) async fn version_of(program: &Path) -> Result<(String, Vec<String>)> {
+        let version = version_that_says(program, "Firecracker").await?;
+        version.check(program)?;
+        Ok((version.to_string(), version.flaws()))
+    }
+
+    /// The jailer of a Firecracker, and its version: by `WRENN_JAILER`, else beside Firecracker, else on the `PATH`.
+    pub(crate) async fn jailer_of(program: &Path) -> Result<(PathBuf, String)> {
+        let beside = program.with_file_name(JAILER);
+        let found =
+            from_variable("WRENN_JAILER").or_else(|| beside.is_file().then_some(beside)).or_else(|| on_path(JAILER));
+        let jailer = found.ok_or_else(|| Error::Host {
+            problem: "Firecracker's jailer is not here".to_owned(),
+            remedy: "install it from the same release, or name it in WRENN_JAILER; or choose `Confinement::User`"
+                .to_owned(),
+            source: None,
+        })?;
+        let version = version_that_says(&jailer, "Jailer").await?;
+        Ok((jailer, version.to_string()))
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.program
     }
 
     /// Whether a short guest runs to its end.
@@ -276,7 +294,7 @@ impl Vmm for Firecracker {
     }
 
     fn ways(&self) -> Ways {
-        Ways { lazy: self.lazy.clone(), maps_files: true }
+        Ways::of_firecracker()
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
@@ -324,30 +342,33 @@ fn exit_code(code: i32) -> Option<&'static str> {
     })
 }
 
-/// `Firecracker v1.16.1`, with more lines after it.
-fn parse_version(text: &str) -> Option<[u32; 3]> {
-    let version = text.lines().next()?.strip_prefix("Firecracker v")?;
-    let version = version.split(['-', ' ', '+']).next()?;
-    let parts: Vec<u32> = version.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
-    parts.try_into().ok()
+/// Whether a binary runs where there are no libraries. Blocks for some milliseconds.
+fn check_jailable(program: &Path) -> Result<()> {
+    let elf = std::fs::read(program).map_err(Error::io("read", program))?;
+    // What is no program of that kind, such as a script, says by itself what it lacks.
+    if program::is_dynamic(&elf).unwrap_or(false) {
+        return Err(Error::Host {
+            problem: format!("{} needs libraries, and a jail has none", program.display()),
+            remedy: format!(
+                "use a released binary, which is linked statically ({RELEASES}); or choose `Confinement::User`"
+            ),
+            source: None,
+        });
+    }
+    Ok(())
 }
 
-fn find_jailer(firecracker: &Path) -> Result<PathBuf> {
-    let beside = firecracker.with_file_name(JAILER);
-    let found =
-        from_variable("WRENN_JAILER").or_else(|| beside.is_file().then_some(beside)).or_else(|| on_path(JAILER));
-    found.ok_or_else(|| Error::Host {
-        problem: "Firecracker's jailer is not here".to_owned(),
-        remedy: "install it from the same release, or name it in WRENN_JAILER; or choose `Confinement::User`"
-            .to_owned(),
-        source: None,
-    })
+async fn version_that_says(program: &Path, name: &'static str) -> Result<Version> {
+    let output = program::version(program).await.map_err(|e| not_firecracker(program, name, Some(e)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Version::parse(&text, name).ok_or_else(|| not_firecracker(program, name, None))
 }
 
-fn not_firecracker(program: &Path, source: Option<io::Error>) -> Error {
+fn not_firecracker(program: &Path, name: &str, source: Option<io::Error>) -> Error {
+    let variable = if name == "Jailer" { "WRENN_JAILER" } else { "WRENN_FIRECRACKER" };
     Error::Host {
-        problem: format!("{} is not here, or is not Firecracker", program.display()),
-        remedy: "name a released binary in WRENN_FIRECRACKER, or put it on the PATH".to_owned(),
+        problem: format!("{} is not here, or is not {name}", program.display()),
+        remedy: format!("name a released binary in {variable}, or put it on the PATH; releases are at {RELEASES}"),
         source: source.map(Into::into),
     }
 }
@@ -364,7 +385,11 @@ fn at_start(program: &Path, source: io::Error) -> Error {
     match source.kind() {
         io::ErrorKind::PermissionDenied => Error::Host {
             problem: "Firecracker could not be started with the rights that it needs".to_owned(),
-            remedy: format!("run as root, and see to it that every user may execute {}", program.display()),
+            remedy: format!(
+                "run as root, with CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_MKNOD, CAP_CHOWN, CAP_FOWNER and \
+                 CAP_DAC_OVERRIDE, and see to it that every user may execute {}",
+                program.display()
+            ),
             source: Some(source.into()),
         },
         _ => Error::failed(START)(source.into()),
@@ -373,7 +398,6 @@ fn at_start(program: &Path, source: io::Error) -> Error {
 
 pub(crate) const PROGRAM: &str = "firecracker";
 const JAILER: &str = "jailer";
-const OLDEST: (u32, u32) = (1, 16);
 const START: &str = "start Firecracker";
 const COPY: &str = "copy the guest's memory";
 const LOAD: &str = "restore the machine";

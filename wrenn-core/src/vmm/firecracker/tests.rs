@@ -2,15 +2,6 @@
 
 use super::*;
 
-#[test]
-fn versions_are_read_and_rubbish_is_not() {
-    assert_eq!(parse_version("Firecracker v1.16.1\n\nSupported…"), Some([1, 16, 1]));
-    assert_eq!(parse_version("Firecracker v1.17.0-dev"), Some([1, 17, 0]));
-    for rubbish in ["", "Firecracker", "QEMU emulator version 7.2", "Firecracker v1", "Firecracker vx.y.z"] {
-        assert_eq!(parse_version(rubbish), None, "{rubbish}");
-    }
-}
-
 /// What a test holds of a started Firecracker.
 struct Started {
     machine: FirecrackerMachine,
@@ -21,6 +12,21 @@ struct Started {
 /// A Firecracker in a data directory that is its owner's alone. `None`, and the reason printed, where there cannot be
 /// one.
 async fn started(test: &str, confinement: Confinement) -> Option<Started> {
+    let (firecracker, dir) = opened(test, confinement).await?;
+    let network =
+        crate::network::slot::Network::slot(crate::network::way_out::HostNetwork::default().closed()).await.unwrap();
+    let (base, drive) = (File::open("/etc/passwd").unwrap(), crate::unnamed::unnamed_file(dir.path()).unwrap());
+    let identity = crate::vmm::identity::Identity::reserve().unwrap();
+    let parts = Parts { base, drive, plug: network.plug, identity };
+    let shape =
+        MachineShape { vcpus: 1, memory_mib: 128, acceleration: crate::vmm::shape::Acceleration::Kvm, tsc_khz: None };
+    let starting = Starting { contents: Vec::new(), mounts: Vec::new(), is_served: false };
+    let machine = firecracker.start(&shape, parts, starting).await.unwrap();
+    Some(Started { machine, _network: network.connector, _dir: dir })
+}
+
+/// The driver, with the real binary, and its data directory.
+async fn opened(test: &str, confinement: Confinement) -> Option<(Firecracker, tempfile::TempDir)> {
     if !nix::unistd::Uid::effective().is_root() {
         println!("skipped: {test}: mount namespaces need root");
         return None;
@@ -38,15 +44,22 @@ async fn started(test: &str, confinement: Confinement) -> Option<Started> {
             return None;
         }
     };
-    let network = crate::network::slot::Network::slot().await.unwrap();
-    let (base, drive) = (File::open("/etc/passwd").unwrap(), crate::unnamed::unnamed_file(dir.path()).unwrap());
-    let identity = crate::vmm::identity::Identity::reserve().unwrap();
-    let parts = Parts { base, drive, plug: network.plug, identity };
-    let shape =
-        MachineShape { vcpus: 1, memory_mib: 128, acceleration: crate::vmm::shape::Acceleration::Kvm, tsc_khz: None };
-    let starting = Starting { contents: Vec::new(), mounts: Vec::new(), is_served: false };
-    let machine = firecracker.start(&shape, parts, starting).await.unwrap();
-    Some(Started { machine, _network: network.connector, _dir: dir })
+    Some((firecracker, dir))
+}
+
+#[tokio::test]
+async fn the_start_of_firecracker_is_rehearsed_and_leaves_nothing() {
+    const TEST: &str = "the_start_of_firecracker_is_rehearsed_and_leaves_nothing";
+    for confinement in [Confinement::User, Confinement::Jailer] {
+        let Some((firecracker, dir)) = opened(TEST, confinement).await else { return };
+        firecracker.rehearse().await.unwrap();
+        let rooms = dir.path().join("vmm");
+        let left: Vec<_> = std::fs::read_dir(&rooms).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["room"]);
+        // What a start cannot do without is told as the machine's lack.
+        std::fs::remove_dir(rooms.join("room")).unwrap();
+        assert!(firecracker.rehearse().await.is_err());
+    }
 }
 
 #[tokio::test]
@@ -79,4 +92,13 @@ async fn a_firecracker_that_stops_answering_is_killed_and_its_end_says_so() {
     let why = "killed, since Firecracker did not answer PUT /mmds within 200ms";
     assert!(matches!(error, Error::VmEnded { .. }) && error.to_string().contains(why), "{error}");
     assert_eq!(machine.exited().borrow().as_ref().map(ToString::to_string).as_deref(), Some(why));
+}
+
+#[test]
+fn a_binary_that_needs_libraries_is_refused_for_a_jail_and_says_so() {
+    let error = check_jailable(Path::new("/bin/sh")).unwrap_err();
+    assert!(matches!(error, Error::Host { .. }) && error.to_string().contains("/bin/sh needs libraries"), "{error}");
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), "#!/bin/sh\n").unwrap();
+    check_jailable(script.path()).unwrap();
 }

@@ -91,6 +91,21 @@ async fn a_vmm_has_a_user_and_a_group_of_its_own_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_vmm_gets_no_descriptor_that_this_program_left_open_for_its_children() {
+    let (open, given) = (io::pipe().unwrap().0, io::pipe().unwrap().0);
+    rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
+    let name = |fd: BorrowedFd<'_>| {
+        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+        std::fs::read_link(link).unwrap().display().to_string()
+    };
+    let (left, mapped) = (name(open.as_fd()), name(given.as_fd()));
+    let launch = Launch { inherited: vec![(given.into(), 40)], ..shell("ls -l /proc/self/fd", None) };
+    let (_, said) = run_to_end(launch).await;
+    assert!(said.contains(&format!("40 -> {mapped}")), "what it is given, it has: {said}");
+    assert!(!said.contains(&left), "{left} was left open: {said}");
+}
+
+#[tokio::test]
 async fn a_vmm_starts_in_a_directory_below_one_that_is_closed_to_its_user() {
     let Some(identity) = identity("a_vmm_starts_in_a_directory_below_one_that_is_closed_to_its_user") else { return };
     use std::os::unix::fs::{DirBuilderExt, chown};

@@ -1,5 +1,5 @@
 //! Finds the pages that a guest wrote to lazily restored memory where the kernel does not track them (before Linux
-//! 6.7).
+//! 5.19).
 //!
 //! A page that the guest never touched is a hole in the file of its memory, and is unchanged. All other pages are
 //! compared with the snapshot that the guest was restored from.

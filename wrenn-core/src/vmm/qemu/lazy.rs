@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::unistd::Pid;
 use wrenn_snapshot::{
     DirtyTracker, Features, HeldPages, OnceResident, PageRange, PageServer, Region, ServeOptions, Space, SpaceWriter,
-    StopHandle, Tracking, adopt, arm_file,
+    StopHandle, adopt, arm_file,
 };
 
 use crate::error::{Error, Result};
@@ -17,11 +17,11 @@ use crate::runtime::blocking;
 use crate::vmm::launch::Userfaultfds;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::origin::Served;
-use crate::vmm::paging::Lazy;
 use crate::vmm::parts::Restore;
 use crate::vmm::process::{Attendance, Process};
 use crate::vmm::qemu::compared::ComparedMemory;
 use crate::vmm::saved::SavedMemory;
+use crate::vmm::tracking::Tracking;
 use crate::vmm::userfaultfd::shake_hands;
 
 /// The tracking of a lazily restored machine's memory, and the work that serves it.
@@ -49,31 +49,28 @@ impl LazyMemory {
         uffds: Userfaultfds,
         memory: &Arc<GuestMemory>,
         from: Restore,
-        lazy: &Lazy,
     ) -> Result<Self> {
         let pid = process.pid();
         let watch = process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let (memory, is_tracked) = (Arc::clone(memory), *lazy == Lazy::Tracked);
+        let memory = Arc::clone(memory);
         blocking(WHAT, move || {
             let region = mapping_of(pid, &memory).map_err(|e| Error::failed(WHAT)(e.into()))?;
             // What the VMM wrote while it started is not the guest's.
             memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
-            let (found, tracking) = match is_tracked {
-                true => (Found::Tracked(track(pid, &uffds, region, &memory)?), Tracking::Async),
-                false => {
-                    shake_hands(&uffds.served)?;
-                    adopt(uffds.served.as_fd(), &[region], Tracking::Untracked)?;
-                    (Found::Compared(ComparedMemory::of(&from.generation)?), Tracking::Untracked)
-                }
-            };
+            let armed = arm(pid, &uffds, region, &memory, from.tracking)?;
             let options = ServeOptions {
-                tracking,
+                tracking: armed.tracking(),
                 // A microvm without a balloon discards nothing.
                 once_resident: OnceResident::End,
                 ..from.serve_options(watch)
             };
             let reader = from.generation.reader(Space::Memory)?;
             let server = PageServer::new(uffds.served, vec![region], Box::new(reader), options)?;
+            let found = match armed {
+                Armed::Async(tracker) => Found::Tracked(tracked(tracker)),
+                Armed::Sync => Found::Tracked(tracked(server.tracker(Some(file_of(&memory)?))?)),
+                Armed::Untracked => Found::Compared(ComparedMemory::of(&from.generation)?),
+            };
             let served = Served::by(&server, from.paging);
             let stop = StopHandle::new()?;
             let work: Attendance = Box::new(move || server.serve(&stop).into());
@@ -95,13 +92,48 @@ impl Found {
     }
 }
 
-fn track(pid: Pid, uffds: &Userfaultfds, region: Region, memory: &GuestMemory) -> Result<Tracker> {
-    arm_file(uffds.served.as_fd(), &[region], Features::SERVE_AND_TRACK)?;
-    let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
-    let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file_of(memory)?)?;
-    let hold = uffds.hold.try_clone().map_err(|e| Error::failed(WHAT)(e.into()))?;
-    tracker.hold_with(uffds.served.as_fd(), hold)?;
-    Ok(Arc::new(Mutex::new(tracker)))
+/// Memory that is registered with its userfaultfd, for missing pages, and for writes in some way.
+enum Armed {
+    Async(DirtyTracker),
+    Sync,
+    Untracked,
+}
+
+impl Armed {
+    fn tracking(&self) -> wrenn_snapshot::Tracking {
+        match self {
+            Self::Async(_) => wrenn_snapshot::Tracking::Async,
+            Self::Sync => wrenn_snapshot::Tracking::Sync,
+            Self::Untracked => wrenn_snapshot::Tracking::Untracked,
+        }
+    }
+}
+
+fn arm(pid: Pid, uffds: &Userfaultfds, region: Region, memory: &GuestMemory, tracking: Tracking) -> Result<Armed> {
+    let served = uffds.served.as_fd();
+    match tracking {
+        Tracking::Async => {
+            arm_file(served, &[region], Features::SERVE_AND_TRACK)?;
+            let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
+            let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file_of(memory)?)?;
+            let hold = uffds.hold.try_clone().map_err(|e| Error::failed(WHAT)(e.into()))?;
+            tracker.hold_with(served, hold)?;
+            Ok(Armed::Async(tracker))
+        }
+        Tracking::Sync => {
+            arm_file(served, &[region], Features::SERVE_AND_TRACK_SYNC)?;
+            Ok(Armed::Sync)
+        }
+        Tracking::Compare | Tracking::Vmm => {
+            shake_hands(&uffds.served)?;
+            adopt(served, &[region], wrenn_snapshot::Tracking::Untracked)?;
+            Ok(Armed::Untracked)
+        }
+    }
+}
+
+fn tracked(tracker: DirtyTracker) -> Tracker {
+    Arc::new(Mutex::new(tracker))
 }
 
 fn file_of(memory: &GuestMemory) -> Result<File> {

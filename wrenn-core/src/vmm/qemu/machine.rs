@@ -23,13 +23,14 @@ use crate::vmm::launch::Userfaultfds;
 use crate::vmm::machine::Machine;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::origin::Origin;
-use crate::vmm::paging::{Lazy, RestoreReport};
+use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::Restore;
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::Process;
 use crate::vmm::qemu::lazy::{Found, LazyMemory, Written, save_memory};
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
 use crate::vmm::saved::{STATE_BLOB, Saved};
+use crate::vmm::tracking::Tracking;
 
 #[derive(Debug)]
 pub(super) struct QemuMachine {
@@ -39,6 +40,7 @@ pub(super) struct QemuMachine {
     origin: Origin,
     /// How the pages are found that the guest wrote, where a page server provides the memory.
     found: Option<Found>,
+    tracking: Tracking,
     restored: RestorePhases,
     saved: SavePhases,
 }
@@ -51,6 +53,7 @@ impl QemuMachine {
             qmp: None,
             origin: Origin::Booted,
             found: None,
+            tracking: Tracking::Compare,
             restored: RestorePhases::default(),
             saved: SavePhases::default(),
         }
@@ -68,13 +71,14 @@ impl QemuMachine {
     }
 
     /// Provides the machine with a generation's memory.
-    pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore, lazy: &Lazy) -> Result<()> {
+    pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore) -> Result<()> {
         let began = Instant::now();
-        let LazyMemory { found, served, work } =
-            LazyMemory::arm(&self.process, uffds, &self.memory, from, lazy).await?;
+        let tracking = from.tracking;
+        let LazyMemory { found, served, work } = LazyMemory::arm(&self.process, uffds, &self.memory, from).await?;
         self.process.attend(work);
         self.origin = Origin::Served(served);
         self.found = Some(found);
+        self.tracking = tracking;
         self.restored.populate = began.elapsed();
         Ok(())
     }
@@ -225,7 +229,11 @@ impl Machine for QemuMachine {
     }
 
     fn restore_report(&self) -> Option<RestoreReport> {
-        self.origin.report(self.restored)
+        self.origin.report(self.restored, self.tracking)
+    }
+
+    fn tracking(&self) -> Tracking {
+        self.tracking
     }
 
     fn save_phases(&self) -> SavePhases {

@@ -1,6 +1,7 @@
 //! The QEMU driver: an unpatched `qemu-system-x86_64`, the `microvm` machine, under KVM or software emulation.
 
 mod args;
+pub(crate) mod binary;
 mod compared;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
@@ -22,42 +23,49 @@ use wrenn_snapshot::{Generation, Space};
 
 use crate::error::{Error, Result};
 use crate::network::slot::Plug;
-use crate::program::{self, from_variable, on_path};
 use crate::runtime::blocking;
 use crate::vmm::devices;
 use crate::vmm::identity::Identity;
 use crate::vmm::launch::{Enter, Launch, Tracing, Userfaultfds};
 use crate::vmm::machine::{Machine, Vmm};
 use crate::vmm::memory::GuestMemory;
-use crate::vmm::paging::{Lazy, Paging, Ways};
+use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::process::Process;
 use crate::vmm::qemu::args::Start;
+use crate::vmm::qemu::binary::Binary;
 use crate::vmm::qemu::machine::QemuMachine;
 use crate::vmm::shape::{Acceleration, MachineShape};
+use crate::vmm::ways::Ways;
 
 /// The driver, bound to one binary.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     program: PathBuf,
     version: String,
-    lazy: Lazy,
+    ways: Ways,
 }
 
 impl Qemu {
     /// Finds QEMU: as `named`, else by `WRENN_QEMU`, else on the `PATH`.
     pub(crate) async fn find(named: Option<PathBuf>) -> Result<Self> {
-        let program = named.or_else(|| from_variable("WRENN_QEMU")).or_else(|| on_path(PROGRAM));
-        let program = program.ok_or_else(|| missing(PROGRAM, None))?;
-        let output = program::version(&program).await.map_err(|e| missing(&program.display().to_string(), Some(e)))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.strip_prefix("QEMU emulator version ").and_then(|rest| rest.split_whitespace().next());
-        let version = version.ok_or_else(|| missing(&program.display().to_string(), None))?;
-        Ok(Self { version: format!("qemu {version}"), program, lazy: Lazy::of_qemu() })
+        let Binary { path: program, version } = Binary::find(named).await?;
+        let ways = blocking("try userfaultfd", || Ok::<_, Error>(Ways::of_qemu())).await??;
+        Ok(Self { version: format!("qemu {version}"), program, ways })
     }
 
     pub(crate) fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// The driver where QEMU cannot be traced, or its page tables not be read: memory then cannot be read lazily.
+    pub(crate) fn untraced(self, why: String) -> Self {
+        Self { ways: self.ways.unserved(why), ..self }
+    }
+
+    /// Whether its start is traced, for restores that are lazy.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.ways.lazy.is_ok()
     }
 
     async fn start(
@@ -143,7 +151,7 @@ impl Vmm for Qemu {
     }
 
     fn ways(&self) -> Ways {
-        Ways { lazy: self.lazy.clone(), maps_files: false }
+        self.ways.clone()
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
@@ -163,7 +171,7 @@ impl Vmm for Qemu {
         let populated_in = began.elapsed();
         let (mut machine, uffds) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
         match uffds {
-            Some(uffds) => machine.serve(uffds, from, &self.lazy).await?,
+            Some(uffds) => machine.serve(uffds, from).await?,
             None => machine.is_populated(populated_in),
         }
         machine.load_devices(&generation).await?;
@@ -171,8 +179,8 @@ impl Vmm for Qemu {
     }
 }
 
-/// The program, from the package `qemu-system-x86`.
-pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+/// Arguments of a QEMU that does nothing until it is killed, for [a rehearsal](crate::vmm::rehearsal).
+pub(crate) const IDLE: &[&str] = &["-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-S"];
 
 /// Copies all of a generation's memory.
 async fn populate(shape: &MachineShape, from: Generation) -> Result<GuestMemory> {
@@ -193,13 +201,5 @@ fn at_start(source: io::Error) -> Error {
             source: Some(source.into()),
         },
         _ => Error::failed("start QEMU")(source.into()),
-    }
-}
-
-fn missing(program: &str, source: Option<io::Error>) -> Error {
-    Error::Host {
-        problem: format!("{program} is not here, or is not QEMU"),
-        remedy: "install it with `apt-get install qemu-system-x86`, or name it in WRENN_QEMU".to_owned(),
-        source: source.map(Into::into),
     }
 }

@@ -4,15 +4,19 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::activity::Activity;
+use crate::agent::client::AgentClient;
+use crate::patience::patient;
 
 /// A connection to a TCP port of the guest: see [`Sandbox::connect`](crate::Sandbox::connect). It keeps the sandbox
 /// alive.
@@ -44,8 +48,16 @@ pub struct PortStream {
 }
 
 impl PortStream {
+    /// Connects to a port of a guest. The connection keeps `kept`.
+    pub(crate) async fn open(agent: &AgentClient, port: u16, kept: impl Send + Sync + 'static) -> io::Result<Self> {
+        let socket = timeout(patient(CONNECT_MAX), agent.dial(port)).await??;
+        // Small writes are sent at once: whoever relays a protocol cannot tell whether more follows.
+        socket.set_nodelay(true)?;
+        Ok(Self::new(socket, agent.closed(), agent.activity().clone(), kept))
+    }
+
     /// Makes a connection of `socket` that is closed when `over` is cancelled. The connection keeps `sandbox`.
-    pub(super) fn new(
+    fn new(
         socket: TcpStream,
         over: CancellationToken,
         activity: Activity,
@@ -144,13 +156,13 @@ impl AsyncWrite for PortStream {
     }
 }
 
+/// A guest that is not up, or that has a firewall, does not answer a connection at all.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, split};
     use tokio::net::TcpListener;
-    use tokio::time::timeout;
 
     use super::*;
 

@@ -1,0 +1,70 @@
+//! The servers that are connected to in a guest's place, and whom they have to be certified by.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::egress::intercept::line::Line;
+use crate::error::NetError;
+
+/// Whom servers have to be certified by: the authorities of this host, and others.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    others: Vec<CertificateDer<'static>>,
+    config: OnceLock<Result<Arc<ClientConfig>, String>>,
+}
+
+impl Servers {
+    /// Adds authorities, in PEM.
+    pub(super) fn trust(&mut self, pem: &str) -> Result<(), NetError> {
+        let wrong = |error| NetError::at("read certificates to trust")(io::Error::other(error));
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            self.others.push(certificate.map_err(|error| wrong(error.to_string()))?);
+        }
+        match self.others.is_empty() {
+            true => Err(wrong("there is none in PEM".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes a TLS connection to the server of a name, which speaks one of these protocols.
+    pub(super) async fn connect(
+        &self,
+        name: &str,
+        stream: TcpStream,
+        protocols: Vec<Vec<u8>>,
+    ) -> io::Result<TlsStream<Line>> {
+        let config = self.config.get_or_init(|| self.config().map(Arc::new).map_err(|error| error.to_string()));
+        let config = config.as_ref().map_err(|error| io::Error::other(error.clone()))?;
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        let stream = Line::of_server(stream);
+        timeout(HANDSHAKE_MAX, connector.with_alpn(protocols).connect(name, stream)).await?
+    }
+
+    /// Reads the host's authorities.
+    fn config(&self) -> Result<ClientConfig, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        let native = rustls_native_certs::load_native_certs();
+        if let Some(error) = native.errors.first() {
+            tracing::warn!(%error, "not all of the host's certificate authorities could be read");
+        }
+        // One of many that cannot be read is one that nobody needs.
+        roots.add_parsable_certificates(native.certs);
+        self.others.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(config.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+/// For guests whose processor is emulated, too.
+pub(super) const HANDSHAKE_MAX: Duration = Duration::from_secs(60);

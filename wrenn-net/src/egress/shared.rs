@@ -1,0 +1,253 @@
+//! What all parts of one guest's way out know.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::egress::budget::Budget;
+use crate::egress::counters::{Counters, Way};
+use crate::egress::limits::Limits;
+use crate::egress::names::Names;
+use crate::egress::pace::{Bandwidth, Pace};
+use crate::gate::Sender;
+use crate::own::is_own;
+use crate::policy::{NetworkPolicy, Protocol, Refusal, Verdict};
+
+/// One guest's way out.
+pub(super) struct Shared {
+    policy: RwLock<Arc<NetworkPolicy>>,
+    pub(super) limits: Limits,
+    pub(super) budget: Budget,
+    pace: Mutex<Pace>,
+    out: Option<Bandwidth>,
+    into: Option<Bandwidth>,
+    pub(super) names: Arc<Names>,
+    pub(super) sender: Sender,
+    pub(super) counters: Counters,
+    on_refusal: Option<OnRefusal>,
+    /// The addresses that the guest was told, with the names that it had asked for.
+    told: Mutex<HashMap<Ipv4Addr, Vec<(String, Instant)>>>,
+}
+
+/// What is called for each refusal.
+pub(super) type OnRefusal = Box<dyn Fn(&Refused) + Send + Sync>;
+
+/// Something that a guest was refused.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use wrenn_net::{Egress, Names, NetworkPolicy, Refusal};
+///
+/// let builder = Egress::builder(NetworkPolicy::default(), Arc::new(Names::of_host())).on_refusal(|refused| {
+///     if refused.refusal == Refusal::Private {
+///         println!("a private network was to be reached: {:?}", refused.destination);
+///     }
+/// });
+/// # drop(builder);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Refused {
+    /// The protocol; UDP for questions to DNS, and ICMP for echo requests.
+    pub protocol: Protocol,
+    /// What was to be reached.
+    pub destination: Destination,
+    /// Why it is not.
+    pub refusal: Refusal,
+}
+
+/// What a guest wants to reach.
+///
+/// ```
+/// use wrenn_net::Destination;
+///
+/// /// As a line of a log has it.
+/// fn line(destination: &Destination) -> String {
+///     match destination {
+///         Destination::Address { address, .. } => address.to_string(),
+///         Destination::Echo { address, .. } => format!("ping {address}"),
+///         Destination::Name { name, .. } => format!("dns {name}"),
+///         Destination::Service { name, port, .. } => format!("{name}:{port}"),
+///         other => format!("{other:?}"),
+///     }
+/// }
+/// # let _ = line;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Destination {
+    /// An address and a port.
+    #[non_exhaustive]
+    Address {
+        /// The address and the port.
+        address: SocketAddrV4,
+    },
+    /// An address, by an echo request, which has no port.
+    #[non_exhaustive]
+    Echo {
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// A name that DNS was asked for.
+    #[non_exhaustive]
+    Name {
+        /// In lower case.
+        name: String,
+    },
+    /// A name that a connection told, and the port.
+    #[non_exhaustive]
+    Service {
+        /// In lower case.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Shared {
+    pub(super) fn new(
+        policy: NetworkPolicy,
+        names: Arc<Names>,
+        sender: Sender,
+        limits: Limits,
+        budget: Budget,
+    ) -> Self {
+        let limits = limits.within(budget.of_one_guest());
+        Self {
+            policy: RwLock::new(Arc::new(policy)),
+            limits,
+            budget,
+            pace: Mutex::new(Pace::new(limits.begun_per_second)),
+            out: limits.bytes_out_per_second.map(Bandwidth::new),
+            into: limits.bytes_in_per_second.map(Bandwidth::new),
+            names,
+            sender,
+            counters: Counters::default(),
+            on_refusal: None,
+            told: Mutex::default(),
+        }
+    }
+
+    pub(super) fn tell(&mut self, on_refusal: OnRefusal) {
+        self.on_refusal = Some(on_refusal);
+    }
+
+    /// Whether the guest may begin something more now.
+    pub(super) fn may_begin(&self) -> bool {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).take() && self.budget.may_begin()
+    }
+
+    /// Counts bytes, and tells how long to wait before they, or those after them, are carried.
+    pub(super) fn count(&self, way: Way, bytes: usize) -> Duration {
+        self.counters.count_bytes(way, bytes);
+        self.bandwidths(way).map(|bandwidth| bandwidth.take(bytes)).max().unwrap_or_default()
+    }
+
+    /// Counts bytes that are about to be carried, and waits until they may be.
+    pub(super) async fn carry(&self, way: Way, bytes: usize) {
+        let wait = self.count(way, bytes);
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Whether a datagram is carried; counted if it is. One that would have to wait is lost.
+    pub(super) fn carries(&self, way: Way, bytes: usize) -> bool {
+        let is_carried = self.bandwidths(way).all(|bandwidth| bandwidth.take_if_free(bytes));
+        if is_carried {
+            self.counters.count_bytes(way, bytes);
+        }
+        is_carried
+    }
+
+    /// How much to carry at a time.
+    pub(super) fn piece(&self, way: Way) -> usize {
+        self.bandwidths(way).map(Bandwidth::piece).min().unwrap_or(usize::MAX)
+    }
+
+    /// The guest's, and that of all guests.
+    fn bandwidths(&self, way: Way) -> impl Iterator<Item = &Bandwidth> {
+        let own = if way == Way::Out { &self.out } else { &self.into };
+        own.as_ref().into_iter().chain(self.budget.bandwidth(way))
+    }
+
+    pub(super) fn policy(&self) -> Arc<NetworkPolicy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_policy(&self, policy: NetworkPolicy) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
+
+    /// What the policy says of an address.
+    pub(super) fn of_address(&self, protocol: Protocol, to: SocketAddrV4) -> Verdict {
+        let address = IpAddr::V4(*to.ip());
+        self.policy().of_address(protocol, address, to.port(), is_own(address))
+    }
+
+    /// Whether a guest may be told an address by DNS: whether any policy for any port could let it be reached there.
+    pub(super) fn may_be_meant(&self, address: Ipv4Addr) -> bool {
+        self.policy().may_mean(address.into()) && !is_own(address.into())
+    }
+
+    /// Of the names that led the guest to an address, one by which it may be reached.
+    pub(super) fn name_told(&self, protocol: Protocol, to: SocketAddrV4) -> Option<String> {
+        let policy = self.policy();
+        // It was told by the policy of then.
+        if !policy.may_mean_by_name(protocol, (*to.ip()).into(), to.port()) {
+            return None;
+        }
+        let told = self.told();
+        let names = told.get(to.ip())?;
+        let is_good =
+            |name: &&(String, Instant)| name.1 > Instant::now() && policy.has_name(protocol, &name.0, to.port());
+        names.iter().find(is_good).map(|(name, _)| name.clone())
+    }
+
+    /// Remembers that the guest was told an address.
+    pub(super) fn remember(&self, address: Ipv4Addr, name: &str, until: Instant) {
+        let mut told = self.told();
+        if told.len() >= ADDRESSES_MAX && !told.contains_key(&address) {
+            told.retain(|_, names| names.iter().any(|(_, until)| *until > Instant::now()));
+            // A guest that asks for so much gets what it asked for first.
+            if told.len() >= ADDRESSES_MAX {
+                return;
+            }
+        }
+        let names = told.entry(address).or_default();
+        names.retain(|(known, _)| known != name);
+        if names.len() < NAMES_MAX {
+            names.push((name.to_owned(), until));
+        }
+    }
+
+    /// Counts a refusal, and tells whoever wants to know.
+    pub(super) fn refuse(&self, destination: &Destination, protocol: Protocol, refusal: Refusal) {
+        self.counters.count_refusal();
+        tracing::debug!(?protocol, ?destination, ?refusal, "refused");
+        if let Some(tell) = &self.on_refusal {
+            tell(&Refused { protocol, destination: destination.clone(), refusal });
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Vec<(String, Instant)>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("limits", &self.limits).field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+/// Some hundred bytes each.
+const ADDRESSES_MAX: usize = 4096;
+/// Of one address: many names share those of a content delivery network.
+const NAMES_MAX: usize = 32;

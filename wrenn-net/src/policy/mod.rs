@@ -1,0 +1,254 @@
+//! What a guest may reach.
+//!
+//! ```text
+//! local? ─▶ refused     allowed by address ─▶ reached     private? ─▶ refused
+//!                       denied? or closed? ─▶ named, where a name is allowed; else refused
+//!                       else ─▶ reached
+//! ```
+
+mod address;
+mod entry;
+mod error;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use entry::{PolicyEntry, Protocol};
+pub use error::PolicyError;
+pub use rule::Rule;
+
+pub(crate) use rule::carries;
+pub(crate) use value::Value;
+
+use address::Realm;
+
+/// What a guest may reach. By default that is the public internet, and nothing else: no private network, no link, no metadata
+/// service, no other sandbox, and not the host.
+///
+/// An address is looked up in this order: what is allowed is reached, what is denied is not, and of the rest the public
+/// internet is. A name is allowed by itself: the connection then has to tell that name (by TLS, HTTP or the guest's own
+/// question to DNS), and wrenn resolves it and connects to it, whatever address the guest had in mind.
+///
+/// A private network is reached where an entry names that network or a part of it; `*` and `0.0.0.0/0` do not. Addresses of
+/// the host, its loopback and its link are never reached.
+///
+/// ```
+/// use wrenn_net::NetworkPolicy;
+///
+/// # fn main() -> Result<(), wrenn_net::PolicyError> {
+/// // The public internet, and a database in a private network.
+/// let open = NetworkPolicy::default().allow(["tcp://10.2.0.7:5432"])?;
+/// // Nothing but a package index.
+/// let closed = NetworkPolicy::closed().allow(["pypi.org:443", "*.pythonhosted.org:443"])?;
+/// # assert_ne!(open, closed);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkPolicy {
+    allow: Vec<PolicyEntry>,
+    deny: Vec<PolicyEntry>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<Rule>,
+}
+
+/// What a policy says of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Reached,
+    /// By a name alone.
+    Named,
+    Refused(Refusal),
+}
+
+/// Why something is not reached.
+///
+/// ```
+/// use wrenn_net::Refusal;
+///
+/// /// What lets it be reached, where something does.
+/// fn remedy(refusal: &Refusal) -> Option<String> {
+///     match refusal {
+///         Refusal::Private => Some("allow its network".to_owned()),
+///         Refusal::Denied(entry) => Some(format!("do not deny `{entry}`")),
+///         _ => None,
+///     }
+/// }
+///
+/// let denied = Refusal::Denied("93.184.216.0/24".parse()?);
+/// assert_eq!(remedy(&denied).as_deref(), Some("do not deny `93.184.216.0/24`"));
+/// assert_eq!(remedy(&Refusal::Local), None);
+/// # Ok::<(), wrenn_net::PolicyError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The address is the host's own, or on its loopback or its link, or of many.
+    Local,
+    /// The address is in a private network that the policy does not name.
+    Private,
+    /// An entry denies it.
+    Denied(PolicyEntry),
+    /// Names are allowed, and this is none of them, or the connection tells none.
+    Name,
+    /// The guest has as many connections, or flows, as it may have.
+    Limit,
+}
+
+impl NetworkPolicy {
+    /// Nothing is reached but what is allowed.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self { deny: EVERYTHING.parse().into_iter().collect(), ..Self::default() }
+    }
+
+    /// Adds what is reached in any case.
+    ///
+    /// # Errors
+    /// An entry is not [written like one](PolicyEntry).
+    pub fn allow(mut self, entries: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, PolicyError> {
+        for entry in entries {
+            self.allow.push(entry.as_ref().parse()?);
+        }
+        Ok(self)
+    }
+
+    /// Adds what is not reached unless it is allowed.
+    ///
+    /// # Errors
+    /// An entry is not [written like one](PolicyEntry), or is a name.
+    pub fn deny(mut self, entries: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, PolicyError> {
+        for entry in entries {
+            self.deny.push(entry.as_ref().parse()?);
+        }
+        match self.deny.iter().find(|entry| entry.is_name()) {
+            Some(name) => Err(PolicyError::DeniedName { entry: name.to_string() }),
+            None => Ok(self),
+        }
+    }
+
+    /// Adds what is put into requests on their way out. It lets nothing through by itself.
+    ///
+    /// # Errors
+    /// The rule sets and replaces nothing; or there are more than 64.
+    pub fn rule(mut self, rule: Rule) -> Result<Self, PolicyError> {
+        self.rules.push(rule);
+        self.check_rules().map(|()| self)
+    }
+
+    /// What is put into requests on their way out.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What is reached in any case.
+    #[must_use]
+    pub fn allowed(&self) -> &[PolicyEntry] {
+        &self.allow
+    }
+
+    /// What is not reached unless it is allowed.
+    #[must_use]
+    pub fn denied(&self) -> &[PolicyEntry] {
+        &self.deny
+    }
+
+    /// Whether each entry has an effect.
+    ///
+    /// # Errors
+    /// A name is denied; or names are allowed, and everything is reached as well; or a rule sets and replaces nothing.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        self.check_rules()?;
+        if let Some(name) = self.deny.iter().find(|entry| entry.is_name()) {
+            return Err(PolicyError::DeniedName { entry: name.to_string() });
+        }
+        match self.allow.iter().find(|entry| entry.is_name()) {
+            Some(name) if self.deny.is_empty() => Err(PolicyError::NameWithoutDeny { entry: name.to_string() }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_rules(&self) -> Result<(), PolicyError> {
+        if self.rules.len() > RULES_MAX {
+            return Err(PolicyError::Rules { max: RULES_MAX });
+        }
+        self.rules.iter().try_for_each(Rule::check)
+    }
+
+    /// Whether there are rules for any name at this port.
+    pub(crate) fn has_rules_at(&self, port: u16) -> bool {
+        self.rules.iter().any(|rule| rule.has_port(port))
+    }
+
+    /// The rules for a name, which is in lower case: those for the name itself, else those for the longest that it is below.
+    pub(crate) fn rules_of(&self, name: &str, port: u16) -> impl Iterator<Item = &Rule> {
+        let closeness = move |rule: &Rule| if rule.has_port(port) { rule.closeness(name) } else { None };
+        let closest = self.rules.iter().filter_map(closeness).max();
+        self.rules.iter().filter(move |rule| closest.is_some() && closeness(rule) == closest)
+    }
+
+    /// What becomes of a connection or a datagram to an address. `is_own` tells the host's addresses.
+    pub(crate) fn of_address(&self, protocol: Protocol, address: IpAddr, port: u16, is_own: bool) -> Verdict {
+        let realm = address::realm(address);
+        if realm == Realm::Local || is_own {
+            return Verdict::Refused(Refusal::Local);
+        }
+        let has = |entry: &&PolicyEntry| entry.has_address(protocol, address, port);
+        let may_be_meant = |entry: &&PolicyEntry| realm == Realm::Public || entry.is_private();
+        if self.allow.iter().filter(may_be_meant).any(|entry| has(&entry)) {
+            return Verdict::Reached;
+        }
+        let denied = self.deny.iter().find(has);
+        let refusal = match (denied, realm) {
+            (None, Realm::Public) => return Verdict::Reached,
+            // The guest may think that a name is there, by a file of its own.
+            (Some(entry), _) => Refusal::Denied(entry.clone()),
+            (None, _) => Refusal::Private,
+        };
+        let is_named = |entry: &PolicyEntry| entry.is_name() && entry.has_port(protocol, port);
+        match self.allow.iter().any(is_named) {
+            true => Verdict::Named,
+            false => Verdict::Refused(refusal),
+        }
+    }
+
+    /// Whether a name is allowed by itself.
+    pub(crate) fn has_name(&self, protocol: Protocol, name: &str, port: u16) -> bool {
+        self.allow.iter().any(|entry| entry.has_name(name) && entry.has_port(protocol, port))
+    }
+
+    /// Whether an address may be what an allowed name leads to: it is public, or in a private network that is allowed.
+    pub(crate) fn may_mean(&self, address: IpAddr) -> bool {
+        self.may_mean_at(address, PolicyEntry::has_address_at_all)
+    }
+
+    /// As [`may_mean`](Self::may_mean), for one port of it.
+    pub(crate) fn may_mean_by_name(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        self.may_mean_at(address, |entry, address| entry.has_address(protocol, address, port))
+    }
+
+    fn may_mean_at(&self, address: IpAddr, has: impl Fn(&PolicyEntry, IpAddr) -> bool) -> bool {
+        match address::realm(address) {
+            Realm::Public => true,
+            Realm::Private => self.allow.iter().any(|entry| entry.is_private() && has(entry, address)),
+            Realm::Local => false,
+        }
+    }
+
+    /// Whether DNS may be asked for a name: where everything is denied, only for those that are allowed, since a question
+    /// to DNS carries what a guest puts into it.
+    pub(crate) fn may_ask(&self, name: &str) -> bool {
+        let is_closed = self.deny.iter().any(PolicyEntry::is_everything);
+        !is_closed || self.allow.iter().any(|entry| entry.has_name(name))
+    }
+}
+
+const EVERYTHING: &str = "*";
+const RULES_MAX: usize = 64;

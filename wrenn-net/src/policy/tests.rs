@@ -1,0 +1,168 @@
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn policy(allow: &[&str], deny: &[&str]) -> NetworkPolicy {
+    NetworkPolicy::default().allow(allow).and_then(|policy| policy.deny(deny)).expect("entries")
+}
+
+fn tcp(policy: &NetworkPolicy, address: &str, port: u16) -> Verdict {
+    policy.of_address(Protocol::Tcp, address.parse().expect("an address"), port, false)
+}
+
+fn refused(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Refused(_))
+}
+
+#[test]
+fn by_default_the_public_internet_is_reached_and_nothing_else() {
+    let policy = NetworkPolicy::default();
+    assert_eq!(tcp(&policy, "93.184.216.34", 443), Verdict::Reached);
+    for private in ["10.0.0.1", "192.168.0.1", "172.16.9.9", "100.64.0.1"] {
+        assert_eq!(tcp(&policy, private, 443), Verdict::Refused(Refusal::Private), "{private}");
+    }
+    for local in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+        assert_eq!(tcp(&policy, local, 80), Verdict::Refused(Refusal::Local), "{local}");
+    }
+    let own = policy.of_address(Protocol::Tcp, Ipv4Addr::new(93, 184, 216, 34).into(), 443, true);
+    assert_eq!(own, Verdict::Refused(Refusal::Local));
+}
+
+#[test]
+fn what_is_allowed_comes_before_what_is_denied_and_that_before_the_default() {
+    let policy = policy(&["93.184.216.34:443"], &["93.184.216.0/24"]);
+    assert_eq!(tcp(&policy, "93.184.216.34", 443), Verdict::Reached);
+    assert!(refused(&tcp(&policy, "93.184.216.34", 80)) && refused(&tcp(&policy, "93.184.216.35", 443)));
+    assert_eq!(tcp(&policy, "93.184.217.1", 80), Verdict::Reached);
+}
+
+#[test]
+fn a_private_network_is_reached_where_it_is_named_and_the_host_never() {
+    let policy = policy(&["10.2.0.0/16:5432", "0.0.0.0/0", "*", "127.0.0.0/8", "169.254.169.254"], &[]);
+    assert_eq!(tcp(&policy, "10.2.0.7", 5432), Verdict::Reached);
+    for (address, port) in [("10.2.0.7", 80), ("10.3.0.1", 5432), ("127.0.0.1", 80), ("169.254.169.254", 80)] {
+        assert!(refused(&tcp(&policy, address, port)), "{address}:{port}");
+    }
+}
+
+#[test]
+fn an_entry_with_a_port_or_another_protocol_is_not_about_echo_requests() {
+    let echo = |policy: &NetworkPolicy, address: &str| {
+        policy.of_address(Protocol::Icmp, address.parse().expect("an address"), 0, false)
+    };
+    let allows = policy(&["8.8.8.8:53", "tcp://8.8.4.4", "1.1.1.1", "icmp://9.9.9.9"], &["*"]);
+    for (address, is_reached) in [("8.8.8.8", false), ("8.8.4.4", false), ("1.1.1.1", true), ("9.9.9.9", true)] {
+        assert_eq!(echo(&allows, address) == Verdict::Reached, is_reached, "{address}");
+    }
+    assert!(refused(&tcp(&allows, "9.9.9.9", 443)));
+    let denies = policy(&[], &["*:25", "udp://*", "icmp://9.9.9.9"]);
+    for (address, is_reached) in [("8.8.8.8", true), ("9.9.9.9", false), ("10.0.0.1", false)] {
+        assert_eq!(echo(&denies, address) == Verdict::Reached, is_reached, "{address}");
+    }
+}
+
+#[test]
+fn a_closed_policy_lets_names_through_and_asks_for_no_others() {
+    let policy = NetworkPolicy::closed().allow(["api.example.com:443", "*.example.org"]).expect("entries");
+    assert_eq!(tcp(&policy, "93.184.216.34", 443), Verdict::Named);
+    assert_eq!(tcp(&policy, "93.184.216.34", 25), Verdict::Named, "below example.org");
+    assert!(policy.has_name(Protocol::Tcp, "api.example.com", 443));
+    assert!(!policy.has_name(Protocol::Tcp, "api.example.com", 80));
+    for (name, may) in
+        [("api.example.com", true), ("x.example.org", true), ("example.org", false), ("evil.test", false)]
+    {
+        assert_eq!(policy.may_ask(name), may, "{name}");
+    }
+    assert!(NetworkPolicy::default().may_ask("evil.test"));
+    assert!(refused(&tcp(&NetworkPolicy::closed(), "93.184.216.34", 443)));
+}
+
+#[test]
+fn what_has_no_effect_is_an_error() {
+    let named = NetworkPolicy::default().allow(["example.com"]).expect("an entry");
+    assert!(matches!(named.check(), Err(PolicyError::NameWithoutDeny { .. })));
+    assert!(matches!(NetworkPolicy::default().deny(["example.com"]), Err(PolicyError::DeniedName { .. })));
+    // As a record could have it.
+    let read = NetworkPolicy { deny: vec!["example.com".parse().expect("an entry")], ..NetworkPolicy::default() };
+    assert!(matches!(read.check(), Err(PolicyError::DeniedName { .. })));
+    assert_eq!(policy(&["example.com"], &["*"]).check(), Ok(()));
+}
+
+/// What the documentation says, in its own order and without a clever step.
+fn naive(allow: &[PolicyEntry], deny: &[PolicyEntry], protocol: Protocol, address: Ipv4Addr, port: u16) -> bool {
+    let of = |range: [u8; 2]| address.octets()[..2] == range;
+    let is_local = address.octets()[0] == 127 || of([169, 254]);
+    let is_private = address.octets()[0] == 10 || of([192, 168]);
+    let matches = |entry: &&PolicyEntry| entry.has_address(protocol, address.into(), port);
+    if is_local {
+        return false;
+    }
+    if allow.iter().any(|entry| matches(&entry) && (!is_private || entry.is_private())) {
+        return true;
+    }
+    !is_private && !deny.iter().any(|entry| matches(&entry))
+}
+
+/// Few networks, so that they meet.
+fn entries() -> impl Strategy<Value = Vec<PolicyEntry>> {
+    let host = prop::sample::select(vec!["*", "0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "93.0.0.0/8", "93.184.216.34"]);
+    let ports = prop::sample::select(vec!["", ":80", ":80-443", ":443"]);
+    let protocol = prop::sample::select(vec!["", "tcp://", "udp://"]);
+    let entry = (protocol, host, ports).prop_map(|(a, b, c)| format!("{a}{b}{c}").parse().expect("an entry"));
+    prop::collection::vec(entry, 0..4)
+}
+
+proptest! {
+    #[test]
+    fn policies_say_what_the_documentation_says(
+        allow in entries(),
+        deny in entries(),
+        is_tcp: bool,
+        address in prop::sample::select(vec![[10, 1, 0, 1], [10, 9, 0, 1], [93, 184, 216, 34], [93, 1, 1, 1], [8, 8, 8, 8],
+            [127, 0, 0, 1], [169, 254, 169, 254], [192, 168, 1, 1]]),
+        port in prop::sample::select(vec![25_u16, 80, 100, 443]),
+    ) {
+        let (protocol, address) = (if is_tcp { Protocol::Tcp } else { Protocol::Udp }, Ipv4Addr::from(address));
+        let expected = naive(&allow, &deny, protocol, address, port);
+        let policy = NetworkPolicy { allow, deny, rules: Vec::new() };
+        let verdict = policy.of_address(protocol, address.into(), port, false);
+        prop_assert_eq!(verdict == Verdict::Reached, expected, "{:?}", policy);
+    }
+}
+
+const HOSTS: [&str; 7] = ["b.a.x", "a.x", "*.b.a.x", "*.a.x", "*.x", "c.b.a.x:443", "*.a.x:8443"];
+
+proptest! {
+    #[test]
+    fn the_rules_of_a_name_are_those_of_the_closest_host(
+        hosts in prop::collection::vec(prop::sample::select(&HOSTS[..]), 0..6),
+        name in prop::sample::select(vec!["x", "a.x", "b.a.x", "c.b.a.x", "d.c.b.a.x", "ba.x", "y"]),
+        port in prop::sample::select(vec![80_u16, 443, 8443]),
+    ) {
+        let rule = |host: &&str| Rule::of(host).and_then(|rule| rule.set_header("a", "b")).expect("a rule");
+        let policy = NetworkPolicy { rules: hosts.iter().map(rule).collect(), ..NetworkPolicy::default() };
+        // From the name itself up, one label after the other.
+        let labels: Vec<&str> = name.split('.').collect();
+        let above = (1..labels.len()).map(|from| format!("*.{}", labels[from..].join(".")));
+        let mut candidates = std::iter::once(name.to_owned()).chain(above);
+        let is_at = |host: &str, candidate: &str| match host.split_once(':') {
+            Some((host, own)) => host == candidate && own == port.to_string(),
+            None => host == candidate && port != 8443,
+        };
+        let expected = candidates.find_map(|candidate| {
+            let count = hosts.iter().filter(|host| is_at(host, &candidate)).count();
+            (count > 0).then_some(count)
+        });
+        prop_assert_eq!(policy.rules_of(name, port).count(), expected.unwrap_or_default());
+        prop_assert!(expected.is_none() || policy.has_rules_at(port));
+    }
+}
+
+#[test]
+fn a_record_without_rules_is_as_it_was() {
+    let text = serde_json::to_string(&NetworkPolicy::closed()).expect("JSON");
+    assert_eq!(text, r#"{"allow":[],"deny":["*"]}"#);
+    assert_eq!(serde_json::from_str::<NetworkPolicy>(&text).expect("a policy"), NetworkPolicy::closed());
+}

@@ -1,0 +1,162 @@
+//! A host, a guest and an internet of a test's own, in three network namespaces. Nothing of them leaves this machine.
+//!
+//! ```text
+//!  guest: 169.254.0.21 ─▶ tap ═ carried by threads ═ tap ─▶ slot ─▶ host: 192.0.2.1 ─▶ veth ─▶ internet: 93.184.216.34, …
+//! ```
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stdout, reason = "tests; each file uses a part")]
+
+pub(crate) mod client_hello;
+pub(crate) mod guest;
+pub(crate) mod servers;
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use wrenn_net::{Budget, Egress, EgressBuilder, Gate, Limits, Names, NetworkPolicy, Refused, Slot};
+
+use guest::Guest;
+
+/// Everything on the internet is at these addresses.
+pub(crate) const INTERNET: [[u8; 4]; 5] =
+    [[93, 184, 216, 34], [93, 184, 216, 35], [8, 8, 8, 8], [10, 9, 0, 7], [169, 254, 169, 254]];
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+pub(crate) struct World {
+    pub(crate) internet: Namespace,
+    pub(crate) refused: Arc<Mutex<Vec<Refused>>>,
+}
+
+/// A network namespace that lives as long as this.
+#[derive(Clone)]
+pub(crate) struct Namespace(Arc<OwnedFd>);
+
+impl Namespace {
+    pub(crate) fn of_this_thread() -> Self {
+        Self(Arc::new(File::open("/proc/thread-self/ns/net").unwrap().into()))
+    }
+
+    pub(crate) fn new() -> Self {
+        std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Self::of_this_thread()
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// Runs something on a thread inside.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let work = || {
+            setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+    }
+}
+
+/// Runs a test in a world of its own; skipped by name where the process may make none.
+pub(crate) fn in_a_world<F: Future<Output = ()>>(test: &str, run: impl FnOnce(World) -> F + Send) {
+    if let Err(error) = Slot::create() {
+        println!("skipped: {test}: {error}");
+        return;
+    }
+    let on_host = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let internet = Namespace::new();
+        configure(async |netlink| connect(&netlink, &internet).await);
+        internet.run(|| configure(async |netlink| be_the_internet(&netlink).await));
+        // Its threads are made here, and so inside.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(run(World { internet, refused: Arc::default() }));
+    };
+    std::thread::scope(|scope| scope.spawn(on_host).join().unwrap());
+}
+
+pub(crate) fn configure<T>(with: impl AsyncFnOnce(Handle) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        with(netlink).await
+    })
+}
+
+pub(crate) async fn index(name: &str) -> u32 {
+    nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+async fn up(netlink: &Handle, name: &str, addresses: &[(Ipv4Addr, u8)]) {
+    netlink.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
+    for (address, prefix) in addresses {
+        netlink.address().add(index(name).await, IpAddr::V4(*address), *prefix).execute().await.unwrap();
+    }
+}
+
+pub(crate) async fn default_route(netlink: &Handle, gateway: Ipv4Addr) {
+    netlink.route().add(RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build()).execute().await.unwrap();
+}
+
+async fn connect(netlink: &Handle, internet: &Namespace) {
+    netlink.link().add(LinkVeth::new("host0", "inet0").build()).execute().await.unwrap();
+    let move_away = LinkUnspec::new_with_name("inet0").setns_by_fd(internet.0.as_raw_fd()).build();
+    netlink.link().set(move_away).execute().await.unwrap();
+    up(netlink, "lo", &[]).await;
+    up(netlink, "host0", &[(HOST, 24)]).await;
+    default_route(netlink, ROUTER).await;
+}
+
+async fn be_the_internet(netlink: &Handle) {
+    let addresses: Vec<_> = INTERNET.iter().map(|&address| (address.into(), 32)).collect();
+    up(netlink, "lo", &addresses).await;
+    up(netlink, "inet0", &[(ROUTER, 24)]).await;
+    // So that whatever is not here is said to be so.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+}
+
+impl World {
+    /// A guest with a way out.
+    pub(crate) fn guest(&self, policy: NetworkPolicy) -> (Guest, Egress) {
+        self.guest_with(policy, Limits::default())
+    }
+
+    pub(crate) fn guest_with(&self, policy: NetworkPolicy, limits: Limits) -> (Guest, Egress) {
+        let (slot, tap, gate) = Slot::create().unwrap();
+        let egress = self.open(gate, policy, limits, &Budget::default());
+        (Guest::plug(slot, tap), egress)
+    }
+
+    /// Another slot for a guest.
+    pub(crate) fn plug_anew(&self, guest: &mut Guest) -> Egress {
+        let (slot, tap, gate) = Slot::create().unwrap();
+        guest.plug_into(slot, tap);
+        self.open(gate, NetworkPolicy::default(), Limits::default(), &Budget::default())
+    }
+
+    /// One of several guests that share a budget.
+    pub(crate) fn guest_of(&self, budget: &Budget) -> (Guest, Egress) {
+        let (slot, tap, gate) = Slot::create().unwrap();
+        let egress = self.open(gate, NetworkPolicy::default(), Limits::default(), budget);
+        (Guest::plug(slot, tap), egress)
+    }
+
+    fn open(&self, gate: Gate, policy: NetworkPolicy, limits: Limits, budget: &Budget) -> Egress {
+        self.way_out(policy).limits(limits).budget(budget).open(gate).unwrap()
+    }
+
+    /// A way out that asks this internet for names.
+    pub(crate) fn way_out(&self, policy: NetworkPolicy) -> EgressBuilder {
+        let names = Arc::new(Names::asking(vec![[8, 8, 8, 8].into()]));
+        let refused = Arc::clone(&self.refused);
+        let tell = move |what: &Refused| refused.lock().unwrap().push(what.clone());
+        Egress::builder(policy, names).on_refusal(tell)
+    }
+
+    pub(crate) fn refusals(&self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused.lock().unwrap())
+    }
+}
