@@ -1,7 +1,10 @@
 //! What a page server has done so far.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
     time::{Duration, Instant},
 };
 
@@ -144,7 +147,7 @@ impl ServeCounters {
             latency_p50_us: micros(self.percentile_ns(50).min(max_ns)),
             latency_p99_us: micros(self.percentile_ns(99).min(max_ns)),
             latency_max_us: micros(max_ns),
-            detached: self.detached.load(Relaxed),
+            detached: self.detached.load(Acquire),
             elapsed: self.started.elapsed(),
         }
     }
@@ -185,8 +188,9 @@ impl ServeCounters {
         self.deferred.fetch_add(1, Relaxed);
     }
 
+    /// Whoever reads it finds the source gone, with all that it held.
     pub(crate) fn note_detached(&self) {
-        self.detached.store(true, Relaxed);
+        self.detached.store(true, Release);
     }
 
     fn percentile_ns(&self, percent: u64) -> u64 {

@@ -210,9 +210,6 @@ impl PageServer {
         // A panic that went on would drop the descriptor, and whoever waits for a page would be given zeros.
         let served = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve_until_end(stop)));
         let reason = served.unwrap_or_else(|panic| Err(Error::panicked(&*panic))).unwrap_or_else(EndReason::Failed);
-        if matches!(reason, EndReason::AllResident) {
-            self.filler.resident.counters.note_detached();
-        }
         ServeEnd { reason, uffd: self.filler.resident.uffd }
     }
 
@@ -247,7 +244,10 @@ impl PageServer {
             }
             if is_idle && self.filler.resident.is_complete() {
                 match std::mem::replace(&mut self.once_resident, Then::Nothing) {
-                    Then::Detach => return Ok(EndReason::AllResident),
+                    Then::Detach => {
+                        self.filler.let_go();
+                        return Ok(EndReason::AllResident);
+                    }
                     Then::LetGo => self.filler.let_go(),
                     Then::Nothing => {}
                 }
