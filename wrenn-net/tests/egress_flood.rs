@@ -28,7 +28,8 @@ fn a_flood_of_connections_costs_the_others_nothing_and_the_program_little() {
         let refused = loud_egress.counters().refusals;
         println!("{sent} sent, {refused} answered; another guest's slowest connect took {slowest:?}");
         assert!(refused <= 5000, "{refused} of {sent} were answered in three seconds");
-        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        // Some milliseconds; a SYN that was lost is sent again after one second, and after three.
+        assert!(slowest < Duration::from_secs(5), "{slowest:?}");
         assert!(descriptors() < before + 2500, "{} descriptors before, {} now", before, descriptors());
     });
 }
