@@ -1,7 +1,7 @@
 //! HTTP with a guest, joined with that of a server.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,19 +56,13 @@ pub(super) async fn serve_http1(
     builder.preserve_header_case(true).auto_date_header(false).max_buf_size(BUFFER_BYTES);
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
     let mut serve = Box::pin(builder.serve_connection(TokioIo::new(guest), service).with_upgrades());
-    let (mut upstream, mut is_over) = (pin!(upstream), false);
-    loop {
-        tokio::select! {
-            served = &mut serve => break served.map_err(io::Error::other)?,
-            () = &mut upstream, if !is_over => {
-                is_over = true;
-                // What was answered still goes to the guest.
-                if !session.is_upgrading() {
-                    serve.as_mut().graceful_shutdown();
-                }
-            }
+    let mut upstream = pin!(upstream);
+    let is_over = serve_until_end(serve.as_mut(), upstream.as_mut(), |serve| {
+        if !session.is_upgrading() {
+            serve.graceful_shutdown();
         }
-    }
+    })
+    .await?;
     let upgraded = session.take_upgraded();
     // With the last of whoever could send a request, the server's connection ends in order.
     drop((serve, session));
@@ -102,21 +96,32 @@ pub(super) async fn serve_http2(
     builder.initial_stream_window_size(STREAM_BYTES).initial_connection_window_size(CONNECTION_BYTES);
     builder.max_header_list_size(HEAD_BYTES);
     let mut serve = Box::pin(builder.serve_connection(TokioIo::new(guest), service));
-    let (mut upstream, mut is_over) = (pin!(upstream), false);
-    loop {
-        tokio::select! {
-            served = &mut serve => break served.map_err(io::Error::other)?,
-            () = &mut upstream, if !is_over => {
-                is_over = true;
-                serve.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    let mut upstream = pin!(upstream);
+    let is_over = serve_until_end(serve.as_mut(), upstream.as_mut(), |serve| serve.graceful_shutdown()).await?;
     drop(serve);
     if !is_over {
         timeout(END_MAX, upstream).await.ok();
     }
     Ok(())
+}
+
+/// Serves a guest until its connection ends, which `shut_down` begins once the server's has: what was answered still goes to
+/// the guest. Returns whether the server's has ended.
+async fn serve_until_end<C: Future<Output = hyper::Result<()>>>(
+    mut serve: Pin<&mut C>,
+    mut upstream: Pin<&mut impl Future<Output = ()>>,
+    shut_down: impl Fn(Pin<&mut C>),
+) -> io::Result<bool> {
+    let mut is_over = false;
+    loop {
+        tokio::select! {
+            served = &mut serve => return served.map(|()| is_over).map_err(io::Error::other),
+            () = &mut upstream, if !is_over => {
+                is_over = true;
+                shut_down(serve.as_mut());
+            }
+        }
+    }
 }
 
 /// Carries what follows HTTP on both connections.
