@@ -6,14 +6,16 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wrenn_net::{Authority, Egress, Interceptor, NetworkPolicy, Refusal, Rule, Secret, Slot};
+use wrenn_net::{
+    Authority, Egress, Interceptor, NetworkPolicy, Refusal, Rule, Secret, SecretFuture, SecretSource, Slot,
+};
 
 use web::{Client, channel, serve_plain, tls};
 use world::guest::Guest;
@@ -34,10 +36,19 @@ struct Ruled {
 
 impl Ruled {
     fn new(world: &World, servers: &web::Authority, policy: NetworkPolicy) -> Self {
+        let secrets = BTreeMap::from([("KEY".to_owned(), Secret::new("k/1"))]);
+        Self::with(world, servers, policy, secrets)
+    }
+
+    fn with(
+        world: &World,
+        servers: &web::Authority,
+        policy: NetworkPolicy,
+        secrets: impl SecretSource + 'static,
+    ) -> Self {
         let authority = Authority::generate().unwrap();
         let trusts = authority.certificate().to_owned();
         let interceptor = Arc::new(Interceptor::new(authority).trust(servers.pem()).unwrap());
-        let secrets = BTreeMap::from([("KEY".to_owned(), Secret::new("k/1"))]);
         let (slot, tap, gate) = Slot::create().unwrap();
         let egress = world.way_out(policy).intercept(interceptor, secrets).open(gate).unwrap();
         Self { guest: Guest::plug(slot, tap), egress, trusts }
@@ -201,6 +212,38 @@ fn what_cannot_be_done_is_told_without_the_key() {
             let (status, said) = client.get("https://api.example/", &[]).await;
             assert!(status == 502 && said.contains("`NONE`") && !said.contains("k/1"), "{status} {said}");
         }
+    });
+}
+
+/// Knows a key, and never answers for any other.
+struct Hanging;
+
+impl SecretSource for Hanging {
+    fn secret<'a>(&'a self, name: &'a str) -> SecretFuture<'a> {
+        Box::pin(async move {
+            if name != "KEY" {
+                std::future::pending::<()>().await;
+            }
+            Some(Secret::new("k/1"))
+        })
+    }
+}
+
+#[test]
+fn secrets_that_do_not_come_are_waited_for_once_and_told() {
+    in_a_world("secrets_that_do_not_come_are_waited_for_once_and_told", async |world| {
+        let servers = internet(&world, &BOTH);
+        let slow = ["ONE", "TWO", "THREE"].iter().fold(rule("api.example").methods(["POST"]).unwrap(), |rule, name| {
+            rule.set_header(&format!("x-{name}"), &format!("${{secret.{name}}}")).unwrap()
+        });
+        let ruled = Ruled::with(&world, &servers, open([slow, rule("api.example")]), Hanging);
+        let mut client = ruled.https(&format!("{GOOD}:443"), "api.example", &BOTH).await.unwrap();
+        let (asked, post) = (Instant::now(), Request::post("https://api.example/"));
+        let (status, said) = client.ask(post, &[]).await;
+        assert!(status == 504 && said.contains("did not come in time") && !said.contains("k/1"), "{status} {said}");
+        let waited = asked.elapsed();
+        assert!((Duration::from_secs(9)..Duration::from_secs(20)).contains(&waited), "three at once: {waited:?}");
+        assert_eq!(client.get("https://api.example/", &[]).await.0, 200, "the connection serves on");
     });
 }
 

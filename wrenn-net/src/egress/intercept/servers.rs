@@ -1,13 +1,15 @@
 //! The servers that are connected to in a guest's place, and whom they have to be certified by.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,7 +21,7 @@ use crate::error::NetError;
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     others: Vec<CertificateDer<'static>>,
-    config: OnceLock<Result<Arc<ClientConfig>, String>>,
+    config: OnceCell<Arc<ClientConfig>>,
 }
 
 impl Servers {
@@ -42,28 +44,34 @@ impl Servers {
         stream: TcpStream,
         protocols: Vec<Vec<u8>>,
     ) -> io::Result<TlsStream<Line>> {
-        let config = self.config.get_or_init(|| self.config().map(Arc::new).map_err(|error| error.to_string()));
-        let config = config.as_ref().map_err(|error| io::Error::other(error.clone()))?;
+        let config = self.config.get_or_try_init(|| self.read()).await?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::clone(config));
         let stream = Line::of_server(stream);
         timeout(HANDSHAKE_MAX, connector.with_alpn(protocols).connect(name, stream)).await?
     }
 
-    /// Reads the host's authorities.
-    fn config(&self) -> Result<ClientConfig, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        if let Some(error) = native.errors.first() {
-            tracing::warn!(%error, "not all of the host's certificate authorities could be read");
-        }
-        // One of many that cannot be read is one that nobody needs.
-        roots.add_parsable_certificates(native.certs);
-        self.others.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(config.with_root_certificates(roots).with_no_client_auth())
+    /// Reads the host's authorities: some hundred files, on some hosts.
+    async fn read(&self) -> io::Result<Arc<ClientConfig>> {
+        let others = self.others.clone();
+        let config = spawn_blocking(move || config(&others)).await?;
+        config.map(Arc::new).map_err(io::Error::other)
     }
+}
+
+/// Trusts the host's authorities, and these.
+fn config(others: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    if let Some(error) = native.errors.first() {
+        tracing::warn!(%error, "not all of the host's certificate authorities could be read");
+    }
+    // One of many that cannot be read is one that nobody needs.
+    roots.add_parsable_certificates(native.certs);
+    others.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// For guests whose processor is emulated, too.
