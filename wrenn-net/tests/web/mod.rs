@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,15 +42,7 @@ impl Authority {
 
     /// Serves these names by TLS, and speaks these protocols.
     pub(crate) fn serve(&self, listener: TcpListener, names: &[&str], protocols: &[&str]) {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let (key, params) = (KeyPair::generate().unwrap(), CertificateParams::new(names).unwrap());
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.into()], key).unwrap();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = self.acceptor(names, protocols);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, at) = (acceptor.clone(), stream.local_addr().unwrap().ip().to_string());
@@ -61,7 +54,49 @@ impl Authority {
             }
         });
     }
+
+    /// Serves the files of a directory by TLS: those of each name in a directory of that name.
+    pub(crate) fn serve_files(&self, listener: TcpListener, names: &[&str], root: PathBuf) {
+        let acceptor = self.acceptor(names, &["http/1.1"]);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, root) = (acceptor.clone(), root.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request| std::future::ready(file(&root, &request)));
+                    let server = hyper::server::conn::http1::Builder::new();
+                    server.serve_connection(TokioIo::new(stream), service).await.ok();
+                });
+            }
+        });
+    }
+
+    fn acceptor(&self, names: &[&str], protocols: &[&str]) -> TlsAcceptor {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let (key, params) = (KeyPair::generate().unwrap(), CertificateParams::new(names).unwrap());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let mut config = config.with_no_client_auth().with_single_cert(vec![certificate.into()], key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
 }
+
+fn file(root: &Path, request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let name = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = root.join(name).join(request.uri().path().trim_start_matches('/'));
+    let path = if path.is_dir() { path.join("index.html") } else { path };
+    let (status, body) = match std::fs::read(&path) {
+        Ok(bytes) => (StatusCode::OK, bytes),
+        Err(_) => (StatusCode::NOT_FOUND, Vec::new()),
+    };
+    let kind = if path.extension().is_some_and(|extension| extension == "html") { "text/html" } else { BYTES };
+    Ok(Response::builder().status(status).header(header::CONTENT_TYPE, kind).body(body.into()).unwrap())
+}
+
+const BYTES: &str = "application/octet-stream";
 
 /// Serves without TLS.
 pub(crate) fn serve_plain(listener: TcpListener) {
