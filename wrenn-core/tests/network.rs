@@ -279,6 +279,8 @@ fn a_guest_uses_a_key_that_is_nowhere_in_it_nor_in_what_is_kept_of_it() {
             }
             let line = format!("import urllib.request as r; print(r.urlopen('{url}', timeout=60).read().decode())");
             assert_eq!(run(sandbox, &format!("python3 -c \"{line}\"")).await, expected);
+            let told = "/etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/wrenn.crt";
+            assert_eq!(run(sandbox, "echo $REQUESTS_CA_BUNDLE $NODE_EXTRA_CA_CERTS").await, told);
             assert_eq!(vault.asked.lock().unwrap().last(), Some(sandbox.id()));
         };
         uses_the_key(&sandbox).await;

@@ -8,6 +8,7 @@
 mod admission;
 mod answer;
 mod api_error;
+mod authorities;
 mod cgroups;
 mod clock;
 mod console;

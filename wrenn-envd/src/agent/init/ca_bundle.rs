@@ -12,7 +12,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::agent::disk::opened::{short_text, write_anew};
+use crate::agent::{
+    authorities::{BUNDLE, FROM_HOST},
+    disk::opened::{short_text, write_anew},
+};
 
 /// Makes the guest trust the authorities in `pem`, and no longer those of an earlier call.
 pub(in crate::agent) fn set_ca_bundle(pem: &str) -> io::Result<()> {
@@ -32,7 +35,7 @@ fn set_in(root: &Path, pem: &str) -> io::Result<()> {
         read => read?,
     };
     replace(&bundle, &present, &with_block(&present, &block))?;
-    let kept = root.join(KEPT);
+    let kept = root.join(FROM_HOST);
     let present = short_text(&kept, BYTES_MAX).unwrap_or_default();
     replace(&kept, &present, &block)
 }
@@ -86,11 +89,6 @@ fn replace(path: &Path, present: &str, wanted: &str) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// Debian's bundle, which OpenSSL, GnuTLS, curl, git and Go read there.
-const BUNDLE: &str = "etc/ssl/certs/ca-certificates.crt";
-/// Where `update-ca-certificates` looks for an administrator's own.
-const KEPT: &str = "usr/local/share/ca-certificates/wrenn.crt";
-
 /// Some thousands of authorities; all that browsers trust are a quarter of a MiB.
 const BYTES_MAX: u64 = 4 << 20;
 
@@ -127,7 +125,7 @@ mod tests {
             assert_eq!(bundle(), expected);
         }
         // As `update-ca-certificates` makes it: of the image's, and of the file that was left for it.
-        let kept = fs::read_to_string(root.path().join(KEPT)).unwrap();
+        let kept = fs::read_to_string(root.path().join(FROM_HOST)).unwrap();
         fs::write(root.path().join(BUNDLE), kept + &image).unwrap();
         set_in(root.path(), &pem(&[0x30, 6])).unwrap();
         assert_eq!(bundle(), format!("{image}{BEGIN}\n{}{END}\n", pem(&[0x30, 6])));
@@ -136,7 +134,7 @@ mod tests {
     #[test]
     fn the_same_again_writes_nothing() {
         let root = guest(&pem(&[0x30, 1]));
-        let inodes = || [BUNDLE, KEPT].map(|path| fs::metadata(root.path().join(path)).unwrap().ino());
+        let inodes = || [BUNDLE, FROM_HOST].map(|path| fs::metadata(root.path().join(path)).unwrap().ino());
         set_in(root.path(), &pem(&[0x30, 2])).unwrap();
         let before = inodes();
         set_in(root.path(), pem(&[0x30, 2]).trim_end()).unwrap();
@@ -176,7 +174,7 @@ mod tests {
     #[test]
     fn a_pipe_in_the_place_of_a_file_holds_nobody_up() {
         let root = guest("");
-        let (bundle, kept) = (root.path().join(BUNDLE), root.path().join(KEPT));
+        let (bundle, kept) = (root.path().join(BUNDLE), root.path().join(FROM_HOST));
         put_pipe(&bundle.with_file_name(".wrenn-new"));
         fs::create_dir_all(kept.parent().unwrap()).unwrap();
         put_pipe(&kept);

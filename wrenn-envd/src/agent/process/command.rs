@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     agent::{
+        authorities,
         environment::{self, VariableError},
         locale,
         settings::Settings,
@@ -91,8 +92,8 @@ impl Command {
         Ok(environment::check(&self.variables)?)
     }
 
-    /// PATH, HOME, USER, LOGNAME and the language, and TERM at a terminal; then the sandbox's, then the caller's. Or the
-    /// caller's alone, where that asks for it.
+    /// PATH, HOME, USER, LOGNAME, the language and where authorities are, and TERM at a terminal; then the sandbox's, then
+    /// the caller's. Or the caller's alone, where that asks for it.
     pub(super) fn environment(
         &self,
         user: &User,
@@ -110,7 +111,7 @@ impl Command {
         ];
         let term = at_terminal.then_some(("TERM", "xterm-256color".into()));
         let own = own.into_iter().chain(term).map(|(name, value)| (name.into(), value));
-        let others = locale::variables().into_iter().chain(settings.environment());
+        let others = locale::variables().into_iter().chain(authorities::variables()).chain(settings.environment());
         let others = others.map(|(name, value)| (name.into(), value.into()));
         own.chain(others).chain(self.variables.clone()).collect()
     }
