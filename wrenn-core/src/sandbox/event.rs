@@ -69,8 +69,8 @@ pub enum HostEventKind {
     },
 }
 
-/// The channel on which events are sent. A listener that is too slow misses the oldest.
-#[derive(Debug)]
+/// The channel on which events are sent. A listener that is too slow misses the oldest. Clones are the same channel.
+#[derive(Debug, Clone)]
 pub(crate) struct Events(broadcast::Sender<HostEvent>);
 
 impl Default for Events {

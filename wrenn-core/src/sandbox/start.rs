@@ -94,7 +94,8 @@ pub(crate) async fn start(
     });
     registry.enrol(&shared)?;
     let id = fixed.id.clone();
-    tokio::spawn(Task::new(Arc::clone(registry), guest, published, fixed, lock, life).run(inbox).instrument(span));
+    let (site, events) = (Arc::clone(site), registry.events.clone());
+    tokio::spawn(Task::new(site, events, guest, published, fixed, lock, life).run(inbox).instrument(span));
     registry.events.tell(&id, beginning);
     Ok(shared)
 }

@@ -27,18 +27,19 @@ use crate::guest::then::Then;
 use crate::id::TemplateName;
 use crate::network::publish::Publications;
 use crate::runtime::blocking;
-use crate::sandbox::event::HostEventKind;
+use crate::sandbox::event::{Events, HostEventKind};
 use crate::sandbox::inbox::{Inbox, Urgent, Wake};
-use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::template::Template;
+use crate::site::Site;
 use crate::site::lock::FileLock;
 use crate::site::record;
 use crate::site::records::PausedRecord;
 use crate::state::{Exit, Fixed, Life, OnExpiry, SandboxState};
 
 pub(super) struct Task {
-    registry: Arc<Registry>,
+    site: Arc<Site>,
+    events: Events,
     guest: Guest,
     published: Arc<Publications>,
     fixed: Fixed,
@@ -63,7 +64,8 @@ enum Records {
 impl Task {
     /// Owns `guest` from now on. `life` is told of the sandbox's state.
     pub(super) fn new(
-        registry: Arc<Registry>,
+        site: Arc<Site>,
+        events: Events,
         guest: Guest,
         published: Arc<Publications>,
         fixed: Fixed,
@@ -71,7 +73,8 @@ impl Task {
         life: watch::Sender<Life>,
     ) -> Self {
         Self {
-            registry,
+            site,
+            events,
             guest,
             published,
             fixed,
@@ -94,7 +97,7 @@ impl Task {
                 Wake::Expired if inbox.on_expiry() == OnExpiry::Kill => return self.die_of(Urgent::Expired).await,
                 Wake::Expired => {
                     if failed_expiries == 0 {
-                        self.registry.events.tell(&self.fixed.id, HostEventKind::Expired);
+                        self.events.tell(&self.fixed.id, HostEventKind::Expired);
                     }
                     self.fixed.lifetime = inbox.lifetime();
                     match inbox.urgent_or(self.pause_in_the_end(failed_expiries)).await {
@@ -197,7 +200,7 @@ impl Task {
         match urgent {
             Urgent::Kill(reply) => self.die(Exit::Killed, Some(reply)).await,
             Urgent::Expired => {
-                self.registry.events.tell(&self.fixed.id, HostEventKind::Expired);
+                self.events.tell(&self.fixed.id, HostEventKind::Expired);
                 self.die(Exit::Expired, None).await;
             }
             Urgent::TooLong(after) => {
@@ -226,15 +229,15 @@ impl Task {
         }
         let is_paused = exit == Exit::Paused;
         let kind = if is_paused { HostEventKind::Paused } else { HostEventKind::Ended { exit } };
-        self.registry.events.tell(&self.fixed.id, kind);
+        self.events.tell(&self.fixed.id, kind);
         if !is_paused || self.leaves_garbage {
-            self.registry.site.tidy();
+            self.site.tidy();
         }
     }
 
     async fn end_machine(&mut self) {
         self.leaves_garbage = self.guest.leaves_garbage();
-        self.guest.keep_working_set(&self.registry.site);
+        self.guest.keep_working_set(&self.site);
         self.guest.kill().await;
         self.published.end().await;
         drop(self.lock.take());
@@ -246,7 +249,7 @@ impl Task {
 
     async fn pause(&mut self) -> Result<PausedRecord> {
         self.set_life(SandboxState::Saving, None);
-        let recorded = match self.guest.capture(&self.registry.site, Then::Stay).await {
+        let recorded = match self.guest.capture(&self.site, Then::Stay).await {
             Ok(generation) => self.record(generation).await,
             Err(error) => Err(error),
         };
@@ -270,7 +273,7 @@ impl Task {
     }
 
     async fn record(&mut self, generation: Generation) -> Result<PausedRecord> {
-        let site = Arc::clone(&self.registry.site);
+        let site = Arc::clone(&self.site);
         if self.lock.is_none() {
             // Kept before the record is written: a kill that comes in between removes the record of a sandbox with a lock.
             let (site, id) = (Arc::clone(&site), self.fixed.id.clone());
@@ -302,27 +305,27 @@ impl Task {
     /// Captures the guest, which goes on whether the capture succeeded or failed.
     async fn capture_and_go_on(&mut self) -> Result<Generation> {
         self.set_life(SandboxState::Saving, None);
-        match self.guest.capture(&self.registry.site, Then::GoOn).await {
+        match self.guest.capture(&self.site, Then::GoOn).await {
             Ok(generation) => Ok(generation),
             Err(error) => self.go_on_after(error).await,
         }
     }
 
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
-        let site = Arc::clone(&self.registry.site);
+        let site = Arc::clone(&self.site);
         let (here, free) = (Arc::clone(&site), name.clone());
         blocking("look for the name", move || Template::check_free(&here, &free)).await??;
         let generation = self.capture_and_go_on().await?;
         let (taken, shape) = (name.clone(), self.guest.manifest.shape.clone());
         let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape);
         let template = blocking("record the snapshot", keep).await??;
-        self.registry.events.tell(&self.fixed.id, HostEventKind::Snapshot { template: name.clone() });
+        self.events.tell(&self.fixed.id, HostEventKind::Snapshot { template: name.clone() });
         Ok(template)
     }
 
     /// Removes the sandbox's pause from disk, and makes sure that no other is recorded.
     async fn forget(&mut self) -> Result<()> {
-        let (site, id) = (Arc::clone(&self.registry.site), self.fixed.id.clone());
+        let (site, id) = (Arc::clone(&self.site), self.fixed.id.clone());
         let (has_record, records) = (self.lock.is_some(), Arc::clone(&self.records));
         let forget = blocking("remove the sandbox's pause", move || {
             *records.lock().unwrap_or_else(PoisonError::into_inner) = Records::Removed;
