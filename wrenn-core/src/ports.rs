@@ -74,6 +74,37 @@ impl Sandbox {
     /// By default it listens on the host's loopback, on a port that is free. Nothing needs to listen in the guest yet: a
     /// connection to a port where nothing does is reset. Each connection is a use of the sandbox. 1,024 at once are carried.
     ///
+    /// # Ports that wake a sandbox
+    /// With [`PublishOptions::wake`] the listener stays open in this program while the sandbox is paused. The first
+    /// connection resumes the sandbox, once; it and all others wait for that, and are carried then. The connections that were
+    /// open at the pause are reset. [`Host::events`](crate::Host::events) tells of each wake, and why one failed.
+    ///
+    /// Nobody asked for a sandbox that was woken, so its host keeps it: it runs until it is paused, is killed, or ends.
+    /// [`Host::sandbox`](crate::Host::sandbox) gives a handle of it, whose drop ends nothing. With a time-to-live that counts
+    /// from the last use and pauses, the sandbox runs only while somebody uses it:
+    ///
+    /// ```no_run
+    /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// use wrenn_core::{OnExpiry, PublishOptions, Sandbox, TtlFrom};
+    ///
+    /// let minute = Duration::from_secs(60);
+    /// let idle = Sandbox::builder(host, "base").ttl(minute).ttl_from(TtlFrom::LastUse).on_expiry(OnExpiry::Pause);
+    /// let sandbox = idle.create().await?;
+    /// let server = sandbox.command("python3").args(["-m", "http.server", "8000"]).spawn().await?;
+    /// let port = sandbox.publish(8000, PublishOptions::default().wake(true)).await?;
+    /// println!("http://{}/", port.address);
+    /// # drop(server);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The port is closed with the last handle of the host and of its sandboxes, and by
+    /// [`Host::shutdown`](crate::Host::shutdown). The next program that opens the data directory opens it by
+    /// [`PausedSandbox::listen`](crate::PausedSandbox::listen). It is also closed where the sandbox ends in another way than
+    /// by a pause, even if an earlier pause of it is kept.
+    ///
+    /// # Examples
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
     /// use wrenn_core::PublishOptions;

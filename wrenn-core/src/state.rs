@@ -53,7 +53,11 @@ pub struct PublishedPort {
     pub guest_port: u16,
     /// The address and the port on the host.
     pub address: SocketAddr,
-    /// Why it is not open, if it is not: after a resume another program may have the port.
+    /// Whether a connection wakes the sandbox while it is paused: see
+    /// [`PublishOptions::wake`](crate::PublishOptions::wake).
+    #[serde(default)]
+    pub wake: bool,
+    /// Why it is not open, if it is not: at a resume another program may have the port.
     #[serde(skip)]
     pub problem: Option<String>,
 }

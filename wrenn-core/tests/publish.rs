@@ -7,11 +7,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::run;
+use common::{patient, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use wrenn_core::{Child, Event, PublishOptions, Sandbox};
+use wrenn_core::{Child, Event, HostEventKind, PublishOptions, Sandbox};
 
 /// Sends back what it gets, in capitals, on each connection.
 const SERVER: &str = "import socketserver\n\
@@ -23,9 +23,23 @@ const SERVER: &str = "import socketserver\n\
     print('ready', flush=True)\n\
     server.serve_forever()\n";
 
-async fn serve(sandbox: &Sandbox) -> Child {
-    let mut server = sandbox.command("python3").args(["-c", SERVER]).spawn().await.unwrap();
-    let begun = timeout(Duration::from_secs(60), server.next_event()).await.expect("it begins");
+/// Counts the requests that it has answered.
+const COUNTER: &str = "import http.server\n\
+    class Handler(http.server.BaseHTTPRequestHandler):\n\
+    \x20   count = 0\n\
+    \x20   def log_message(self, *args): pass\n\
+    \x20   def do_GET(self):\n\
+    \x20       Handler.count += 1\n\
+    \x20       self.send_response(200)\n\
+    \x20       self.end_headers()\n\
+    \x20       self.wfile.write(str(Handler.count).encode())\n\
+    server = http.server.HTTPServer(('', 8000), Handler)\n\
+    print('ready', flush=True)\n\
+    server.serve_forever()\n";
+
+async fn serve(sandbox: &Sandbox, program: &str) -> Child {
+    let mut server = sandbox.command("python3").args(["-c", program]).spawn().await.unwrap();
+    let begun = timeout(patient(Duration::from_secs(120)), server.next_event()).await.expect("it begins");
     assert!(matches!(begun, Ok(Some(Event::Stdout(_)))), "{begun:?}");
     server
 }
@@ -47,7 +61,7 @@ async fn a_published_port_lives_as_long_as_its_sandbox_and_is_there_again_after_
     assert!(port.address.ip().is_loopback() && port.address.port() > 0, "{port:?}");
     let nobody = ask(port.address).await.unwrap_err();
     assert!(matches!(nobody.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof), "{nobody:?}");
-    let server = serve(&sandbox).await;
+    let server = serve(&sandbox, SERVER).await;
     let answers = futures::future::join_all((0..20).map(|_| ask(port.address))).await;
     assert!(answers.iter().all(|answer| answer.as_deref().is_ok_and(|answer| answer == "HELLO")), "{answers:?}");
 
@@ -107,4 +121,56 @@ async fn a_port_that_cannot_be_had_is_said_to_be_so_and_keeps_no_sandbox_from_it
     resumed.publish(8000, PublishOptions::default().port(taken.port())).await.unwrap();
     assert!(resumed.published().iter().all(|port| port.problem.is_none()) && resumed.published().len() == 1);
     resumed.kill().await.unwrap();
+}
+
+/// How many requests the server has answered with this one.
+async fn count(address: SocketAddr) -> io::Result<u32> {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (_, count) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        count.parse().map_err(io::Error::other)
+    };
+    timeout(patient(Duration::from_secs(300)), asked).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_wakes_a_paused_sandbox_whose_server_goes_on() {
+    vm_test_or_return!();
+    let host = common::host().await;
+    let mut events = host.events();
+    let sandbox = Sandbox::create(&host, "base").await.unwrap();
+    let server = serve(&sandbox, COUNTER).await;
+    let port = sandbox.publish(8000, PublishOptions::default().wake(true)).await.unwrap();
+    assert!(port.wake && sandbox.published() == std::slice::from_ref(&port));
+    assert_eq!(count(port.address).await.unwrap(), 1);
+    let id = sandbox.id().clone();
+    drop((sandbox.pause().await.unwrap(), sandbox, server));
+    assert_eq!(count(port.address).await.unwrap(), 2, "it is the same process");
+
+    let woken = host.sandbox(&id).unwrap();
+    assert_eq!(woken.published(), std::slice::from_ref(&port));
+    woken.pause().await.unwrap();
+    let (one, two) = tokio::join!(count(port.address), count(port.address));
+    let mut counts = [one.unwrap(), two.unwrap()];
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 4]);
+
+    let paused = host.sandbox(&id).unwrap().pause().await.unwrap();
+    assert_eq!(paused.published(), std::slice::from_ref(&port));
+    paused.delete().await.unwrap();
+    assert_eq!(count(port.address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    let (mut wakes, mut resumes, mut pauses) = (0, 0, 0);
+    while pauses < 3 {
+        let event = timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap().unwrap();
+        match event.kind {
+            HostEventKind::Woken { address } if address == port.address => wakes += 1,
+            HostEventKind::Resumed => resumes += 1,
+            HostEventKind::Paused => pauses += 1,
+            _ => {}
+        }
+    }
+    assert_eq!((wakes, resumes), (2, 2), "of two connections at once one wakes it");
 }

@@ -17,6 +17,7 @@ use crate::network::secrets::{SecretSource, Secrets};
 use crate::network::way_out::{HostNetwork, names_of};
 use crate::runtime::blocking;
 use crate::sandbox::registry::Registry;
+use crate::sandbox::wake::wake;
 use crate::site::Site;
 use crate::site::authority;
 use crate::site::collector::Collector;
@@ -276,9 +277,9 @@ impl Host {
     }
 
     pub(crate) fn assemble(site: Site) -> Self {
-        let registry = Registry::new(site);
+        let registry = Registry::new(site, wake);
         registry.site.tidy();
-        Self(Arc::new(registry))
+        Self(registry)
     }
 }
 

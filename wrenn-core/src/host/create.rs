@@ -202,7 +202,7 @@ impl SandboxBuilder {
             network_limits: self.network_limits,
             published: Vec::new(),
         };
-        let shared = start(&registry, generation, fixed, Origin::Created, None, asked).await?;
+        let shared = start(&registry, generation, fixed, Origin::Created, asked).await?;
         Ok(Sandbox::new(shared, registry))
     }
 }

@@ -38,7 +38,7 @@ pub struct Missed {
 
 impl Host {
     /// Tells of everything that happens to the sandboxes of this program from now on: created, resumed, forked,
-    /// snapshotted, expired, paused, and ended with the reason.
+    /// snapshotted, expired, paused, woken by a connection, and ended with the reason.
     ///
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) {

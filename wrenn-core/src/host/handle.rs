@@ -118,7 +118,8 @@ impl Host {
         blocking("look at the records", move || site.damaged_records()).await?
     }
 
-    /// Finds a sandbox that this program runs. [`paused`](Self::paused) finds one that is paused.
+    /// Finds a sandbox that this program runs, also one that a connection has [woken](crate::PublishOptions::wake).
+    /// [`paused`](Self::paused) finds one that is paused.
     ///
     /// # Errors
     /// [`Error::NotFound`] where this program runs no sandbox with this id.
@@ -147,15 +148,7 @@ impl Host {
     /// # Cancel-Safety
     /// Cancelling changes nothing.
     pub async fn paused(&self, id: &SandboxId) -> Result<PausedSandbox> {
-        let path = self.0.site.data.sandbox(id);
-        let record = blocking("read the pause", move || record::read::<PausedRecord>(&path)).await??;
-        let missing = || {
-            Error::not_found(
-                Subject::Sandbox(id.clone()),
-                format!("no sandbox {id} is paused; `Host::sandboxes` lists what there is"),
-            )
-        };
-        Ok(PausedSandbox::new(Arc::clone(&self.0), record.ok_or_else(missing)?))
+        PausedSandbox::find(Arc::clone(&self.0), id).await
     }
 
     /// Lists the templates that [`Sandbox::create`] takes, sorted by name: images, and snapshots with a name. A

@@ -44,19 +44,7 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         connections: Vec::new(),
     };
     let script = Script::default();
-    let probe = Probe { driver: crate::Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
-    let data = DataDir::create(dir.path()).unwrap();
-    let vmm = Arc::new(FakeVmm::start(script.clone()).await);
-    let host = Host::assemble(Site {
-        store: LocalStore::open(data.generations()).unwrap(),
-        data,
-        vmm,
-        probe,
-        memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
-        network: HostNetwork::default(),
-        observer: Observer::default(),
-        collector: Collector::default(),
-    });
+    let host = open_fake(&dir, &script).await;
     let store = LocalStore::open(dir.path().join("generations")).unwrap();
     let mut pending = store.begin(None).unwrap();
     for space in [Space::Memory, Space::Drive] {
@@ -65,6 +53,23 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
     let generation = pending.publish(&serde_json::to_vec(&state).unwrap()).unwrap();
     Template::name_snapshot(&host.0.site, &"fake".parse().unwrap(), &generation, &shape).unwrap();
     (dir, host, script)
+}
+
+/// The host of a directory that has its image, as a program opens it.
+pub(super) async fn open_fake(dir: &TempDir, script: &Script) -> Host {
+    let probe = Probe { driver: crate::Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
+    let data = DataDir::create(dir.path()).unwrap();
+    let vmm = Arc::new(FakeVmm::start(script.clone()).await);
+    Host::assemble(Site {
+        store: LocalStore::open(data.generations()).unwrap(),
+        data,
+        vmm,
+        probe,
+        memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
+        network: HostNetwork::default(),
+        observer: Observer::default(),
+        collector: Collector::default(),
+    })
 }
 
 /// As much of an image as a restore looks at.

@@ -18,3 +18,5 @@ pub(crate) mod metrics;
 pub(crate) mod shutdown;
 #[cfg(test)]
 mod spans_tests;
+#[cfg(test)]
+mod wake_tests;

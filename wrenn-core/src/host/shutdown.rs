@@ -29,7 +29,7 @@ pub enum Running {
 
 impl Host {
     /// Pauses or kills all sandboxes that this program runs, at the same time. From the call on, every create, resume
-    /// and fork of this host fails. The answer names the sandboxes that could not be paused or killed, each with the
+    /// and fork of this host fails, and the published ports of paused sandboxes are closed. The answer names the sandboxes that could not be paused or killed, each with the
     /// error. Those go on running, and end with the program.
     ///
     /// # Cancel-Safety
@@ -44,6 +44,7 @@ impl Host {
     /// ```
     pub async fn shutdown(&self, running: Running) -> Vec<(SandboxId, Error)> {
         self.0.close();
+        self.0.sleepers.close().await;
         let ends = self.0.all().into_iter().map(|shared| self.end(shared, running));
         join_all(ends).await.into_iter().flatten().collect()
     }

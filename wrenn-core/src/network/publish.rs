@@ -1,19 +1,14 @@
 //! Ports of a guest's that are listeners of the host's.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::client::AgentClient;
-use crate::error::{Error, Result, Subject};
-use crate::network::port_stream::PortStream;
+use crate::error::{Error, Result};
+use crate::network::listener::{Listener, Passage};
 use crate::state::PublishedPort;
 
 /// Where a port of the guest is published, as [`Sandbox::publish`](crate::Sandbox::publish) takes it. By default that is the
@@ -22,7 +17,7 @@ use crate::state::PublishedPort;
 /// ```
 /// use wrenn_core::PublishOptions;
 ///
-/// let options = PublishOptions::default().address([0, 0, 0, 0].into()).port(8080);
+/// let options = PublishOptions::default().address([0, 0, 0, 0].into()).port(8080).wake(true);
 /// # drop(options);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +25,12 @@ use crate::state::PublishedPort;
 pub struct PublishOptions {
     address: IpAddr,
     port: u16,
+    wake: bool,
 }
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { address: Ipv4Addr::LOCALHOST.into(), port: 0 }
+        Self { address: Ipv4Addr::LOCALHOST.into(), port: 0, wake: false }
     }
 }
 
@@ -51,17 +47,48 @@ impl PublishOptions {
         self.port = port;
         self
     }
+    /// Whether a connection wakes the sandbox while it is paused. Default: `false`, and a pause closes the port. See
+    /// [`Sandbox::publish`](crate::Sandbox::publish) for what becomes of a sandbox that a connection has woken.
+    pub fn wake(mut self, wake: bool) -> Self {
+        self.wake = wake;
+        self
+    }
+}
+
+/// A port whose sandbox is paused, and that is still listened on: a connection to it wakes the sandbox. Dropping it closes
+/// it.
+#[derive(Debug, Clone)]
+pub(crate) struct SleepingPort {
+    pub(crate) port: PublishedPort,
+    pub(crate) listener: Arc<Listener>,
+}
+
+impl SleepingPort {
+    /// Listens on the port of a sandbox that is paused.
+    pub(crate) async fn open(port: &PublishedPort) -> Result<Self> {
+        let listener = Listener::bind(port.address).await?;
+        Ok(Self { port: PublishedPort { problem: None, ..port.clone() }, listener })
+    }
 }
 
 /// The ports of one running guest that are published. Dropping it closes them, and resets their connections.
 #[derive(Debug, Default)]
-pub(crate) struct Publications(Mutex<Vec<Publication>>);
+pub(crate) struct Publications {
+    known: Mutex<Vec<Publication>>,
+    passage: watch::Sender<Passage>,
+}
 
 #[derive(Debug)]
 struct Publication {
     port: PublishedPort,
     /// `None` where it could not be opened again, or was closed.
-    accepting: Option<AbortOnDropHandle<()>>,
+    served: Option<Served>,
+}
+
+#[derive(Debug)]
+struct Served {
+    listener: Arc<Listener>,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl Publications {
@@ -75,119 +102,102 @@ impl Publications {
             return Err(Error::invalid("port 0 of the guest: publish one from 1 to 65535"));
         }
         let asked = SocketAddr::new(options.address, options.port);
-        let (listener, address) = listen(asked).await.map_err(refusal(asked))?;
+        let listener = Listener::bind(asked).await?;
         // What could not be opened after a resume was tried again.
-        self.lock().retain(|known| known.port.problem.is_none() || known.port.address != asked);
-        let port = PublishedPort { guest_port, address, problem: None };
-        let accepting = tokio::spawn(accept(listener, Arc::clone(agent), guest_port));
-        self.lock().push(Publication { port: port.clone(), accepting: Some(AbortOnDropHandle::new(accepting)) });
+        self.known().retain(|known| known.port.problem.is_none() || known.port.address != asked);
+        let port = PublishedPort { guest_port, address: listener.address(), wake: options.wake, problem: None };
+        self.serve(agent, port.clone(), listener);
         Ok(port)
     }
 
-    /// Opens what was published before a pause, under the addresses of then. One that cannot be opened tells why.
-    pub(crate) async fn reopen(&self, agent: &Arc<AgentClient>, ports: &[PublishedPort]) {
+    /// Opens what was published before a pause, under the addresses of then: with the listeners that the pause has left
+    /// open, where there are some. One that cannot be opened tells why.
+    pub(crate) async fn reopen(
+        &self,
+        agent: &Arc<AgentClient>,
+        ports: &[PublishedPort],
+        mut asleep: Vec<SleepingPort>,
+    ) {
         for port in ports {
-            let options = PublishOptions { address: port.address.ip(), port: port.address.port() };
+            if let Some(index) = asleep.iter().position(|asleep| asleep.port.address == port.address) {
+                self.serve(agent, port.clone(), asleep.swap_remove(index).listener);
+                continue;
+            }
+            let options = PublishOptions { address: port.address.ip(), port: port.address.port(), wake: port.wake };
             if let Err(error) = self.open(agent, port.guest_port, options).await {
                 tracing::warn!(%error, guest_port = port.guest_port, "a port is no longer published");
                 let port = PublishedPort { problem: Some(error.to_string()), ..port.clone() };
-                self.lock().push(Publication { port, accepting: None });
+                self.known().push(Publication { port, served: None });
             }
         }
     }
 
+    fn serve(&self, agent: &Arc<AgentClient>, port: PublishedPort, listener: Arc<Listener>) {
+        let (serves, of, passage) = (Arc::clone(&listener), Arc::clone(agent), self.passage.subscribe());
+        let serving = tokio::spawn(async move { serves.serve(of, port.guest_port, passage).await });
+        let served = Served { listener, serving: AbortOnDropHandle::new(serving) };
+        let (mut known, closed) = (self.known(), agent.closed());
+        // Of a guest that was closed meanwhile, nobody would take it.
+        known.push(Publication { port, served: (!closed.is_cancelled()).then_some(served) });
+    }
+
+    /// From now on new connections wait, since the guest is about to be paused.
+    pub(crate) fn hold(&self) {
+        self.passage.send_replace(Passage::Held);
+    }
+
+    /// The guest goes on: those that have waited are carried.
+    pub(crate) fn go_on(&self) {
+        self.passage.send_replace(Passage::Open);
+    }
+
     /// Closes them all, and returns once their addresses are free. They are still listed.
     pub(crate) async fn end(&self) {
-        let accepting: Vec<_> = self.lock().iter_mut().filter_map(|known| known.accepting.take()).collect();
-        close(accepting).await;
+        close(self.take_served().into_iter().map(|(_, served)| served)).await;
+    }
+
+    /// Closes those that do not wake the sandbox, and returns those that do, with the connections that wait. The guest is
+    /// closed before. They are still listed.
+    pub(crate) async fn fall_asleep(&self) -> Vec<SleepingPort> {
+        let (wake, others): (Vec<_>, Vec<_>) = self.take_served().into_iter().partition(|(port, _)| port.wake);
+        close(others.into_iter().map(|(_, served)| served)).await;
+        let mut asleep = Vec::with_capacity(wake.len());
+        for (port, Served { listener, serving }) in wake {
+            // It ends by itself, since the guest is closed. What it fails of is a panic, which is logged.
+            let _ = serving.await;
+            asleep.push(SleepingPort { port, listener });
+        }
+        asleep
     }
 
     /// Closes that at an address, and returns whether there was one, once the address is free.
     pub(crate) async fn close(&self, address: SocketAddr) -> bool {
         let is_there = |known: &mut Publication| known.port.address == address;
-        let closed: Vec<_> = self.lock().extract_if(.., is_there).collect();
+        let closed: Vec<_> = self.known().extract_if(.., is_there).collect();
         let was_there = !closed.is_empty();
-        close(closed.into_iter().filter_map(|known| known.accepting)).await;
+        close(closed.into_iter().filter_map(|known| known.served)).await;
         was_there
     }
 
     pub(crate) fn list(&self) -> Vec<PublishedPort> {
-        self.lock().iter().map(|known| known.port.clone()).collect()
+        self.known().iter().map(|known| known.port.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Publication>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take_served(&self) -> Vec<(PublishedPort, Served)> {
+        let mut known = self.known();
+        known.iter_mut().filter_map(|known| Some((known.port.clone(), known.served.take()?))).collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Publication>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn close(accepting: impl IntoIterator<Item = AbortOnDropHandle<()>>) {
-    for accepting in accepting {
-        accepting.abort();
+async fn close(served: impl IntoIterator<Item = Served>) {
+    for Served { listener, serving } in served {
+        serving.abort();
         // The only error is that it was aborted.
-        let _ = accepting.await;
+        let _ = serving.await;
+        drop(listener);
     }
 }
-
-async fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
-}
-
-fn refusal(asked: SocketAddr) -> impl FnOnce(io::Error) -> Error {
-    move |source| {
-        let invalid = |message| Error::InvalidInput { subject: Some(Subject::Port(asked.port())), message };
-        match source.kind() {
-            io::ErrorKind::AddrInUse => invalid(format!(
-                "{asked} of this host is taken: publish under another port, or under 0, which is one that is free"
-            )),
-            io::ErrorKind::AddrNotAvailable => {
-                invalid(format!("this host has no address {}: publish under one of its own", asked.ip()))
-            }
-            io::ErrorKind::PermissionDenied => Error::Host {
-                problem: format!("there is no permission to listen on {asked}"),
-                remedy: "publish under a port from 1024 on, or run with CAP_NET_BIND_SERVICE".to_owned(),
-                source: Some(source.into()),
-            },
-            _ => Error::failed(format!("listen on {asked}"))(source.into()),
-        }
-    }
-}
-
-/// Serves a listener until it is dropped, or the guest is closed. All connections end with it.
-async fn accept(listener: TcpListener, agent: Arc<AgentClient>, guest_port: u16) {
-    let (over, mut connections) = (agent.closed(), JoinSet::new());
-    loop {
-        tokio::select! {
-            () = over.cancelled() => return,
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((client, _)) => _ = connections.spawn(carry(client, Arc::clone(&agent), guest_port)),
-                // Such as a connection that was reset meanwhile, or a want of descriptors, which passes.
-                Err(error) => {
-                    tracing::debug!(%error, "a connection to a published port was not accepted");
-                    tokio::time::sleep(BREATH).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn carry(mut client: TcpStream, agent: Arc<AgentClient>, guest_port: u16) {
-    // Dropped, it is reset, until it has ended in order.
-    client.set_zero_linger().ok();
-    let carried = async {
-        client.set_nodelay(true)?;
-        let mut guest = PortStream::open(&agent, guest_port, ()).await?;
-        copy_bidirectional(&mut client, &mut guest).await
-    };
-    match carried.await {
-        // What is on its way still arrives.
-        Ok(_) => _ = SockRef::from(&client).set_linger(None),
-        Err(error) => tracing::debug!(%error, guest_port, "a connection to a published port ended"),
-    }
-}
-
-/// Of one port. More wait to be accepted.
-const CONNECTIONS_MAX: usize = 1024;
-const BREATH: Duration = Duration::from_millis(50);

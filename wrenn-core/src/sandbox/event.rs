@@ -1,5 +1,6 @@
 //! The events of a host's sandboxes, and the channel on which they are sent.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use tokio::sync::broadcast;
@@ -62,6 +63,19 @@ pub enum HostEventKind {
     Expired,
     /// The sandbox was paused.
     Paused,
+    /// A connection to a published port wakes the paused sandbox: see
+    /// [`PublishOptions::wake`](crate::PublishOptions::wake). [`Resumed`](Self::Resumed) or
+    /// [`WakeFailed`](Self::WakeFailed) follows.
+    Woken {
+        /// The address of the host's that was connected to.
+        address: SocketAddr,
+    },
+    /// A connection could not wake the sandbox, which stays paused. Its connections were reset. Those that come within a
+    /// second are reset too, or within up to half a minute after several failures.
+    WakeFailed {
+        /// Why it was not resumed.
+        error: String,
+    },
     /// The sandbox no longer runs, and was not paused.
     Ended {
         /// Why it no longer runs.

@@ -16,6 +16,7 @@ use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
+use crate::sandbox::wake::wake;
 use crate::site::Site;
 use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
@@ -83,7 +84,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         countdown,
         life: lives,
     };
-    let sandbox = Sandbox::new(Arc::new(shared), Arc::new(Registry::new(site)));
+    let sandbox = Sandbox::new(Arc::new(shared), Registry::new(site, wake));
     FakeSandbox { sandbox, life, _inbox: inbox, _kills, _dir: dir }
 }
 

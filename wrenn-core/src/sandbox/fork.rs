@@ -45,7 +45,7 @@ impl Sandbox {
         let children = (0..count).map(|_| {
             let (id, created_at_ms) = (SandboxId::random(), unix_ms());
             let fixed = Fixed { id, created_at_ms, published: Vec::new(), ..fixed.clone() };
-            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), None, captured)
+            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), captured)
         });
         let children = join_all(children).await.into_iter();
         Ok(children.map(|child| Ok(Self::new(child?, Arc::clone(registry)))).collect())

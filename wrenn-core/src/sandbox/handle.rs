@@ -24,6 +24,7 @@ use crate::vmm::paging::RestoreReport;
 /// # Drop
 /// When the last clone is dropped, the virtual machine is killed, and what it did since its last pause is lost. The
 /// last pause is kept: [`Host::paused`](crate::Host::paused) finds it. [`kill`](Self::kill) removes the last pause too.
+/// A sandbox that a connection has woken (see [`publish`](Self::publish)) is kept by its host as well, and runs on.
 ///
 /// ```no_run
 /// # async fn demo() -> wrenn_core::Result<()> {
@@ -228,7 +229,7 @@ impl Sandbox {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.state(), SandboxState::Paused | SandboxState::Ended)
+        self.shared.is_over()
     }
 
     pub(super) fn registry(&self) -> &Arc<Registry> {

@@ -14,6 +14,8 @@ pub(crate) mod paused;
 pub(crate) mod registry;
 mod request;
 pub(crate) mod shared;
+pub(crate) mod sleepers;
 pub(crate) mod start;
 mod task;
 pub(crate) mod template;
+pub(crate) mod wake;

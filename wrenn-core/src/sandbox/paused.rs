@@ -9,21 +9,25 @@ use wrenn_snapshot::CompactPolicy;
 use crate::error::{Error, Result, Subject};
 use crate::guest::then::SaveReport;
 use crate::id::SandboxId;
+use crate::network::publish::SleepingPort;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::Request;
+use crate::sandbox::shared::Shared;
 use crate::sandbox::start::{Origin, start};
 use crate::sandbox::template;
 use crate::site::lock::FileLock;
 use crate::site::record;
 use crate::site::records::PausedRecord;
 use crate::site::step::Step;
-use crate::state::{SandboxInfo, SandboxState};
+use crate::state::{PublishedPort, SandboxInfo, SandboxState};
 
 impl Sandbox {
     /// Stops the guest, keeps its memory, drive and devices on disk, and frees everything else. A pause stores only
     /// what was written since the last one.
+    ///
+    /// Published ports are closed, but for those that [wake](crate::PublishOptions::wake) the sandbox.
     ///
     /// Streams of commands end with [`Error::InvalidState`]. Their processes go on when the sandbox is resumed, and
     /// [`Child::reattach`](crate::Child::reattach) goes on with the stream.
@@ -58,9 +62,17 @@ pub struct PausedSandbox {
 }
 
 impl PausedSandbox {
-    /// A pause that was found on disk.
-    pub(crate) fn new(registry: Arc<Registry>, record: PausedRecord) -> Self {
-        Self { registry, record, report: None }
+    /// Finds the pause of a sandbox on disk.
+    pub(crate) async fn find(registry: Arc<Registry>, id: &SandboxId) -> Result<Self> {
+        let path = registry.site.data.sandbox(id);
+        let record = blocking("read the pause", move || record::read::<PausedRecord>(&path)).await??;
+        let missing = || {
+            Error::not_found(
+                Subject::Sandbox(id.clone()),
+                format!("no sandbox {id} is paused; `Host::sandboxes` lists what there is"),
+            )
+        };
+        Ok(Self { record: record.ok_or_else(missing)?, registry, report: None })
     }
 
     /// A pause that was just made.
@@ -101,21 +113,74 @@ impl PausedSandbox {
     /// The processes go on where they were. The guest's clock is set, and it gets new randomness and a new token.
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where the sandbox runs already, [`Error::NotFound`] where it was removed,
+    /// [`Error::InvalidState`] where the sandbox runs already: if a connection has woken it,
+    /// [`Host::sandbox`](crate::Host::sandbox) gives a handle. [`Error::NotFound`] where it was removed,
     /// [`Error::Corrupt`] for damaged data, [`Error::Host`] where this machine cannot run it. The pause is kept in each
     /// case.
     ///
     /// # Cancel-Safety
     /// Cancelling undoes the resume; the pause is kept.
     pub async fn resume(&self) -> Result<Sandbox> {
+        Ok(Sandbox::new(self.restart().await?, Arc::clone(&self.registry)))
+    }
+
+    /// Runs the sandbox again, without a handle.
+    pub(super) async fn restart(&self) -> Result<Arc<Shared>> {
         let asked = std::time::Instant::now();
         let lock = self.lock_patiently("be resumed").await?;
+        let ports = self.registry.sleepers.claim(self.id()).await;
         let this = self.clone();
         let record = blocking("read the pause", move || this.current_record()).await??;
         self.registry.site.observer.at(Step::Load)?;
         let generation = template::load(&self.registry.site, record.generation).await?;
-        let shared = start(&self.registry, generation, record.fixed, Origin::Resumed, Some(lock), asked).await?;
-        Ok(Sandbox::new(shared, Arc::clone(&self.registry)))
+        start(&self.registry, generation, record.fixed, Origin::Resumed { lock, ports }, asked).await
+    }
+
+    /// The ports that are published while the sandbox runs. Those with [`wake`](PublishedPort::wake) may be listened on now:
+    /// see [`listen`](Self::listen).
+    #[must_use]
+    pub fn published(&self) -> Vec<PublishedPort> {
+        self.record.fixed.published.clone()
+    }
+
+    /// Opens the published ports that wake the sandbox, in this program, and returns them. After a pause by this program they
+    /// are open already; this is for a program that has found the pause on disk, such as the same one after its restart. One
+    /// that cannot be opened says why; call this again to try again.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use wrenn_core::{SandboxFilter, SandboxState};
+    ///
+    /// for info in host.sandboxes(&SandboxFilter::new().state(SandboxState::Paused)).await? {
+    ///     for port in host.paused(&info.id).await?.listen().await? {
+    ///         println!("{} wakes {}", port.address, info.id);
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidState`] where the sandbox runs, [`Error::NotFound`] where it was removed, [`Error::Host`] where this
+    /// host was shut down.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling opens none of them, or some.
+    pub async fn listen(&self) -> Result<Vec<PublishedPort>> {
+        self.registry.check_open()?;
+        let lock = self.lock_patiently("listen for connections").await?;
+        let mut asleep = self.registry.sleepers.claim(self.id()).await;
+        let this = self.clone();
+        let record = blocking("read the pause", move || this.current_record()).await??;
+        let mut ports = Vec::new();
+        for port in record.fixed.published.into_iter().filter(|port| port.wake) {
+            let is_open = asleep.ports.iter().any(|asleep| asleep.port.address == port.address);
+            let opened = if is_open { Ok(None) } else { SleepingPort::open(&port).await.map(Some) };
+            let problem = opened.map(|opened| asleep.ports.extend(opened)).err().map(|error| error.to_string());
+            ports.push(PublishedPort { problem, ..port });
+        }
+        drop(asleep);
+        drop(lock);
+        Ok(ports)
     }
 
     /// Merges earlier pauses whose data is mostly overwritten, and frees the overwritten data. Returns how many bytes
@@ -129,6 +194,8 @@ impl PausedSandbox {
     /// Cancelling does not stop a compaction that has begun.
     pub async fn compact(&self) -> Result<u64> {
         let lock = self.lock_patiently("be compacted").await?;
+        // A connection waits meanwhile.
+        let _ports = self.registry.sleepers.claim(self.id()).await;
         let this = self.clone();
         blocking("compact", move || this.compact_here(lock)).await?
     }
@@ -156,7 +223,7 @@ impl PausedSandbox {
         })
     }
 
-    /// Removes the sandbox. Its stored data is deleted in the background soon afterwards, except what others depend on:
+    /// Removes the sandbox, and closes its ports. Its stored data is deleted in the background soon afterwards, except what others depend on:
     /// [`Host::collect_garbage`](crate::Host::collect_garbage) waits for that. It succeeds where the sandbox was
     /// removed before.
     ///
@@ -169,16 +236,18 @@ impl PausedSandbox {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidState`] where the sandbox was resumed; [`Sandbox::kill`] ends it then. [`Error::Failed`] where
-    /// its record cannot be removed.
+    /// [`Error::InvalidState`] where the sandbox was resumed, by a connection too; [`Sandbox::kill`] ends it then.
+    /// [`Error::Failed`] where its record cannot be removed.
     ///
     /// # Cancel-Safety
     /// Cancelling leaves the sandbox as it was, or removed.
     pub async fn delete(self) -> Result<()> {
         let lock = self.lock_patiently("be deleted").await?;
+        let ports = self.registry.sleepers.claim(self.id()).await;
         blocking("delete the sandbox", move || {
             let site = &self.registry.site;
             record::remove(&site.data.sandbox(self.id()))?;
+            drop(ports.take());
             site.data.forget_lock(self.id().as_str());
             drop(lock);
             site.tidy();

@@ -3,18 +3,23 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use futures::future::BoxFuture;
+
 use crate::error::{Error, Result};
 use crate::id::SandboxId;
 use crate::sandbox::event::Events;
 use crate::sandbox::shared::Shared;
+use crate::sandbox::sleepers::Sleepers;
 use crate::site::Site;
 use crate::state::SandboxInfo;
 
-/// A site, and the sandboxes that this program runs on it. The registry keeps no sandbox alive.
+/// A site, and the sandboxes that this program runs on it. The registry keeps no sandbox alive but those that a connection
+/// has woken.
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) site: Arc<Site>,
     pub(crate) events: Events,
+    pub(crate) sleepers: Arc<Sleepers>,
     running: Mutex<Running>,
 }
 
@@ -25,9 +30,30 @@ struct Running {
     is_closed: bool,
 }
 
+/// What a sandbox's task has of its host, which it does not keep.
+#[derive(Debug)]
+pub(super) struct Premises {
+    pub(super) site: Arc<Site>,
+    pub(super) events: Events,
+    pub(super) sleepers: Weak<Sleepers>,
+}
+
+/// Resumes a sandbox of a registry. It is given to the registry, since a resume uses this file.
+pub(crate) type Resume = fn(Weak<Registry>, SandboxId) -> BoxFuture<'static, Result<Arc<Shared>>>;
+
 impl Registry {
-    pub(crate) fn new(site: Site) -> Self {
-        Self { site: Arc::new(site), events: Events::default(), running: Mutex::default() }
+    pub(crate) fn new(site: Site, resume: Resume) -> Arc<Self> {
+        let (site, events) = (Arc::new(site), Events::default());
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let this = Weak::clone(this);
+            let sleepers = Sleepers::new(Arc::new(move |id| resume(Weak::clone(&this), id)), events.clone());
+            Self { site, events, sleepers: Arc::new(sleepers), running: Mutex::default() }
+        })
+    }
+
+    pub(super) fn premises(&self) -> Premises {
+        let (site, events) = (Arc::clone(&self.site), self.events.clone());
+        Premises { site, events, sleepers: Arc::downgrade(&self.sleepers) }
     }
 
     /// The sandboxes that this program runs.

@@ -38,6 +38,11 @@ impl Shared {
         self.life.borrow().state
     }
 
+    /// Whether the sandbox no longer runs.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state(), SandboxState::Paused | SandboxState::Ended)
+    }
+
     /// The sandbox's properties and state.
     pub(super) fn info(&self) -> SandboxInfo {
         let info = self.fixed.info(self.state());

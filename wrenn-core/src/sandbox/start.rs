@@ -18,16 +18,22 @@ use crate::sandbox::event::HostEventKind;
 use crate::sandbox::inbox::Inbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::shared::Shared;
+use crate::sandbox::sleepers::Claim;
 use crate::sandbox::task::Task;
 use crate::site::lock::FileLock;
 use crate::site::step::Step;
 use crate::state::{Fixed, Life, SandboxState};
 
 /// The operation that starts a sandbox.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Origin {
     Created,
-    Resumed,
+    Resumed {
+        /// The sandbox's, held while it runs.
+        lock: FileLock,
+        /// Those that are still listened on.
+        ports: Claim,
+    },
     /// A fork of a running sandbox.
     Forked(SandboxId),
 }
@@ -36,7 +42,7 @@ impl Origin {
     fn told_to_the_guest(&self) -> GuestEventKind {
         match self {
             Self::Created => GuestEventKind::Created,
-            Self::Resumed => GuestEventKind::Resumed,
+            Self::Resumed { .. } => GuestEventKind::Resumed,
             Self::Forked(_) => GuestEventKind::Forked,
         }
     }
@@ -44,7 +50,7 @@ impl Origin {
     fn event(&self, fixed: &Fixed) -> HostEventKind {
         match self {
             Self::Created => HostEventKind::Created { template: fixed.template.clone() },
-            Self::Resumed => HostEventKind::Resumed,
+            Self::Resumed { .. } => HostEventKind::Resumed,
             Self::Forked(parent) => HostEventKind::Forked { parent: parent.clone() },
         }
     }
@@ -60,7 +66,6 @@ pub(crate) async fn start(
     generation: Generation,
     fixed: Fixed,
     origin: Origin,
-    lock: Option<FileLock>,
     asked: Instant,
 ) -> Result<Arc<Shared>> {
     registry.check_open()?;
@@ -69,6 +74,10 @@ pub(crate) async fn start(
     let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs, network, network_limits };
     let site = &registry.site;
     let beginning = origin.event(&fixed);
+    let (lock, ports) = match origin {
+        Origin::Resumed { lock, ports } => (Some(lock), Some(ports)),
+        Origin::Created | Origin::Forked(_) => (None, None),
+    };
     let span = tracing::info_span!("sandbox", sandbox = %fixed.id);
     let guest = Guest::restore(site, generation, &renewal, asked).instrument(span.clone()).await?;
     site.observer.at(Step::Ready)?;
@@ -79,7 +88,7 @@ pub(crate) async fn start(
     let agent = Arc::clone(&guest.agent);
     let inbox = Inbox { requests: inbox, kills: to_kill, countdown: counted, agent: Arc::clone(&agent) };
     let published = Arc::new(Publications::default());
-    published.reopen(&agent, &fixed.published).await;
+    published.reopen(&agent, &fixed.published, ports.map(Claim::take).unwrap_or_default()).await;
     let shared = Arc::new(Shared {
         fixed: fixed.clone(),
         agent,
@@ -94,8 +103,8 @@ pub(crate) async fn start(
     });
     registry.enrol(&shared)?;
     let id = fixed.id.clone();
-    let (site, events) = (Arc::clone(site), registry.events.clone());
-    tokio::spawn(Task::new(site, events, guest, published, fixed, lock, life).run(inbox).instrument(span));
+    let task = Task::new(registry.premises(), guest, published, fixed, lock, life);
+    tokio::spawn(task.run(inbox).instrument(span));
     registry.events.tell(&id, beginning);
     Ok(shared)
 }

@@ -12,7 +12,7 @@
 //! Requests are served one after another, so of two pauses the second is refused. A kill is not a request: it stops the
 //! request that is being served. The end of a time-to-live that kills does the same.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -29,7 +29,9 @@ use crate::network::publish::Publications;
 use crate::runtime::blocking;
 use crate::sandbox::event::{Events, HostEventKind};
 use crate::sandbox::inbox::{Inbox, Urgent, Wake};
+use crate::sandbox::registry::Premises;
 use crate::sandbox::request::{Reply, Request};
+use crate::sandbox::sleepers::Sleepers;
 use crate::sandbox::template::Template;
 use crate::site::Site;
 use crate::site::lock::FileLock;
@@ -40,6 +42,8 @@ use crate::state::{Exit, Fixed, Life, OnExpiry, SandboxState};
 pub(super) struct Task {
     site: Arc<Site>,
     events: Events,
+    /// Gone with the last handle of the host.
+    sleepers: Weak<Sleepers>,
     guest: Guest,
     published: Arc<Publications>,
     fixed: Fixed,
@@ -64,17 +68,18 @@ enum Records {
 impl Task {
     /// Owns `guest` from now on. `life` is told of the sandbox's state.
     pub(super) fn new(
-        site: Arc<Site>,
-        events: Events,
+        premises: Premises,
         guest: Guest,
         published: Arc<Publications>,
         fixed: Fixed,
         lock: Option<FileLock>,
         life: watch::Sender<Life>,
     ) -> Self {
+        let Premises { site, events, sleepers } = premises;
         Self {
             site,
             events,
+            sleepers,
             guest,
             published,
             fixed,
@@ -129,8 +134,7 @@ impl Task {
             Request::Pause(reply) => {
                 let paused = self.pause().await;
                 if paused.is_ok() {
-                    self.end_machine().await;
-                    self.set_life(SandboxState::Paused, Some(Exit::Paused));
+                    self.fall_asleep().await;
                 }
                 let report = self.guest.save_report();
                 self.answer(paused.map(|record| (record, report)), reply).await
@@ -227,20 +231,42 @@ impl Task {
             self.end_machine().await;
             self.set_life(SandboxState::Ended, Some(exit.clone()));
         }
+        if let Some(sleepers) = self.sleepers.upgrade() {
+            sleepers.let_go();
+        }
         let is_paused = exit == Exit::Paused;
-        let kind = if is_paused { HostEventKind::Paused } else { HostEventKind::Ended { exit } };
-        self.events.tell(&self.fixed.id, kind);
+        if !is_paused {
+            self.events.tell(&self.fixed.id, HostEventKind::Ended { exit });
+        }
         if !is_paused || self.leaves_garbage {
             self.site.tidy();
         }
     }
 
     async fn end_machine(&mut self) {
+        self.end_guest().await;
+        self.published.end().await;
+        drop(self.lock.take());
+    }
+
+    /// Ends the VM after a pause. Ports that wake the sandbox stay open.
+    async fn fall_asleep(&mut self) {
+        self.end_guest().await;
+        let ports = self.published.fall_asleep().await;
+        self.set_life(SandboxState::Paused, Some(Exit::Paused));
+        // A connection may wake it from here on.
+        self.events.tell(&self.fixed.id, HostEventKind::Paused);
+        if let Some(sleepers) = self.sleepers.upgrade() {
+            sleepers.sleep(&self.fixed.id, ports);
+        }
+        // Last: whoever has the lock next finds the ports.
+        drop(self.lock.take());
+    }
+
+    async fn end_guest(&mut self) {
         self.leaves_garbage = self.guest.leaves_garbage();
         self.guest.keep_working_set(&self.site);
         self.guest.kill().await;
-        self.published.end().await;
-        drop(self.lock.take());
     }
 
     fn set_life(&self, state: SandboxState, exit: Option<Exit>) {
@@ -249,13 +275,18 @@ impl Task {
 
     async fn pause(&mut self) -> Result<PausedRecord> {
         self.set_life(SandboxState::Saving, None);
+        self.published.hold();
         let recorded = match self.guest.capture(&self.site, Then::Stay).await {
             Ok(generation) => self.record(generation).await,
             Err(error) => Err(error),
         };
         match recorded {
             Ok(record) => Ok(record),
-            Err(error) => self.go_on_after(error).await,
+            Err(error) => {
+                let failed = self.go_on_after(error).await;
+                self.published.go_on();
+                failed
+            }
         }
     }
 
@@ -345,8 +376,7 @@ impl Task {
         tracing::info!(id = %self.fixed.id, "the sandbox's time is over");
         let error = match self.pause().await {
             Ok(_record) => {
-                self.end_machine().await;
-                self.set_life(SandboxState::Paused, Some(Exit::Paused));
+                self.fall_asleep().await;
                 return Some(Exit::Paused);
             }
             Err(error) => error,

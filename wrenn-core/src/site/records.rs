@@ -52,6 +52,7 @@ mod tests {
         "id": "sb0123456789abcdef", "template": "base", "vcpus": 2, "memory_mib": 512,
         "envs": { "A": "1" }, "labels": { "who": "test" },
         "lifetime": { "ttl": { "secs": 60, "nanos": 0 }, "on_expiry": "Pause" }, "created_at_ms": 1700000000000,
+        "published": [ { "guest_port": 80, "address": "127.0.0.1:8080" } ],
         "generation": "00112233445566778899aabbccddeeff", "paused_at_ms": 1700000001000, "stored_bytes": 4096
     }"#;
     /// What every version must have.
@@ -78,6 +79,7 @@ mod tests {
         assert_eq!(info.created_at, time_of(1_700_000_000_000));
         assert_eq!(info.paused_at, Some(time_of(1_700_000_001_000)));
         assert!(full.fixed.lifetime.is_some());
+        assert!(matches!(&*full.fixed.published, [port] if port.guest_port == 80 && !port.wake));
         let least: PausedRecord = read(LEAST);
         assert_eq!(least.generation, full.generation);
         assert!(least.fixed.labels.is_empty() && least.fixed.lifetime.is_none());

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -49,6 +50,7 @@ pub(crate) struct Script(Arc<Mutex<State>>);
 struct State {
     failures: HashMap<Op, usize>,
     hanging: HashSet<Op>,
+    slow: HashMap<Op, Duration>,
     log: Vec<Op>,
     saves: u8,
     exits: Vec<watch::Sender<Option<Exit>>>,
@@ -64,6 +66,11 @@ impl Script {
     /// Makes every `op` from now on take for ever.
     pub(crate) fn hang(&self, op: Op) {
         self.lock().hanging.insert(op);
+    }
+
+    /// Makes every `op` from now on take so long.
+    pub(crate) fn slow(&self, op: Op, time: Duration) {
+        self.lock().slow.insert(op, time);
     }
 
     /// What was asked since the last call.
@@ -93,6 +100,10 @@ impl Script {
 
     async fn go_through(&self, op: Op) -> Result<()> {
         self.perform(op)?;
+        let slow = self.lock().slow.get(&op).copied();
+        if let Some(time) = slow {
+            tokio::time::sleep(time).await;
+        }
         let hangs = self.lock().hanging.contains(&op);
         if hangs {
             std::future::pending::<()>().await;
