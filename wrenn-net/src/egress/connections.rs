@@ -1,7 +1,7 @@
 //! The connections of one guest: those that are being made, and those that are open.
 
 use std::collections::HashMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::packet::Syn;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Pair {
     pub(super) port: u16,
-    pub(super) to: SocketAddrV4,
+    pub(super) to: SocketAddr,
 }
 
 /// A connection of a guest's that is open.
@@ -25,7 +25,7 @@ pub struct OpenConnection {
     /// The guest's port.
     pub guest_port: u16,
     /// What it is connected to, as the guest sees it.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
 }
 
 /// What is known of a connection before the guest has it.
@@ -43,11 +43,11 @@ pub(super) enum Begun {
 /// A connection that is open.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) to: SocketAddrV4,
+    pub(super) to: SocketAddr,
     /// The name by which it was allowed.
     pub(super) name: Option<String>,
     /// Where it leads, if that is not where the guest had in mind, and it was allowed by that address.
-    pub(super) led_to: Option<SocketAddrV4>,
+    pub(super) led_to: Option<SocketAddr>,
     pub(super) abort: AbortHandle,
     pub(super) _share: Share,
 }
@@ -135,7 +135,7 @@ impl Connections {
     }
 
     /// Notes where an open connection leads that a guest wanted to another address.
-    pub(super) fn led(&self, pair: Pair, to: SocketAddrV4) {
+    pub(super) fn led(&self, pair: Pair, to: SocketAddr) {
         if let Some(open) = self.lock().open.get_mut(&pair) {
             open.led_to = Some(to);
         }

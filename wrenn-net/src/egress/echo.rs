@@ -7,7 +7,7 @@
 //! ```
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::policy::{Protocol, Refusal, Verdict};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Asking {
     identifier: u16,
-    to: Ipv4Addr,
+    to: IpAddr,
 }
 
 /// Serves until it is dropped, or nobody sends requests any more. All flows end with it. `changed` tells when the policy has.
@@ -101,8 +101,8 @@ fn begin(
 }
 
 /// Why an address is sent no echo requests, if it is sent none.
-fn refusal(shared: &Shared, to: Ipv4Addr) -> Option<Refusal> {
-    let to = SocketAddrV4::new(to, NO_PORT);
+fn refusal(shared: &Shared, to: IpAddr) -> Option<Refusal> {
+    let to = SocketAddr::new(to, NO_PORT);
     match shared.of_address(Protocol::Icmp, to) {
         Verdict::Reached => None,
         // A request tells no name; but the guest has asked for it.

@@ -1,14 +1,14 @@
 //! A socket of the host's own, by which echo requests go out and what answers them comes in.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, connect, recvfrom,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recvfrom,
     recvmsg, setsockopt, socket, sockopt,
 };
 use tokio::io::Interest;
@@ -21,7 +21,7 @@ use crate::sys;
 #[derive(Debug)]
 pub(super) struct EchoSocket {
     socket: AsyncFd<OwnedFd>,
-    to: Ipv4Addr,
+    to: IpAddr,
     kind: Kind,
 }
 
@@ -42,15 +42,22 @@ pub(super) enum Heard {
 
 impl EchoSocket {
     /// An unprivileged one, or where this program may have none, a raw one.
-    pub(super) fn connect(to: Ipv4Addr) -> io::Result<Self> {
-        let open = |kind| socket(AddressFamily::Inet, kind, FLAGS, SockProtocol::Icmp);
+    pub(super) fn connect(to: IpAddr) -> io::Result<Self> {
+        let (family, protocol) = match to {
+            IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
+            IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
+        };
+        let open = |kind| socket(family, kind, FLAGS, protocol);
         let (socket, kind) = match open(SockType::Datagram) {
             Ok(socket) => (socket, Kind::Unprivileged),
             Err(_) => (open(SockType::Raw)?, Kind::Raw { identifier: NEXT_IDENTIFIER.fetch_add(1, Relaxed) }),
         };
         // So that it is told which request an error is about.
-        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
-        connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(to, 0)))?;
+        match to {
+            IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+            IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+        }
+        connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0)))?;
         Ok(Self { socket: sys::watch(socket)?, to, kind })
     }
 
@@ -94,31 +101,35 @@ impl EchoSocket {
     }
 
     fn next_error(&self, socket: &OwnedFd) -> io::Result<Option<Heard>> {
-        let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in);
+        let mut space = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
         let mut quoted = [0; QUOTED_BYTES_MAX];
         let (len, why) = {
             let mut pieces = [IoSliceMut::new(&mut quoted)];
             let flags = MsgFlags::MSG_ERRQUEUE;
-            let message = recvmsg::<SockaddrIn>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
+            let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut pieces, Some(&mut space), flags)?;
             let why = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::Ipv4RecvErr(error, _) => why(&error),
+                ControlMessageOwned::Ipv4RecvErr(error, _) => why(&error, UNREACHABLE, &PROHIBITED),
+                ControlMessageOwned::Ipv6RecvErr(error, _) => why(&error, UNREACHABLE_V6, &PROHIBITED_V6),
                 _ => None,
             });
             (message.bytes, why)
         };
-        let request = quoted.get(..len).and_then(EchoMessage::read_request).filter(|request| self.is_own(request));
+        let request = quoted.get(..len).and_then(|message| EchoMessage::read_request(message, self.to));
+        let request = request.filter(|request| self.is_own(request));
         Ok(request.zip(why).map(|(request, why)| Heard::Unreachable { sequence: request.sequence, why }))
     }
 
     fn next_reply(&self, socket: &OwnedFd) -> io::Result<Option<Heard>> {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
-        let (len, from) = recvfrom::<SockaddrIn>(socket.as_raw_fd(), &mut buffer)?;
-        let bytes = buffer.get(..len).filter(|_| from.is_some_and(|from| from.ip() == self.to));
-        let message = match self.kind {
-            Kind::Unprivileged => bytes,
-            Kind::Raw { .. } => bytes.and_then(payload_of),
+        let (len, from) = recvfrom::<SockaddrStorage>(socket.as_raw_fd(), &mut buffer)?;
+        let bytes = buffer.get(..len).filter(|_| from.and_then(|from| ip_of(&from)) == Some(self.to));
+        let message = match (&self.kind, self.to) {
+            // With its IP header.
+            (Kind::Raw { .. }, IpAddr::V4(_)) => bytes.and_then(payload_of),
+            _ => bytes,
         };
-        let reply = message.and_then(EchoMessage::read_reply).filter(|reply| self.is_own(reply));
+        let reply = message.and_then(|message| EchoMessage::read_reply(message, self.to));
+        let reply = reply.filter(|reply| self.is_own(reply));
         Ok(reply.map(|reply| Heard::Reply { sequence: reply.sequence, payload: reply.payload.to_vec() }))
     }
 
@@ -140,12 +151,18 @@ pub(super) fn why_not(error: &io::Error) -> Unreachable {
 }
 
 /// What a message says that came instead of a reply; `None` if it says that the next request will be in pieces.
-fn why(error: &libc::sock_extended_err) -> Option<Unreachable> {
-    match (error.ee_type, error.ee_code, i32::try_from(error.ee_errno).ok()?) {
-        (_, _, libc::EMSGSIZE) => None,
-        (UNREACHABLE, NETWORK_PROHIBITED | HOST_PROHIBITED | FILTERED, _) => Some(Unreachable::Prohibited),
-        (_, _, errno) => Some(why_not(&io::Error::from_raw_os_error(errno))),
+/// `unreachable` and `prohibited` are the type and the codes that say so.
+fn why(error: &libc::sock_extended_err, unreachable: u8, prohibited: &[u8]) -> Option<Unreachable> {
+    match i32::try_from(error.ee_errno).ok()? {
+        libc::EMSGSIZE => None,
+        _ if error.ee_type == unreachable && prohibited.contains(&error.ee_code) => Some(Unreachable::Prohibited),
+        errno => Some(why_not(&io::Error::from_raw_os_error(errno))),
     }
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| address.ip().into());
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }
 
 /// Of raw sockets: each has one that no other of this program has had lately, and that those of other programs hardly have.
@@ -155,8 +172,9 @@ const FLAGS: SockFlag = SockFlag::SOCK_CLOEXEC.union(SockFlag::SOCK_NONBLOCK);
 const MESSAGE_BYTES_MAX: usize = 2048;
 /// The head of a request.
 const QUOTED_BYTES_MAX: usize = 64;
-// RFC 792 and 1812.
+// RFC 792 and 1812: the network, the host, and everything behind a filter is prohibited.
 const UNREACHABLE: u8 = 3;
-const NETWORK_PROHIBITED: u8 = 9;
-const HOST_PROHIBITED: u8 = 10;
-const FILTERED: u8 = 13;
+const PROHIBITED: [u8; 3] = [9, 10, 13];
+// RFC 4443: prohibited, by a policy for sources, and by a route.
+const UNREACHABLE_V6: u8 = 1;
+const PROHIBITED_V6: [u8; 3] = [1, 5, 6];

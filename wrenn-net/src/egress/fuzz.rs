@@ -1,8 +1,8 @@
 //! What the repository's fuzzer calls: each function takes any bytes, and panics where a promise is broken.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use etherparse::{Ipv4Slice, TcpSlice};
+use etherparse::{Ipv4Slice, Ipv6Slice, TcpSlice};
 use hickory_resolver::proto::op::{Message, MessageType};
 use hickory_resolver::proto::rr::Name;
 
@@ -97,29 +97,45 @@ fn check_syn(syn: &Syn) {
     assert_eq!((again.from, again.to), (syn.from, syn.to));
     let reset = syn.reset();
     for packet in [&whole, &reset] {
-        let ip = Ipv4Slice::from_slice(packet).expect("IP");
-        let tcp = TcpSlice::from_slice(ip.payload().payload).expect("TCP");
-        let checksum = tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination());
-        assert_eq!(checksum, Ok(tcp.checksum()));
+        assert!(has_right_checksum(packet), "{syn:?}");
     }
-    check_unreachable(&syn.unreachable(Unreachable::Host), *syn.from.ip());
+    check_unreachable(&syn.unreachable(Unreachable::Host), syn.from.ip());
+}
+
+fn has_right_checksum(packet: &[u8]) -> bool {
+    if let Ok(ip) = Ipv6Slice::from_slice(packet) {
+        let tcp = TcpSlice::from_slice(ip.payload().payload).expect("TCP");
+        return tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()) == Ok(tcp.checksum());
+    }
+    let ip = Ipv4Slice::from_slice(packet).expect("IP");
+    let tcp = TcpSlice::from_slice(ip.payload().payload).expect("TCP");
+    tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()) == Ok(tcp.checksum())
 }
 
 fn check_echo(echo: &Echo) {
     let message = echo.message(7);
     let sent = EchoMessage { identifier: 7, sequence: echo.sequence, payload: &echo.payload };
-    assert_eq!(EchoMessage::read_request(&message), Some(sent));
+    assert_eq!(EchoMessage::read_request(&message, echo.to), Some(sent));
     let reply = echo.reply();
-    let read = payload_of(&reply).and_then(EchoMessage::read_reply);
+    let read = payload_of(&reply).and_then(|message| EchoMessage::read_reply(message, echo.to));
     assert_eq!(read, Some(EchoMessage { identifier: echo.identifier, ..sent }));
     check_unreachable(&echo.unreachable(Unreachable::Host), echo.from);
 }
 
 /// It quotes no more than a header and eight bytes.
-fn check_unreachable(packet: &[u8], to: Ipv4Addr) {
-    let ip = Ipv4Slice::from_slice(packet).expect("IP");
-    assert_eq!(ip.header().destination_addr(), to);
-    assert!(packet.len() <= 20 + 8 + 60 + 8, "{} bytes", packet.len());
+fn check_unreachable(packet: &[u8], to: IpAddr) {
+    let (destination, most) = match to {
+        IpAddr::V4(_) => {
+            let ip = Ipv4Slice::from_slice(packet).expect("IP");
+            (IpAddr::from(ip.header().destination_addr()), 20 + 8 + 60 + 8)
+        }
+        IpAddr::V6(_) => {
+            let ip = Ipv6Slice::from_slice(packet).expect("IP");
+            (IpAddr::from(ip.header().destination_addr()), 40 + 8 + 40 + 8)
+        }
+    };
+    assert_eq!(destination, to);
+    assert!(packet.len() <= most, "{} bytes", packet.len());
 }
 
 /// Some lengths up to `len`: each of a few bytes, and some of many.

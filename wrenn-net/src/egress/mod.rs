@@ -32,7 +32,7 @@ mod tcp;
 mod udp;
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -124,10 +124,9 @@ impl Egress {
     /// Resets connections that the guest has, and this way out does not: those of the guest that this one is a copy of.
     /// Otherwise a program of the guest's that only reads from one would wait for ever.
     pub fn reset(&self, connections: &[OpenConnection]) {
-        let guest = GUEST_ADDRESS;
         for OpenConnection { guest_port, to } in connections {
             // The guest answers with the number that it waits for, by which the slot's kernel resets the connection.
-            let provocation = packet::provocation(*to, SocketAddrV4::new(guest, *guest_port));
+            let provocation = packet::provocation(*to, SocketAddr::new(GUEST_ADDRESS.into(), *guest_port));
             self.shared.sender.to_guest(&provocation);
         }
     }

@@ -1,7 +1,7 @@
 //! Names, as the host's resolvers or others know them.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use hickory_resolver::TokioResolver;
@@ -78,7 +78,7 @@ impl Names {
     }
 
     /// The IPv4 addresses of a name, in the order in which they were answered.
-    pub(super) async fn addresses_of(&self, name: &str) -> io::Result<Vec<Ipv4Addr>> {
+    pub(super) async fn addresses_of(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         let name = Name::from_ascii(name).map_err(io::Error::other)?;
         match self.look_up(&Query::query(name, RecordType::A)).await {
             Known::Records(records) => Ok(records.iter().filter_map(address_of).collect()),
@@ -115,9 +115,9 @@ fn build(config: ResolverConfig, mut options: ResolverOpts) -> io::Result<TokioR
 }
 
 /// The address that a record has, if it has one of IPv4.
-pub(super) fn address_of(record: &Record) -> Option<Ipv4Addr> {
+pub(super) fn address_of(record: &Record) -> Option<IpAddr> {
     match &record.data {
-        RData::A(address) => Some(address.0),
+        RData::A(address) => Some(address.0.into()),
         _ => None,
     }
 }

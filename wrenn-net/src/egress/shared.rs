@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     on_refusal: Option<OnRefusal>,
     /// The addresses that the guest was told, with the names that it had asked for.
-    told: Mutex<HashMap<Ipv4Addr, Vec<(String, Instant)>>>,
+    told: Mutex<HashMap<IpAddr, Vec<(String, Instant)>>>,
 }
 
 /// What is called for each refusal.
@@ -86,13 +86,13 @@ pub enum Destination {
     #[non_exhaustive]
     Address {
         /// The address and the port.
-        address: SocketAddrV4,
+        address: SocketAddr,
     },
     /// An address, by an echo request, which has no port.
     #[non_exhaustive]
     Echo {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A name that DNS was asked for.
     #[non_exhaustive]
@@ -186,32 +186,31 @@ impl Shared {
     }
 
     /// What the policy says of an address.
-    pub(super) fn of_address(&self, protocol: Protocol, to: SocketAddrV4) -> Verdict {
-        let address = IpAddr::V4(*to.ip());
-        self.policy().of_address(protocol, address, to.port(), is_own(address))
+    pub(super) fn of_address(&self, protocol: Protocol, to: SocketAddr) -> Verdict {
+        self.policy().of_address(protocol, to.ip(), to.port(), is_own(to.ip()))
     }
 
     /// Whether a guest may be told an address by DNS: whether any policy for any port could let it be reached there.
-    pub(super) fn may_be_meant(&self, address: Ipv4Addr) -> bool {
-        self.policy().may_mean(address.into()) && !is_own(address.into())
+    pub(super) fn may_be_meant(&self, address: IpAddr) -> bool {
+        self.policy().may_mean(address) && !is_own(address)
     }
 
     /// Of the names that led the guest to an address, one by which it may be reached.
-    pub(super) fn name_told(&self, protocol: Protocol, to: SocketAddrV4) -> Option<String> {
+    pub(super) fn name_told(&self, protocol: Protocol, to: SocketAddr) -> Option<String> {
         let policy = self.policy();
         // It was told by the policy of then.
-        if !policy.may_mean_by_name(protocol, (*to.ip()).into(), to.port()) {
+        if !policy.may_mean_by_name(protocol, to.ip(), to.port()) {
             return None;
         }
         let told = self.told();
-        let names = told.get(to.ip())?;
+        let names = told.get(&to.ip())?;
         let is_good =
             |name: &&(String, Instant)| name.1 > Instant::now() && policy.has_name(protocol, &name.0, to.port());
         names.iter().find(is_good).map(|(name, _)| name.clone())
     }
 
     /// Remembers that the guest was told an address.
-    pub(super) fn remember(&self, address: Ipv4Addr, name: &str, until: Instant) {
+    pub(super) fn remember(&self, address: IpAddr, name: &str, until: Instant) {
         let mut told = self.told();
         if told.len() >= ADDRESSES_MAX && !told.contains_key(&address) {
             told.retain(|_, names| names.iter().any(|(_, until)| *until > Instant::now()));
@@ -236,7 +235,7 @@ impl Shared {
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Vec<(String, Instant)>>> {
+    fn told(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(String, Instant)>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

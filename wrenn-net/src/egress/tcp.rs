@@ -11,7 +11,7 @@
 //! the connection is intercepted in place of joined, and leads to an address of that name.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,7 +89,7 @@ impl Tcp {
 
     fn begin(self: &Arc<Self>, syn: Syn, dials: &mut JoinSet<()>) {
         let pair = Pair { port: syn.from.port(), to: syn.to };
-        if syn.to.ip() == &crate::slot::HOST_ADDRESS {
+        if syn.to.ip() == crate::slot::HOST_ADDRESS {
             // The slot's own kernel has answered it.
             return;
         }
@@ -161,7 +161,8 @@ impl Tcp {
     fn accept(self: &Arc<Self>, guest: TcpStream, from: SocketAddr, open: &mut JoinSet<Pair>) {
         // Dropped, it is reset, until it has ended in order.
         guest.set_zero_linger().ok();
-        let (Ok(SocketAddr::V4(to)), SocketAddr::V4(from)) = (guest.local_addr(), from) else { return };
+        let Ok(to) = guest.local_addr() else { return };
+        let to = SocketAddr::new(to.ip(), to.port());
         let pair = Pair { port: from.port(), to };
         let Some((begun, share)) = self.connections.accepted(pair) else { return };
         let this = Arc::clone(self);
@@ -258,14 +259,13 @@ impl Tcp {
     async fn led_to(&self, pair: Pair, target: Option<&Target>, dialled: TcpStream) -> io::Result<Option<TcpStream>> {
         let Some(target) = target else { return Ok(Some(dialled)) };
         let addresses = self.shared.names.addresses_of(&target.name).await?;
-        if addresses.contains(pair.to.ip()) {
+        if addresses.contains(&pair.to.ip()) {
             return Ok(Some(dialled));
         }
         drop(dialled);
-        let verdict =
-            |address: &Ipv4Addr| self.shared.of_address(Protocol::Tcp, SocketAddrV4::new(*address, target.port));
+        let verdict = |address: &IpAddr| self.shared.of_address(Protocol::Tcp, SocketAddr::new(*address, target.port));
         let reached = addresses.iter().copied().filter(|address| verdict(address) == Verdict::Reached);
-        let reached: Vec<Ipv4Addr> = reached.collect();
+        let reached: Vec<IpAddr> = reached.collect();
         if reached.is_empty() {
             let refusal = addresses.first().map(verdict);
             let refusal = if let Some(Verdict::Refused(refusal)) = refusal { refusal } else { Refusal::Name };
@@ -274,10 +274,10 @@ impl Tcp {
             return Ok(None);
         }
         let upstream = dial_one(&reached, target.port).await?;
-        let SocketAddr::V4(to) = upstream.peer_addr()? else { return Ok(None) };
+        let to = upstream.peer_addr()?;
         self.connections.led(pair, to);
         // A change of the policy while it was dialled has passed it by.
-        match verdict(to.ip()) {
+        match verdict(&to.ip()) {
             Verdict::Reached => Ok(Some(upstream)),
             Verdict::Refused(refusal) => self.end_refused(pair, refusal).map(|()| None),
             Verdict::Named => self.end_refused(pair, Refusal::Name).map(|()| None),
@@ -290,11 +290,10 @@ impl Tcp {
         match told {
             Told::Name(name) if self.shared.policy().has_name(protocol, &name, to.port()) => {
                 let addresses = self.shared.names.addresses_of(&name).await?;
-                let may_be_dialled = |address: &Ipv4Addr| {
-                    let address = IpAddr::V4(*address);
-                    self.shared.policy().may_mean_by_name(protocol, address, to.port()) && !is_own(address)
+                let may_be_dialled = |address: &IpAddr| {
+                    self.shared.policy().may_mean_by_name(protocol, *address, to.port()) && !is_own(*address)
                 };
-                let addresses: Vec<Ipv4Addr> = addresses.into_iter().filter(may_be_dialled).collect();
+                let addresses: Vec<IpAddr> = addresses.into_iter().filter(may_be_dialled).collect();
                 if addresses.is_empty() {
                     let service = Destination::Service { name, port: to.port() };
                     self.shared.refuse(&service, protocol, Refusal::Private);
@@ -313,7 +312,7 @@ impl Tcp {
                 if let Some(name) = self.shared.name_told(protocol, to) {
                     self.connections.named(pair, name);
                 }
-                dial_one(&[*to.ip()], to.port()).await.map(Some)
+                dial_one(&[to.ip()], to.port()).await.map(Some)
             }
             Told::Other | Told::Nameless => {
                 self.shared.refuse(&Destination::Address { address: to }, protocol, Refusal::Name);
@@ -328,10 +327,10 @@ fn keep_alive(upstream: &TcpStream) -> io::Result<()> {
     SockRef::from(upstream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
 }
 
-async fn dial_one(addresses: &[Ipv4Addr], port: u16) -> io::Result<TcpStream> {
+async fn dial_one(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
     let mut last = None;
     for address in addresses.iter().take(ADDRESSES_MAX) {
-        match timeout(DIAL_MAX, TcpStream::connect(SocketAddrV4::new(*address, port))).await {
+        match timeout(DIAL_MAX, TcpStream::connect(SocketAddr::new(*address, port))).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = Some(error),
             Err(elapsed) => last = Some(elapsed.into()),

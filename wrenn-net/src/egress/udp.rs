@@ -1,12 +1,12 @@
 //! A guest's datagrams, by flow: a port of the guest and an address have a socket of the host's own.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
@@ -24,8 +24,8 @@ use crate::policy::{Protocol, Refusal, Verdict};
 
 /// A datagram of the guest's.
 struct Datagram<'a> {
-    from: SocketAddrV4,
-    to: SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     payload: &'a [u8],
 }
 
@@ -116,7 +116,8 @@ async fn begin(
             return Ok(None);
         }
     };
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(to).await?;
     let (socket, pair) = (Arc::new(socket), Pair { port: from.port(), to });
     let answers = answers(Arc::clone(shared), Arc::clone(&socket), from, to);
@@ -130,7 +131,7 @@ async fn begin(
 }
 
 /// Why an address is not reached by UDP, if it is not.
-fn refusal(shared: &Shared, to: SocketAddrV4) -> Option<Refusal> {
+fn refusal(shared: &Shared, to: SocketAddr) -> Option<Refusal> {
     match shared.of_address(Protocol::Udp, to) {
         Verdict::Reached => None,
         // What goes over UDP tells no name that could be read; but the guest has asked for it.
@@ -140,7 +141,7 @@ fn refusal(shared: &Shared, to: SocketAddrV4) -> Option<Refusal> {
 }
 
 /// Carries answers to the guest, until there were none for a while.
-async fn answers(shared: Arc<Shared>, socket: Arc<UdpSocket>, guest: SocketAddrV4, from: SocketAddrV4) {
+async fn answers(shared: Arc<Shared>, socket: Arc<UdpSocket>, guest: SocketAddr, from: SocketAddr) {
     while let Ok(Ok(ready)) = timeout(IDLE_MAX, socket.ready(Interest::READABLE | Interest::ERROR)).await {
         if ready.is_error() {
             // Taken, it is no longer to be waited for.
@@ -178,19 +179,24 @@ async fn answers(shared: Arc<Shared>, socket: Arc<UdpSocket>, guest: SocketAddrV
 }
 
 /// Where a datagram comes from and was sent to, and how long it is.
-async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<(SocketAddrV4, SocketAddrV4, usize)> {
+async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<(SocketAddr, SocketAddr, usize)> {
     loop {
         let mut ready = socket.readable().await?;
         let received = ready.try_io(|socket| {
-            let mut space = nix::cmsg_space!(nix::libc::sockaddr_in);
+            let mut space = nix::cmsg_space!(nix::libc::sockaddr_in6);
             let mut pieces = [IoSliceMut::new(buffer)];
             let fd = socket.get_ref().as_raw_fd();
-            let message = recvmsg::<SockaddrIn>(fd, &mut pieces, Some(&mut space), MsgFlags::empty())?;
+            let message = recvmsg::<SockaddrStorage>(fd, &mut pieces, Some(&mut space), MsgFlags::empty())?;
             let wanted = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::Ipv4OrigDstAddr(address) => Some(SocketAddrV4::from(SockaddrIn::from(address))),
+                ControlMessageOwned::Ipv4OrigDstAddr(address) => Some(of_v4(SockaddrIn::from(address))),
+                ControlMessageOwned::Ipv6OrigDstAddr(address) => Some(of_v6(SockaddrIn6::from(address))),
                 _ => None,
             });
-            Ok(message.address.zip(wanted).map(|(from, to)| (SocketAddrV4::from(from), to, message.bytes)))
+            let from = message.address.as_ref().and_then(|from| {
+                let v4 = from.as_sockaddr_in().map(|from| of_v4(*from));
+                v4.or_else(|| from.as_sockaddr_in6().map(|from| of_v6(*from)))
+            });
+            Ok(from.zip(wanted).map(|(from, to)| (from, to, message.bytes)))
         });
         match received {
             Ok(Ok(Some(found))) => return Ok(found),
@@ -198,6 +204,16 @@ async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<(So
             Ok(Err(error)) => return Err(error),
         }
     }
+}
+
+fn of_v4(address: SockaddrIn) -> SocketAddr {
+    SocketAddrV4::from(address).into()
+}
+
+/// Without what is not told by the packet, or does not matter.
+fn of_v6(address: SockaddrIn6) -> SocketAddr {
+    let address = SocketAddrV6::from(address);
+    SocketAddr::new((*address.ip()).into(), address.port())
 }
 
 const DNS_PORT: u16 = 53;
