@@ -47,8 +47,8 @@ pub(crate) fn embedded(address: IpAddr) -> IpAddr {
         // Mapped and compatible (RFC 4291), but not `::` and `::1`.
         (0, 0, 0, 0, 0, 0xffff) => v4(g, h),
         (0, 0, 0, 0, 0, 0) if (g, h) != (0, 0) && (g, h) != (0, 1) => v4(g, h),
-        // NAT64 (RFC 6052 and 8215).
-        (0x64, 0xff9b, 0 | 1, ..) => v4(g, h),
+        // NAT64 (RFC 6052). A prefix for a network of one's own (RFC 8215) may have it elsewhere.
+        (0x64, 0xff9b, 0, 0, 0, 0) => v4(g, h),
         // 6to4 (RFC 3056).
         (0x2002, high, low, ..) => v4(high, low),
         _ => address,
@@ -116,11 +116,18 @@ mod tests {
             (Realm::Private, &["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "198.18.0.1", "203.0.113.9"][..]),
             (Realm::Private, &["fd00::1", "2001:db8::1", "::ffff:10.0.0.1", "64:ff9b::c0a8:101", "2002:a00:1::"][..]),
             (Realm::Private, &["64:ff9b:1::10.1.1.1", "2001::1", "4000::1", "::10.0.0.1"][..]),
+            // Whose IPv4 address is elsewhere than in the last bits, and so is not known.
+            (Realm::Private, &["64:ff9b:1:a00:1::808:808", "64:ff9b:1::8.8.8.8", "64:ff9b::1:8.8.8.8"][..]),
+            // To be discarded, segment identifiers, sites, Teredo, benchmarks, ORCHID, documentation.
+            (Realm::Private, &["100::1", "100:0:0:1::1", "5f00::1", "fec0::15", "2001:0:808:808::1", "2001:2::1"][..]),
+            (Realm::Private, &["2001:20::1", "3fff::1", "fc00::1", "fdff:ffff::1"][..]),
+            (Realm::Public, &["2001:200::1", "2400::1", "2620:4f:8000::1", "2a00:1450::1", "3ffe::1"][..]),
             (
                 Realm::Local,
                 &["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1"][..],
             ),
             (Realm::Local, &["::", "::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe"][..]),
+            (Realm::Local, &["febf::1", "ff0e::1", "::127.0.0.1", "2002:7f00:1::1", "2002:a9fe:a9fe::1"][..]),
         ] {
             for address in addresses {
                 assert_eq!(realm_of(address), expected, "{address}");

@@ -44,6 +44,7 @@ pub enum Protocol {
 ///
 /// The host is an address (`93.184.216.34`), a range of addresses (`10.2.0.0/16`), a name (`api.example.com`), every name
 /// below one and not that one (`*.example.com`), or everything (`*`). An IPv6 address is in brackets where a port follows.
+/// `0.0.0.0/0` is everything as well, of IPv6 too; `::/0` is IPv6 alone.
 ///
 /// ```
 /// use wrenn_net::PolicyEntry;
@@ -77,7 +78,7 @@ impl PolicyEntry {
         matches!(self.host, Host::Name(_) | Host::Below(_))
     }
 
-    /// Whether it names every IPv4 address, with every port.
+    /// Whether it names every address, with every port.
     pub(crate) fn is_everything(&self) -> bool {
         let is_wide = match &self.host {
             Host::Everything => true,
@@ -96,6 +97,8 @@ impl PolicyEntry {
     pub(crate) fn has_address_at_all(&self, address: IpAddr) -> bool {
         match &self.host {
             Host::Everything => true,
+            // Whoever has written `0.0.0.0/0` has meant everything.
+            Host::Network(IpNet::V4(network)) if network.prefix_len() == 0 => true,
             Host::Network(network) => network.contains(&address) || network.contains(&address::embedded(address)),
             Host::Name(_) | Host::Below(_) => false,
         }

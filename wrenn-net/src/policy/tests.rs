@@ -48,6 +48,25 @@ fn a_private_network_is_reached_where_it_is_named_and_the_host_never() {
 }
 
 #[test]
+fn what_is_said_of_everything_is_said_of_ipv6_too() {
+    let (v4, v6) = ("93.184.216.34", "2606:2800::34");
+    for (entry, expected) in [("*", [false, false]), ("0.0.0.0/0", [false, false]), ("::/0", [true, false])] {
+        let denies = policy(&[], &[entry]);
+        assert_eq!([v4, v6].map(|address| tcp(&denies, address, 443) == Verdict::Reached), expected, "{entry}");
+        assert_eq!(denies.may_ask("example.com"), expected[0], "{entry}");
+    }
+    let allows = policy(&["0.0.0.0/0:443", "fd00:9::/32", "10.2.0.0/16"], &["*"]);
+    for address in [v4, v6, "fd00:9::1", "::ffff:10.2.0.1", "64:ff9b::10.2.0.1", "2002:a02:1::1"] {
+        assert_eq!(tcp(&allows, address, 443), Verdict::Reached, "{address}");
+    }
+    for address in
+        ["fd01::1", "::ffff:10.3.0.1", "64:ff9b:1::10.2.0.1", "::ffff:127.0.0.1", "::1", "fe80::1", "ff0e::1"]
+    {
+        assert!(refused(&tcp(&allows, address, 443)), "{address}");
+    }
+}
+
+#[test]
 fn an_entry_with_a_port_or_another_protocol_is_not_about_echo_requests() {
     let echo = |policy: &NetworkPolicy, address: &str| {
         policy.of_address(Protocol::Icmp, address.parse().expect("an address"), 0, false)
