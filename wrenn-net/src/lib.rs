@@ -2,7 +2,8 @@
 //!
 //! A [`Slot`] is a network namespace that has no name and no owner but its file descriptors, with one tap in it. The
 //! host side of the tap has [`HOST_ADDRESS`], and every guest has [`GUEST_ADDRESS`]: the namespaces keep them apart,
-//! so that a restored guest needs no new address.
+//! so that a restored guest needs no new address. Where the kernel has IPv6, they have [`HOST_ADDRESS_V6`] and
+//! [`GUEST_ADDRESS_V6`] as well.
 //!
 //! ```text
 //!   wrenn ──Slot::connect──▶ socket made inside the namespace ──▶ tap ──▶ guest eth0
@@ -39,7 +40,10 @@ pub use error::NetError;
 pub use gate::Gate;
 pub use policy::{NetworkPolicy, PolicyEntry, PolicyError, Protocol, Refusal, Rule};
 pub use pool::SlotPool;
-pub use slot::{GUEST_ADDRESS, GUEST_MAC, HOST_ADDRESS, NAMESERVER, PREFIX_LEN, Slot, Tap};
+pub use slot::{
+    GUEST_ADDRESS, GUEST_ADDRESS_V6, GUEST_MAC, HOST_ADDRESS, HOST_ADDRESS_V6, NAMESERVER, PREFIX_LEN, PREFIX_LEN_V6,
+    Slot, Tap,
+};
 
 /// What the repository's fuzzer calls. Not part of the API.
 #[cfg(feature = "fuzzing")]

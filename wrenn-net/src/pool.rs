@@ -14,9 +14,9 @@ use crate::slot::{Slot, Tap};
 /// Slots that are made ahead, in the background: the making of one takes some milliseconds, and taking a ready one takes
 /// none. A slot is used once, so nothing gets from one guest to the next.
 ///
-/// Nothing is made before the first slot is taken. After that each one that is taken is replaced. A ready slot costs seven
-/// descriptors, and some 100 KiB of the kernel's memory. Clones are the same pool; with the last one go the slots that
-/// are ready.
+/// Nothing is made before the first slot is taken. After that each one that is taken is replaced. A ready slot costs twelve
+/// descriptors (seven where the kernel has no IPv6), and some 100 KiB of the kernel's memory. Clones are the same pool; with
+/// the last one go the slots that are ready.
 ///
 /// ```no_run
 /// # async fn demo() -> Result<(), Box<dyn std::error::Error>> {

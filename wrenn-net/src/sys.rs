@@ -38,8 +38,13 @@ pub(crate) fn leave_tap(queue: &OwnedFd, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Has a packet socket see the packets of one link alone, those of IPv4 that `filter` lets through.
-pub(crate) fn watch_link(socket: &OwnedFd, link: u32, filter: &[libc::sock_filter]) -> io::Result<()> {
+/// Has a packet socket see the packets of one link alone, those of one protocol (`ETH_P_…`) that `filter` lets through.
+pub(crate) fn watch_link(
+    socket: &OwnedFd,
+    link: u32,
+    protocol: libc::c_int,
+    filter: &[libc::sock_filter],
+) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?,
         filter: filter.as_ptr().cast_mut(),
@@ -53,7 +58,7 @@ pub(crate) fn watch_link(socket: &OwnedFd, link: u32, filter: &[libc::sock_filte
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
     // In the order of the network: this host is little-endian.
-    address.sll_protocol = libc::c_ushort::try_from(libc::ETH_P_IP).map_err(io::Error::other)?.swap_bytes();
+    address.sll_protocol = libc::c_ushort::try_from(protocol).map_err(io::Error::other)?.swap_bytes();
     address.sll_ifindex = link.cast_signed();
     let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
     // SAFETY: `address` is an initialised `sockaddr_ll` of that length, and outlives the call.

@@ -13,6 +13,7 @@ use world::in_a_world;
 fn a_flood_of_connections_costs_the_others_nothing_and_the_program_little() {
     in_a_world("a_flood_of_connections_costs_the_others_nothing_and_the_program_little", async |world| {
         world.echo("93.184.216.34:80");
+        world.echo("[2606:2800::34]:80");
         let budget = Budget::new(4096);
         let ((loud, loud_egress), (quiet, _quiet_egress)) = (world.guest_of(&budget), world.guest_of(&budget));
         let namespace = loud.namespace.clone();

@@ -124,7 +124,7 @@ impl HostBuilder {
     }
 
     /// How many network slots are made ahead, so that a sandbox need not wait some milliseconds for its own. They are made
-    /// in the background, from the first sandbox on. Each costs seven descriptors, and some 100 KiB of the kernel's
+    /// in the background, from the first sandbox on. Each costs twelve descriptors, and some 100 KiB of the kernel's
     /// memory. Default: 4. With 0 each is made when it is needed.
     #[must_use]
     pub fn slots(mut self, ready: usize) -> Self {

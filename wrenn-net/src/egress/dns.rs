@@ -95,8 +95,8 @@ async fn records(shared: &Shared, query: &Query, name: String) -> (ResponseCode,
         return (ResponseCode::Refused, Vec::new());
     }
     match query.query_type {
-        // The guest has no way to them.
-        RecordType::AAAA => return (ResponseCode::NoError, Vec::new()),
+        // There is no way to them.
+        RecordType::AAAA if !shared.has_ipv6() => return (ResponseCode::NoError, Vec::new()),
         RecordType::ANY | RecordType::AXFR | RecordType::IXFR => return (ResponseCode::NotImp, Vec::new()),
         _ => {}
     }

@@ -21,6 +21,7 @@ use crate::egress::flows::Flows;
 use crate::egress::shared::{Destination, Shared};
 use crate::packet::{Echo, Unreachable};
 use crate::policy::{Protocol, Refusal, Verdict};
+use crate::slot::is_host;
 
 /// A program of the guest's that asks, and whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +41,7 @@ pub(super) async fn serve(
         tokio::select! {
             request = requests.recv() => match request {
                 // The slot's own kernel has answered what is for it.
-                Some(echo) if echo.to == crate::slot::HOST_ADDRESS => {}
+                Some(echo) if is_host(echo.to) => {}
                 Some(echo) => send(&shared, &mut flows, &echo, &mut tasks),
                 None => return io::ErrorKind::BrokenPipe.into(),
             },

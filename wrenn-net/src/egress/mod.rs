@@ -5,12 +5,13 @@
 //!                       TCP    tcp, connections, sniff, relay; intercept, where rules put something into requests
 //!                       UDP    udp, flows
 //!                       ICMP   echo, echo_socket, flows
-//!                       DNS    dns, names, kept_file
+//!                       DNS    dns, names, kept_file, ipv6
 //! ```
 //!
 //! There is no route, no address translation and no rule on the host: the slot's namespace ends each connection of the
 //! guest's, and this program makes one of its own. So what is reached is decided here, for each connection.
 
+mod both;
 mod budget;
 mod connections;
 mod counters;
@@ -21,6 +22,7 @@ mod flows;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod intercept;
+mod ipv6;
 mod kept_file;
 mod limits;
 mod names;
@@ -35,7 +37,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -48,6 +49,7 @@ pub use shared::{Destination, Refused};
 
 pub use connections::OpenConnection;
 
+use both::{Both, Watched};
 use connections::{Connections, Open};
 use intercept::Interception;
 use shared::Shared;
@@ -57,8 +59,7 @@ use crate::error::NetError;
 use crate::gate::Gate;
 use crate::packet;
 use crate::policy::{NetworkPolicy, Protocol, Verdict};
-use crate::slot::GUEST_ADDRESS;
-use crate::sys;
+use crate::slot::guest_address;
 
 /// A guest's way out, which is open for as long as this is there. Dropping it resets each of the guest's connections, at both
 /// of their ends.
@@ -125,10 +126,18 @@ impl Egress {
     /// Otherwise a program of the guest's that only reads from one would wait for ever.
     pub fn reset(&self, connections: &[OpenConnection]) {
         for OpenConnection { guest_port, to } in connections {
+            let guest = SocketAddr::new(guest_address(to.ip()), *guest_port);
             // The guest answers with the number that it waits for, by which the slot's kernel resets the connection.
-            let provocation = packet::provocation(*to, SocketAddr::new(GUEST_ADDRESS.into(), *guest_port));
+            let provocation = packet::provocation(*to, guest);
             self.shared.sender.to_guest(&provocation);
         }
+    }
+
+    /// Whether the guest has IPv6: its slot's kernel has all that it takes. What is reached by it is another matter, and takes
+    /// a way out of the host's.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.shared.sender.has_ipv6()
     }
 
     /// What it has carried so far.
@@ -188,10 +197,9 @@ impl EgressBuilder {
     /// If it is called outside of a tokio runtime.
     pub fn open(self, gate: Gate) -> Result<Egress, NetError> {
         let watched = |error: io::Error| NetError::at("watch the slot's sockets")(error);
-        let Gate { firsts, listener, datagrams, sender } = gate;
-        let firsts = sys::watch_packets(firsts).map_err(watched)?;
-        let datagrams = sys::watch(datagrams).map_err(watched)?;
-        let listener = TcpListener::from_std(listener).map_err(watched)?;
+        let (v4, v6, sender) = gate.apart();
+        let v4 = Watched::new(v4).map_err(watched)?;
+        let v6 = v6.map(Watched::new).transpose().map_err(watched)?;
         let mut shared = Shared::new(self.policy, self.names, sender, self.limits, self.budget.unwrap_or_default());
         if let Some(tell) = self.on_refusal {
             shared.tell(tell);
@@ -199,8 +207,15 @@ impl EgressBuilder {
         let (shared, connections) = (Arc::new(shared), Arc::new(Connections::default()));
         let (changed, receiver) = watch::channel(());
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let (v6_firsts, v6_listener, v6_datagrams) = match v6 {
+            Some(Watched { firsts, listener, datagrams }) => (Some(firsts), Some(listener), Some(datagrams)),
+            None => (None, None, None),
+        };
+        let firsts = Both { v4: v4.firsts, v6: v6_firsts };
+        let listeners = Both { v4: v4.listener, v6: v6_listener };
+        let datagrams = Both { v4: v4.datagrams, v6: v6_datagrams };
         let tcp =
-            Tcp::new(Arc::clone(&shared), Arc::clone(&connections), self.interception).serve(firsts, sender, listener);
+            Tcp::new(Arc::clone(&shared), Arc::clone(&connections), self.interception).serve(firsts, sender, listeners);
         let udp = udp::serve(Arc::clone(&shared), datagrams, receiver.clone());
         let echo = echo::serve(Arc::clone(&shared), requests, receiver);
         let tasks =

@@ -12,6 +12,7 @@ use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 
+use crate::egress::ipv6::Ipv6;
 use crate::egress::kept_file::KeptFile;
 
 /// Resolves names, and keeps the answers for as long as they are good: for all guests of a host.
@@ -23,7 +24,10 @@ use crate::egress::kept_file::KeptFile;
 /// # drop(names);
 /// ```
 #[derive(Debug)]
-pub struct Names(Servers);
+pub struct Names {
+    servers: Servers,
+    ipv6: Ipv6,
+}
 
 /// Who is asked.
 #[derive(Debug)]
@@ -46,13 +50,22 @@ impl Names {
     /// within seconds after it has changed, such as in another network. Answers that were kept are forgotten then.
     #[must_use]
     pub fn of_host() -> Self {
-        Self(Servers::Of(KeptFile::new("/etc/resolv.conf")))
+        Self::of(Servers::Of(KeptFile::new("/etc/resolv.conf")))
     }
 
     /// Asks these servers.
     #[must_use]
     pub fn asking(servers: Vec<IpAddr>) -> Self {
-        Self(Servers::Fixed(servers, OnceLock::new()))
+        Self::of(Servers::Fixed(servers, OnceLock::new()))
+    }
+
+    fn of(servers: Servers) -> Self {
+        Self { servers, ipv6: Ipv6::default() }
+    }
+
+    /// Whether this host has a way to IPv6 addresses.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.ipv6.is_there()
     }
 
     pub(super) async fn look_up(&self, query: &Query) -> Known {
@@ -77,10 +90,24 @@ impl Names {
         }
     }
 
-    /// The IPv4 addresses of a name, in the order in which they were answered.
-    pub(super) async fn addresses_of(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+    /// The addresses of a name, in the order in which they are dialled. `wanted` is the one that the guest has dialled. If it is
+    /// of IPv6, and the host has a way there, those of both versions take turns, IPv6 first. Otherwise they are of IPv4, and
+    /// where there are none, of IPv6.
+    pub(super) async fn addresses_of(&self, name: &str, wanted: IpAddr) -> io::Result<Vec<IpAddr>> {
         let name = Name::from_ascii(name).map_err(io::Error::other)?;
-        match self.look_up(&Query::query(name, RecordType::A)).await {
+        let (v4, v6) = (self.addresses(&name, RecordType::A), self.addresses(&name, RecordType::AAAA));
+        if wanted.is_ipv4() || !self.has_ipv6() {
+            let v4 = v4.await?;
+            return if v4.is_empty() && self.has_ipv6() { v6.await } else { Ok(v4) };
+        }
+        match tokio::join!(v6, v4) {
+            (Err(error), Err(_)) => Err(error),
+            (v6, v4) => Ok(in_turns(v6.unwrap_or_default(), v4.unwrap_or_default())),
+        }
+    }
+
+    async fn addresses(&self, name: &Name, kind: RecordType) -> io::Result<Vec<IpAddr>> {
+        match self.look_up(&Query::query(name.clone(), kind)).await {
             Known::Records(records) => Ok(records.iter().filter_map(address_of).collect()),
             Known::Nothing(ResponseCode::ServFail) => Err(io::Error::other("the name could not be resolved")),
             Known::Nothing(_) => Ok(Vec::new()),
@@ -88,7 +115,7 @@ impl Names {
     }
 
     fn resolver(&self) -> io::Result<TokioResolver> {
-        match &self.0 {
+        match &self.servers {
             Servers::Of(file) => file.current(|bytes| {
                 let (config, options) = parse_resolv_conf(bytes).map_err(io::Error::other)?;
                 build(config, options)
@@ -114,10 +141,24 @@ fn build(config: ResolverConfig, mut options: ResolverOpts) -> io::Result<TokioR
     builder.build().map_err(io::Error::other)
 }
 
-/// The address that a record has, if it has one of IPv4.
+/// One of these, one of those, and so on (RFC 8305, section 4).
+fn in_turns(first: Vec<IpAddr>, second: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut all = Vec::with_capacity(first.len() + second.len());
+    loop {
+        let before = all.len();
+        all.extend(first.next().into_iter().chain(second.next()));
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+/// The address that a record has, if it has one.
 pub(super) fn address_of(record: &Record) -> Option<IpAddr> {
     match &record.data {
         RData::A(address) => Some(address.0.into()),
+        RData::AAAA(address) => Some(address.0.into()),
         _ => None,
     }
 }
@@ -130,9 +171,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn addresses_of_both_versions_take_turns() {
+        let of =
+            |text: &str| text.split_whitespace().map(|it| it.parse().expect("an address")).collect::<Vec<IpAddr>>();
+        let (v6, v4) = (of("2606:2800::1 2606:2800::2 2606:2800::3"), of("8.8.8.8 8.8.4.4"));
+        assert_eq!(in_turns(v6.clone(), v4.clone()), of("2606:2800::1 8.8.8.8 2606:2800::2 8.8.4.4 2606:2800::3"));
+        assert_eq!((in_turns(Vec::new(), v4.clone()), in_turns(v6.clone(), Vec::new())), (v4, v6));
+    }
+
+    #[test]
     fn the_hosts_servers_are_those_of_its_file_as_it_is() {
         let path = std::env::temp_dir().join(format!("wrenn-net-names-{}", std::process::id()));
-        let names = Names(Servers::Of(KeptFile::new(&path)));
+        let names = Names::of(Servers::Of(KeptFile::new(&path)));
         assert!(names.resolver().is_err(), "there is no file");
         std::fs::write(&path, "search example.com\n").expect("written");
         assert!(names.resolver().is_err(), "it names no server");

@@ -15,7 +15,7 @@ use crate::egress::names::Names;
 use crate::egress::pace::{Bandwidth, Pace};
 use crate::gate::Sender;
 use crate::own::is_own;
-use crate::policy::{NetworkPolicy, Protocol, Refusal, Verdict};
+use crate::policy::{NetworkPolicy, Protocol, Refusal, Verdict, embedded};
 
 /// One guest's way out.
 pub(super) struct Shared {
@@ -187,12 +187,17 @@ impl Shared {
 
     /// What the policy says of an address.
     pub(super) fn of_address(&self, protocol: Protocol, to: SocketAddr) -> Verdict {
-        self.policy().of_address(protocol, to.ip(), to.port(), is_own(to.ip()))
+        self.policy().of_address(protocol, to.ip(), to.port(), is_hosts(to.ip()))
     }
 
     /// Whether a guest may be told an address by DNS: whether any policy for any port could let it be reached there.
     pub(super) fn may_be_meant(&self, address: IpAddr) -> bool {
-        self.policy().may_mean(address) && !is_own(address)
+        self.policy().may_mean(address) && !is_hosts(address)
+    }
+
+    /// Whether the guest may be told IPv6 addresses: it has IPv6, and the host has a way to them.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.sender.has_ipv6() && self.names.has_ipv6()
     }
 
     /// Of the names that led the guest to an address, one by which it may be reached.
@@ -238,6 +243,11 @@ impl Shared {
     fn told(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(String, Instant)>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an address is the host's own, or stands for one that is.
+pub(super) fn is_hosts(address: IpAddr) -> bool {
+    is_own(address) || is_own(embedded(address))
 }
 
 impl fmt::Debug for Shared {

@@ -23,17 +23,18 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::egress::both::{Both, either};
 use crate::egress::connections::{Begun, Connections, Next, Open, Pair};
 use crate::egress::counters::Way;
 use crate::egress::dns;
 use crate::egress::intercept::{self, Interception, Scheme, Target};
 use crate::egress::relay::relay;
-use crate::egress::shared::{Destination, Shared};
+use crate::egress::shared::{Destination, Shared, is_hosts};
 use crate::egress::sniff::{FIRST_MAX, FIRST_MAX_WITH_RULES, Told, is_tls, read_name};
-use crate::own::is_own;
 use crate::packet::{Echo, Syn, Unreachable};
 use crate::packet_socket::PacketSocket;
 use crate::policy::{Protocol, Refusal, Verdict};
+use crate::slot::{guest_address, is_host};
 
 /// The TCP of one guest.
 #[derive(Debug)]
@@ -59,20 +60,20 @@ impl Tcp {
     /// sees, go to `echoes`.
     pub(super) async fn serve(
         self: Arc<Self>,
-        firsts: AsyncFd<PacketSocket>,
+        firsts: Both<AsyncFd<PacketSocket>>,
         echoes: mpsc::Sender<Echo>,
-        listener: TcpListener,
+        listeners: Both<TcpListener>,
     ) -> io::Error {
         let (mut dials, mut open) = (JoinSet::new(), JoinSet::new());
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                syn = next_syn(&firsts, &echoes) => match syn {
+                syn = next_syn_of(&firsts, &echoes) => match syn {
                     Ok(syn) => self.begin(syn, &mut dials),
                     Err(error) => return error,
                 },
-                accepted = listener.accept() => match accepted {
+                accepted = accept(&listeners) => match accepted {
                     Ok((guest, from)) => self.accept(guest, from, &mut open),
                     // Such as a connection that was reset meanwhile, or a want of descriptors, which passes.
                     Err(error) => {
@@ -89,7 +90,7 @@ impl Tcp {
 
     fn begin(self: &Arc<Self>, syn: Syn, dials: &mut JoinSet<()>) {
         let pair = Pair { port: syn.from.port(), to: syn.to };
-        if syn.to.ip() == crate::slot::HOST_ADDRESS {
+        if is_host(syn.to.ip()) {
             // The slot's own kernel has answered it.
             return;
         }
@@ -258,7 +259,7 @@ impl Tcp {
     /// where that is refused.
     async fn led_to(&self, pair: Pair, target: Option<&Target>, dialled: TcpStream) -> io::Result<Option<TcpStream>> {
         let Some(target) = target else { return Ok(Some(dialled)) };
-        let addresses = self.shared.names.addresses_of(&target.name).await?;
+        let addresses = self.shared.names.addresses_of(&target.name, pair.to.ip()).await?;
         if addresses.contains(&pair.to.ip()) {
             return Ok(Some(dialled));
         }
@@ -289,9 +290,9 @@ impl Tcp {
         let (to, protocol) = (pair.to, Protocol::Tcp);
         match told {
             Told::Name(name) if self.shared.policy().has_name(protocol, &name, to.port()) => {
-                let addresses = self.shared.names.addresses_of(&name).await?;
+                let addresses = self.shared.names.addresses_of(&name, to.ip()).await?;
                 let may_be_dialled = |address: &IpAddr| {
-                    self.shared.policy().may_mean_by_name(protocol, *address, to.port()) && !is_own(*address)
+                    self.shared.policy().may_mean_by_name(protocol, *address, to.port()) && !is_hosts(*address)
                 };
                 let addresses: Vec<IpAddr> = addresses.into_iter().filter(may_be_dialled).collect();
                 if addresses.is_empty() {
@@ -339,6 +340,15 @@ async fn dial_one(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
     Err(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
+async fn next_syn_of(firsts: &Both<AsyncFd<PacketSocket>>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
+    let v6 = firsts.v6.as_ref().map(|firsts| next_syn(firsts, echoes));
+    either(next_syn(&firsts.v4, echoes), v6).await
+}
+
+async fn accept(listeners: &Both<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    either(listeners.v4.accept(), listeners.v6.as_ref().map(TcpListener::accept)).await
+}
+
 async fn next_syn(socket: &AsyncFd<PacketSocket>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
     let mut buffer = [0; PACKET_BYTES_MAX];
     loop {
@@ -347,10 +357,10 @@ async fn next_syn(socket: &AsyncFd<PacketSocket>, echoes: &mpsc::Sender<Echo>) -
         match read {
             Ok(Ok(len)) => {
                 let packet = buffer.get(..len).unwrap_or_default();
-                if let Some(syn) = Syn::read(packet) {
+                if let Some(syn) = Syn::read(packet).filter(|syn| may_be_from(syn.from.ip())) {
                     return Ok(syn);
                 }
-                if let Some(echo) = Echo::read(packet) {
+                if let Some(echo) = Echo::read(packet).filter(|echo| may_be_from(echo.from)) {
                     // One that is too many is lost.
                     echoes.try_send(echo).ok();
                 }
@@ -361,6 +371,11 @@ async fn next_syn(socket: &AsyncFd<PacketSocket>, echoes: &mpsc::Sender<Echo>) -
             Err(_would_block) => {}
         }
     }
+}
+
+/// Whether a packet may have this source. An answer to another IPv6 address than the guest's could go to another link.
+fn may_be_from(address: IpAddr) -> bool {
+    address.is_ipv4() || address == guest_address(address)
 }
 
 const DNS_PORT: u16 = 53;

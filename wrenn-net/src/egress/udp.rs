@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::egress::both::{Both, either};
 use crate::egress::connections::Pair;
 use crate::egress::counters::Way;
 use crate::egress::dns;
@@ -32,7 +33,7 @@ struct Datagram<'a> {
 /// Serves until it is dropped, or the socket fails. All flows end with it. `changed` tells when the policy has.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    socket: AsyncFd<OwnedFd>,
+    sockets: Both<AsyncFd<OwnedFd>>,
     mut changed: tokio::sync::watch::Receiver<()>,
 ) -> io::Error {
     let (mut flows, mut tasks) = (Flows::<Pair, UdpSocket>::default(), JoinSet::new());
@@ -40,7 +41,7 @@ pub(super) async fn serve(
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     loop {
         tokio::select! {
-            received = receive(&socket, &mut buffer) => {
+            received = receive(&sockets, &mut buffer) => {
                 let datagram = match received {
                     Ok((from, to, len)) => Datagram { from, to, payload: buffer.get(..len).unwrap_or_default() },
                     Err(error) => return error,
@@ -116,9 +117,15 @@ async fn begin(
             return Ok(None);
         }
     };
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(to).await?;
+    let socket = match connect(to).await {
+        Ok(socket) => socket,
+        // Such as a host without a way out by IPv6. That there is no way is nothing that a kernel tells its programs.
+        Err(error) => {
+            let answer = packet::undelivered(from, to, datagram.payload, Unreachable::Port);
+            shared.sender.to_guest(&answer);
+            return Err(error);
+        }
+    };
     let (socket, pair) = (Arc::new(socket), Pair { port: from.port(), to });
     let answers = answers(Arc::clone(shared), Arc::clone(&socket), from, to);
     let abort = tasks.spawn(async move {
@@ -128,6 +135,13 @@ async fn begin(
     shared.counters.count_flow();
     flows.add(pair, Arc::clone(&socket), share, abort);
     Ok(Some(socket))
+}
+
+async fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(to).await?;
+    Ok(socket)
 }
 
 /// Why an address is not reached by UDP, if it is not.
@@ -179,9 +193,9 @@ async fn answers(shared: Arc<Shared>, socket: Arc<UdpSocket>, guest: SocketAddr,
 }
 
 /// Where a datagram comes from and was sent to, and how long it is.
-async fn receive(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<(SocketAddr, SocketAddr, usize)> {
+async fn receive(sockets: &Both<AsyncFd<OwnedFd>>, buffer: &mut [u8]) -> io::Result<(SocketAddr, SocketAddr, usize)> {
     loop {
-        let mut ready = socket.readable().await?;
+        let mut ready = either(sockets.v4.readable(), sockets.v6.as_ref().map(AsyncFd::readable)).await?;
         let received = ready.try_io(|socket| {
             let mut space = nix::cmsg_space!(nix::libc::sockaddr_in6);
             let mut pieces = [IoSliceMut::new(buffer)];

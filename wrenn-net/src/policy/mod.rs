@@ -22,6 +22,7 @@ pub use entry::{PolicyEntry, Protocol};
 pub use error::PolicyError;
 pub use rule::Rule;
 
+pub(crate) use address::embedded;
 pub(crate) use rule::carries;
 pub(crate) use value::Value;
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, connect,
+    sendto, setsockopt, socket, sockopt,
 };
-use wrenn_net::{GUEST_ADDRESS, HOST_ADDRESS, PREFIX_LEN, Slot, Tap};
+use rtnetlink::LinkUnspec;
+use wrenn_net::{GUEST_ADDRESS, GUEST_ADDRESS_V6, HOST_ADDRESS, HOST_ADDRESS_V6, PREFIX_LEN, PREFIX_LEN_V6, Slot, Tap};
 
-use super::{Namespace, configure, default_route, up};
+use super::{Namespace, configure, default_route, quiet_ipv6, up};
+
+/// `wrenn_net::GUEST_MAC`.
+const GUEST_LINK: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x15];
 
 nix::ioctl_write_ptr_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
 
@@ -35,10 +39,16 @@ impl Guest {
         let namespace = Namespace::new();
         let eth0 = Arc::new(namespace.run(|| {
             let eth0 = eth0();
+            quiet_ipv6("eth0");
             configure(async |netlink| {
                 up(&netlink, "lo", &[]).await;
-                up(&netlink, "eth0", &[(GUEST_ADDRESS, PREFIX_LEN)]).await;
-                default_route(&netlink, HOST_ADDRESS).await;
+                // Its slot knows it by that.
+                let named = LinkUnspec::new_with_name("eth0").address(GUEST_LINK.to_vec()).build();
+                netlink.link().set(named).execute().await.unwrap();
+                let addresses = [(GUEST_ADDRESS.into(), PREFIX_LEN), (GUEST_ADDRESS_V6.into(), PREFIX_LEN_V6)];
+                up(&netlink, "eth0", &addresses).await;
+                default_route(&netlink, HOST_ADDRESS.into()).await;
+                default_route(&netlink, HOST_ADDRESS_V6.into()).await;
             });
             eth0
         }));
@@ -87,14 +97,21 @@ impl Guest {
 
     /// A socket of the guest's for echo requests to an address, with an identifier.
     pub(crate) fn echoes(&self, to: &str, identifier: u16) -> tokio::net::UdpSocket {
-        let to = SockaddrIn::from(SocketAddrV4::new(to.parse().unwrap(), 0));
+        let to: IpAddr = to.parse().unwrap();
+        let (family, protocol, own) = match to {
+            IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+            IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6, IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+        };
         let socket = self.namespace.run(|| {
             std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
             let (kind, flags) = (SockType::Datagram, SockFlag::SOCK_NONBLOCK);
-            let socket = socket(AddressFamily::Inet, kind, flags, SockProtocol::Icmp).unwrap();
-            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap();
-            bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, identifier)).unwrap();
-            connect(socket.as_raw_fd(), &to).unwrap();
+            let socket = socket(family, kind, flags, protocol).unwrap();
+            match to {
+                IpAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true).unwrap(),
+                IpAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true).unwrap(),
+            }
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, identifier))).unwrap();
+            connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(to, 0))).unwrap();
             socket
         });
         tokio::net::UdpSocket::from_std(socket.into()).unwrap()
@@ -102,9 +119,10 @@ impl Guest {
 
     /// A socket of the guest's, connected to an address.
     pub(crate) fn datagrams(&self, to: &str) -> tokio::net::UdpSocket {
-        let to: SocketAddrV4 = to.parse().unwrap();
+        let to: SocketAddr = to.parse().unwrap();
+        let own = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = self.namespace.run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let socket = UdpSocket::bind((own, 0)).unwrap();
             socket.connect(to).unwrap();
             socket
         });
@@ -158,18 +176,45 @@ pub(crate) fn ask_as_many(to: [u8; 4], identifiers: std::ops::Range<u16>) {
     }
 }
 
-/// SYNs from many ports, half of them to what is refused, for a while. Returns how many.
+/// Sends a packet as it is, in the calling thread's namespace, past that namespace's own IP: to the slot's end of the link.
+pub(crate) fn send_by_hand(packet: &[u8]) {
+    let socket = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), None).unwrap();
+    // SAFETY: `sockaddr_ll` is plain old data, for which all zeros is a valid value.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+    to.sll_protocol = u16::try_from(libc::ETH_P_IPV6).unwrap().to_be();
+    to.sll_ifindex = nix::net::if_::if_nametoindex("eth0").unwrap().cast_signed();
+    to.sll_halen = 6;
+    to.sll_addr[..6].copy_from_slice(&[0x02, 0x57, 0x52, 0x45, 0x4e, 0x16]);
+    let len = u32::try_from(size_of_val(&to)).unwrap();
+    let (bytes, count) = (packet.as_ptr().cast(), packet.len());
+    // SAFETY: `packet` and `to` are initialised, have these lengths, and outlive the call.
+    let sent = unsafe { libc::sendto(socket.as_raw_fd(), bytes, count, 0, (&raw const to).cast(), len) };
+    assert_eq!(usize::try_from(sent).unwrap(), count, "{}", io::Error::last_os_error());
+}
+
+/// SYNs of both versions of IP from many ports, half of them to what is refused, for a while. Returns how many.
 pub(crate) fn flood(lasting: Duration) -> u64 {
-    let socket = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+    let raw = |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+    let (v4, v6) = (raw(AddressFamily::Inet), raw(AddressFamily::Inet6));
     let (began, mut sent) = (Instant::now(), 0_u64);
     while began.elapsed() < lasting {
         let port = u16::try_from(1024 + sent % 60_000).unwrap();
-        let to = if sent % 2 == 0 { [10, 9, 0, 7] } else { [93, 184, 216, 34] };
         let mut packet = Vec::new();
-        let builder = PacketBuilder::ipv4([169, 254, 0, 21], to, 64).tcp(port, 80, 1, 1000).syn();
-        builder.write_to_vec(&mut packet, &[]).unwrap();
-        let address = SockaddrIn::from(SocketAddrV4::new(to.into(), 0));
-        sent += u64::from(sendto(socket.as_raw_fd(), &packet, &address, MsgFlags::empty()).is_ok());
+        let is_sent = if sent % 4 < 2 {
+            let to = if sent % 2 == 0 { [10, 9, 0, 7] } else { [93, 184, 216, 34] };
+            let builder = PacketBuilder::ipv4([169, 254, 0, 21], to, 64).tcp(port, 80, 1, 1000).syn();
+            builder.write_to_vec(&mut packet, &[]).unwrap();
+            let address = SockaddrIn::from(SocketAddrV4::new(to.into(), 0));
+            sendto(v4.as_raw_fd(), &packet, &address, MsgFlags::empty()).is_ok()
+        } else {
+            let to = if sent % 2 == 0 { super::INTERNET_V6[2] } else { super::INTERNET_V6[0] };
+            let builder = PacketBuilder::ipv6(GUEST_ADDRESS_V6.octets(), to.octets(), 64).tcp(port, 80, 1, 1000).syn();
+            builder.write_to_vec(&mut packet, &[]).unwrap();
+            let address = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+            sendto(v6.as_raw_fd(), &packet, &address, MsgFlags::empty()).is_ok()
+        };
+        sent += u64::from(is_sent);
     }
     sent
 }

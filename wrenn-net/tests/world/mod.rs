@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  guest: 169.254.0.21 ─▶ tap ═ carried by threads ═ tap ─▶ slot ─▶ host: 192.0.2.1 ─▶ veth ─▶ internet: 93.184.216.34, …
+//!         fec0::15                                                   2a01:4f8::1                     2606:2800::34, …
 //! ```
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout, reason = "tests; each file uses a part")]
 
@@ -10,11 +11,12 @@ pub(crate) mod guest;
 pub(crate) mod servers;
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use wrenn_net::{Budget, Egress, EgressBuilder, Gate, Limits, Names, NetworkPolicy, Refused, Slot};
 
@@ -23,6 +25,15 @@ use guest::Guest;
 /// Everything on the internet is at these addresses.
 pub(crate) const INTERNET: [[u8; 4]; 5] =
     [[93, 184, 216, 34], [93, 184, 216, 35], [8, 8, 8, 8], [10, 9, 0, 7], [169, 254, 169, 254]];
+pub(crate) const INTERNET_V6: [Ipv6Addr; 4] = [
+    Ipv6Addr::new(0x2606, 0x2800, 0, 0, 0, 0, 0, 0x34),
+    Ipv6Addr::new(0x2606, 0x2800, 0, 0, 0, 0, 0, 0x35),
+    Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 7),
+    // 10.9.0.7, by NAT64.
+    Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0xa09, 7),
+];
+pub(crate) const HOST_V6: Ipv6Addr = Ipv6Addr::new(0x2a01, 0x4f8, 0, 0, 0, 0, 0, 1);
+const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2a01, 0x4f8, 0, 0, 0, 0, 0, 2);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
@@ -90,15 +101,37 @@ pub(crate) async fn index(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).unwrap()
 }
 
-async fn up(netlink: &Handle, name: &str, addresses: &[(Ipv4Addr, u8)]) {
+async fn up(netlink: &Handle, name: &str, addresses: &[(IpAddr, u8)]) {
     netlink.link().set(LinkUnspec::new_with_name(name).up().build()).execute().await.unwrap();
-    for (address, prefix) in addresses {
-        netlink.address().add(index(name).await, IpAddr::V4(*address), *prefix).execute().await.unwrap();
+    for (address, prefix) in addresses.iter().filter(|(address, _)| address.is_ipv4() || has_ipv6()) {
+        let mut add = netlink.address().add(index(name).await, *address, *prefix);
+        if address.is_ipv6() {
+            // It is there at once: nobody is asked whether it is free.
+            add.message_mut().header.flags = AddressHeaderFlags::Nodad;
+        }
+        add.execute().await.unwrap();
     }
 }
 
-pub(crate) async fn default_route(netlink: &Handle, gateway: Ipv4Addr) {
-    netlink.route().add(RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build()).execute().await.unwrap();
+pub(crate) async fn default_route(netlink: &Handle, gateway: IpAddr) {
+    let route = match gateway {
+        IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build(),
+        IpAddr::V6(_) if !has_ipv6() => return,
+        IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build(),
+    };
+    netlink.route().add(route).execute().await.unwrap();
+}
+
+/// Whether this kernel has IPv6. Without it, the world has IPv4 alone.
+fn has_ipv6() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// Has a link that is not up yet give itself no address, and listen to no router: in the calling thread's namespace.
+fn quiet_ipv6(link: &str) {
+    for (setting, value) in [("addr_gen_mode", "1"), ("accept_ra", "0")].into_iter().filter(|_| has_ipv6()) {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/{setting}"), value).unwrap();
+    }
 }
 
 async fn connect(netlink: &Handle, internet: &Namespace) {
@@ -106,16 +139,23 @@ async fn connect(netlink: &Handle, internet: &Namespace) {
     let move_away = LinkUnspec::new_with_name("inet0").setns_by_fd(internet.0.as_raw_fd()).build();
     netlink.link().set(move_away).execute().await.unwrap();
     up(netlink, "lo", &[]).await;
-    up(netlink, "host0", &[(HOST, 24)]).await;
-    default_route(netlink, ROUTER).await;
+    quiet_ipv6("host0");
+    up(netlink, "host0", &[(HOST.into(), 24), (HOST_V6.into(), 64)]).await;
+    default_route(netlink, ROUTER.into()).await;
+    default_route(netlink, ROUTER_V6.into()).await;
 }
 
 async fn be_the_internet(netlink: &Handle) {
-    let addresses: Vec<_> = INTERNET.iter().map(|&address| (address.into(), 32)).collect();
+    let v6 = INTERNET_V6.iter().map(|&address| (address.into(), 128));
+    let addresses: Vec<_> = INTERNET.iter().map(|&address| (address.into(), 32)).chain(v6).collect();
     up(netlink, "lo", &addresses).await;
-    up(netlink, "inet0", &[(ROUTER, 24)]).await;
+    quiet_ipv6("inet0");
+    up(netlink, "inet0", &[(ROUTER.into(), 24), (ROUTER_V6.into(), 64)]).await;
     // So that whatever is not here is said to be so.
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    if has_ipv6() {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+    }
 }
 
 impl World {

@@ -1,11 +1,11 @@
 //! What there is on the internet.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::A;
+use hickory_resolver::proto::rr::rdata::{A, AAAA};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,14 +14,14 @@ use super::World;
 
 impl World {
     pub(crate) fn listen(&self, at: &str) -> TcpListener {
-        let at: SocketAddrV4 = at.parse().unwrap();
+        let at: SocketAddr = at.parse().unwrap();
         let listener = self.internet.run(|| std::net::TcpListener::bind(at).unwrap());
         listener.set_nonblocking(true).unwrap();
         TcpListener::from_std(listener).unwrap()
     }
 
     pub(crate) fn receive(&self, at: &str) -> UdpSocket {
-        let at: SocketAddrV4 = at.parse().unwrap();
+        let at: SocketAddr = at.parse().unwrap();
         let socket = self.internet.run(|| std::net::UdpSocket::bind(at).unwrap());
         socket.set_nonblocking(true).unwrap();
         UdpSocket::from_std(socket).unwrap()
@@ -67,10 +67,10 @@ impl World {
     }
 
     /// Knows these names, at 8.8.8.8, by both of its protocols. What they are can be changed.
-    pub(crate) fn dns(&self, names: &[(&str, &[[u8; 4]])]) -> Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>> {
+    pub(crate) fn dns(&self, names: &[(&str, &[[u8; 4]])]) -> Arc<Mutex<HashMap<String, Vec<IpAddr>>>> {
         let as_address = |addresses: &&[[u8; 4]]| addresses.iter().map(|&address| address.into()).collect();
         let names = names.iter().map(|(name, addresses)| ((*name).to_owned(), as_address(addresses)));
-        let known = Arc::new(Mutex::new(names.collect::<HashMap<_, Vec<Ipv4Addr>>>()));
+        let known = Arc::new(Mutex::new(names.collect::<HashMap<_, Vec<IpAddr>>>()));
         let (socket, listener) = (self.receive("8.8.8.8:53"), self.listen("8.8.8.8:53"));
         let names = Arc::clone(&known);
         tokio::spawn(async move {
@@ -102,7 +102,7 @@ impl World {
     }
 }
 
-fn answer(names: &Mutex<HashMap<String, Vec<Ipv4Addr>>>, question: &[u8]) -> Message {
+fn answer(names: &Mutex<HashMap<String, Vec<IpAddr>>>, question: &[u8]) -> Message {
     let question = Message::from_vec(question).unwrap();
     let mut answer = Message::response(question.metadata.id, OpCode::Query);
     answer.add_queries(question.queries.iter().cloned());
@@ -110,12 +110,14 @@ fn answer(names: &Mutex<HashMap<String, Vec<Ipv4Addr>>>, question: &[u8]) -> Mes
     let name = query.name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
     match names.lock().unwrap().get(&name) {
         None => answer.metadata.response_code = ResponseCode::NXDomain,
-        Some(addresses) if query.query_type == RecordType::A => {
-            for address in addresses {
-                answer.add_answer(Record::from_rdata(query.name.clone(), 1, RData::A(A(*address))));
-            }
+        Some(addresses) => {
+            let data = addresses.iter().filter_map(|address| match (address, query.query_type) {
+                (IpAddr::V4(address), RecordType::A) => Some(RData::A(A(*address))),
+                (IpAddr::V6(address), RecordType::AAAA) => Some(RData::AAAA(AAAA(*address))),
+                _ => None,
+            });
+            answer.add_answers(data.map(|data| Record::from_rdata(query.name.clone(), 1, data)));
         }
-        Some(_) => {}
     }
     answer
 }

@@ -1,35 +1,29 @@
 //! One sandbox's network.
 
+mod addresses;
+mod links;
+
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
-use nix::net::if_::if_nametoindex;
-use rtnetlink::packet_route::route::{RouteScope, RouteType};
-use rtnetlink::packet_route::rule::RuleAction;
-use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::runtime::Runtime;
+
+pub use addresses::{
+    GUEST_ADDRESS, GUEST_ADDRESS_V6, GUEST_MAC, HOST_ADDRESS, HOST_ADDRESS_V6, NAMESERVER, PREFIX_LEN, PREFIX_LEN_V6,
+};
+pub(crate) use addresses::{guest_address, is_host};
 
 use crate::error::NetError;
-use crate::gate::Gate;
+use crate::gate::{Doors, Gate};
 use crate::netns::NetNs;
 use crate::rules;
 use crate::sys;
+use addresses::{ENDS_V4, ENDS_V6};
 
-/// The address of every guest, inside its own namespace.
-pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
-/// The host's end of the tap, inside the namespace; the guest's gateway.
-pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
-/// A server for names that a guest can ask. There is none: whichever a guest asks, its way out answers.
-pub const NAMESERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 53);
-/// The prefix length of both addresses.
-pub const PREFIX_LEN: u8 = 30;
-/// The hardware address of every guest's `eth0`: fixed, since it is part of a snapshot's device state.
-pub const GUEST_MAC: &str = "02:57:52:45:4e:15";
-
-const HOST_MAC: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x16];
 const TAP_NAME: &str = "tap0";
 
 /// A network namespace with a tap, for one VM.
@@ -115,12 +109,36 @@ fn set_up() -> Result<(OwnedFd, Gate), NetError> {
         .enable_io()
         .build()
         .map_err(NetError::at("start the netlink runtime"))?;
-    runtime.block_on(configure())?;
-    let gate = Gate::open(TAP_NAME).map_err(NetError::at("open the guest's way out"))?;
-    let ports = gate.ports().map_err(NetError::at("name the guest's way out"))?;
+    let tap = links::index_of(TAP_NAME)?;
+    let is_quiet = rules::quiet_ipv6(tap).map_err(NetError::at("keep the tap from giving itself an IPv6 address"));
+    runtime.block_on(links::configure(tap))?;
+    let doors = Doors::open(tap, ENDS_V4.host).map_err(NetError::at("open the guest's way out"))?;
     rules::loosen_loopback().map_err(NetError::at("set the loopback's filter"))?;
-    rules::make_table(TAP_NAME, HOST_ADDRESS, ports).map_err(NetError::rules)?;
-    Ok((tun.into(), gate))
+    make_table(ENDS_V4, &doors)?;
+    let doors_v6 = is_quiet.and_then(|()| set_up_v6(&runtime, tap)).inspect_err(note_want_of_v6).ok();
+    Ok((tun.into(), Gate { v4: doors, v6: doors_v6 }))
+}
+
+/// The table comes before the address: until the tap has one, nothing is answered.
+fn set_up_v6(runtime: &Runtime, tap: u32) -> Result<Doors, NetError> {
+    let doors = Doors::open(tap, ENDS_V6.host).map_err(NetError::at("open the guest's way out by IPv6"))?;
+    make_table(ENDS_V6, &doors)?;
+    runtime.block_on(links::configure_v6(tap))?;
+    Ok(doors)
+}
+
+fn make_table(ends: rules::Ends, doors: &Doors) -> Result<(), NetError> {
+    let ports = doors.ports().map_err(NetError::at("name the guest's way out"))?;
+    rules::make_table(TAP_NAME, ends, ports).map_err(NetError::rules)
+}
+
+/// Tells once why guests have IPv4 only: a kernel without IPv6, or without a part of what it takes, serves them as well.
+fn note_want_of_v6(error: &NetError) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        let cause = std::error::Error::source(error);
+        tracing::info!(%error, ?cause, "guests have no IPv6 on this host");
+    });
 }
 
 fn open_tun() -> Result<File, NetError> {
@@ -128,25 +146,4 @@ fn open_tun() -> Result<File, NetError> {
         io::ErrorKind::PermissionDenied => NetError::TunForbidden(source),
         _ => NetError::NoTunDevice(source),
     })
-}
-
-async fn configure() -> Result<(), NetError> {
-    let (connection, netlink, _) = rtnetlink::new_connection().map_err(NetError::at("open a netlink socket"))?;
-    let connection = tokio::spawn(connection);
-    let index = if_nametoindex(TAP_NAME).map_err(|e| NetError::at("find the tap")(e.into()))?;
-    let up_lo = LinkUnspec::new_with_name("lo").up().build();
-    netlink.link().set(up_lo).execute().await.map_err(NetError::netlink("bring up the loopback"))?;
-    let address = netlink.address().add(index, HOST_ADDRESS.into(), PREFIX_LEN);
-    address.execute().await.map_err(NetError::netlink("give the tap its address"))?;
-    let up_tap = LinkUnspec::new_with_index(index).address(HOST_MAC.to_vec()).up().build();
-    netlink.link().set(up_tap).execute().await.map_err(NetError::netlink("bring up the tap"))?;
-    // What is marked is for this host, whatever its address.
-    let rule = netlink.rule().add().v4().fw_mark(rules::MARK).table_id(rules::ROUTES).action(RuleAction::ToTable);
-    rule.execute().await.map_err(NetError::netlink("add a rule for routes"))?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().table_id(rules::ROUTES).kind(RouteType::Local);
-    let lo = if_nametoindex("lo").map_err(|e| NetError::at("find the loopback")(e.into()))?;
-    let route = route.scope(RouteScope::Host).output_interface(lo).build();
-    netlink.route().add(route).execute().await.map_err(NetError::netlink("add a route"))?;
-    connection.abort();
-    Ok(())
 }
