@@ -18,7 +18,7 @@ use wrenn_core::{
 };
 use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex};
 
-use world::{World, in_a_world};
+use world::{INTERNET_V6, World, in_a_world};
 
 /// A web server that says where it is.
 fn serve(world: &World, at: &'static str) {
@@ -64,16 +64,27 @@ fn a_guest_reaches_the_internet_by_its_names_and_nothing_else() {
         return;
     }
     in_a_world(test, async |world| {
-        for at in ["93.184.216.34:80", "10.9.0.7:80"] {
+        for at in ["93.184.216.34:80", "10.9.0.7:80", "[2606:2800::34]:80"] {
             serve(&world, at);
         }
-        world.dns(&[("example.com", &[[93, 184, 216, 34]]), ("inside.example", &[[10, 9, 0, 7]])]);
+        let names = world.dns(&[("example.com", &[[93, 184, 216, 34]]), ("inside.example", &[[10, 9, 0, 7]])]);
+        let both = vec![[93, 184, 216, 34].into(), INTERNET_V6[0].into()];
+        names.lock().unwrap().insert("both.example".to_owned(), both);
         let host = host().await;
         let mut refusals = host.refusals();
         let sandbox = Sandbox::create(&host, "base").await.unwrap();
         assert_eq!(get(&sandbox, "http://example.com/").await.as_deref(), Ok("93.184.216.34:80"));
         assert_eq!(get(&sandbox, "http://93.184.216.34/").await.as_deref(), Ok("93.184.216.34:80"));
+        // By IPv6 where that is wanted, and by IPv4 where either would do.
+        for (url, at) in [
+            ("-6 http://both.example/", "[2606:2800::34]:80"),
+            ("-g http://[2606:2800::34]/", "[2606:2800::34]:80"),
+            ("http://both.example/", "93.184.216.34:80"),
+        ] {
+            assert_eq!(get(&sandbox, url).await.as_deref(), Ok(at), "{url}");
+        }
         for (url, code) in [
+            ("-g http://[fd00:9::7]/", NOT_CONNECTED),
             ("http://10.9.0.7/", NOT_CONNECTED),
             ("http://192.0.2.1/", NOT_CONNECTED),
             ("http://inside.example/", NAME_NOT_RESOLVED),

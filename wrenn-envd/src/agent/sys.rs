@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
 
 mod check;
+mod ipv6;
 mod newborn;
 mod signal;
 mod spawn;
@@ -20,6 +21,7 @@ use std::{
 };
 
 use check::check;
+pub(super) use ipv6::{add_address_v6, add_default_route_v6};
 use libc::{c_int, c_short};
 pub(super) use newborn::Newborn;
 use nix::sys::signalfd::SignalFd;

@@ -111,8 +111,9 @@ pub(super) enum VmState {
 /// Firecracker's default has `nomodule`, with which no driver would load. The tail is what its documentation advises
 /// for a quick start without devices that it does not have.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 reboot=k panic=-1 random.trust_cpu=on \
-    net.ifnames=0 ipv6.disable=1 \
-    wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 wrenn.mmds=1 \
+    net.ifnames=0 \
+    wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 \
+    wrenn.addr6=fec0::15/126 wrenn.gw6=fec0::16 wrenn.mmds=1 \
     i8042.noaux i8042.nomux i8042.dumbkbd";
 
 #[cfg(test)]

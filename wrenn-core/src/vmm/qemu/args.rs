@@ -62,8 +62,9 @@ const TCG_CPU: &str = "Nehalem,+rdrand,+rdseed,+fsgsbase,+smep,+smap";
 
 fn kernel_command_line(shape: &MachineShape) -> String {
     let mut line = "console=ttyS0 quiet loglevel=4 reboot=t panic=-1 random.trust_cpu=on \
-        net.ifnames=0 ipv6.disable=1 \
-        wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22"
+        net.ifnames=0 \
+        wrenn.base=/dev/vda wrenn.drive=/dev/vdb wrenn.addr=169.254.0.21/30 wrenn.gw=169.254.0.22 \
+        wrenn.addr6=fec0::15/126 wrenn.gw6=fec0::16"
         .to_owned();
     if shape.acceleration == Acceleration::Tcg {
         // An emulated processor speculates on nothing. And QEMU keeps its translations by virtual address: a program
