@@ -15,6 +15,7 @@ mod both;
 mod budget;
 mod connections;
 mod counters;
+mod dial;
 mod dns;
 mod echo;
 mod echo_socket;
@@ -28,6 +29,8 @@ mod limits;
 mod names;
 mod pace;
 mod relay;
+mod secret;
+mod servers;
 mod shared;
 mod sniff;
 mod tcp;
@@ -42,9 +45,10 @@ use tokio::task::JoinHandle;
 
 pub use budget::Budget;
 pub use counters::EgressCounters;
-pub use intercept::{Authority, Interceptor, Secret, SecretFuture, SecretSource};
+pub use intercept::{Authority, Interceptor};
 pub use limits::Limits;
 pub use names::Names;
+pub use secret::{Secret, SecretFuture, SecretSource};
 pub use shared::{Destination, Refused};
 
 pub use connections::OpenConnection;

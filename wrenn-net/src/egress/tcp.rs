@@ -21,11 +21,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::egress::both::{Both, either};
 use crate::egress::connections::{Begun, Connections, Next, Open, Pair};
 use crate::egress::counters::Way;
+use crate::egress::dial::dial;
 use crate::egress::dns;
 use crate::egress::intercept::{self, Interception, Scheme, Target};
 use crate::egress::relay::relay;
@@ -129,9 +130,9 @@ impl Tcp {
     }
 
     async fn dial(&self, pair: Pair, syn: &Syn) {
-        let answer = match timeout(DIAL_MAX, TcpStream::connect(syn.to)).await {
-            Ok(Ok(upstream)) => return self.hand_over(pair, Begun::Dialled(upstream), syn),
-            Ok(Err(error)) => match error.kind() {
+        let answer = match dial(&[syn.to.ip()], syn.to.port()).await {
+            Ok((upstream, _)) => return self.hand_over(pair, Begun::Dialled(upstream), syn),
+            Err(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => syn.reset(),
                 io::ErrorKind::NetworkUnreachable => syn.unreachable(Unreachable::Network),
                 _ => {
@@ -139,7 +140,6 @@ impl Tcp {
                     syn.unreachable(Unreachable::Host)
                 }
             },
-            Err(_elapsed) => syn.unreachable(Unreachable::Host),
         };
         self.connections.give_up(pair);
         self.shared.sender.to_guest(&answer);
@@ -274,8 +274,7 @@ impl Tcp {
             self.shared.refuse(&service, Protocol::Tcp, refusal);
             return Ok(None);
         }
-        let upstream = dial_one(&reached, target.port).await?;
-        let to = upstream.peer_addr()?;
+        let (upstream, to) = dial(&reached, target.port).await?;
         self.connections.led(pair, to);
         // A change of the policy while it was dialled has passed it by.
         match verdict(&to.ip()) {
@@ -301,7 +300,7 @@ impl Tcp {
                     return Ok(None);
                 }
                 self.connections.named(pair, name);
-                dial_one(&addresses, to.port()).await.map(Some)
+                dial(&addresses, to.port()).await.map(|(upstream, _)| Some(upstream))
             }
             Told::Name(name) => {
                 let service = Destination::Service { name, port: to.port() };
@@ -313,7 +312,7 @@ impl Tcp {
                 if let Some(name) = self.shared.name_told(protocol, to) {
                     self.connections.named(pair, name);
                 }
-                dial_one(&[to.ip()], to.port()).await.map(Some)
+                dial(&[to.ip()], to.port()).await.map(|(upstream, _)| Some(upstream))
             }
             Told::Other | Told::Nameless => {
                 self.shared.refuse(&Destination::Address { address: to }, protocol, Refusal::Name);
@@ -326,18 +325,6 @@ impl Tcp {
 /// A guest's own connection ends in the slot.
 fn keep_alive(upstream: &TcpStream) -> io::Result<()> {
     SockRef::from(upstream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
-}
-
-async fn dial_one(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut last = None;
-    for address in addresses.iter().take(ADDRESSES_MAX) {
-        match timeout(DIAL_MAX, TcpStream::connect(SocketAddr::new(*address, port))).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = Some(error),
-            Err(elapsed) => last = Some(elapsed.into()),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
 async fn next_syn_of(firsts: &Both<AsyncFd<PacketSocket>>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
@@ -381,9 +368,6 @@ fn may_be_from(address: IpAddr) -> bool {
 const DNS_PORT: u16 = 53;
 /// Of an Ethernet frame.
 const PACKET_BYTES_MAX: usize = 1500;
-/// As long as most programs wait for a connection, and shorter than Linux waits by itself.
-const DIAL_MAX: Duration = Duration::from_secs(30);
-const ADDRESSES_MAX: usize = 4;
 /// Of one guest: with data that nobody reads, each may have some two MiB.
 const INTERCEPTED_MAX: usize = 256;
 /// Then one that is gone is found out within some minutes, and the guest told.

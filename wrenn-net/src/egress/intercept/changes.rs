@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, StatusCode, Uri};
 
 use crate::egress::intercept::refused::Refused;
-use crate::egress::intercept::secret::Secret;
+use crate::egress::secret::Secret;
 use crate::policy::{Rule, Value, carries};
 
 /// What is to be changed of a request.

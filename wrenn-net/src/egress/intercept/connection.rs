@@ -15,10 +15,10 @@ use tokio_rustls::LazyConfigAcceptor;
 use crate::egress::intercept::http::{begin_http1, begin_http2, serve_http1, serve_http2};
 use crate::egress::intercept::interception::Interception;
 use crate::egress::intercept::line::Line;
-use crate::egress::intercept::servers::HANDSHAKE_MAX;
 use crate::egress::intercept::session::{Session, Upstream};
 use crate::egress::intercept::target::{Scheme, Target};
 use crate::egress::intercept::tasks::Tasks;
+use crate::egress::servers::HANDSHAKE_MAX;
 use crate::egress::shared::Shared;
 
 /// Carries a guest's connection, of which `head` was read, until either end has ended, or nothing has come or gone for a
@@ -52,7 +52,7 @@ async fn over_tls(
     shared: Arc<Shared>,
     interception: &Interception,
     target: Target,
-    guest: Line,
+    guest: Line<TcpStream>,
     upstream: TcpStream,
 ) -> io::Result<()> {
     let hello = timeout(HANDSHAKE_MAX, LazyConfigAcceptor::new(Acceptor::default(), guest)).await??;
@@ -63,6 +63,7 @@ async fn over_tls(
         protocols.push(HTTP1.to_vec());
     }
     let leaf = interception.interceptor.authority().map_err(io::Error::other)?.leaf(&target.name)?;
+    let upstream = Line::of_server(upstream);
     let upstream = interception.interceptor.servers().connect(&target.name, upstream, protocols).await;
     // A guest is told of it in an answer, and so has to be spoken to.
     let agreed: &[&[u8]] = match &upstream {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::egress::intercept::interceptor::Interceptor;
-use crate::egress::intercept::secret::SecretSource;
+use crate::egress::secret::SecretSource;
 
 /// What intercepts the connections of one guest, and whom it asks for that guest's secrets.
 #[derive(Clone)]

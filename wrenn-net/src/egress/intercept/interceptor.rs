@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::egress::intercept::authority::Authority;
-use crate::egress::intercept::servers::Servers;
+use crate::egress::servers::Servers;
 use crate::error::NetError;
 
 /// Ends guests' TLS where a policy has [rules](crate::Rule): as an [`Authority`] that the guests trust, and as a client of

@@ -1,6 +1,7 @@
 //! A TCP connection that is intercepted, under its TLS.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,15 +10,14 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::egress::counters::Way;
 use crate::egress::shared::Shared;
 
 /// One of the two connections. Dropped before it was ended in order, it is reset.
-pub(super) struct Line {
-    stream: TcpStream,
+pub(super) struct Line<S> {
+    stream: S,
     /// What was read of it already.
     head: Bytes,
     guest: Option<Tally>,
@@ -32,13 +32,13 @@ struct Tally {
     moved: Arc<AtomicU64>,
 }
 
-impl Line {
+impl<S> Line<S> {
     /// A guest's, of which `head` was read. `moved` counts the bytes of both ways.
-    pub(super) fn of_guest(stream: TcpStream, head: Vec<u8>, shared: Arc<Shared>, moved: Arc<AtomicU64>) -> Self {
+    pub(super) fn of_guest(stream: S, head: Vec<u8>, shared: Arc<Shared>, moved: Arc<AtomicU64>) -> Self {
         Self { guest: Some(Tally { shared, moved }), head: head.into(), ..Self::of_server(stream) }
     }
 
-    pub(super) fn of_server(stream: TcpStream) -> Self {
+    pub(super) fn of_server(stream: S) -> Self {
         Self { stream, head: Bytes::new(), guest: None, read_after: None, written_after: None }
     }
 
@@ -60,7 +60,7 @@ fn poll_over(wait: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<(
     Poll::Ready(())
 }
 
-impl AsyncRead for Line {
+impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(poll_over(&mut self.read_after, cx));
         let before = buf.filled().len();
@@ -76,7 +76,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl<S: AsyncWrite + AsFd + Unpin> AsyncWrite for Line<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(poll_over(&mut self.written_after, cx));
         let len = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;

@@ -17,15 +17,12 @@ mod interception;
 mod interceptor;
 mod line;
 mod refused;
-mod secret;
-mod servers;
 mod session;
 mod target;
 mod tasks;
 
 pub use authority::Authority;
 pub use interceptor::Interceptor;
-pub use secret::{Secret, SecretFuture, SecretSource};
 
 pub(super) use connection::carry;
 pub(super) use interception::Interception;

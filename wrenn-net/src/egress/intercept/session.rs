@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::egress::intercept::changes::{Changes, missing};
 use crate::egress::intercept::refused::{Body, Refused};
-use crate::egress::intercept::secret::{Secret, SecretSource};
 use crate::egress::intercept::target::Target;
+use crate::egress::secret::{Secret, SecretSource};
 use crate::egress::shared::Shared;
 
 /// One intercepted connection.

@@ -7,14 +7,13 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::egress::intercept::line::Line;
 use crate::error::NetError;
 
 /// Whom servers have to be certified by: the authorities of this host, and others.
@@ -38,16 +37,15 @@ impl Servers {
     }
 
     /// Makes a TLS connection to the server of a name, which speaks one of these protocols.
-    pub(super) async fn connect(
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         name: &str,
-        stream: TcpStream,
+        stream: S,
         protocols: Vec<Vec<u8>>,
-    ) -> io::Result<TlsStream<Line>> {
+    ) -> io::Result<TlsStream<S>> {
         let config = self.config.get_or_try_init(|| self.read()).await?;
         let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(Arc::clone(config));
-        let stream = Line::of_server(stream);
         timeout(HANDSHAKE_MAX, connector.with_alpn(protocols).connect(name, stream)).await?
     }
 
