@@ -198,14 +198,16 @@ impl Tcp {
                 Verdict::Reached if self.shared.policy().has_rules_at(pair.to.port()) => {
                     // A server that is gone is found out while both are silent.
                     keep_alive(&upstream)?;
+                    // A socket may be said to be readable before anything has come.
+                    let (mut of_guest, mut of_server) = ([0], [0]);
                     let (told, head) = tokio::select! {
                         biased;
-                        ready = guest.readable() => {
-                            ready?;
+                        peeked = guest.peek(&mut of_guest) => {
+                            peeked?;
                             read_name(&mut guest, FIRST_MAX_WITH_RULES).await?
                         }
                         // The server begins, or has ended.
-                        _ = upstream.readable() => (Told::Other, Vec::new()),
+                        _ = upstream.peek(&mut of_server) => (Told::Other, Vec::new()),
                     };
                     let target = self.target(pair, &told, &head);
                     let Some(upstream) = self.led_to(pair, target.as_ref(), upstream).await? else { return Ok(()) };
