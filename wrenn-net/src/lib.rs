@@ -38,7 +38,7 @@ pub use egress::{
 };
 pub use error::NetError;
 pub use gate::Gate;
-pub use policy::{NetworkPolicy, PolicyEntry, PolicyError, Protocol, Refusal, Rule};
+pub use policy::{NetworkPolicy, PolicyEntry, PolicyError, Protocol, ProxyFault, Refusal, Rule, UpstreamProxy};
 pub use pool::SlotPool;
 pub use slot::{
     GUEST_ADDRESS, GUEST_ADDRESS_V6, GUEST_MAC, HOST_ADDRESS, HOST_ADDRESS_V6, NAMESERVER, PREFIX_LEN, PREFIX_LEN_V6,

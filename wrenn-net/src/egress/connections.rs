@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use crate::egress::budget::{Budget, OF_A_CONNECTION, Share};
+use crate::egress::dial::Made;
+use crate::egress::shared::Route;
 use crate::packet::Syn;
 
 /// A guest's connection, by its port and the address that it wanted.
@@ -33,7 +34,7 @@ pub struct OpenConnection {
 pub(super) enum Begun {
     Dialling,
     /// To be joined with what the listener accepts.
-    Dialled(TcpStream),
+    Dialled(Made),
     /// It has to tell a name first.
     Named,
     /// It is for DNS.
@@ -48,6 +49,8 @@ pub(super) struct Open {
     pub(super) name: Option<String>,
     /// Where it leads, if that is not where the guest had in mind, and it was allowed by that address.
     pub(super) led_to: Option<SocketAddr>,
+    /// By which way out it was made.
+    pub(super) route: Route,
     pub(super) abort: AbortHandle,
     pub(super) _share: Share,
 }

@@ -20,7 +20,7 @@ use crate::egress::echo_socket::{EchoSocket, Heard, why_not};
 use crate::egress::flows::Flows;
 use crate::egress::shared::{Destination, Shared};
 use crate::packet::{Echo, Unreachable};
-use crate::policy::{Protocol, Refusal, Verdict};
+use crate::policy::{Protocol, Refusal};
 use crate::slot::is_host;
 
 /// A program of the guest's that asks, and whom.
@@ -104,12 +104,8 @@ fn begin(
 /// Why an address is sent no echo requests, if it is sent none.
 fn refusal(shared: &Shared, to: IpAddr) -> Option<Refusal> {
     let to = SocketAddr::new(to, NO_PORT);
-    match shared.of_address(Protocol::Icmp, to) {
-        Verdict::Reached => None,
-        // A request tells no name; but the guest has asked for it.
-        Verdict::Named => shared.name_told(Protocol::Icmp, to).is_none().then_some(Refusal::Name),
-        Verdict::Refused(refusal) => Some(refusal),
-    }
+    let is_named = || shared.name_told(Protocol::Icmp, to).is_some();
+    shared.refusal_of_datagram(shared.of_address(Protocol::Icmp, to), is_named)
 }
 
 /// Carries what is heard to the guest, until that was nothing for a while. `first` is the request that began it.

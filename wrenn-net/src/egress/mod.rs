@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  guest ─▶ tap ─▶ the slot's namespace: the gate ─▶ this program: policy ─▶ a socket of the host's own
-//!                       TCP    tcp, connections, sniff, relay; intercept, where rules put something into requests
+//!                       TCP    tcp, connections, sniff, dial, relay; intercept, where rules put something into requests;
+//!                              proxy, where the policy names one
 //!                       UDP    udp, flows
 //!                       ICMP   echo, echo_socket, flows
 //!                       DNS    dns, names, kept_file, ipv6
@@ -16,6 +17,7 @@ mod budget;
 mod connections;
 mod counters;
 mod dial;
+mod dialled;
 mod dns;
 mod echo;
 mod echo_socket;
@@ -28,6 +30,7 @@ mod kept_file;
 mod limits;
 mod names;
 mod pace;
+mod proxy;
 mod relay;
 mod secret;
 mod servers;
@@ -107,7 +110,8 @@ impl Egress {
         EgressBuilder { policy, names, limits: Limits::default(), budget: None, on_refusal: None, interception: None }
     }
 
-    /// Changes what is reached, at once: connections and flows that the new policy does not let through are reset.
+    /// Changes what is reached, at once: connections and flows that the new policy does not let through are reset, and all of
+    /// them where it names another [proxy](NetworkPolicy::through).
     pub fn set_policy(&self, policy: NetworkPolicy) {
         self.shared.set_policy(policy);
         self.connections.sift(|open| may_stay(&self.shared, open));
@@ -152,13 +156,19 @@ impl Egress {
 }
 
 fn may_stay(shared: &Shared, open: &Open) -> bool {
-    let policy = shared.policy();
+    if open.to.port() == DNS_PORT {
+        return true;
+    }
+    let (policy, route) = shared.current();
+    if open.route != route {
+        return false;
+    }
     let is_named = || open.name.as_ref().is_some_and(|name| policy.has_name(Protocol::Tcp, name, open.to.port()));
     let is_reached = |to| shared.of_address(Protocol::Tcp, to) == Verdict::Reached;
     match shared.of_address(Protocol::Tcp, open.to) {
         Verdict::Reached => open.led_to.is_none_or(is_reached) || is_named(),
         Verdict::Named => is_named(),
-        Verdict::Refused(_) => open.to.port() == DNS_PORT,
+        Verdict::Refused(_) => false,
     }
 }
 
@@ -184,8 +194,9 @@ impl EgressBuilder {
         self
     }
 
-    /// What follows the policy's [rules](crate::Rule), and where the guest's secrets come from. The guest has to trust the
-    /// interceptor's authority. Default: nothing, and rules are not followed.
+    /// What follows the policy's [rules](crate::Rule), and where the guest's secrets come from, those of its
+    /// [proxy](NetworkPolicy::through) too. The guest has to trust the interceptor's authority. Default: nothing, and rules
+    /// are not followed; there are no secrets, and a proxy has to be certified by this host's authorities or its own.
     #[must_use]
     pub fn intercept(mut self, interceptor: Arc<Interceptor>, secrets: impl SecretSource + 'static) -> Self {
         self.interception = Some(Interception { interceptor, secrets: Arc::new(secrets) });

@@ -16,7 +16,8 @@ pub struct Secret(String);
 /// A secret that is being looked up; `None` where there is none of that name.
 pub type SecretFuture<'a> = Pin<Box<dyn Future<Output = Option<Secret>> + Send + 'a>>;
 
-/// Where the secrets of one guest come from. It is asked for each request that needs one, so what it answers may change.
+/// Where the secrets of one guest come from. It is asked for each request or connection that needs one, so what it answers
+/// may change.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ pub type SecretFuture<'a> = Pin<Box<dyn Future<Output = Option<Secret>> + Send +
 /// # assert_eq!(sources.len(), 2);
 /// ```
 pub trait SecretSource: Send + Sync {
-    /// The secret of a name. A request waits ten seconds for it, and then fails.
+    /// The secret of a name. A request or a connection waits ten seconds for it, and then fails.
     fn secret<'a>(&'a self, name: &'a str) -> SecretFuture<'a>;
 }
 

@@ -19,11 +19,19 @@ use crate::error::NetError;
 /// Whom servers have to be certified by: the authorities of this host, and others.
 #[derive(Debug, Default)]
 pub(super) struct Servers {
+    /// Whether the host's are not trusted.
+    is_alone: bool,
     others: Vec<CertificateDer<'static>>,
     config: OnceCell<Arc<ClientConfig>>,
 }
 
 impl Servers {
+    /// Those that these authorities certify, in PEM, and no others.
+    pub(super) fn certified_by(pem: &str) -> Result<Self, NetError> {
+        let mut servers = Self { is_alone: true, ..Self::default() };
+        servers.trust(pem).map(|()| servers)
+    }
+
     /// Adds authorities, in PEM.
     pub(super) fn trust(&mut self, pem: &str) -> Result<(), NetError> {
         let wrong = |error| NetError::at("read certificates to trust")(io::Error::other(error));
@@ -36,7 +44,7 @@ impl Servers {
         }
     }
 
-    /// Makes a TLS connection to the server of a name, which speaks one of these protocols.
+    /// Makes a TLS connection to the server of a name, which speaks one of these protocols, or any where there is none.
     pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         name: &str,
@@ -51,14 +59,22 @@ impl Servers {
 
     /// Reads the host's authorities: some hundred files, on some hosts.
     async fn read(&self) -> io::Result<Arc<ClientConfig>> {
-        let others = self.others.clone();
-        let config = spawn_blocking(move || config(&others)).await?;
+        let (is_alone, others) = (self.is_alone, self.others.clone());
+        let config = spawn_blocking(move || config(is_alone, &others)).await?;
         config.map(Arc::new).map_err(io::Error::other)
     }
 }
 
-/// Trusts the host's authorities, and these.
-fn config(others: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+fn config(is_alone: bool, others: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = if is_alone { RootCertStore::empty() } else { of_host() };
+    others.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Reads the host's authorities.
+fn of_host() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     if let Some(error) = native.errors.first() {
@@ -66,10 +82,7 @@ fn config(others: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Er
     }
     // One of many that cannot be read is one that nobody needs.
     roots.add_parsable_certificates(native.certs);
-    others.iter().try_for_each(|certificate| roots.add(certificate.clone()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    roots
 }
 
 /// For guests whose processor is emulated, too.

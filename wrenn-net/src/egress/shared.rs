@@ -19,7 +19,7 @@ use crate::policy::{NetworkPolicy, Protocol, Refusal, Verdict, embedded};
 
 /// One guest's way out.
 pub(super) struct Shared {
-    policy: RwLock<Arc<NetworkPolicy>>,
+    current: RwLock<Current>,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
     pace: Mutex<Pace>,
@@ -32,6 +32,16 @@ pub(super) struct Shared {
     /// The addresses that the guest was told, with the names that it had asked for.
     told: Mutex<HashMap<IpAddr, Vec<(String, Instant)>>>,
 }
+
+/// What is in force, until it changes.
+struct Current {
+    policy: Arc<NetworkPolicy>,
+    route: Route,
+}
+
+/// A way that connections leave by: those of another one may not go on. It changes with the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route(u64);
 
 /// What is called for each refusal.
 pub(super) type OnRefusal = Box<dyn Fn(&Refused) + Send + Sync>;
@@ -120,7 +130,7 @@ impl Shared {
     ) -> Self {
         let limits = limits.within(budget.of_one_guest());
         Self {
-            policy: RwLock::new(Arc::new(policy)),
+            current: RwLock::new(Current { policy: Arc::new(policy), route: Route(0) }),
             limits,
             budget,
             pace: Mutex::new(Pace::new(limits.begun_per_second)),
@@ -178,11 +188,31 @@ impl Shared {
     }
 
     pub(super) fn policy(&self) -> Arc<NetworkPolicy> {
-        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+        self.current().0
+    }
+
+    /// The policy, and the way that connections leave by.
+    pub(super) fn current(&self) -> (Arc<NetworkPolicy>, Route) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&current.policy), current.route)
     }
 
     pub(super) fn set_policy(&self, policy: NetworkPolicy) {
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = policy.proxy() != current.policy.proxy();
+        let route = Route(current.route.0 + u64::from(is_other));
+        *current = Current { policy: Arc::new(policy), route };
+    }
+
+    /// Why a datagram of this verdict is not sent: a proxy carries TCP alone, and nothing goes around it. `is_named` tells
+    /// whether the guest was told the address for a name by which it may be reached.
+    pub(super) fn refusal_of_datagram(&self, verdict: Verdict, is_named: impl FnOnce() -> bool) -> Option<Refusal> {
+        match verdict {
+            Verdict::Refused(refusal) => Some(refusal),
+            // What goes by UDP or ICMP tells no name that could be read; but the guest has asked for it.
+            Verdict::Named if !is_named() => Some(Refusal::Name),
+            Verdict::Named | Verdict::Reached => self.policy().proxy().map(|_| Refusal::NotByProxy),
+        }
     }
 
     /// What the policy says of an address.

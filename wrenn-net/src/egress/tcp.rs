@@ -26,7 +26,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::egress::both::{Both, either};
 use crate::egress::connections::{Begun, Connections, Next, Open, Pair};
 use crate::egress::counters::Way;
-use crate::egress::dial::dial;
+use crate::egress::dial::{Dialler, Made};
+use crate::egress::dialled::Dialled;
 use crate::egress::dns;
 use crate::egress::intercept::{self, Interception, Scheme, Target};
 use crate::egress::relay::relay;
@@ -43,6 +44,7 @@ pub(super) struct Tcp {
     shared: Arc<Shared>,
     connections: Arc<Connections>,
     dials: Arc<Semaphore>,
+    dialler: Dialler,
     interception: Option<Interception>,
     intercepted: Semaphore,
 }
@@ -54,7 +56,9 @@ impl Tcp {
         interception: Option<Interception>,
     ) -> Arc<Self> {
         let dials = Arc::new(Semaphore::new(shared.limits.dials));
-        Arc::new(Self { shared, connections, dials, interception, intercepted: Semaphore::new(INTERCEPTED_MAX) })
+        let dialler = Dialler::new(Arc::clone(&shared), interception.clone());
+        let intercepted = Semaphore::new(INTERCEPTED_MAX);
+        Arc::new(Self { shared, connections, dials, dialler, interception, intercepted })
     }
 
     /// Serves until it is dropped, or a socket fails. All that it has begun ends with it. Echo requests, which the same socket
@@ -130,8 +134,8 @@ impl Tcp {
     }
 
     async fn dial(&self, pair: Pair, syn: &Syn) {
-        let answer = match dial(&[syn.to.ip()], syn.to.port()).await {
-            Ok((upstream, _)) => return self.hand_over(pair, Begun::Dialled(upstream), syn),
+        let answer = match self.dialler.dial(&[syn.to.ip()], syn.to.port()).await {
+            Ok(made) => return self.hand_over(pair, Begun::Dialled(made), syn),
             Err(error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => syn.reset(),
                 io::ErrorKind::NetworkUnreachable => syn.unreachable(Unreachable::Network),
@@ -177,6 +181,7 @@ impl Tcp {
             to,
             name: None,
             led_to: None,
+            route: self.shared.current().1,
             abort: open.spawn(carry),
             _share: share,
         });
@@ -194,29 +199,34 @@ impl Tcp {
             Begun::Dialling => return Err(io::Error::other("it was accepted before it was dialled")),
             Begun::Questions => return dns::answer_connection(Arc::clone(&self.shared), guest).await,
             // The policy may have changed since it was dialled. From here on a change closes what is open.
-            Begun::Dialled(upstream) => match self.shared.of_address(Protocol::Tcp, pair.to) {
-                Verdict::Reached if self.shared.policy().has_rules_at(pair.to.port()) => {
-                    // A server that is gone is found out while both are silent.
-                    keep_alive(&upstream)?;
-                    // A socket may be said to be readable before anything has come.
-                    let (mut of_guest, mut of_server) = ([0], [0]);
-                    let (told, head) = tokio::select! {
-                        biased;
-                        peeked = guest.peek(&mut of_guest) => {
-                            peeked?;
-                            read_name(&mut guest, FIRST_MAX_WITH_RULES).await?
-                        }
-                        // The server begins, or has ended.
-                        _ = upstream.peek(&mut of_server) => (Told::Other, Vec::new()),
-                    };
-                    let target = self.target(pair, &told, &head);
-                    let Some(upstream) = self.led_to(pair, target.as_ref(), upstream).await? else { return Ok(()) };
-                    (upstream, head, target)
+            Begun::Dialled(made) if made.route != self.shared.current().1 => {
+                return Err(io::Error::other("it was dialled by another way than connections leave by now"));
+            }
+            Begun::Dialled(Made { dialled: mut upstream, .. }) => {
+                match self.shared.of_address(Protocol::Tcp, pair.to) {
+                    Verdict::Reached if self.shared.policy().has_rules_at(pair.to.port()) => {
+                        // A server that is gone is found out while both are silent.
+                        keep_alive(upstream.tcp())?;
+                        // A socket may be said to be readable before anything has come.
+                        let mut first = [0];
+                        let (told, head) = tokio::select! {
+                            biased;
+                            peeked = guest.peek(&mut first) => {
+                                peeked?;
+                                read_name(&mut guest, FIRST_MAX_WITH_RULES).await?
+                            }
+                            // The server begins, or has ended.
+                            _ = upstream.begins() => (Told::Other, Vec::new()),
+                        };
+                        let target = self.target(pair, &told, &head);
+                        let Some(upstream) = self.led_to(pair, target.as_ref(), upstream).await? else { return Ok(()) };
+                        (upstream, head, target)
+                    }
+                    Verdict::Reached => (upstream, Vec::new(), None),
+                    Verdict::Named => return self.end_refused(pair, Refusal::Name),
+                    Verdict::Refused(refusal) => return self.end_refused(pair, refusal),
                 }
-                Verdict::Reached => (upstream, Vec::new(), None),
-                Verdict::Named => return self.end_refused(pair, Refusal::Name),
-                Verdict::Refused(refusal) => return self.end_refused(pair, refusal),
-            },
+            }
             Begun::Named => {
                 let has_rules = self.shared.policy().has_rules_at(pair.to.port());
                 let first_max = if has_rules { FIRST_MAX_WITH_RULES } else { FIRST_MAX };
@@ -226,9 +236,9 @@ impl Tcp {
                 (upstream, head, target)
             }
         };
-        upstream.set_zero_linger()?;
-        upstream.set_nodelay(true)?;
-        keep_alive(&upstream)?;
+        upstream.tcp().set_zero_linger()?;
+        upstream.tcp().set_nodelay(true)?;
+        keep_alive(upstream.tcp())?;
         guest.set_nodelay(true)?;
         if let (Some(target), Some(interception)) = (target, &self.interception) {
             let Ok(_permit) = self.intercepted.try_acquire() else { return self.end_refused(pair, Refusal::Limit) };
@@ -237,6 +247,7 @@ impl Tcp {
         }
         self.shared.carry(Way::Out, head.len()).await;
         upstream.write_all(&head).await?;
+        upstream.flush().await?;
         self.shared.counters.count_connection();
         relay(guest, upstream, &self.shared).await
     }
@@ -259,7 +270,7 @@ impl Tcp {
     /// Where a connection leads that was dialled: there, unless it is intercepted, and its name is elsewhere. A secret is
     /// for the server of its name, and not for one that the guest has chosen, though that be certified as well. `None`
     /// where that is refused.
-    async fn led_to(&self, pair: Pair, target: Option<&Target>, dialled: TcpStream) -> io::Result<Option<TcpStream>> {
+    async fn led_to(&self, pair: Pair, target: Option<&Target>, dialled: Dialled) -> io::Result<Option<Dialled>> {
         let Some(target) = target else { return Ok(Some(dialled)) };
         let addresses = self.shared.names.addresses_of(&target.name, pair.to.ip()).await?;
         if addresses.contains(&pair.to.ip()) {
@@ -276,7 +287,7 @@ impl Tcp {
             self.shared.refuse(&service, Protocol::Tcp, refusal);
             return Ok(None);
         }
-        let (upstream, to) = dial(&reached, target.port).await?;
+        let Made { dialled: upstream, to, .. } = self.dialler.dial(&reached, target.port).await?;
         self.connections.led(pair, to);
         // A change of the policy while it was dialled has passed it by.
         match verdict(&to.ip()) {
@@ -287,7 +298,7 @@ impl Tcp {
     }
 
     /// Dials the name that a connection told; `None` where it is refused.
-    async fn dial_named(&self, pair: Pair, told: Told) -> io::Result<Option<TcpStream>> {
+    async fn dial_named(&self, pair: Pair, told: Told) -> io::Result<Option<Dialled>> {
         let (to, protocol) = (pair.to, Protocol::Tcp);
         match told {
             Told::Name(name) if self.shared.policy().has_name(protocol, &name, to.port()) => {
@@ -302,7 +313,7 @@ impl Tcp {
                     return Ok(None);
                 }
                 self.connections.named(pair, name);
-                dial(&addresses, to.port()).await.map(|(upstream, _)| Some(upstream))
+                self.dialler.dial(&addresses, to.port()).await.map(|made| Some(made.dialled))
             }
             Told::Name(name) => {
                 let service = Destination::Service { name, port: to.port() };
@@ -314,7 +325,7 @@ impl Tcp {
                 if let Some(name) = self.shared.name_told(protocol, to) {
                     self.connections.named(pair, name);
                 }
-                dial(&[to.ip()], to.port()).await.map(|(upstream, _)| Some(upstream))
+                self.dialler.dial(&[to.ip()], to.port()).await.map(|made| Some(made.dialled))
             }
             Told::Other | Told::Nameless => {
                 self.shared.refuse(&Destination::Address { address: to }, protocol, Refusal::Name);

@@ -21,7 +21,7 @@ use crate::egress::dns;
 use crate::egress::flows::Flows;
 use crate::egress::shared::{Destination, Shared};
 use crate::packet::{self, Unreachable};
-use crate::policy::{Protocol, Refusal, Verdict};
+use crate::policy::{Protocol, Refusal};
 
 /// A datagram of the guest's.
 struct Datagram<'a> {
@@ -146,12 +146,8 @@ async fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Why an address is not reached by UDP, if it is not.
 fn refusal(shared: &Shared, to: SocketAddr) -> Option<Refusal> {
-    match shared.of_address(Protocol::Udp, to) {
-        Verdict::Reached => None,
-        // What goes over UDP tells no name that could be read; but the guest has asked for it.
-        Verdict::Named => shared.name_told(Protocol::Udp, to).is_none().then_some(Refusal::Name),
-        Verdict::Refused(refusal) => Some(refusal),
-    }
+    let is_named = || shared.name_told(Protocol::Udp, to).is_some();
+    shared.refusal_of_datagram(shared.of_address(Protocol::Udp, to), is_named)
 }
 
 /// Carries answers to the guest, until there were none for a while.

@@ -215,7 +215,7 @@ fn host_of(text: &str) -> Result<Host, &'static str> {
 }
 
 /// A name as DNS has it, in lower case.
-fn name_of(text: &str) -> Result<String, &'static str> {
+pub(super) fn name_of(text: &str) -> Result<String, &'static str> {
     if !text.is_ascii() {
         return Err("a name with other letters is written as DNS has it: `xn--…`");
     }

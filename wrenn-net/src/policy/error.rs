@@ -40,6 +40,12 @@ pub enum PolicyError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A proxy cannot be used. What was written is not quoted: it may have a password.
+    #[error("the upstream proxy cannot be used: {why}")]
+    Proxy {
+        /// What is wrong with it, and how it is written.
+        why: &'static str,
+    },
     /// There are too many rules.
     #[error("a policy has at most {max} rules")]
     Rules {

@@ -9,6 +9,8 @@
 mod address;
 mod entry;
 mod error;
+mod proxy;
+mod refusal;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -20,9 +22,12 @@ use serde::{Deserialize, Serialize};
 
 pub use entry::{PolicyEntry, Protocol};
 pub use error::PolicyError;
+pub use proxy::UpstreamProxy;
+pub use refusal::{ProxyFault, Refusal};
 pub use rule::Rule;
 
 pub(crate) use address::embedded;
+pub(crate) use proxy::{Credentials, ProxyProtocol};
 pub(crate) use rule::carries;
 pub(crate) use value::Value;
 
@@ -56,6 +61,8 @@ pub struct NetworkPolicy {
     deny: Vec<PolicyEntry>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<Rule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<UpstreamProxy>,
 }
 
 /// What a policy says of an address.
@@ -65,41 +72,6 @@ pub(crate) enum Verdict {
     /// By a name alone.
     Named,
     Refused(Refusal),
-}
-
-/// Why something is not reached.
-///
-/// ```
-/// use wrenn_net::Refusal;
-///
-/// /// What lets it be reached, where something does.
-/// fn remedy(refusal: &Refusal) -> Option<String> {
-///     match refusal {
-///         Refusal::Private => Some("allow its network".to_owned()),
-///         Refusal::Denied(entry) => Some(format!("do not deny `{entry}`")),
-///         _ => None,
-///     }
-/// }
-///
-/// let denied = Refusal::Denied("93.184.216.0/24".parse()?);
-/// assert_eq!(remedy(&denied).as_deref(), Some("do not deny `93.184.216.0/24`"));
-/// assert_eq!(remedy(&Refusal::Local), None);
-/// # Ok::<(), wrenn_net::PolicyError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The address is the host's own, or on its loopback or its link, or of many.
-    Local,
-    /// The address is in a private network that the policy does not name.
-    Private,
-    /// An entry denies it.
-    Denied(PolicyEntry),
-    /// Names are allowed, and this is none of them, or the connection tells none.
-    Name,
-    /// The guest has as many connections, or flows, as it may have.
-    Limit,
 }
 
 impl NetworkPolicy {
@@ -141,6 +113,31 @@ impl NetworkPolicy {
     pub fn rule(mut self, rule: Rule) -> Result<Self, PolicyError> {
         self.rules.push(rule);
         self.check_rules().map(|()| self)
+    }
+
+    /// Has all TCP that the policy lets through leave by a proxy. What is reached is decided as without one, by the addresses
+    /// that wrenn resolves, and the proxy is told addresses. Nothing goes around it: UDP and echo requests are refused, and
+    /// wrenn goes on to answer questions to DNS from the host's own network.
+    ///
+    /// ```
+    /// use wrenn_net::{NetworkPolicy, UpstreamProxy};
+    ///
+    /// # fn main() -> Result<(), wrenn_net::PolicyError> {
+    /// let proxy = UpstreamProxy::of("socks5://proxy.example:1080")?.credentials("ada", "${secret.PROXY_PASSWORD}")?;
+    /// let policy = NetworkPolicy::default().through(proxy);
+    /// # assert!(policy.proxy().is_some());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn through(mut self, proxy: UpstreamProxy) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// The proxy by which connections leave.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&UpstreamProxy> {
+        self.proxy.as_ref()
     }
 
     /// What is put into requests on their way out.

@@ -145,7 +145,7 @@ proptest! {
     ) {
         let (protocol, address) = (if is_tcp { Protocol::Tcp } else { Protocol::Udp }, Ipv4Addr::from(address));
         let expected = naive(&allow, &deny, protocol, address, port);
-        let policy = NetworkPolicy { allow, deny, rules: Vec::new() };
+        let policy = NetworkPolicy { allow, deny, ..NetworkPolicy::default() };
         let verdict = policy.of_address(protocol, address.into(), port, false);
         prop_assert_eq!(verdict == Verdict::Reached, expected, "{:?}", policy);
     }
@@ -184,4 +184,19 @@ fn a_record_without_rules_is_as_it_was() {
     let text = serde_json::to_string(&NetworkPolicy::closed()).expect("JSON");
     assert_eq!(text, r#"{"allow":[],"deny":["*"]}"#);
     assert_eq!(serde_json::from_str::<NetworkPolicy>(&text).expect("a policy"), NetworkPolicy::closed());
+}
+
+#[test]
+fn a_proxy_is_kept_with_the_policy_and_changes_nothing_of_what_is_decided() {
+    let proxy = UpstreamProxy::of("socks5://ada:${secret.KEY}@10.0.0.1:1080").expect("a proxy");
+    let through = NetworkPolicy::closed().through(proxy);
+    let text = serde_json::to_string(&through).expect("JSON");
+    let expected = r#"{"allow":[],"deny":["*"],"proxy":{"url":"socks5://10.0.0.1:1080","username":"ada","password":"${secret.KEY}"}}"#;
+    assert_eq!(text, expected);
+    assert_eq!(serde_json::from_str::<NetworkPolicy>(&text).expect("a policy"), through);
+    let verdict = |address: [u8; 4]| through.of_address(Protocol::Tcp, address.into(), 1080, false);
+    assert_eq!(
+        verdict([10, 0, 0, 1]),
+        NetworkPolicy::closed().of_address(Protocol::Tcp, [10, 0, 0, 1].into(), 1080, false)
+    );
 }

@@ -71,7 +71,8 @@ impl Authority {
         });
     }
 
-    fn acceptor(&self, names: &[&str], protocols: &[&str]) -> TlsAcceptor {
+    /// TLS of a server with these names, which speaks these protocols.
+    pub(crate) fn acceptor(&self, names: &[&str], protocols: &[&str]) -> TlsAcceptor {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let (key, params) = (KeyPair::generate().unwrap(), CertificateParams::new(names).unwrap());
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 
+use crate::egress::dialled::Dialled;
 use crate::egress::intercept::http::{begin_http1, begin_http2, serve_http1, serve_http2};
 use crate::egress::intercept::interception::Interception;
 use crate::egress::intercept::line::Line;
@@ -28,7 +29,7 @@ pub(in crate::egress) async fn carry(
     interception: &Interception,
     target: Target,
     (guest, head): (TcpStream, Vec<u8>),
-    upstream: TcpStream,
+    upstream: Dialled,
 ) -> io::Result<()> {
     let moved = Arc::new(AtomicU64::new(0));
     let guest = Line::of_guest(guest, head, Arc::clone(&shared), Arc::clone(&moved));
@@ -53,7 +54,7 @@ async fn over_tls(
     interception: &Interception,
     target: Target,
     guest: Line<TcpStream>,
-    upstream: TcpStream,
+    upstream: Dialled,
 ) -> io::Result<()> {
     let hello = timeout(HANDSHAKE_MAX, LazyConfigAcceptor::new(Acceptor::default(), guest)).await??;
     let offered: Vec<&[u8]> = hello.client_hello().alpn().map(Iterator::collect).unwrap_or_default();

@@ -62,7 +62,7 @@ impl Interceptor {
         Ok(self.authority.get_or_init(|| made))
     }
 
-    pub(super) fn servers(&self) -> &Servers {
+    pub(in crate::egress) fn servers(&self) -> &Servers {
         &self.servers
     }
 }
