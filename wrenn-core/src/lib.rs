@@ -99,7 +99,7 @@ pub use vmm::shape::Acceleration;
 pub use vmm::tracking::Tracking;
 pub use wrenn_net::{
     Budget as NetworkBudget, Destination, EgressCounters, Limits as NetworkLimits, NetworkPolicy, PolicyEntry,
-    PolicyError, Protocol, Refusal, Refused, Rule, Secret, SecretFuture,
+    PolicyError, Protocol, ProxyFault, Refusal, Refused, Rule, Secret, SecretFuture, UpstreamProxy,
 };
 pub use wrenn_snapshot::RestoreReport as MemoryReport;
 

@@ -149,8 +149,8 @@ impl HostBuilder {
         self
     }
 
-    /// Where the secrets come from that the [rules](crate::Rule) of sandboxes' network policies name. Default: nowhere, and a
-    /// request that needs one fails.
+    /// Where the secrets come from that the [rules](crate::Rule) of sandboxes' network policies name, and the credentials of
+    /// their [proxies](crate::UpstreamProxy). Default: nowhere, and a request or a connection that needs one fails.
     ///
     /// ```no_run
     /// # async fn demo() -> wrenn_core::Result<()> {
@@ -173,8 +173,8 @@ impl HostBuilder {
         self
     }
 
-    /// Certificate authorities, in PEM, by which servers may be certified that [rules](crate::Rule) are for, besides those
-    /// that this host trusts. Default: none.
+    /// Certificate authorities, in PEM, by which servers may be certified that [rules](crate::Rule) are for, and
+    /// [proxies](crate::UpstreamProxy), besides those that this host trusts. Default: none.
     #[must_use]
     pub fn trust(mut self, pem: impl Into<String>) -> Self {
         self.trusted = Some(pem.into());

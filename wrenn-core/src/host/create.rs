@@ -133,7 +133,7 @@ impl SandboxBuilder {
 
     /// What the guest may reach. Default: the public internet, and nothing else. Kept across pauses, and a fork's children
     /// have their parent's; [`Sandbox::set_network`] changes it. A template has none: each sandbox of it has that of its
-    /// create.
+    /// create. A policy may have connections leave by a [proxy](crate::UpstreamProxy).
     ///
     /// ```no_run
     /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {

@@ -8,9 +8,9 @@ use wrenn_net::{Secret, SecretFuture};
 
 use crate::id::SandboxId;
 
-/// Where the secrets come from that the [rules](crate::Rule) of sandboxes' policies name, given to a host by
-/// [`HostBuilder::secrets`](crate::HostBuilder::secrets). It is asked for each request that needs one, so what it answers may
-/// change, and each sandbox may get its own.
+/// Where the secrets come from that the [rules](crate::Rule) and the [proxies](crate::UpstreamProxy) of sandboxes' policies
+/// name, given to a host by [`HostBuilder::secrets`](crate::HostBuilder::secrets). It is asked for each request or connection
+/// that needs one, so what it answers may change, and each sandbox may get its own.
 ///
 /// Whoever may give a sandbox its policy can have each secret sent to a server of their choice. A source that serves several
 /// such people tells them apart by the sandbox.

@@ -10,7 +10,7 @@ use crate::sandbox::request::Request;
 
 impl Sandbox {
     /// Changes what the guest may reach, at once: connections and flows that the new policy does not let through are
-    /// reset. [Rules](crate::Rule) are followed in connections that the guest makes from then on; those that a change takes
+    /// reset, and all of them where it names another [proxy](crate::UpstreamProxy). [Rules](crate::Rule) are followed in connections that the guest makes from then on; those that a change takes
     /// away are no longer followed in any.
     ///
     /// # Errors
