@@ -1,5 +1,5 @@
 //! What people install packages with, in a real guest, from servers of the test's own.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 #[path = "../../wrenn-net/tests/web/mod.rs"]
