@@ -175,6 +175,30 @@ async fn a_connection_that_comes_while_its_sandbox_is_being_paused_is_carried_af
 }
 
 #[tokio::test]
+async fn a_kill_during_a_pause_wins_and_closes_the_port() {
+    let (_dir, host, script) = fake_host().await;
+    let (paused, port) = asleep(&host).await;
+    let sandbox = paused.resume().await.unwrap();
+    script.hang(Op::Save);
+    let pausing = tokio::spawn({
+        let sandbox = sandbox.clone();
+        async move { sandbox.pause().await.map(drop) }
+    });
+    soon(async {
+        while sandbox.state() != SandboxState::Saving {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let client = connect(port.address).await.unwrap();
+    soon(sandbox.kill()).await.unwrap();
+    soon(pausing).await.unwrap().unwrap_err();
+    assert!(answered(client).await.is_err());
+    assert!(is_refused(port.address).await);
+    assert!(matches!(host.paused(sandbox.id()).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
 async fn a_wake_that_fails_resets_its_connections_says_why_and_is_not_tried_again_at_once() {
     let (_dir, host, script) = fake_host().await;
     let mut events = host.events();
