@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "../../wrenn-net/tests/proxies/mod.rs"]
+mod proxies;
 #[path = "../../wrenn-net/tests/web/mod.rs"]
 mod web;
 #[path = "../../wrenn-net/tests/world/mod.rs"]
 mod world;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,9 +18,11 @@ use common::run;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wrenn_core::{
     Destination, Error, Host, NetworkPolicy, Refusal, Rule, Sandbox, SandboxId, Secret, SecretFuture, SecretSource,
+    UpstreamProxy,
 };
 use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex};
 
+use proxies::{Proxy, Speaks};
 use world::{INTERNET_V6, World, in_a_world};
 
 /// A web server that says where it is.
@@ -311,6 +316,43 @@ fn a_guest_uses_a_key_that_is_nowhere_in_it_nor_in_what_is_kept_of_it() {
         assert_eq!(kept(dir.path(), [&mark, &vault.key]), [true, false]);
         let resumed = paused.resume().await.unwrap();
         uses_the_key(&resumed).await;
+        resumed.kill().await.unwrap();
+    });
+}
+
+#[test]
+fn a_proxy_is_kept_by_pauses_and_forks_and_its_password_is_in_nothing_that_is_kept() {
+    let test = "a_proxy_is_kept_by_pauses_and_forks_and_its_password_is_in_nothing_that_is_kept";
+    if !common::can_run(test) {
+        return;
+    }
+    in_a_world(test, async |world| {
+        const PASSWORD: &str = "93c1a7f04be2d865";
+        serve(&world, "93.184.216.34:80");
+        let proxy = Proxy::new(&world, Speaks::Socks5).wants("ada:93c1a7f04be2d865");
+        let asked = proxy.serve(world.listen("93.184.216.35:1080"));
+        let dir = common::own_data_dir();
+        let secrets = BTreeMap::from([("PROXY_PASSWORD".to_owned(), Secret::new(PASSWORD))]);
+        let host = common::own_host(&dir).secrets(secrets).open().await.unwrap();
+        let proxy = UpstreamProxy::of("socks5://ada:${secret.PROXY_PASSWORD}@93.184.216.35:1080").unwrap();
+        let policy = NetworkPolicy::default().through(proxy);
+        let sandbox = Sandbox::builder(&host, "base").network(policy.clone()).create().await.unwrap();
+        let leaves_by_it = async |sandbox: &Sandbox| {
+            let before = asked.lock().unwrap().len();
+            assert_eq!(get(sandbox, "http://93.184.216.34/").await.as_deref(), Ok("93.184.216.34:80"));
+            asked.lock().unwrap().len() - before
+        };
+        assert_eq!(leaves_by_it(&sandbox).await, 1);
+        let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
+        assert_eq!(leaves_by_it(&child).await, 1);
+        child.kill().await.unwrap();
+        let paused = sandbox.pause().await.unwrap();
+        assert_eq!(kept(dir.path(), ["secret.PROXY_PASSWORD", PASSWORD]), [true, false]);
+        let resumed = paused.resume().await.unwrap();
+        assert_eq!(resumed.network().await.unwrap(), policy);
+        assert_eq!(leaves_by_it(&resumed).await, 1);
+        resumed.set_network(NetworkPolicy::default()).await.unwrap();
+        assert_eq!(leaves_by_it(&resumed).await, 0);
         resumed.kill().await.unwrap();
     });
 }
