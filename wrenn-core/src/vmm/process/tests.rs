@@ -57,20 +57,23 @@ fn shell(line: &str, identity: Option<Identity>) -> Launch {
     }
 }
 
-/// Runs a program to its end; returns how it ended, and what it printed.
-async fn run_to_end(launch: Launch) -> (String, String) {
+/// Runs a [`shell`] to its end; returns how it ended, and what it printed.
+async fn run_to_end(mut launch: Launch) -> (String, String) {
+    const LAST: &str = "nothing follows\n";
+    let line = launch.arguments.last_mut().unwrap();
+    *line = format!("{line}; ended=$?; echo {LAST}exit $ended");
     let (process, _) = Process::spawn(launch).await.unwrap();
     let mut exited = process.exited();
     let ended = tokio::time::timeout(Duration::from_secs(30), exited.wait_for(Option::is_some)).await;
     let status = ended.unwrap().unwrap().as_ref().map(Exit::to_string).unwrap();
-    // What it printed comes by a pipe, a moment after its end.
-    for _ in 0..100 {
-        if !process.console().text().is_empty() {
-            break;
+    // What it printed comes by a pipe, in pieces, and a moment after its end.
+    for _ in 0..1000 {
+        if let Some(said) = process.console().text().strip_suffix(LAST) {
+            return (status, said.to_owned());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    (status, process.console().text())
+    panic!("{status}, and not all of what it printed: {}", process.console().text())
 }
 
 /// The identity of a VMM; `None`, and the reason printed, for a test that cannot change its user.
