@@ -87,10 +87,18 @@ mod tests {
 
     /// What becomes of a connection whose proxy sends this, and then ends; what it has sent; and what it has not read.
     async fn answered(answers: &[u8], told: Option<&Filled>) -> (Result<(), NotMade>, String, Vec<u8>) {
+        answered_of(SocketAddr::from(([93, 184, 216, 34], 443)), answers, told).await
+    }
+
+    async fn answered_of(
+        to: SocketAddr,
+        answers: &[u8],
+        told: Option<&Filled>,
+    ) -> (Result<(), NotMade>, String, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(1 << 20);
         far.write_all(answers).await.expect("sent");
         far.shutdown().await.expect("ended");
-        let made = connect(&mut near, SocketAddr::from(([93, 184, 216, 34], 443)), told).await;
+        let made = connect(&mut near, to, told).await;
         let (mut rest, mut sent) = (Vec::new(), String::new());
         near.read_to_end(&mut rest).await.expect("read");
         drop(near);
@@ -112,6 +120,14 @@ mod tests {
         let two = Filled { username: "a:b".to_owned(), ..told };
         let (made, sent, _) = answered(answer, Some(&two)).await;
         assert!(matches!(made, Err(NotMade::Proxy(ProxyFault::Secret))) && sent.is_empty(), "{made:?} {sent}");
+    }
+
+    #[tokio::test]
+    async fn an_ipv6_address_is_in_brackets() {
+        let to = "[2606:2800::34]:443".parse().expect("an address");
+        let (made, sent, _) = answered_of(to, b"HTTP/1.1 200 OK\r\n\r\n", None).await;
+        assert!(made.is_ok(), "{made:?}");
+        assert_eq!(sent, "CONNECT [2606:2800::34]:443 HTTP/1.1\r\nHost: [2606:2800::34]:443\r\n\r\n");
     }
 
     #[tokio::test]

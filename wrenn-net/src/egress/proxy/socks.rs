@@ -50,10 +50,13 @@ mod tests {
 
     /// What becomes of a connection whose proxy sends this, and then ends; and what it has sent by then.
     async fn answered(answers: &[u8], told: Option<&Filled>) -> (Result<(), NotMade>, Vec<u8>) {
+        answered_of(SocketAddr::from(([93, 184, 216, 34], 443)), answers, told).await
+    }
+
+    async fn answered_of(to: SocketAddr, answers: &[u8], told: Option<&Filled>) -> (Result<(), NotMade>, Vec<u8>) {
         let (mut near, mut far) = tokio::io::duplex(4096);
         far.write_all(answers).await.expect("sent");
         far.shutdown().await.expect("ended");
-        let to = SocketAddr::from(([93, 184, 216, 34], 443));
         let made = connect(&mut near, to, told).await;
         drop(near);
         let mut sent = Vec::new();
@@ -69,6 +72,11 @@ mod tests {
         let told = Filled { username: "ada".to_owned(), password: "key".to_owned() };
         let (made, sent) = answered(b"\x05\x02\x01\x00\x05\x00\x00\x03\x01a\x00\x01", Some(&told)).await;
         let expected = [b"\x05\x02\x00\x02\x01\x03ada\x03key", REQUEST].concat();
+        assert!(made.is_ok() && sent == expected, "{made:?} {sent:?}");
+        let to = "[2606:2800::34]:443".parse().expect("an address");
+        let (made, sent) = answered_of(to, b"\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x01", None).await;
+        let address = b"\x26\x06\x28\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x34";
+        let expected = [b"\x05\x01\x00\x05\x01\x00\x04", &address[..], b"\x01\xbb"].concat();
         assert!(made.is_ok() && sent == expected, "{made:?} {sent:?}");
     }
 
