@@ -31,8 +31,27 @@ pub(super) fn carry_qemu(program: &Path, tree: &Path) -> anyhow::Result<()> {
         patch.args(["--set-interpreter", &loader]);
     }
     shell::run(patch.arg(&binary)).context("QEMU for the lab needs `patchelf`: run `apt-get install patchelf`")?;
+    carry_emulation(program, tree)?;
     carry_firmware(program, tree)
 }
+
+/// The emulation of processors is a module of its own in what distributions build. QEMU looks for it at the same place beside
+/// its binary as on the host.
+fn carry_emulation(program: &Path, tree: &Path) -> anyhow::Result<()> {
+    let program = program.canonicalize().with_context(|| format!("there is no {}", program.display()))?;
+    let prefix = program.ancestors().nth(2).context("QEMU is in no directory")?;
+    for directory in MODULES {
+        let module = Path::new(directory).join("accel-tcg-x86_64.so");
+        if prefix.join(&module).is_file() {
+            fs::create_dir_all(tree.join("lab").join(directory))?;
+            copy(&prefix.join(&module), &tree.join("lab").join(&module))?;
+        }
+    }
+    Ok(())
+}
+
+/// Of Debian, Fedora, and whoever builds it by hand.
+const MODULES: [&str; 3] = ["lib/x86_64-linux-gnu/qemu", "lib64/qemu", "lib/qemu"];
 
 /// QEMU looks for its firmware at the same place beside its binary as on the host: `bin/../share`.
 fn carry_firmware(program: &Path, tree: &Path) -> anyhow::Result<()> {
@@ -98,6 +117,9 @@ mod tests {
         carry_qemu(&path, tree.path()).unwrap();
         assert!(tree.path().join("lab/share/qemu/bios-microvm.bin").is_file());
         let lab = tree.path().join("lab");
+        for module in MODULES.map(|directory| Path::new(directory).join("accel-tcg-x86_64.so")) {
+            assert_eq!(lab.join(&module).is_file(), Path::new("/usr").join(&module).is_file(), "{}", module.display());
+        }
         let loader = fs::read_dir(lab.join("lib")).unwrap().map(|entry| entry.unwrap().path());
         let loader =
             loader.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("ld-")).unwrap();
