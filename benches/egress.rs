@@ -237,7 +237,7 @@ fn behind_nat() -> anyhow::Result<Guest> {
 fn forward(out: &str) -> anyhow::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
     let rules = format!(
-        "table ip nat {{ chain out {{ type nat hook postrouting priority srcnat; oifname {out} masquerade; }} }}"
+        "table ip nat {{ chain out {{ type nat hook postrouting priority srcnat; oifname {out} masquerade; }}; }}"
     );
     run("nft", &[&rules])
 }
