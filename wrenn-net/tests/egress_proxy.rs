@@ -21,7 +21,7 @@ use wrenn_net::{
 use proxies::{Proxy, Speaks};
 use web::{Client, tls};
 use world::guest::Guest;
-use world::servers::all;
+use world::servers::{all, sent_and_returned};
 use world::{HOST, World, in_a_world};
 
 const GOOD: &str = "93.184.216.34";
@@ -113,15 +113,7 @@ fn each_kind_of_proxy_carries_connections_with_credentials_and_without() {
                 let asked = proxy.serve(world.listen(&format!("{PROXY}:{port}")));
                 egress.set_policy(through(&format!("{scheme}://{credentials}{PROXY}:{port}")));
                 let mut stream = reflected(&guest).await.unwrap();
-                let (mut read, mut write) = stream.split();
-                let send = async {
-                    write.write_all(&sent).await.unwrap();
-                    // Each end is passed on by itself.
-                    write.shutdown().await.unwrap();
-                };
-                let mut received = Vec::new();
-                let (_, len) = tokio::join!(send, read.read_to_end(&mut received));
-                assert_eq!((len.unwrap(), received == sent), (sent.len(), true), "{scheme} {credentials}");
+                assert!(sent_and_returned(&mut stream, &sent).await == sent, "{scheme} {credentials}");
                 assert_eq!(*asked.lock().unwrap(), [format!("{GOOD}:80").parse().unwrap()], "{scheme} {credentials}");
             }
         }

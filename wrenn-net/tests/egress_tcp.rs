@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wrenn_net::{Budget, Limits, NetworkPolicy, Refusal};
 
-use world::servers::all;
+use world::servers::{all, sent_and_returned};
 use world::{HOST, in_a_world};
 
 const QUICK: Duration = Duration::from_secs(2);
@@ -20,14 +20,7 @@ fn a_server_on_the_internet_is_reached_and_each_end_is_passed_on() {
         let (guest, egress) = world.guest(NetworkPolicy::default());
         let mut stream = guest.connect("93.184.216.34:8443").await.unwrap();
         let sent: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7).to_le_bytes()[0]).collect();
-        let (mut read, mut write) = stream.split();
-        let send = async {
-            write.write_all(&sent).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let mut received = Vec::new();
-        let (_, len) = tokio::join!(send, read.read_to_end(&mut received));
-        assert_eq!((len.unwrap(), received == sent), (sent.len(), true));
+        assert!(sent_and_returned(&mut stream, &sent).await == sent);
         let counters = egress.counters();
         assert_eq!((counters.bytes_out, counters.bytes_in), (3_000_000, 3_000_000));
         assert_eq!((counters.connections, counters.refusals), (1, 0));

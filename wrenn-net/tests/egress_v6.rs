@@ -20,7 +20,7 @@ use wrenn_net::{
 
 use world::client_hello::client_hello;
 use world::guest::{Guest, send_by_hand};
-use world::servers::all;
+use world::servers::{all, sent_and_returned};
 use world::{HOST_V6, Namespace, World, in_a_world};
 
 const GOOD: &str = "2606:2800::34";
@@ -61,14 +61,7 @@ fn a_server_is_reached_and_each_end_is_passed_on() {
         let mut stream = guest.connect(&format!("[{GOOD}]:8443")).await.unwrap();
         assert_eq!(stream.local_addr().unwrap().ip(), IpAddr::V6(GUEST_ADDRESS_V6));
         let sent: Vec<u8> = (0..3_000_000_u32).map(|at| (at / 7).to_le_bytes()[0]).collect();
-        let (mut read, mut write) = stream.split();
-        let send = async {
-            write.write_all(&sent).await.unwrap();
-            write.shutdown().await.unwrap();
-        };
-        let mut received = Vec::new();
-        let (_, len) = tokio::join!(send, read.read_to_end(&mut received));
-        assert_eq!((len.unwrap(), received == sent), (sent.len(), true));
+        assert!(sent_and_returned(&mut stream, &sent).await == sent);
         let counters = egress.counters();
         assert_eq!((counters.bytes_out, counters.bytes_in), (3_000_000, 3_000_000));
         assert_eq!((counters.connections, counters.refusals), (1, 0));

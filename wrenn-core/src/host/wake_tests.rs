@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
@@ -75,6 +76,21 @@ async fn next(events: &mut HostEvents, mut is_it: impl FnMut(&HostEventKind) -> 
 
 async fn next_woken(events: &mut HostEvents) -> HostEventKind {
     next(events, |kind| matches!(kind, HostEventKind::Woken { .. })).await
+}
+
+/// A pause that is under way.
+async fn pausing(sandbox: &Sandbox) -> JoinHandle<Result<()>> {
+    let pausing = tokio::spawn({
+        let sandbox = sandbox.clone();
+        async move { sandbox.pause().await.map(drop) }
+    });
+    soon(async {
+        while sandbox.state() != SandboxState::Saving {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    pausing
 }
 
 /// A sandbox with a port that wakes it.
@@ -149,16 +165,7 @@ async fn a_connection_that_comes_while_its_sandbox_is_being_paused_is_carried_af
     let (_dir, host, script) = fake_host().await;
     let (sandbox, port) = published(&host).await;
     script.slow(Op::Save, SECOND);
-    let pausing = tokio::spawn({
-        let sandbox = sandbox.clone();
-        async move { sandbox.pause().await.map(drop) }
-    });
-    soon(async {
-        while sandbox.state() != SandboxState::Saving {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let pausing = pausing(&sandbox).await;
     let client = connect(port.address).await.unwrap();
     soon(pausing).await.unwrap().unwrap();
     answered(client).await.unwrap();
@@ -180,16 +187,7 @@ async fn a_kill_during_a_pause_wins_and_closes_the_port() {
     let (paused, port) = asleep(&host).await;
     let sandbox = paused.resume().await.unwrap();
     script.hang(Op::Save);
-    let pausing = tokio::spawn({
-        let sandbox = sandbox.clone();
-        async move { sandbox.pause().await.map(drop) }
-    });
-    soon(async {
-        while sandbox.state() != SandboxState::Saving {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let pausing = pausing(&sandbox).await;
     let client = connect(port.address).await.unwrap();
     soon(sandbox.kill()).await.unwrap();
     soon(pausing).await.unwrap().unwrap_err();

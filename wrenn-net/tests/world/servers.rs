@@ -128,3 +128,16 @@ pub(crate) async fn all(stream: &mut TcpStream) -> std::io::Result<String> {
     stream.read_to_string(&mut text).await?;
     Ok(text)
 }
+
+/// Sends all of this and ends, and returns what came back until the other end had ended as well.
+pub(crate) async fn sent_and_returned(stream: &mut TcpStream, sent: &[u8]) -> Vec<u8> {
+    let (mut read, mut write) = stream.split();
+    let send = async {
+        write.write_all(sent).await.unwrap();
+        // Each end is passed on by itself.
+        write.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    tokio::join!(send, read.read_to_end(&mut received)).1.unwrap();
+    received
+}
