@@ -6,7 +6,10 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum NetError {
     /// The process may not make a network namespace or a tap.
-    #[error("no permission to {what}: run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW")]
+    #[error(
+        "no permission to {what}: run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW, or as a user who may make \
+         user namespaces"
+    )]
     Permission {
         /// The step that was refused.
         what: &'static str,
@@ -14,6 +17,13 @@ pub enum NetError {
         #[source]
         source: io::Error,
     },
+    /// The process has no rights of its own, and may not make a user namespace in which it would have them.
+    #[error(
+        "this user may not make user namespaces: run as root, or let users make them: raise user.max_user_namespaces, on Debian \
+         set kernel.unprivileged_userns_clone=1, on Ubuntu 24.04 set kernel.apparmor_restrict_unprivileged_userns=0 or give the \
+         program a profile with `userns`; a container needs a seccomp profile that allows `clone` of them"
+    )]
+    UserNamespace(#[source] io::Error),
     /// The host has no tun/tap driver, or the container has no device of it.
     #[error("there is no /dev/net/tun: load the driver with `modprobe tun`; give a container the device")]
     NoTunDevice(#[source] io::Error),

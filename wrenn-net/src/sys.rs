@@ -1,10 +1,15 @@
-//! The ioctls of taps, and what sockets have no safe call for.
-#![expect(unsafe_code, reason = "ioctl, setsockopt, bind, and zeroed structures of C")]
+//! The ioctls of taps, what sockets have no safe call for, and work in another user namespace.
+#![expect(unsafe_code, reason = "ioctl, setsockopt, bind, clone, and zeroed structures of C")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use nix::sched::{CloneFlags, clone};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::getpid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -78,3 +83,43 @@ pub(crate) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays what it is, and open, until it is dropped, and tokio drops it after its watch.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
+
+/// Does `work` in a process that has the memory, the descriptors and the thread-local variables of the calling thread, which
+/// waits for its end. Unlike a thread it can enter a user namespace, which a program of several threads cannot. `flags` name
+/// the namespaces that are made for it.
+///
+/// The work may do what a thread may, but for starting threads: such a thread would outlive its process.
+///
+/// # Errors
+/// The kernel makes no such process, or it was killed.
+pub(crate) fn in_a_process<T>(flags: CloneFlags, work: impl FnOnce() -> T) -> io::Result<T> {
+    let (mut work, mut done, parent) = (Some(work), None, getpid());
+    let body = || {
+        // Whoever kills the program ends this as well.
+        let dies_with_it = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && nix::unistd::getppid() == parent;
+        if let (true, Some(work)) = (dies_with_it, work.take()) {
+            done = Some(catch_unwind(AssertUnwindSafe(work)));
+        }
+        0
+    };
+    let mut stack = vec![0; STACK_BYTES];
+    // The program's handlers of signals are not for this process, which would run them in its name.
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let flags = flags | CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK | CloneFlags::CLONE_FILES;
+    // SAFETY: `CLONE_VFORK` keeps this thread from running until the process has ended, so nothing that it borrows is used by
+    // two at once, and the stack and the result outlive it. It has the thread-local variables of this thread alone: locks that
+    // it takes are this thread's, as far as anybody can see. No panic leaves it.
+    let made = unsafe { clone(Box::new(body), &mut stack, flags, None) };
+    // It sends no signal at its end, so that only a wait that asks for such finds it.
+    let ended = made.and_then(|pid| waitpid(pid, Some(WaitPidFlag::__WALL)));
+    mask.thread_set_mask()?;
+    ended?;
+    match done {
+        Some(Ok(done)) => Ok(done),
+        Some(Err(panic)) => resume_unwind(panic),
+        None => Err(io::Error::other("the process in the user namespace was ended")),
+    }
+}
+
+/// More than the making of a slot takes in a build without optimization. Only what is touched costs memory.
+const STACK_BYTES: usize = 2 << 20;

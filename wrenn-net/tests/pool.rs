@@ -29,6 +29,49 @@ fn namespaces() -> Option<u64> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
+/// The processes of the user of [`By::User`]. What is left of a user namespace is one of these, or a network namespace.
+fn processes_of_the_user() -> usize {
+    let statuses = std::fs::read_dir("/proc").unwrap().flatten();
+    let statuses = statuses.filter_map(|entry| std::fs::read_to_string(entry.path().join("status")).ok());
+    let uid = format!("Uid:\t{USER}\t");
+    statuses.filter(|status| status.contains(&uid)).count()
+}
+
+/// Who makes slots.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    /// Whoever runs the tests.
+    Root,
+    /// A user without any right of root's, who may open `/dev/net/tun`.
+    User,
+}
+
+impl By {
+    /// This test binary once more, for a test of its own.
+    fn run(self, test: &str) -> Command {
+        let me = std::env::current_exe().unwrap();
+        let mut command = match self {
+            Self::Root => Command::new(me),
+            Self::User => {
+                // By a descriptor, since another user may have no way to the binary by its path.
+                let line = format!(
+                    "exec 3< \"$0\"; mount -t tmpfs none /mnt; mknod /mnt/tun c 10 200; chmod 666 /mnt/tun\n\
+                     mount --bind /mnt/tun /dev/net/tun; exec setpriv --reuid={USER} --regid={USER} --clear-groups \
+                     --bounding-set=-all --inh-caps=-all /proc/self/fd/3 \"$@\""
+                );
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "--propagation", "private", "sh", "-e", "-c", &line]).arg(me);
+                command
+            }
+        };
+        command.args(["--exact", test, "--nocapture"]).current_dir("/");
+        command
+    }
+}
+
+/// One that no other test has.
+const USER: u32 = 1_234_568;
+
 fn eventually(what: &str, within: Duration, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -103,12 +146,32 @@ fn a_thousand_slots_of_fifty_tasks_leave_nothing() {
         // One that was tried before may still be closing.
         descriptors() <= before && threads() == 0
     });
-    let Some(namespaces_before) = namespaces_before else {
-        println!("skipped: the count of namespaces: /proc/slabinfo does not tell it");
+    match namespaces_before {
+        Some(before) => they_are_gone(before),
+        None => println!("skipped: the count of namespaces: /proc/slabinfo does not tell it"),
+    }
+}
+
+#[test]
+fn a_user_without_rights_makes_a_thousand_slots_and_leaves_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !may_make_slots("a_user_without_rights_makes_a_thousand_slots_and_leaves_nothing") {
         return;
-    };
+    }
+    let before = namespaces().expect("root can read it");
+    // It has no such count, which it says; all else it does.
+    let output = By::User.run("a_thousand_slots_of_fifty_tasks_leave_nothing").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1,000 slots made") && said.contains("1 passed"), "{said}");
+    println!("as a user: {}", said.lines().find(|line| line.contains("1,000 slots made")).unwrap_or_default());
+    they_are_gone(before);
+}
+
+/// The namespaces that there were not `before`.
+fn they_are_gone(before: u64) {
     eventually("the namespaces are gone", Duration::from_secs(120), || {
-        namespaces().unwrap_or_default() <= namespaces_before + ROOM
+        namespaces().unwrap_or_default() <= before + ROOM && processes_of_the_user() == 0
     });
 }
 
@@ -124,21 +187,18 @@ fn a_program_that_is_killed_at_any_step_leaves_no_namespace() {
         );
         return;
     };
-    for round in 0..40_u64 {
-        let mut program = Command::new(std::env::current_exe().unwrap());
-        program.args(["--exact", "program_that_makes_slots", "--nocapture"]).env(IS_PROGRAM, "1");
-        let mut program = program.stdout(Stdio::piped()).spawn().unwrap();
+    for (round, by) in (0..40_u64).zip([By::Root, By::User].into_iter().cycle()) {
+        let mut program = by.run("program_that_makes_slots");
+        let mut program = program.env(IS_PROGRAM, "1").stdout(Stdio::piped()).spawn().unwrap();
         let output = program.stdout.take().unwrap();
-        assert!(BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains(BEGUN)));
+        assert!(BufReader::new(output).lines().map_while(Result::ok).any(|line| line.contains(BEGUN)), "{by:?}");
         // A slot takes some milliseconds: each round is another step of one.
         std::thread::sleep(Duration::from_micros(20_000 + 371 * round));
         program.kill().unwrap();
         program.wait().unwrap();
     }
     // Each has had four and more.
-    eventually("the namespaces are gone", Duration::from_secs(120), || {
-        namespaces().unwrap_or_default() <= before + ROOM
-    });
+    they_are_gone(before);
 }
 
 /// The program of the test above; nothing by itself.

@@ -70,11 +70,12 @@ impl Tap {
 
 impl Slot {
     /// Makes the namespace, the tap and its address, and the gate of a way out, which leads nowhere until
-    /// [it is opened](crate::EgressBuilder::open). Blocks for some milliseconds.
+    /// [it is opened](crate::EgressBuilder::open). Blocks for some milliseconds. A program without the rights makes it in a
+    /// [user namespace](Self::user_namespace).
     ///
     /// # Errors
-    /// [`NetError::Permission`] without the rights, [`NetError::NoTunDevice`] without the driver,
-    /// [`NetError::TunForbidden`] where its device may not be opened. Nothing is left behind by a failure.
+    /// [`NetError::Permission`] without the rights, [`NetError::UserNamespace`] for a user who cannot get them either,
+    /// [`NetError::NoTunDevice`] without the driver, [`NetError::TunForbidden`] where its device may not be opened. Nothing is left behind by a failure.
     pub fn create() -> Result<(Self, Tap, Gate), NetError> {
         let (netns, (tap, gate)) = NetNs::create(set_up)?;
         Ok((Self { netns: Arc::new(netns) }, Tap(tap), gate))
@@ -84,6 +85,13 @@ impl Slot {
     #[must_use]
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.netns.as_fd()
+    }
+
+    /// The user namespace that the network namespace belongs to, where this program has no rights to make one otherwise. A
+    /// process enters it first, and has the rights to enter the other then.
+    #[must_use]
+    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.netns.user()
     }
 
     /// Connects to a port of the guest.
