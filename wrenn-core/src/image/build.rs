@@ -26,7 +26,7 @@ use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{Store, blocking};
-use crate::image::{ext4, tools};
+use crate::image::{ext4, scratch, tools};
 
 /// Which files of the previous image will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Build {
                     .map_err(ImageError::io("write", &path))?;
             }
             let scratch = staging.join(SCRATCH);
-            fs::remove_dir_all(&scratch).map_err(ImageError::io("remove", &scratch))?;
+            scratch::remove(&scratch).map_err(ImageError::io("remove", &scratch))?;
             self.manifest(&builder, origins, &staging)?.write(&staging.join(MANIFEST))?;
             let replaced = match (&self.previous, self.plan.base) {
                 (Some(previous), Origin::Make) => Some(previous.digest()),
@@ -207,9 +207,7 @@ impl Origins {
         scratch: &Path,
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Self, ImageError> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(ImageError::NotRoot);
-        }
+        scratch::check_ids()?;
         tools::require(&["mke2fs", "dpkg-deb", "dpkg-query"])?;
         let measured = staging.to_owned();
         blocking(staging, move || check_space(&measured)).await?;
@@ -247,7 +245,7 @@ impl Staged {
     async fn remove(mut self) {
         if let Some(staged) = self.0.take() {
             // An error is a panic of the removal: there is nothing to do, and the next build tries it again.
-            spawn_blocking(move || drop(staged)).await.ok();
+            spawn_blocking(move || discard(staged)).await.ok();
         }
     }
 }
@@ -257,9 +255,18 @@ impl Drop for Staged {
     fn drop(&mut self) {
         let staged = self.0.take();
         if let (Some(staged), Ok(runtime)) = (staged, Handle::try_current()) {
-            runtime.spawn_blocking(move || drop(staged));
+            runtime.spawn_blocking(move || discard(staged));
         }
     }
+}
+
+/// Removes what was staged, under the lock.
+fn discard((directory, lock): (TempDir, Store)) {
+    let path = directory.keep();
+    if let Err(error) = scratch::remove(&path) {
+        tracing::warn!(path = %path.display(), %error, "what a build has left is still there; the next one tries again");
+    }
+    drop(lock);
 }
 
 /// A directory with a place for scratch, and links to what is reused of the image before.

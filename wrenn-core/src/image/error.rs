@@ -85,9 +85,15 @@ pub enum ImageError {
         /// The Debian package that has it.
         package: &'static str,
     },
-    /// Building a base makes devices and files of other users, so only root can do it.
-    #[error("building an image takes root (opening one does not)")]
-    NotRoot,
+    /// A base has files of several users, which somebody who is not root may only make with ids that root lent.
+    #[error(
+        "building an image takes root, or for the user `{user}` a range of subordinate ids: `usermod --add-subuids \
+         100000-165535 --add-subgids 100000-165535 {user}` (a range that nobody else has in /etc/subuid)"
+    )]
+    NoSubordinateIds {
+        /// The user who has none.
+        user: String,
+    },
     /// The file system has less space than a build needs.
     #[error(
         "not enough space in {}: {available_bytes} bytes are free, {needed_bytes} are needed", path.display()

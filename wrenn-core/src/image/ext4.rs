@@ -1,19 +1,16 @@
 //! The image's two ext4 file systems: the base, full and read-only, and the template of the writable drive, empty.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, Metadata};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use crate::image::error::ImageError;
-use crate::image::store::blocking;
 use crate::image::tools::Tool;
 
 /// Writes the tree under `root` to `image`, as tight as an estimate of its size allows.
 pub(super) async fn write_base(root: &Path, image: &Path) -> Result<(), ImageError> {
-    let tree = root.to_owned();
-    let usage = blocking(root, move || Usage::of(&tree).map_err(ImageError::io("measure", &tree))).await?;
+    let usage = Usage::of(root).await?;
     let format = Format {
         options: "num_backup_sb=0,root_owner=0:0",
         features: FEATURES,
@@ -57,7 +54,7 @@ impl Format {
             Some(count) => ["-N".to_owned(), count.to_string()],
             None => ["-i".to_owned(), BYTES_PER_INODE.to_string()],
         };
-        Tool::new("mke2fs")
+        Tool::as_root("mke2fs")
             .args(["-q", "-F", "-t", "ext4", "-m", "0", "-I", "256"])
             .args(["-b".to_owned(), BLOCK_BYTES.to_string()])
             .args(["-O", self.features, "-E", self.options])
@@ -79,25 +76,28 @@ struct Usage {
 }
 
 impl Usage {
-    fn of(root: &Path) -> io::Result<Self> {
-        let mut usage = Self::default();
-        usage.add(root, &mut HashSet::new())?;
-        Ok(usage)
+    /// Measures as root does, whom no directory of the tree is closed to.
+    async fn of(root: &Path) -> Result<Self, ImageError> {
+        let list = Tool::as_root("find").arg(root).args(["-printf", "%i %y %s\\n"]).output().await?;
+        Ok(Self::of_list(&list))
     }
 
-    fn add(&mut self, path: &Path, seen: &mut HashSet<u64>) -> io::Result<()> {
-        let metadata = fs::symlink_metadata(path)?;
-        if !seen.insert(metadata.ino()) {
-            return Ok(());
-        }
-        self.inodes += 1;
-        self.data_blocks += data_blocks(&metadata);
-        if metadata.is_dir() {
-            for entry in fs::read_dir(path)? {
-                self.add(&entry?.path(), seen)?;
+    /// Of files by their number, kind and bytes, a line for each name.
+    fn of_list(list: &str) -> Self {
+        let (mut usage, mut seen) = (Self::default(), HashSet::new());
+        for line in list.lines() {
+            let mut words = line.split(' ');
+            let (Some(number), Some(kind), Some(Ok(bytes))) =
+                (words.next(), words.next(), words.next().map(str::parse))
+            else {
+                continue;
+            };
+            if seen.insert(number) {
+                usage.inodes += 1;
+                usage.data_blocks += data_blocks(kind, bytes);
             }
         }
-        Ok(())
+        usage
     }
 
     /// Data, the inode table, and room for bitmaps, extent blocks and directories that grow past the host's.
@@ -108,11 +108,11 @@ impl Usage {
     }
 }
 
-fn data_blocks(metadata: &Metadata) -> u64 {
-    let blocks = metadata.len().div_ceil(BLOCK_BYTES);
-    match metadata.file_type() {
-        kind if kind.is_dir() => blocks.max(1),
-        kind if kind.is_symlink() && metadata.len() < SYMLINK_INLINE_MAX => 0,
+fn data_blocks(kind: &str, bytes: u64) -> u64 {
+    let blocks = bytes.div_ceil(BLOCK_BYTES);
+    match kind {
+        "d" => blocks.max(1),
+        "l" if bytes < SYMLINK_INLINE_MAX => 0,
         _ => blocks,
     }
 }
@@ -130,18 +130,19 @@ const FEATURES_OF_DRIVE: &str = "none,filetype,sparse_super2,large_file,huge_fil
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    #[test]
-    fn usage_counts_hard_links_once_and_short_links_as_nothing() -> io::Result<()> {
+    #[tokio::test]
+    async fn usage_counts_hard_links_once_and_short_links_as_nothing() -> Result<(), Box<dyn std::error::Error>> {
         let root = tempfile::tempdir()?;
         fs::write(root.path().join("file"), vec![1; 4097])?;
         fs::hard_link(root.path().join("file"), root.path().join("same"))?;
         symlink("file", root.path().join("short"))?;
         symlink("x".repeat(100), root.path().join("long"))?;
-        let usage = Usage::of(root.path())?;
+        let usage = Usage::of(root.path()).await?;
         assert_eq!((usage.inodes, usage.data_blocks), (4, 4));
         Ok(())
     }

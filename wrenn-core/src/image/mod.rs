@@ -29,6 +29,7 @@ mod manifest;
 mod modules;
 mod name;
 mod rootfs;
+mod scratch;
 mod settings;
 mod step;
 mod store;

@@ -58,7 +58,7 @@ impl Recipe {
                 progress(step);
             }
         };
-        let install = Tool::new("mmdebstrap")
+        let install = Tool::as_root("mmdebstrap")
             .args(["--mode=root", "--variant=minbase", "--format=directory"])
             .args(["--architectures=amd64", "--components=main"])
             .arg(format!("--include={}", self.packages()))

@@ -22,6 +22,7 @@ use tokio::task::spawn_blocking;
 use crate::image::error::ImageError;
 use crate::image::manifest::{FILES, MANIFEST};
 use crate::image::name::Name;
+use crate::image::scratch;
 use crate::image::step::Step;
 
 /// The right to build one image.
@@ -69,7 +70,7 @@ impl Store {
         for entry in fs::read_dir(&self.images).map_err(io())? {
             let entry = entry.map_err(io())?;
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                fs::remove_dir_all(entry.path()).map_err(ImageError::io("remove", &entry.path()))?;
+                scratch::remove(&entry.path()).map_err(ImageError::io("remove", &entry.path()))?;
             }
         }
         // Mode 0700: the tree inside has programs that are set-user-id root.

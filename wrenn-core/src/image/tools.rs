@@ -61,8 +61,10 @@ pub enum Purpose {
 /// ```
 #[must_use]
 pub fn requirements() -> Vec<Requirement> {
+    let of_users = OF_USERS.iter().filter(|_| !is_root());
     REQUIREMENTS
         .iter()
+        .chain(of_users)
         .map(|&(program, package, purpose)| Requirement { program, package, purpose, found: find(program) })
         .collect()
 }
@@ -72,16 +74,32 @@ pub(super) fn require(programs: &[&'static str]) -> Result<(), ImageError> {
     programs.iter().try_for_each(|program| locate(program).map(drop))
 }
 
+pub(super) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
 /// One run of a host program. Its arguments never pass a shell.
 #[derive(Debug)]
 pub(super) struct Tool {
     program: &'static str,
+    /// What starts it, where it is not started as it is.
+    starter: Option<&'static str>,
     args: Vec<OsString>,
 }
 
 impl Tool {
     pub(super) fn new(program: &'static str) -> Self {
-        Self { program, args: Vec::new() }
+        Self { program, starter: None, args: Vec::new() }
+    }
+
+    /// The same program as root: for a user who is not, in a user namespace where the user is root and has the user's
+    /// subordinate ids, with mounts and processes of its own.
+    pub(super) fn as_root(program: &'static str) -> Self {
+        if is_root() {
+            return Self::new(program);
+        }
+        let tool = Self { program, starter: Some(UNSHARE), args: Vec::new() };
+        tool.args(AS_ROOT).arg("--").arg(program)
     }
 
     pub(super) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -92,6 +110,12 @@ impl Tool {
     pub(super) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
+    }
+
+    /// The path of what is started, and its arguments, for work that blocks.
+    pub(super) fn into_parts(self) -> Result<(PathBuf, Vec<OsString>), ImageError> {
+        locate(self.program)?;
+        Ok((locate(self.starter.unwrap_or(self.program))?, self.args))
     }
 
     /// Runs the program to its end; `line` gets each line of its standard error.
@@ -113,10 +137,11 @@ impl Tool {
     }
 
     async fn spawn(self, stdout: Stdio, line: &mut (dyn FnMut(&str) + Send)) -> Result<String, ImageError> {
-        let path = locate(self.program)?;
+        let program = self.program;
+        let (path, args) = self.into_parts()?;
         let io = |source| ImageError::Io { action: "run", path: path.clone(), source };
         let mut child = Command::new(&path)
-            .args(&self.args)
+            .args(&args)
             .env("LC_ALL", "C")
             .env("PATH", search_path())
             .stdin(Stdio::null())
@@ -154,7 +179,7 @@ impl Tool {
         let status = child.wait().await.map_err(io)?;
         group.ended();
         if !status.success() {
-            return Err(ImageError::Tool { program: self.program, status, stderr: Vec::from(tail).join("\n") });
+            return Err(ImageError::Tool { program, status, stderr: Vec::from(tail).join("\n") });
         }
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
@@ -184,7 +209,7 @@ impl Drop for Group {
 }
 
 fn locate(program: &str) -> Result<PathBuf, ImageError> {
-    let known = REQUIREMENTS.iter().find(|known| known.0 == program);
+    let known = REQUIREMENTS.iter().chain(&OF_USERS).find(|known| known.0 == program);
     let &(program, package, _) = known.unwrap_or(&("this program", "it", Purpose::Image));
     find(program).ok_or(ImageError::MissingTool { program, package })
 }
@@ -208,6 +233,8 @@ pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 const REQUIREMENTS: &[(&str, &str, Purpose)] = &[
     ("mmdebstrap", "mmdebstrap", Purpose::Image),
     ("apt-get", "apt", Purpose::Image),
+    ("find", "findutils", Purpose::Image),
+    ("rm", "coreutils", Purpose::Image),
     ("chroot", "coreutils", Purpose::Image),
     ("dpkg-deb", "dpkg", Purpose::Image),
     ("dpkg-query", "dpkg", Purpose::Image),
@@ -215,6 +242,15 @@ const REQUIREMENTS: &[(&str, &str, Purpose)] = &[
     (KEYRING, "debian-archive-keyring", Purpose::Image),
     ("qemu-system-x86_64", "qemu-system-x86", Purpose::Qemu),
 ];
+
+/// What it takes besides to build an image as somebody who is not root.
+const OF_USERS: [(&str, &str, Purpose); 2] =
+    [(UNSHARE, "util-linux", Purpose::Image), (NEWUIDMAP, "uidmap", Purpose::Image)];
+pub(super) const UNSHARE: &str = "unshare";
+pub(super) const NEWUIDMAP: &str = "newuidmap";
+/// `--map-auto` came with util-linux 2.38.
+const AS_ROOT: [&str; 8] =
+    ["--user", "--map-root-user", "--map-auto", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
 const SYSTEM_DIRECTORIES: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 const STDERR_LINES_MAX: usize = 20;
