@@ -419,8 +419,17 @@ impl From<wrenn_net::NetError> for Error {
         match error {
             wrenn_net::NetError::Permission { what, source } => Self::Host {
                 problem: format!("there is no permission to {what}"),
-                remedy: "run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW".to_owned(),
+                remedy: "run as root, or with CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW; or as a user who may make user \
+                         namespaces"
+                    .to_owned(),
                 source: Some(source.into()),
+            },
+            wrenn_net::NetError::UserNamespace(cause) => Self::Host {
+                problem: "this user may not make user namespaces".to_owned(),
+                remedy: "run as root, or raise user.max_user_namespaces; on Debian set kernel.unprivileged_userns_clone=1, on \
+                         Ubuntu 24.04 kernel.apparmor_restrict_unprivileged_userns=0; in a container allow `clone` of them"
+                    .to_owned(),
+                source: Some(cause.into()),
             },
             wrenn_net::NetError::NoTunDevice(cause) => Self::Host {
                 problem: "this host has no tap devices: there is no /dev/net/tun".to_owned(),
@@ -430,7 +439,9 @@ impl From<wrenn_net::NetError> for Error {
             },
             wrenn_net::NetError::TunForbidden(cause) => Self::Host {
                 problem: "/dev/net/tun may not be opened".to_owned(),
-                remedy: "run as root; start a container with `--device /dev/net/tun`".to_owned(),
+                remedy: "run as root, or let this user open it (`chmod 0666 /dev/net/tun`, as most distributions have it); start a \
+                         container with `--device /dev/net/tun`"
+                    .to_owned(),
                 source: Some(cause.into()),
             },
             wrenn_net::NetError::NoTransparentProxy(cause) => Self::Host {

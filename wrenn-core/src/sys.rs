@@ -54,6 +54,12 @@ pub(crate) fn restrict(command: &mut Command, limits: ChildLimits) {
     unsafe { command.pre_exec(set_up) };
 }
 
+/// Has the child of `command` do `first`, which makes system calls alone: it neither allocates nor takes a lock.
+pub(crate) fn begin_with(command: &mut Command, first: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: between fork and exec the closure makes plain system calls, as it has to.
+    unsafe { command.pre_exec(first) };
+}
+
 /// Keeps from `command` every descriptor of this program but the three standard ones, also those that are not marked to
 /// be closed: the program may have inherited some that it does not know. Mappings of descriptors come after this.
 pub(crate) fn inherit_nothing(command: &mut Command) {

@@ -7,7 +7,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 
-use common::lacking::{self, Lacking, Then};
+use common::lacking::{self, Lacking, Then, USER_NAMESPACES};
 use common::mount::Mount;
 
 /// Not a test by itself: runs on the machines that the tests make.
@@ -124,6 +124,19 @@ fn a_user_namespace_has_no_users_for_vmms() {
     let dir = tempfile::tempdir().unwrap();
     let said = Lacking::nothing().in_user_namespace().without_directory("/run").open(dir.path(), Then::Nothing);
     assert_tells(&said, &["refused", "user of its own", "outside of user namespaces"]);
+}
+
+#[test]
+fn a_user_without_rights_opens_or_is_told_what_to_allow() {
+    root_or_return!();
+    let user = || Lacking::nothing().run_by(1_234_569);
+    let dir = tempfile::tempdir().unwrap();
+    let allowed = || user().with_device_for_all("/dev/net/tun");
+    assert_eq!(allowed().open(dir.path(), Then::Nothing), "open");
+    let closed = allowed().after("chmod 600 /dev/net/tun");
+    assert_tells(&refused(closed), &["/dev/net/tun may not be opened", "chmod 0666 /dev/net/tun"]);
+    let text = refused(allowed().without_call(USER_NAMESPACES));
+    assert_tells(&text, &["user namespaces", "max_user_namespaces", "unprivileged_userns_clone", "apparmor_restrict"]);
 }
 
 #[test]

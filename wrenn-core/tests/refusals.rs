@@ -5,7 +5,6 @@ mod common;
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -91,40 +90,6 @@ async fn a_read_only_data_directory_is_named_with_its_remedy() {
     let error = Host::open(mount.path()).await.unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error:?}");
     assert!(error.to_string().contains("WRENN_DATA_DIR"), "{error}");
-}
-
-/// Not a test by itself: runs as another user, in `without_rights_the_error_says_which`.
-#[tokio::test]
-async fn program_without_rights() {
-    let Some(data_dir) = std::env::var_os("WRENN_TEST_DATA_DIR") else { return };
-    let error = Host::open(&data_dir).await.unwrap_err();
-    println!("refused with {error:?} / {error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_rights_the_error_says_which() {
-    vm_test_or_return!();
-    let dir = common::own_data_dir();
-    let host = common::own_host(&dir).open().await.unwrap();
-    Sandbox::create(&host, "base").await.unwrap().kill().await.unwrap();
-    // The shared data directory is closed to others; its images may be read.
-    let images = Mount::of(&wrenn_core::default_data_dir().join("images"));
-    std::fs::remove_file(dir.path().join("images")).unwrap();
-    std::os::unix::fs::symlink(images.path(), dir.path().join("images")).unwrap();
-    let nobody = 65534;
-    let everything = Command::new("chown").args(["-R", "-h", "65534:65534"]).arg(dir.path()).status().unwrap();
-    assert!(everything.success());
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    // Where the test binary is may be out of that user's reach.
-    let program = dir.path().join("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    let mut command = tokio::process::Command::new(&program);
-    command.args(["--exact", "program_without_rights", "--nocapture"]).uid(nobody).gid(nobody).current_dir("/");
-    let output = command.env("WRENN_TEST_DATA_DIR", dir.path()).output().await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("network namespace"), "{text}");
-    assert!(text.contains("run as root, or with CAP_SYS_ADMIN"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,7 @@ impl Choice {
             (Some(Driver::Qemu), _) => "it was asked for".to_owned(),
             (None, None) => "Firecracker is not installed".to_owned(),
             (Some(Driver::Firecracker), None) => return Err(no_firecracker()),
+            (None, Some(_)) if !nix::unistd::geteuid().is_root() => "Firecracker needs root".to_owned(),
             (named, Some(program)) => {
                 let firecracker = Firecracker::open(program, confinement, data_dir).await?;
                 match (firecracker.finishes_a_guest().await, named) {

@@ -1,9 +1,11 @@
 //! A slot of a machine's own: its namespace, its tap and its way out.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use nix::sched::{CloneFlags, setns};
 use tokio::net::TcpStream;
 use wrenn_net::Egress;
 
@@ -25,11 +27,35 @@ pub(crate) enum Plug {
     Tap {
         tap: wrenn_net::Tap,
         /// Where the tap is, for a VMM that opens it by name.
-        namespace: OwnedFd,
+        namespaces: Namespaces,
     },
     /// What the fake needs.
     #[cfg(test)]
     Nothing,
+}
+
+/// Where a slot's tap is.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    /// The one that the other belongs to, where this program has no rights of its own over it.
+    pub(crate) user: Option<OwnedFd>,
+    pub(crate) net: OwnedFd,
+}
+
+impl Namespaces {
+    pub(crate) fn of(slot: &wrenn_net::Slot) -> io::Result<Self> {
+        let user = slot.user_namespace().map(|user| user.try_clone_to_owned()).transpose()?;
+        Ok(Self { user, net: slot.namespace().try_clone_to_owned()? })
+    }
+
+    /// Moves the calling thread into them. Only a process with one thread can move into another user namespace. Makes
+    /// system calls alone.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        if let Some(user) = &self.user {
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+        }
+        Ok(setns(self.net.as_fd(), CloneFlags::CLONE_NEWNET)?)
+    }
 }
 
 impl Network {
@@ -37,9 +63,9 @@ impl Network {
     pub(crate) async fn slot(way_out: WayOut) -> Result<Self> {
         const WHAT: &str = "make the network slot";
         let (slot, tap, gate) = way_out.slots.take().await?;
-        let namespace = slot.namespace().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
+        let namespaces = Namespaces::of(&slot).map_err(|e| Error::failed(WHAT)(e.into()))?;
         let egress = Some(Arc::new(way_out.open(gate)?));
-        Ok(Self { plug: Plug::Tap { tap, namespace }, connector: Arc::new(SlotConnector(slot)), egress })
+        Ok(Self { plug: Plug::Tap { tap, namespaces }, connector: Arc::new(SlotConnector(slot)), egress })
     }
 }
 

@@ -17,7 +17,8 @@ use nix::unistd::Pid;
 use rustix::process::{Gid, PidfdFlags, Signal, Uid, pidfd_open, pidfd_send_signal};
 
 use super::inject;
-use crate::sys::{ChildLimits, inherit_nothing, restrict};
+use crate::network::slot::Namespaces;
+use crate::sys::{ChildLimits, begin_with, inherit_nothing, restrict};
 use crate::vmm::identity::Identity;
 use crate::vmm::inject::Via;
 use crate::vmm::userfaultfd::Device;
@@ -26,6 +27,8 @@ use crate::vmm::userfaultfd::Device;
 pub(crate) struct Launch {
     /// What the VM's thread does first. The VMM inherits the namespaces that the thread enters.
     pub(crate) enter: Option<Enter>,
+    /// What the VMM's process enters by itself, before it becomes another user.
+    pub(crate) namespaces: Option<Namespaces>,
     pub(crate) directory: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
@@ -141,6 +144,9 @@ fn command(launch: &mut Launch, output: OwnedFd, device: Option<&Device>) -> io:
     command.args(&launch.arguments).env_clear().current_dir(&launch.directory).process_group(0);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     inherit_nothing(&mut command);
+    if let Some(namespaces) = launch.namespaces.take() {
+        begin_with(&mut command, move || namespaces.enter());
+    }
     command.fd_mappings(mappings).map_err(io::Error::other)?;
     let user = launch.identity.as_ref().filter(|_| launch.tracing != Tracing::NextExec);
     let limits = ChildLimits {

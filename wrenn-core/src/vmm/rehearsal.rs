@@ -11,11 +11,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use nix::sched::{CloneFlags, setns};
 use rustix::process::{Signal, pidfd_send_signal};
 use wrenn_net::Slot;
 
 use crate::error::{BoxError, Error, Result};
+use crate::network::slot::Namespaces;
 use crate::runtime::blocking;
 use crate::vmm::devices;
 use crate::vmm::identity::{DIRECTORY, Identity};
@@ -36,9 +36,9 @@ pub(crate) struct Play {
 /// How each step of the rehearsal went. What depends on a step that failed was not tried, and counts as good.
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
-    /// A slot can be made and entered.
+    /// A slot can be made.
     pub(crate) network: Result<()>,
-    /// The VMM gets a user of its own, with its devices where it needs some, starts, and can be killed.
+    /// The VMM gets a user of its own, with its devices where it needs some, starts in the slot, and can be killed.
     pub(crate) start: Result<()>,
     /// The VMM can be traced at its start, and its page tables read; what lazy restores take.
     pub(crate) tracing: Result<(), String>,
@@ -47,52 +47,57 @@ pub(crate) struct Rehearsal {
 impl Play {
     /// Takes some milliseconds. Leaves nothing behind.
     pub(crate) async fn rehearse(self) -> Result<Rehearsal> {
-        // A namespace belongs to a thread, so the thread is one that ends here.
+        // Mounts belong to a thread, so the thread is one that ends here.
         let on_own_thread = move || std::thread::scope(|scope| scope.spawn(|| self.run()).join());
         let played = blocking("rehearse the start of a VMM", on_own_thread).await?;
         played.map_err(|_| Error::failed("rehearse the start of a VMM")("the rehearsal panicked".into()))
     }
 
     fn run(&self) -> Rehearsal {
-        let network = enter_a_slot();
-        let start = self.starts();
+        let slot = Slot::create().map(|(slot, ..)| slot);
+        let start = self.starts(slot.as_ref().ok());
         let tracing = match &start {
-            Ok(identity) if !self.idle.is_empty() => self.traced(identity.clone()),
+            Ok(place) if !self.idle.is_empty() => self.traced(place),
             Ok(_) | Err(_) => Ok(()),
         };
-        Rehearsal { network, start: start.map(drop), tracing }
+        let start = start.map(drop);
+        Rehearsal { network: slot.map(drop).map_err(Error::from), start, tracing }
     }
 
-    fn starts(&self) -> Result<Option<Identity>> {
+    fn starts<'a>(&self, slot: Option<&'a Slot>) -> Result<Place<'a>> {
         let identity = Identity::reserve().map_err(no_users)?;
         if let (Acceleration::Kvm, Some(owner)) = (self.acceleration, &identity) {
             devices::own(devices::KVM, owner).map_err(no_devices)?;
         }
-        let began = self.begin(identity.clone(), &["--version"], Tracing::None);
-        let (mut child, spawned) = match began {
-            Ok(began) => began,
-            Err(error) if identity.is_some() => {
-                // The same without a user of its own tells which of the two is to blame.
-                return Err(match self.begin(None, &["--version"], Tracing::None) {
-                    Ok((mut child, _)) => {
-                        let _ = child.wait();
-                        no_change_of_user(error)
-                    }
-                    Err(error) => no_start(&self.program, error),
-                });
-            }
-            Err(error) => return Err(no_start(&self.program, error)),
-        };
+        let place = Place { identity, slot };
+        let (mut child, spawned) =
+            self.begin(&place, &["--version"], Tracing::None).map_err(|error| self.blame(place.clone(), error))?;
         let killed = pidfd_send_signal(&spawned.pidfd, Signal::KILL);
         // One that cannot be killed has told its version, and ends by itself.
         let _ = child.wait();
         killed.map_err(|errno| no_kill(errno.into()))?;
-        Ok(identity)
+        Ok(place)
+    }
+
+    /// What keeps the VMM from being started in its place: the same start with less tells.
+    fn blame(&self, place: Place<'_>, error: io::Error) -> Error {
+        let starts = |place| match self.begin(&place, &["--version"], Tracing::None) {
+            Ok((mut child, _)) => child.wait().is_ok(),
+            Err(_) => false,
+        };
+        if place.slot.is_some() && starts(Place { slot: None, ..place.clone() }) {
+            return no_entry(error);
+        }
+        let has_user = place.identity.is_some();
+        if has_user && starts(Place { identity: None, slot: None }) {
+            return no_change_of_user(error);
+        }
+        no_start(&self.program, error)
     }
 
     /// Only once a VMM can be killed: what fails here kills it.
-    fn traced(&self, identity: Option<Identity>) -> Result<(), String> {
-        let began = self.begin(identity, self.idle, Tracing::Userfaultfds);
+    fn traced(&self, place: &Place<'_>) -> Result<(), String> {
+        let began = self.begin(place, self.idle, Tracing::Userfaultfds);
         let (mut child, spawned) = began.map_err(|error| {
             format!(
                 "QEMU cannot be traced at its start ({error}): that takes CAP_SYS_PTRACE, a seccomp profile that allows \
@@ -110,17 +115,18 @@ impl Play {
 
     fn begin(
         &self,
-        identity: Option<Identity>,
+        place: &Place<'_>,
         arguments: &[&str],
         tracing: Tracing,
     ) -> io::Result<(std::process::Child, Spawned)> {
         let launch = Launch {
             enter: None,
+            namespaces: place.slot.map(Namespaces::of).transpose()?,
             directory: "/".into(),
             program: self.program.clone(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             inherited: Vec::new(),
-            identity,
+            identity: place.identity.clone(),
             tracing,
             is_served: false,
             exit_code: |_| None,
@@ -130,14 +136,19 @@ impl Play {
     }
 }
 
-/// Moves the calling thread into a new slot.
-fn enter_a_slot() -> Result<()> {
-    let (slot, _tap, _gate) = Slot::create()?;
-    setns(slot.namespace(), CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Host {
+/// Where a VMM is started, and as whom.
+#[derive(Clone)]
+struct Place<'a> {
+    identity: Option<Identity>,
+    slot: Option<&'a Slot>,
+}
+
+fn no_entry(source: io::Error) -> Error {
+    Error::Host {
         problem: "a network namespace cannot be entered".to_owned(),
         remedy: "run as root, or with CAP_SYS_ADMIN".to_owned(),
-        source: Some(errno.into()),
-    })
+        source: Some(source.into()),
+    }
 }
 
 fn no_users(source: Error) -> Error {

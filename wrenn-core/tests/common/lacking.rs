@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 use wrenn_core::{Host, Sandbox};
 
 /// What is taken from the program.
 #[derive(Default)]
 pub(crate) struct Lacking {
+    user: Option<u32>,
     /// Lines of a shell, run as root in a mount namespace of the program's own.
     lines: Vec<String>,
     capabilities: Vec<&'static str>,
@@ -79,15 +82,39 @@ impl Lacking {
         self
     }
 
+    /// The program is run by a user without any right of root's, to whom the data directory belongs.
+    pub(crate) fn run_by(mut self, uid: u32) -> Self {
+        self.user = Some(uid);
+        self
+    }
+
+    /// Every user may open the device.
+    pub(crate) fn with_device_for_all(self, device: &str) -> Self {
+        let at = format!("/mnt/{}", device.replace('/', "-"));
+        // A node of its own, since the mode of the host's is the host's.
+        self.after(format!(
+            "mountpoint -q /mnt || mount -t tmpfs none /mnt\n\
+             mknod {at} c $(stat -c 'echo $((0x%t)) $((0x%T))' {device} | sh)\n\
+             chmod 666 {at}; mount --bind {at} {device}"
+        ))
+    }
+
     /// What the opening of a host, and the first sandbox where that is wanted, come to.
     pub(crate) fn open(self, data_dir: &Path, then: Then) -> String {
+        self.run("program_that_opens", data_dir, then)
+    }
+
+    /// Starts this test binary's test `program` there, which ends with [`program`], and returns what it came to.
+    pub(crate) fn run(self, program: &str, data_dir: &Path, then: Then) -> String {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private"]);
         if self.in_user_namespace {
             command.args(["--user", "--map-root-user"]);
         }
         let lines = self.lines.join("\n");
-        command.args(["sh", "-e", "-c"]).arg(format!("{lines}\nexec \"$@\"")).arg("sh");
+        // Another user may have no way to the binary by its path.
+        let me = std::env::current_exe().unwrap();
+        command.args(["sh", "-e", "-c"]).arg(format!("exec 3< \"$0\"\n{lines}\nexec \"$@\"")).arg(me);
         let sets = match self.only {
             Some(only) => format!("-all,+{}", only.join(",+")),
             None => self.capabilities.iter().map(|name| format!("-{name}")).collect::<Vec<_>>().join(","),
@@ -95,7 +122,12 @@ impl Lacking {
         if !sets.is_empty() {
             command.arg("setpriv").arg(format!("--bounding-set={sets}")).arg("--inh-caps=-all");
         }
-        command.arg(std::env::current_exe().unwrap()).args(["--exact", "program_that_opens", "--nocapture"]);
+        if let Some(uid) = self.user {
+            std::os::unix::fs::chown(data_dir, Some(uid), Some(uid)).unwrap();
+            let ids = [format!("--reuid={uid}"), format!("--regid={uid}")];
+            command.arg("setpriv").args(ids).args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+        }
+        command.arg("/proc/self/fd/3").args(["--exact", program, "--nocapture"]).current_dir("/");
         command.env("WRENN_TEST_DATA_DIR", data_dir).env("WRENN_TEST_DENY", self.calls.join(","));
         command.env("WRENN_TEST_THEN", if then == Then::Run { "run" } else { "open" }).envs(self.variables);
         let output = command.output().unwrap();
@@ -137,8 +169,11 @@ pub(crate) fn program() {
     println!("came to: {said}");
 }
 
+/// Instead of a call's name: the calls of `clone` that make a user namespace.
+pub(crate) const USER_NAMESPACES: &str = "user namespaces";
+
 fn deny(names: &str) {
-    let numbers = names.split(',').filter(|name| !name.is_empty()).map(|name| match name {
+    let numbers = names.split(',').filter(|name| !name.is_empty() && *name != USER_NAMESPACES).map(|name| match name {
         "mount" => libc::SYS_mount,
         "pidfd_getfd" => libc::SYS_pidfd_getfd,
         "ptrace" => libc::SYS_ptrace,
@@ -146,7 +181,12 @@ fn deny(names: &str) {
         "unshare" => libc::SYS_unshare,
         other => panic!("{other} is not in this list"),
     });
-    let rules: BTreeMap<i64, _> = numbers.map(|number| (number, Vec::new())).collect();
+    let mut rules: BTreeMap<i64, _> = numbers.map(|number| (number, Vec::new())).collect();
+    if names.contains(USER_NAMESPACES) {
+        let flag = libc::CLONE_NEWUSER.unsigned_abs().into();
+        let makes_one = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag).unwrap();
+        rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![makes_one]).unwrap()]);
+    }
     if rules.is_empty() {
         return;
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
+use nix::unistd::geteuid;
 
 use crate::error::{Error, Result, chain};
 use crate::guest::manifest::Surroundings;
@@ -30,6 +31,7 @@ pub(super) fn of_the_host(data_dir: &Path) -> Vec<Finding> {
         shared_storage(data_dir),
         images(data_dir),
         records(data_dir),
+        privilege(),
         kvm(),
         userfaultfd(),
         mount_namespaces(),
@@ -97,6 +99,22 @@ fn data_directory(path: &Path) -> Finding {
         );
     }
     Finding::good(WHAT, found)
+}
+
+/// What this program's rights give. Whether they suffice is tried with the start of a VMM.
+fn privilege() -> Finding {
+    const WHAT: &str = "privilege";
+    if geteuid().is_root() {
+        return Finding::good(WHAT, "root: each VMM runs as a user of its own");
+    }
+    Finding::lacking(
+        WHAT,
+        format!(
+            "user {}: VMMs run as this user, networks are made in user namespaces, QEMU is the only VMM",
+            geteuid()
+        ),
+        "run as root, where VMMs are to be kept from each other and from this user's files, or Firecracker is to be used",
+    )
 }
 
 fn unnamed_files(path: &Path) -> Finding {

@@ -124,9 +124,9 @@ impl Firecracker {
     async fn start(&self, shape: &MachineShape, parts: Parts, starting: Starting) -> Result<FirecrackerMachine> {
         let owner = parts.identity.ok_or_else(need_root)?;
         let namespace = match parts.plug {
-            Plug::Tap { tap, namespace } => {
+            Plug::Tap { tap, namespaces } => {
                 tap.leave_to(owner.uid)?;
-                namespace
+                namespaces.net
             }
             #[cfg(test)]
             Plug::Nothing => return Err(Error::failed(START)("the fake's network has no namespace".into())),
@@ -164,6 +164,7 @@ impl Firecracker {
                 let _ = entered.send(room.enter()?);
                 Ok(())
             })),
+            namespaces: None,
             directory: place.join(inside),
             program,
             arguments,

@@ -21,6 +21,7 @@ async fn a_vmm_that_a_jailer_executes_dies_with_its_thread() {
     };
     let launch = Launch {
         enter: None,
+        namespaces: None,
         directory: "/".into(),
         program,
         arguments: ARGUMENTS.map(str::to_owned).to_vec(),
@@ -46,6 +47,7 @@ async fn a_vmm_that_a_jailer_executes_dies_with_its_thread() {
 fn shell(line: &str, identity: Option<Identity>) -> Launch {
     Launch {
         enter: None,
+        namespaces: None,
         directory: "/".into(),
         program: "/bin/sh".into(),
         arguments: vec!["-c".to_owned(), line.to_owned()],

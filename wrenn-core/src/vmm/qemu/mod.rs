@@ -12,12 +12,10 @@ mod qmp;
 mod tests;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use nix::sched::{CloneFlags, setns};
 use tokio::net::UnixStream;
 use wrenn_snapshot::{Generation, Space};
 
@@ -82,10 +80,10 @@ impl Qemu {
             (parts.drive.into(), args::DRIVE_FD),
             (theirs.into(), args::QMP_FD),
         ];
-        let namespace = match parts.plug {
-            Plug::Tap { tap, namespace } => {
+        let namespaces = match parts.plug {
+            Plug::Tap { tap, namespaces } => {
                 inherited.push((tap.into_queue(), args::TAP_FD));
-                namespace
+                namespaces
             }
             #[cfg(test)]
             Plug::Nothing => return Err(Error::failed("start QEMU")("the fake's network has no namespace".into())),
@@ -99,7 +97,8 @@ impl Qemu {
             Launching::Restore(paging) => (Start::Incoming, paging != Paging::Eager),
         };
         let launch = Launch {
-            enter: Some(entering(namespace, shape.acceleration, parts.identity.clone())),
+            enter: devices_for(shape.acceleration, parts.identity.clone()),
+            namespaces: Some(namespaces),
             directory: "/".into(),
             program: self.program.clone(),
             arguments: args::arguments(shape, mode, wrenn_net::GUEST_MAC),
@@ -124,16 +123,12 @@ enum Launching {
     Restore(Paging),
 }
 
-/// The namespaces that the VM's thread enters: a network without a way out, and, where QEMU runs as another user,
-/// mounts with a `/dev/kvm` that this user may open.
-fn entering(namespace: OwnedFd, acceleration: Acceleration, owner: Option<Identity>) -> Enter {
-    Box::new(move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(devices::at("enter the network namespace"))?;
-        match (acceleration, owner) {
-            (Acceleration::Kvm, Some(owner)) => devices::own(devices::KVM, &owner),
-            (Acceleration::Kvm, None) | (Acceleration::Tcg, _) => Ok(()),
-        }
-    })
+/// Where QEMU runs as another user, the VM's thread moves to mounts with a `/dev/kvm` that this user may open.
+fn devices_for(acceleration: Acceleration, owner: Option<Identity>) -> Option<Enter> {
+    match (acceleration, owner) {
+        (Acceleration::Kvm, Some(owner)) => Some(Box::new(move || devices::own(devices::KVM, &owner))),
+        (Acceleration::Kvm, None) | (Acceleration::Tcg, _) => None,
+    }
 }
 
 fn reserve(shape: &MachineShape) -> Result<GuestMemory> {

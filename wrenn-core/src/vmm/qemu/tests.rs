@@ -38,8 +38,8 @@ async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
     };
     let shape = MachineShape { vcpus: 1, memory_mib: 128, acceleration: Acceleration::Tcg, tsc_khz: None };
     let network = Network::slot(HostNetwork::default().closed()).await.unwrap();
-    let Plug::Tap { namespace, .. } = &network.plug else { panic!("a slot has a tap") };
-    let namespace = File::from(namespace.try_clone().unwrap()).metadata().unwrap().ino();
+    let Plug::Tap { namespaces, .. } = &network.plug else { panic!("a slot has a tap") };
+    let namespace = File::from(namespaces.net.try_clone().unwrap()).metadata().unwrap().ino();
     // QEMU takes a descriptor for what it was opened for.
     let base = tempfile::NamedTempFile::new().unwrap();
     base.as_file().set_len(1 << 20).unwrap();
