@@ -7,7 +7,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 
-use common::lacking::{self, Lacking, Then, USER_NAMESPACES};
+use common::lacking::{self, IPV6, Lacking, Then, USER_NAMESPACES};
 use common::mount::Mount;
 
 /// Not a test by itself: runs on the machines that the tests make.
@@ -137,6 +137,16 @@ fn a_user_without_rights_opens_or_is_told_what_to_allow() {
     assert_tells(&refused(closed), &["/dev/net/tun may not be opened", "chmod 0666 /dev/net/tun"]);
     let text = refused(allowed().without_call(USER_NAMESPACES));
     assert_tells(&text, &["user namespaces", "max_user_namespaces", "unprivileged_userns_clone", "apparmor_restrict"]);
+}
+
+#[test]
+fn without_ipv6_guests_have_ipv4_alone_and_the_doctor_says_so() {
+    vm_test_or_return!();
+    let open = |lacking: Lacking| lacking.open(common::own_data_dir().path(), Then::TellOfNetworkAndRun);
+    let text = open(Lacking::nothing().without_call(IPV6));
+    assert_tells(&text, &["guests have IPv4 alone: for IPv6 the kernel needs NF_TPROXY_IPV6", "; hello again"]);
+    let text = open(Lacking::nothing());
+    assert_tells(&text, &["guests have IPv4 and IPv6; hello again"]);
 }
 
 #[test]

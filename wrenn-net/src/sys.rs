@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -58,7 +59,7 @@ pub(crate) fn watch_link(
     let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
     // SAFETY: `program` and the instructions that it points to are alive during the call, which copies them and writes none.
     let attached = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const program).cast(), len) };
-    nix::errno::Errno::result(attached)?;
+    Errno::result(attached)?;
     // SAFETY: `sockaddr_ll` is plain old data, for which all zeros is a valid value.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
@@ -68,7 +69,7 @@ pub(crate) fn watch_link(
     let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
     // SAFETY: `address` is an initialised `sockaddr_ll` of that length, and outlives the call.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
-    nix::errno::Errno::result(bound)?;
+    Errno::result(bound)?;
     Ok(())
 }
 
@@ -113,7 +114,11 @@ pub(crate) fn in_a_process<T>(flags: CloneFlags, work: impl FnOnce() -> T) -> io
     // It sends no signal at its end, so that only a wait that asks for such finds it.
     let ended = made.and_then(|pid| waitpid(pid, Some(WaitPidFlag::__WALL)));
     mask.thread_set_mask()?;
-    ended?;
+    match ended {
+        // Somebody else in this program has waited for whatever ends. By now it has ended.
+        Ok(_) | Err(Errno::ECHILD) => {}
+        Err(errno) => return Err(errno.into()),
+    }
     match done {
         Some(Ok(done)) => Ok(done),
         Some(Err(panic)) => resume_unwind(panic),
@@ -123,3 +128,28 @@ pub(crate) fn in_a_process<T>(flags: CloneFlags, work: impl FnOnce() -> T) -> io
 
 /// More than the making of a slot takes in a build without optimization. Only what is touched costs memory.
 const STACK_BYTES: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_returns_opens_and_panics_with_is_the_callers() {
+        let mask = SigSet::thread_get_mask().expect("a mask");
+        let (pid, file) =
+            in_a_process(CloneFlags::empty(), || (getpid(), File::open("/dev/null"))).expect("it is made");
+        assert_ne!(pid, getpid());
+        assert!(file.and_then(|file| file.metadata()).is_ok(), "the descriptor is this program's too");
+        let none = CloneFlags::empty();
+        let panicked = catch_unwind(|| in_a_process(none, || -> () { panic!("{}", "in the other process") }));
+        let panic = panicked.expect_err("it is resumed here");
+        assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("in the other process"));
+        assert_eq!(SigSet::thread_get_mask().expect("a mask"), mask);
+    }
+
+    #[test]
+    fn a_process_that_is_killed_is_an_error_and_not_a_wait() {
+        let killed = in_a_process(CloneFlags::empty(), || nix::sys::signal::kill(getpid(), Signal::SIGKILL));
+        assert!(killed.is_err_and(|error| error.to_string().contains("was ended")));
+    }
+}

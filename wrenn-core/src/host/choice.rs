@@ -39,7 +39,7 @@ impl Choice {
             Ok(Found::Firecracker(firecracker)) => {
                 let mut rehearsal = play(firecracker.binary(), &[], Acceleration::Kvm).rehearse().await;
                 // Only where what is started can be killed.
-                if let Ok(Rehearsal { network: Ok(()), start: start @ Ok(()), .. }) = &mut rehearsal {
+                if let Ok(Rehearsal { network: Ok(_), start: start @ Ok(()), .. }) = &mut rehearsal {
                     *start = firecracker.rehearse().await;
                 }
                 Chosen { vmm: Ok((Arc::new(firecracker), served())), rehearsal }

@@ -37,7 +37,7 @@ pub(crate) struct Play {
 #[derive(Debug)]
 pub(crate) struct Rehearsal {
     /// A slot can be made.
-    pub(crate) network: Result<()>,
+    pub(crate) network: Result<Network>,
     /// The VMM gets a user of its own, with its devices where it needs some, starts in the slot, and can be killed.
     pub(crate) start: Result<()>,
     /// The VMM can be traced at its start, and its page tables read; what lazy restores take.
@@ -54,14 +54,14 @@ impl Play {
     }
 
     fn run(&self) -> Rehearsal {
-        let slot = Slot::create().map(|(slot, ..)| slot);
-        let start = self.starts(slot.as_ref().ok());
+        let slot = Slot::create().map(|(slot, _tap, gate)| (slot, Network { ipv6: gate.has_ipv6() }));
+        let start = self.starts(slot.as_ref().ok().map(|(slot, _)| slot));
         let tracing = match &start {
             Ok(place) if !self.idle.is_empty() => self.traced(place),
             Ok(_) | Err(_) => Ok(()),
         };
         let start = start.map(drop);
-        Rehearsal { network: slot.map(drop).map_err(Error::from), start, tracing }
+        Rehearsal { network: slot.map(|(_, network)| network).map_err(Error::from), start, tracing }
     }
 
     fn starts<'a>(&self, slot: Option<&'a Slot>) -> Result<Place<'a>> {
@@ -134,6 +134,13 @@ impl Play {
         let nowhere: OwnedFd = File::options().write(true).open("/dev/null")?.into();
         start(launch, nowhere, &OnceLock::new())
     }
+}
+
+/// What guests have of a network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Network {
+    /// Besides IPv4.
+    pub(crate) ipv6: bool,
 }
 
 /// Where a VMM is started, and as whom.

@@ -129,7 +129,7 @@ impl Lacking {
         }
         command.arg("/proc/self/fd/3").args(["--exact", program, "--nocapture"]).current_dir("/");
         command.env("WRENN_TEST_DATA_DIR", data_dir).env("WRENN_TEST_DENY", self.calls.join(","));
-        command.env("WRENN_TEST_THEN", if then == Then::Run { "run" } else { "open" }).envs(self.variables);
+        command.env("WRENN_TEST_THEN", then.name()).envs(self.variables);
         let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         let said = text.lines().find_map(|line| line.split_once("came to: ")).map(|(_, said)| said.to_owned());
@@ -142,6 +142,18 @@ impl Lacking {
 pub(crate) enum Then {
     Nothing,
     Run,
+    /// What the doctor says of the network, and then as [`Then::Run`].
+    TellOfNetworkAndRun,
+}
+
+impl Then {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "open",
+            Self::Run => "run",
+            Self::TellOfNetworkAndRun => "doctor",
+        }
+    }
 }
 
 /// The program. It does nothing where it was not started by [`Lacking::open`].
@@ -155,25 +167,35 @@ pub(crate) fn program() {
             Ok(host) => host,
             Err(error) => return format!("refused, {}: {error}", error.code()),
         };
-        if std::env::var("WRENN_TEST_THEN").unwrap() == "open" {
+        let then = std::env::var("WRENN_TEST_THEN").unwrap();
+        if then == "open" {
             return "open".to_owned();
         }
+        let told = if then == "doctor" { of_network(Path::new(&data_dir)).await } else { String::new() };
         let sandbox = Sandbox::create(&host, "base").await.unwrap();
         let said = super::run(&sandbox, "echo hello").await;
         let paging = sandbox.restore_report().await.unwrap().paging;
         let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
         let again = super::run(&sandbox, "echo again").await;
         sandbox.kill().await.unwrap();
-        format!("{said} {again} {paging:?}")
+        format!("{told}{said} {again} {paging:?}")
     });
     println!("came to: {said}");
 }
 
+async fn of_network(data_dir: &Path) -> String {
+    let diagnosis = Host::builder().data_dir(data_dir).doctor().await;
+    diagnosis.findings.iter().find(|finding| finding.subject == "network").unwrap().found.clone() + "; "
+}
+
+/// Instead of a call's name: the calls of `socket` for IPv6.
+pub(crate) const IPV6: &str = "IPv6";
 /// Instead of a call's name: the calls of `clone` that make a user namespace.
 pub(crate) const USER_NAMESPACES: &str = "user namespaces";
 
 fn deny(names: &str) {
-    let numbers = names.split(',').filter(|name| !name.is_empty() && *name != USER_NAMESPACES).map(|name| match name {
+    let calls = names.split(',').filter(|name| !["", USER_NAMESPACES, IPV6].contains(name));
+    let numbers = calls.map(|name| match name {
         "mount" => libc::SYS_mount,
         "pidfd_getfd" => libc::SYS_pidfd_getfd,
         "ptrace" => libc::SYS_ptrace,
@@ -182,10 +204,16 @@ fn deny(names: &str) {
         other => panic!("{other} is not in this list"),
     });
     let mut rules: BTreeMap<i64, _> = numbers.map(|number| (number, Vec::new())).collect();
+    let first_is = |how, value| {
+        let is = SeccompCondition::new(0, SeccompCmpArgLen::Qword, how, value).unwrap();
+        vec![SeccompRule::new(vec![is]).unwrap()]
+    };
     if names.contains(USER_NAMESPACES) {
         let flag = libc::CLONE_NEWUSER.unsigned_abs().into();
-        let makes_one = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag).unwrap();
-        rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![makes_one]).unwrap()]);
+        rules.insert(libc::SYS_clone, first_is(SeccompCmpOp::MaskedEq(flag), flag));
+    }
+    if names.contains(IPV6) {
+        rules.insert(libc::SYS_socket, first_is(SeccompCmpOp::Eq, libc::AF_INET6.unsigned_abs().into()));
     }
     if rules.is_empty() {
         return;

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Result, chain};
 use crate::host::doctor::finding::Finding;
 use crate::host::doctor::memory;
-use crate::vmm::rehearsal::Rehearsal;
+use crate::vmm::rehearsal::{Network, Rehearsal};
 
 /// One thing that no sandbox can run without, as it was found on this machine.
 #[derive(Debug)]
@@ -25,10 +25,19 @@ pub(crate) fn of_a_start(rehearsal: Rehearsal) -> Vec<Need> {
     };
     let is = |subject, found: Result<()>, good: &str| Need { subject, found: found.map(|()| good.to_owned()) };
     vec![
-        is("network", network, "a namespace with a tap can be made"),
+        Need { subject: "network", found: network.map(|Network { ipv6 }| of_network(ipv6).to_owned()) },
         is("rights", start, good_start),
         Need { subject: "memory", found: memory::suffices(Path::new("/")) },
     ]
+}
+
+fn of_network(ipv6: bool) -> &'static str {
+    if ipv6 {
+        "a namespace with a tap can be made, and guests have IPv4 and IPv6"
+    } else {
+        "a namespace with a tap can be made, and guests have IPv4 alone: for IPv6 the kernel needs NF_TPROXY_IPV6 and \
+         IPV6_MULTIPLE_TABLES, and no `ipv6.disable=1`"
+    }
 }
 
 impl From<Need> for Finding {
