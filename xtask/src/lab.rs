@@ -142,7 +142,7 @@ pub(crate) async fn in_machine(
 async fn boot_and_do(job: Job, kernel: Kernel, tools: &Tools, line: &mut dyn FnMut(&str)) -> anyhow::Result<i32> {
     let image = Image::open(&wrenn_core::default_data_dir(), "base")?;
     let kernel = HostKernel::prepare(&shell::target().join("lab"), kernel)?;
-    let lab = Lab { tools, kernel, image, patience: Patience::now() };
+    let lab = Lab { tools, kernel, image, patience: Patience::now().for_slower(tools.slowness()) };
     match job {
         Job::Tests { targets, arguments } => {
             let binaries = Selection::new(tools.vmm, &targets)?.build()?;
@@ -236,7 +236,7 @@ fn run_max(tests: usize) -> Duration {
     STARTS_MAX + EACH_MAX * u32::try_from(tests).unwrap_or(u32::MAX)
 }
 
-const STARTS_MAX: Duration = Duration::from_secs(10 * 60);
+const STARTS_MAX: Duration = Duration::from_secs(20 * 60);
 const EACH_MAX: Duration = Duration::from_secs(90);
 /// Of a shell line instead of tests.
 const COMMAND_MAX: Duration = Duration::from_secs(30 * 60);

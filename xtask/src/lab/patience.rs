@@ -29,6 +29,11 @@ impl Patience {
         Self((load / f64::from(processors)).clamp(1.0, FACTOR_MAX))
     }
 
+    /// For work that takes so many times as long by itself.
+    pub(super) fn for_slower(self, times: f64) -> Self {
+        Self(self.0 * times)
+    }
+
     pub(super) fn factor(self) -> f64 {
         self.0
     }
@@ -56,6 +61,7 @@ mod tests {
         for (load, factor) in [("1.00 9 9 1/2 3", 1.0), ("5.00 1 1", 2.5), ("90.0", FACTOR_MAX), ("", 1.0)] {
             assert_eq!(Patience::of(load, 2), Patience(factor), "{load}");
         }
+        assert_eq!(Patience(1.5).for_slower(2.0), Patience(3.0));
         assert_eq!(Patience(2.5).times(Duration::from_secs(2)), Duration::from_secs(5));
     }
 }

@@ -92,6 +92,15 @@ impl Tools {
         Self { acceleration, ..self }
     }
 
+    /// How many times as long as under KVM a guest takes.
+    pub(super) fn slowness(&self) -> f64 {
+        match self.acceleration {
+            Acceleration::Kvm => 1.0,
+            // Emulation within emulation.
+            Acceleration::Tcg => 4.0,
+        }
+    }
+
     pub(super) fn programs(&self) -> &[Program] {
         &self.programs
     }
