@@ -75,7 +75,8 @@ impl Slot {
     ///
     /// # Errors
     /// [`NetError::Permission`] without the rights, [`NetError::UserNamespace`] for a user who cannot get them either,
-    /// [`NetError::NoTunDevice`] without the driver, [`NetError::TunForbidden`] where its device may not be opened. Nothing is left behind by a failure.
+    /// [`NetError::NoTunDevice`] without the driver, [`NetError::TunForbidden`] where its device may not be opened. Nothing is
+    /// left behind by a failure.
     pub fn create() -> Result<(Self, Tap, Gate), NetError> {
         let (netns, (tap, gate)) = NetNs::create(set_up)?;
         Ok((Self { netns: Arc::new(netns) }, Tap(tap), gate))
