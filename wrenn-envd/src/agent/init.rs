@@ -15,6 +15,7 @@ mod ca_bundle;
 mod cmdline;
 mod device;
 mod identity;
+mod java_stores;
 mod limits;
 mod modules;
 mod mounts;

@@ -2,11 +2,11 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
+        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -27,30 +27,53 @@ pub(in crate::agent) fn regular(
     reopen(&found, OpenOptions::new().read(true)).map(Some)
 }
 
-/// The text of a short regular file. A guest's superuser may put anything in the place of a file that the agent reads: what may
+/// The text of a short regular file.
+///
+/// # Errors
+///
+/// As [`short_bytes`], and what is no UTF-8.
+pub(in crate::agent) fn short_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+    String::from_utf8(short_bytes(path, bytes_max)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// What a short regular file has. A guest's superuser may put anything in the place of a file that the agent reads: what may
 /// never end, or not even begin, is not read.
 ///
 /// # Errors
 ///
-/// What is no regular file, is longer than `bytes_max`, or is no UTF-8.
-pub(in crate::agent) fn short_text(path: &Path, bytes_max: u64) -> io::Result<String> {
+/// What is no regular file, or is longer than `bytes_max`.
+pub(in crate::agent) fn short_bytes(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let file = regular(CWD, path, OFlags::empty())?;
     let file = file.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))?;
-    let mut text = String::new();
-    file.take(bytes_max.saturating_add(1)).read_to_string(&mut text)?;
-    if text.len() as u64 > bytes_max {
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {bytes_max} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// Puts `wanted` in the place of a file for all to read, which has `present`, with the directories above it. Readers see the old
+/// file or the new one. Nothing is written when nothing changes: each write costs blocks in the next pause.
+pub(in crate::agent) fn replace(path: &Path, present: &[u8], wanted: &[u8]) -> io::Result<()> {
+    if present == wanted {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let new = directory.join(".wrenn-new");
+    write_anew(&new, wanted)?;
+    fs::set_permissions(&new, Permissions::from_mode(0o644))?;
+    fs::rename(new, path)
 }
 
 /// Writes a file that takes another's place by a rename later. What is there by its name goes first.
-pub(in crate::agent) fn write_anew(path: &Path, text: &str) -> io::Result<()> {
+pub(in crate::agent) fn write_anew(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    File::create_new(path)?.write_all(text.as_bytes())
+    File::create_new(path)?.write_all(bytes)
 }
 
 /// Writes a file in its place. A pipe that nobody reads is refused, and not waited for.

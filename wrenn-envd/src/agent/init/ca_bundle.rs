@@ -1,20 +1,17 @@
 //! The certificate authorities that the guest's TLS clients trust besides those of its image.
 //!
 //! They are a marked block of the system's bundle, and the same block is a file for `update-ca-certificates`, which makes
-//! the bundle anew of such files. So a later request finds what an earlier one put there, whoever wrote the bundle last.
+//! the bundle anew of such files. So a later request finds what an earlier one put there, whoever wrote the bundle last. Java
+//! has stores of its own.
 
-use std::{
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::agent::{
     authorities::{BUNDLE, FROM_HOST},
-    disk::opened::{short_text, write_anew},
+    disk::opened::{replace, short_text},
+    init::java_stores,
 };
 
 /// Makes the guest trust the authorities in `pem`, and no longer those of an earlier call.
@@ -23,9 +20,9 @@ pub(in crate::agent) fn set_ca_bundle(pem: &str) -> io::Result<()> {
 }
 
 fn set_in(root: &Path, pem: &str) -> io::Result<()> {
-    if !has_only_certificates(pem) {
+    let Some(certificates) = certificates(pem) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not one or more certificates in PEM"));
-    }
+    };
     let block = format!("{BEGIN}\n{}\n{END}\n", pem.trim());
     let bundle = root.join(BUNDLE);
     // A link is followed: other names of the bundle lead there, too.
@@ -34,10 +31,12 @@ fn set_in(root: &Path, pem: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => read?,
     };
-    replace(&bundle, &present, &with_block(&present, &block))?;
+    replace(&bundle, present.as_bytes(), with_block(&present, &block).as_bytes())?;
     let kept = root.join(FROM_HOST);
     let present = short_text(&kept, BYTES_MAX).unwrap_or_default();
-    replace(&kept, &present, &block)
+    replace(&kept, present.as_bytes(), block.as_bytes())?;
+    java_stores::trust_in(root, &certificates);
+    Ok(())
 }
 
 /// The bundle with `block` at its end, and without an earlier one.
@@ -59,34 +58,18 @@ fn with_block(bundle: &str, block: &str) -> String {
     kept + block
 }
 
-/// Whether each block of `pem` is a certificate, and there is one.
-fn has_only_certificates(pem: &str) -> bool {
-    let mut rest = pem;
-    let mut count = 0;
+/// The certificates in `pem`, in DER; `None` if it has none, or something else.
+fn certificates(pem: &str) -> Option<Vec<Vec<u8>>> {
+    let (mut rest, mut found) = (pem, Vec::new());
     while let Some(start) = rest.find("-----BEGIN ") {
-        let Some(body) = rest[start..].strip_prefix("-----BEGIN CERTIFICATE-----") else { return false };
-        let Some((body, after)) = body.split_once("-----END CERTIFICATE-----") else { return false };
+        let body = rest[start..].strip_prefix("-----BEGIN CERTIFICATE-----")?;
+        let (body, after) = body.split_once("-----END CERTIFICATE-----")?;
         let text: String = body.split_ascii_whitespace().collect();
-        // A certificate is a sequence, in DER.
-        if !STANDARD.decode(text).is_ok_and(|der| der.first() == Some(&0x30)) {
-            return false;
-        }
-        (rest, count) = (after, count + 1);
+        // A certificate is a sequence.
+        found.push(STANDARD.decode(text).ok().filter(|der| der.first() == Some(&0x30))?);
+        rest = after;
     }
-    count > 0 && !pem.contains(BEGIN) && !pem.contains(END)
-}
-
-/// Readers see the old file or the new one. Nothing is written when nothing changes: each write costs blocks in the next pause.
-fn replace(path: &Path, present: &str, wanted: &str) -> io::Result<()> {
-    if present == wanted {
-        return Ok(());
-    }
-    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-    fs::create_dir_all(directory)?;
-    let new = directory.join(".wrenn-new");
-    write_anew(&new, wanted)?;
-    fs::set_permissions(&new, Permissions::from_mode(0o644))?;
-    fs::rename(new, path)
+    (!found.is_empty() && !pem.contains(BEGIN) && !pem.contains(END)).then_some(found)
 }
 
 /// Some thousands of authorities; all that browsers trust are a quarter of a MiB.

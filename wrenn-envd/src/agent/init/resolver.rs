@@ -17,7 +17,7 @@ fn set_in(etc: &Path, servers: &[IpAddr]) -> io::Result<()> {
     if is_file && short_text(&path, BYTES_MAX).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    write_anew(&new, &text)?;
+    write_anew(&new, text.as_bytes())?;
     fs::rename(new, path)
 }
 
