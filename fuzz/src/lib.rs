@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
@@ -31,6 +31,7 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "first_bytes", run: wrenn_net::fuzz::first_bytes },
     Target { name: "questions", run: wrenn_net::fuzz::questions },
     Target { name: "packets", run: wrenn_net::fuzz::packets },
+    Target { name: "proxy_answers", run: wrenn_net::fuzz::proxy_answers },
 ];
 
 /// The target of a name.

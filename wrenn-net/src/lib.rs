@@ -49,7 +49,7 @@ pub use slot::{
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz {
-    pub use crate::egress::fuzz::{first_bytes, packets, questions};
+    pub use crate::egress::fuzz::{first_bytes, packets, proxy_answers, questions};
 }
 
 /// The example of the README is compiled, too.

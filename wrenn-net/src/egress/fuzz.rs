@@ -7,6 +7,7 @@ use hickory_resolver::proto::op::{Message, MessageType};
 use hickory_resolver::proto::rr::Name;
 
 use crate::egress::dns::{self, Asked};
+pub use crate::egress::proxy::fuzz::proxy_answers;
 use crate::egress::sniff::{Told, told};
 use crate::packet::{Echo, EchoMessage, Syn, Unreachable, payload_of};
 use crate::policy::NetworkPolicy;

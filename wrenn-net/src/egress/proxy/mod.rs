@@ -10,6 +10,8 @@
 
 mod addresses;
 mod credentials;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod http;
 mod not_made;
 mod reach;
