@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::run;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use common::{get, run};
+use tokio::io::AsyncReadExt;
 use wrenn_core::{
     Destination, Error, Host, NetworkPolicy, Refusal, Rule, Sandbox, SandboxId, Secret, SecretFuture, SecretSource,
     UpstreamProxy,
@@ -23,37 +23,10 @@ use wrenn_core::{
 use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex};
 
 use proxies::{Proxy, Speaks};
-use world::{INTERNET_V6, World, in_a_world};
-
-/// A web server that says where it is.
-fn serve(world: &World, at: &'static str) {
-    let listener = world.listen(at);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    head.push(stream.read_u8().await?);
-                }
-                let len = at.len();
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{at}");
-                stream.write_all(answer.as_bytes()).await
-            });
-        }
-    });
-}
+use world::{INTERNET_V6, in_a_world};
 
 async fn host() -> Host {
     Host::builder().nameservers(["8.8.8.8".parse().unwrap()]).open().await.unwrap()
-}
-
-/// What a web server says to the guest; else curl's exit status.
-async fn get(sandbox: &Sandbox, url: &str) -> Result<String, i32> {
-    let output = sandbox.exec(&format!("curl -sS --max-time 20 {url}")).await.unwrap();
-    match output.status.code() {
-        Some(0) => Ok(output.stdout_utf8()),
-        code => Err(code.unwrap()),
-    }
 }
 
 /// From curl(1).
@@ -70,7 +43,7 @@ fn a_guest_reaches_the_internet_by_its_names_and_nothing_else() {
     }
     in_a_world(test, async |world| {
         for at in ["93.184.216.34:80", "10.9.0.7:80", "[2606:2800::34]:80"] {
-            serve(&world, at);
+            world.web(at);
         }
         let names = world.dns(&[("example.com", &[[93, 184, 216, 34]]), ("inside.example", &[[10, 9, 0, 7]])]);
         let both = vec![[93, 184, 216, 34].into(), INTERNET_V6[0].into()];
@@ -125,7 +98,7 @@ fn a_policy_acts_at_once_and_is_kept_by_pauses_and_forks() {
     }
     in_a_world(test, async |world| {
         for at in ["93.184.216.34:80", "93.184.216.35:80"] {
-            serve(&world, at);
+            world.web(at);
         }
         world.dns(&[("good.example", &[[93, 184, 216, 34]]), ("evil.example", &[[93, 184, 216, 35]])]);
         let silent = world.listen("93.184.216.34:7");
@@ -175,7 +148,7 @@ fn a_pause_ends_connections_at_both_of_their_ends_and_a_resume_makes_new_ones() 
         return;
     }
     in_a_world(test, async |world| {
-        serve(&world, "93.184.216.34:80");
+        world.web("93.184.216.34:80");
         let silent = world.listen("93.184.216.34:7");
         let host = host().await;
         let sandbox = Sandbox::create(&host, "base").await.unwrap();
@@ -328,7 +301,7 @@ fn a_proxy_is_kept_by_pauses_and_forks_and_its_password_is_in_nothing_that_is_ke
     }
     in_a_world(test, async |world| {
         const PASSWORD: &str = "93c1a7f04be2d865";
-        serve(&world, "93.184.216.34:80");
+        world.web("93.184.216.34:80");
         let proxy = Proxy::new(&world, Speaks::Socks5).wants("ada:93c1a7f04be2d865");
         let asked = proxy.serve(world.listen("93.184.216.35:1080"));
         let dir = common::own_data_dir();

@@ -86,6 +86,15 @@ pub(crate) async fn run(sandbox: &Sandbox, line: &str) -> String {
     output.stdout_utf8().trim_end().to_owned()
 }
 
+/// What a web server says to the guest; else curl's exit status.
+pub(crate) async fn get(sandbox: &Sandbox, url: &str) -> Result<String, i32> {
+    let output = sandbox.exec(&format!("curl -sS --max-time 20 {url}")).await.unwrap();
+    match output.status.code() {
+        Some(0) => Ok(output.stdout_utf8()),
+        code => Err(code.unwrap()),
+    }
+}
+
 /// A data directory of a test's own, with the shared one's images.
 pub(crate) fn own_data_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix("wrenn-test-").tempdir().unwrap();

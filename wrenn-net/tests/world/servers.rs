@@ -66,6 +66,24 @@ impl World {
         });
     }
 
+    /// A web server that says where it is.
+    pub(crate) fn web(&self, at: &str) {
+        let (listener, name) = (self.listen(at), at.to_owned());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let len = name.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{name}");
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await?);
+                    }
+                    stream.write_all(answer.as_bytes()).await
+                });
+            }
+        });
+    }
+
     /// Knows these names, at 8.8.8.8, by both of its protocols. What they are can be changed.
     pub(crate) fn dns(&self, names: &[(&str, &[[u8; 4]])]) -> Arc<Mutex<HashMap<String, Vec<IpAddr>>>> {
         let as_address = |addresses: &&[[u8; 4]]| addresses.iter().map(|&address| address.into()).collect();
