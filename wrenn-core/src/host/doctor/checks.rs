@@ -110,7 +110,8 @@ fn privilege() -> Finding {
     Finding::lacking(
         WHAT,
         format!(
-            "user {}: VMMs run as this user, networks are made in user namespaces, QEMU is the only VMM",
+            "user {}: VMMs run as this user, networks are made in user namespaces (unless it has CAP_SYS_ADMIN), QEMU \
+             is the only VMM",
             geteuid()
         ),
         "run as root, where VMMs are to be kept from each other and from this user's files, or Firecracker is to be used",
