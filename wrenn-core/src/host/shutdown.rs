@@ -29,8 +29,8 @@ pub enum Running {
 
 impl Host {
     /// Pauses or kills all sandboxes that this program runs, at the same time. From the call on, every create, resume
-    /// and fork of this host fails, and the published ports of paused sandboxes are closed. The answer names the sandboxes that could not be paused or killed, each with the
-    /// error. Those go on running, and end with the program.
+    /// and fork of this host fails, and the published ports of paused sandboxes are closed. The answer names the
+    /// sandboxes that could not be paused or killed, each with the error. Those go on running, and end with the program.
     ///
     /// # Cancel-Safety
     /// Cancelling does not stop the pauses and kills that have begun, and the host stays closed.
