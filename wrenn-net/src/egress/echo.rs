@@ -31,11 +31,7 @@ struct Asking {
 }
 
 /// Serves until it is dropped, or nobody sends requests any more. All flows end with it. `changed` tells when the policy has.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    mut requests: mpsc::Receiver<Echo>,
-    mut changed: watch::Receiver<()>,
-) -> io::Error {
+pub(super) async fn serve(shared: Arc<Shared>, mut requests: mpsc::Receiver<Echo>, mut changed: watch::Receiver<()>) {
     let (mut flows, mut tasks) = (Flows::default(), JoinSet::new());
     loop {
         tokio::select! {
@@ -43,7 +39,7 @@ pub(super) async fn serve(
                 // The slot's own kernel has answered what is for it.
                 Some(echo) if is_host(echo.to) => {}
                 Some(echo) => send(&shared, &mut flows, &echo, &mut tasks),
-                None => return io::ErrorKind::BrokenPipe.into(),
+                None => return,
             },
             Some(ended) = tasks.join_next() => if let Ok(asking) = ended { flows.ended(&asking); },
             Ok(()) = changed.changed() => flows.sift(|asking| refusal(&shared, asking.to).is_none()),

@@ -233,8 +233,8 @@ impl EgressBuilder {
             Tcp::new(Arc::clone(&shared), Arc::clone(&connections), self.interception).serve(firsts, sender, listeners);
         let udp = udp::serve(Arc::clone(&shared), datagrams, receiver.clone());
         let echo = echo::serve(Arc::clone(&shared), requests, receiver);
-        let tasks =
-            [tokio::spawn(ended("TCP", tcp)), tokio::spawn(ended("UDP", udp)), tokio::spawn(ended("ICMP", echo))];
+        // Requests come for as long as there is TCP, whose end tells why.
+        let tasks = [tokio::spawn(ended("TCP", tcp)), tokio::spawn(ended("UDP", udp)), tokio::spawn(echo)];
         Ok(Egress { shared, connections, changed, tasks })
     }
 }
