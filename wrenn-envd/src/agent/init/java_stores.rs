@@ -227,7 +227,8 @@ mod tests {
     fn each_store_is_changed_once_by_whichever_names_it_has() {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
-        let (system, temurin, odd) = (at(OF_SYSTEMS[0]), at("opt/java/openjdk/lib/security/cacerts"), at("opt/odd/lib"));
+        let (system, temurin, odd) =
+            (at(OF_SYSTEMS[0]), at("opt/java/openjdk/lib/security/cacerts"), at("opt/odd/lib"));
         let images = store(&[certificate("a", &[0x30])]);
         for path in [&system, &temurin] {
             fs::create_dir_all(path.parent().unwrap()).unwrap();

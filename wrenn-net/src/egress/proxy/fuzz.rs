@@ -29,10 +29,7 @@ pub fn proxy_answers(bytes: &[u8]) {
 type Stream<'a> = Join<&'a [u8], Sink>;
 
 /// What is read of the answers until there is a connection; `None` if there is none.
-fn taken<'a>(
-    answers: &'a [u8],
-    connect: impl AsyncFnOnce(&mut Stream<'a>) -> Result<(), NotMade>,
-) -> Option<&'a [u8]> {
+fn taken<'a>(answers: &'a [u8], connect: impl AsyncFnOnce(&mut Stream<'a>) -> Result<(), NotMade>) -> Option<&'a [u8]> {
     let mut stream = join(answers, sink());
     let made = connect(&mut stream).now_or_never().expect("all that is waited for is there");
     let rest = stream.reader().len();
@@ -42,7 +39,8 @@ fn taken<'a>(
 /// Whether the last of some heads of HTTP is of a success.
 fn says_so(heads: &[u8]) -> bool {
     let Some(heads) = heads.strip_suffix(b"\n\r\n").or_else(|| heads.strip_suffix(b"\n\n")) else { return false };
-    let begin = (0..heads.len()).rev().find(|&at| heads[at..].starts_with(b"\n\r\n") || heads[at..].starts_with(b"\n\n"));
+    let begin =
+        (0..heads.len()).rev().find(|&at| heads[at..].starts_with(b"\n\r\n") || heads[at..].starts_with(b"\n\n"));
     let last = begin.map_or(heads, |begin| &heads[begin + 1..]).trim_ascii_start();
     let mut words = last.splitn(3, |byte| *byte == b' ');
     let (version, status) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
