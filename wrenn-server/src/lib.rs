@@ -1,5 +1,13 @@
 //! wrenn for operators: what `wrenn-server` does, for other programs to call.
 #![warn(missing_docs)]
 
+#[cfg(feature = "serve")]
+mod api;
 pub mod packages;
+#[cfg(feature = "serve")]
+pub mod serve;
+#[cfg(feature = "serve")]
+pub mod service;
 pub mod setup;
+#[cfg(feature = "serve")]
+pub mod store;

@@ -3,13 +3,19 @@
 
 mod firecracker;
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
-use wrenn_core::image::Image;
+use wrenn_core::image::{Image, requirements};
+use wrenn_server::serve::{Options, Server, open_store};
+use wrenn_server::service::keys;
+use wrenn_server::service::sandboxes::now_ms;
 use wrenn_server::setup::Setup;
+use wrenn_server::store::contract::Store as _;
 
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true)]
@@ -23,6 +29,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve sandboxes over HTTP. Sets the machine up first where that was not done. At SIGTERM or SIGINT all that runs is
+    /// paused, and the next start wakes it.
+    Serve {
+        /// The address and port to listen on.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+        listen: SocketAddr,
+        /// Answer without keys: for programs of this machine alone, on a loopback address.
+        #[arg(long)]
+        no_auth: bool,
+    },
+    /// Make, list and revoke the keys that clients send as `X-API-Key`.
+    Keys {
+        #[command(subcommand)]
+        command: Keys,
+    },
     /// Say what this machine has of what sandboxes need, which VMM is chosen and why, and what to do about the rest.
     /// Fails if no sandbox can run.
     Doctor,
@@ -51,11 +72,29 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum Keys {
+    /// Make a key and print it. It is not kept, and not to be had again.
+    Create {
+        /// Whose it is, for people.
+        name: String,
+    },
+    /// List the keys by their ids, the newest first.
+    List,
+    /// Revoke a key, from its next request on. Its sandboxes stay.
+    Revoke {
+        /// The key's id: its first eight digits, as `list` prints them.
+        id: String,
+    },
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { data_dir, command } = Arguments::parse();
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
+        Command::Serve { listen, no_auth } => serve(Options { data_dir, listen, needs_key: !no_auth }).await?,
+        Command::Keys { command } => manage(command, &data_dir).await?,
         Command::Doctor => {
             let diagnosis = Host::builder().data_dir(data_dir).doctor().await;
             print!("{diagnosis}");
@@ -72,4 +111,49 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
+    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    // From here on neither ends the program at once.
+    let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let is_set_up = requirements().iter().all(|needed| needed.found.is_some());
+    if !is_set_up || Image::names(&options.data_dir).is_ok_and(|names| names.is_empty()) {
+        let setup = Setup { image: Image::builder("base"), more_packages: Vec::new(), may_remove: false };
+        setup.run(&options.data_dir, |line| println!("setup: {line}")).await?;
+    }
+    let server = Server::open(&options).await?;
+    println!("wrenn-server: listening on http://{}", server.address());
+    if options.needs_key {
+        println!("wrenn-server: make a key with `wrenn-server keys create NAME`, and send it as X-API-Key");
+    }
+    let stop = async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        println!("wrenn-server: pausing what runs");
+    };
+    server.serve(stop).await?;
+    println!("wrenn-server: all is paused; the next start wakes it");
+    Ok(())
+}
+
+async fn manage(command: Keys, data_dir: &Path) -> anyhow::Result<()> {
+    let store = open_store(data_dir).await?;
+    match command {
+        Keys::Create { name } => println!("{}", keys::create(&store, &name, now_ms()).await?.0),
+        Keys::List => {
+            for key in store.keys().await? {
+                let state = if key.revoked_at_ms.is_some() { "revoked" } else { "good" };
+                println!("{}  {state:<7}  {}", key.id, key.name);
+            }
+        }
+        Keys::Revoke { id } => {
+            let is_revoked = store.revoke_key(&id, now_ms()).await?;
+            anyhow::ensure!(is_revoked, "there is no key {id} that is good: `wrenn-server keys list` has them all");
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,116 @@
+//! Errors as clients get them: a status, a code for programs, and a text that says what to do.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use wrenn_core::Error;
+
+use crate::service::error::ServiceError;
+
+/// An error, as it is sent.
+#[derive(Debug)]
+pub(super) struct Refused {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after_sec: Option<u32>,
+}
+
+/// An error within an answer, or as one.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody {
+    error: ErrorText,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorText {
+    code: &'static str,
+    message: String,
+}
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_sec: None }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_input", message)
+    }
+
+    pub(super) fn into_body(self) -> ErrorBody {
+        ErrorBody { error: ErrorText { code: self.code, message: self.message } }
+    }
+}
+
+impl From<ServiceError> for Refused {
+    fn from(error: ServiceError) -> Self {
+        let message = chain(&error);
+        match error {
+            ServiceError::NoSandbox { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            ServiceError::Over { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
+            ServiceError::Closing => Self {
+                retry_after_sec: Some(CLOSED_SEC),
+                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "closing", message)
+            },
+            ServiceError::Sandbox(error) => Self::of_core(&error, message),
+            ServiceError::Store(_) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, "no_records", &message),
+            ServiceError::Panicked(_) => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "internal", &message),
+        }
+    }
+}
+
+impl Refused {
+    fn of_core(error: &Error, message: String) -> Self {
+        let status = match error {
+            Error::InvalidInput { .. } => StatusCode::BAD_REQUEST,
+            Error::NotFound { .. } => StatusCode::NOT_FOUND,
+            Error::AlreadyExists { .. } | Error::InvalidState { .. } => StatusCode::CONFLICT,
+            Error::CommandTimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::OutputTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Error::Host { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // The guest, its VMM or what is stored.
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        if status.is_server_error() {
+            return Self::internal(status, error.code(), &message);
+        }
+        Self::new(status, error.code(), message)
+    }
+
+    /// What an operator has to know of as well.
+    fn internal(status: StatusCode, code: &'static str, message: &str) -> Self {
+        // What follows may be a guest's console, in which a guest writes what it likes.
+        let why = message.lines().next().unwrap_or_default();
+        tracing::error!(status = status.as_u16(), code, ?why, "a request failed");
+        Self::new(status, code, message)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (status, retry_after) = (self.status, self.retry_after_sec);
+        let mut response = (status, Json(self.into_body())).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(axum::http::header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// An error with all of its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let (mut text, mut source) = (error.to_string(), error.source());
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // What is transparent has its cause's text.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+const CLOSED_SEC: u32 = 5;

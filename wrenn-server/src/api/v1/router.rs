@@ -1,0 +1,41 @@
+//! The routes of `/v1`.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+
+use crate::api::v1::answer::Refused;
+pub(crate) use crate::api::v1::state::Context;
+use crate::api::v1::{commands, sandboxes};
+
+/// Everything that is answered.
+pub(crate) fn router(context: Context) -> Router {
+    Router::new()
+        .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
+        .route("/v1/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::delete))
+        .route("/v1/sandboxes/{id}/exec", post(commands::exec))
+        .route("/v1/sandboxes/{id}/pause", post(sandboxes::pause))
+        .route("/v1/sandboxes/{id}/resume", post(sandboxes::resume))
+        .route("/v1/sandboxes/{id}/fork", post(sandboxes::fork))
+        .route("/v1/sandboxes/{id}/ping", post(sandboxes::ping))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(context)
+}
+
+async fn no_route() -> Refused {
+    Refused::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is no such route: those that there are begin with /v1/sandboxes",
+    )
+}
+
+async fn no_method() -> Refused {
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route has no such method: see `Allow`")
+}
+
+const BODY_BYTES_MAX: usize = 1 << 20;

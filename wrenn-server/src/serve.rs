@@ -1,0 +1,164 @@
+//! The server: from a data directory to an address, until it is told to stop.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use wrenn_core::Host;
+
+use crate::api::v1::router::{Context, router};
+use crate::service::sandboxes::Sandboxes;
+use crate::store::contract::Store;
+use crate::store::sqlite::Sqlite;
+
+/// How a server is to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where it listens. Port 0 is any free one.
+    pub listen: SocketAddr,
+    /// Whether each request needs a key. Without, it listens for programs of this machine alone.
+    pub needs_key: bool,
+}
+
+/// A server that listens, and has taken over what an earlier one has left.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    listener: TcpListener,
+    router: Router,
+    sandboxes: Arc<Sandboxes>,
+    /// Held for as long as the server is there.
+    _lock: File,
+}
+
+impl Server {
+    /// Opens the data directory and the address.
+    ///
+    /// # Errors
+    /// The machine lacks something, another server has the data directory, the address is taken, or the server would be open
+    /// to other machines without keys. Each says what to do.
+    pub async fn open(options: &Options) -> anyhow::Result<Self> {
+        ensure!(
+            options.needs_key || options.listen.ip().is_loopback(),
+            "{} is no address of this machine alone, and whoever reaches it could run anything: listen on 127.0.0.1, or \
+             leave out --no-auth and make a key with `wrenn-server keys create NAME`",
+            options.listen.ip()
+        );
+        let listener = TcpListener::bind(options.listen).await.with_context(|| {
+            format!("cannot listen on {}: choose another address or port with --listen", options.listen)
+        })?;
+        let lock = lock(&options.data_dir)?;
+        let store: Arc<dyn Store> = Arc::new(open_store(&options.data_dir).await?);
+        let host = Host::builder().data_dir(&options.data_dir).open().await?;
+        let sandboxes = Sandboxes::open(host, Arc::clone(&store)).await?;
+        let context = Context { sandboxes: Arc::clone(&sandboxes), store, needs_key: options.needs_key };
+        let address = listener.local_addr()?;
+        Ok(Self { address, listener, router: router(context), sandboxes, _lock: lock })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is done. Then it takes nothing more, pauses what runs, and ends when the answers that are under way
+    /// have gone out, within some seconds.
+    ///
+    /// # Errors
+    /// Sandboxes that could not be paused, which are lost.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Self { listener, router, sandboxes, _lock, .. } = self;
+        let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
+        let connections = GracefulShutdown::new();
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+        http.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let stream = tokio::select! {
+                () = &mut stop => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    // Such as a want of descriptors, which passes.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was not accepted");
+                        tokio::time::sleep(BREATH).await;
+                        continue;
+                    }
+                },
+            };
+            stream.set_nodelay(true).ok();
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            let watched = connections.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = watched.await {
+                    tracing::debug!(%error, "a connection ended");
+                }
+            });
+        }
+        drop(listener);
+        let lost = sandboxes.close().await;
+        reconciler.abort();
+        tokio::time::timeout(ANSWERS_MAX, connections.shutdown()).await.ok();
+        if !lost.is_empty() {
+            let lost: Vec<String> = lost.iter().map(|(id, error)| format!("{id}: {error}")).collect();
+            bail!("these sandboxes could not be paused, and are lost:\n{}", lost.join("\n"));
+        }
+        Ok(())
+    }
+}
+
+/// The records of a data directory.
+///
+/// # Errors
+/// They cannot be opened.
+pub async fn open_store(data_dir: &Path) -> anyhow::Result<Sqlite> {
+    let directory = own_directory(data_dir)?;
+    Ok(Sqlite::open(&directory.join("records.sqlite")).await?)
+}
+
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = own_directory(data_dir)?.join("lock");
+    let file = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another wrenn-server has {}: end it, or name another directory with --data-dir", data_dir.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("{} cannot be locked", path.display())),
+    }
+}
+
+/// The server's own directory, for its user alone: it has the keys' digests.
+fn own_directory(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let path = data_dir.join("server");
+    let made = std::fs::create_dir_all(data_dir).and_then(|()| DirBuilder::new().mode(0o700).create(&path));
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).with_context(|| {
+            format!("{} cannot be made: run as a user who may, or name another one with --data-dir", path.display())
+        }),
+        _ => Ok(path),
+    }
+}
+
+/// For a request's line and headers.
+const HEAD_MAX: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// For the answers that are under way when the server ends.
+const ANSWERS_MAX: Duration = Duration::from_secs(10);
+const BREATH: Duration = Duration::from_millis(50);

@@ -1,0 +1,5 @@
+//! What the server decides, the same for whatever it is asked by.
+
+pub mod error;
+pub mod keys;
+pub mod sandboxes;

@@ -1,0 +1,4 @@
+//! Records of what was asked for: keys, and whose each sandbox is. They outlive the server.
+
+pub mod contract;
+pub mod sqlite;

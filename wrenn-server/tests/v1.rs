@@ -1,0 +1,219 @@
+//! The native API, with real guests.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use serde_json::{Value, json};
+
+use common::{Server, can_run, data_dir, new_key, run, sandbox};
+
+#[test]
+fn a_sandbox_is_made_used_paused_resumed_forked_and_ended() {
+    if !can_run("a_sandbox_is_made_used_paused_resumed_forked_and_ended") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    let id = sandbox(&client, &json!({"envs": {"WHO": "ada"}, "timeout_sec": 600}));
+    let path = format!("/v1/sandboxes/{id}");
+    assert_eq!(run(&client, &id, "echo $WHO; echo kept > kept"), "ada");
+
+    let exec = |body: &Value| client.post(&format!("{path}/exec"), body);
+    let (status, answer) =
+        exec(&json!({"cmd": "sh", "args": ["-c", "echo $A; pwd >&2; exit 3"], "envs": {"A": "b"}, "cwd": "/tmp"}));
+    assert_eq!((status, &answer["stdout"], &answer["stderr"]), (200, &json!("b\n"), &json!("/tmp\n")));
+    assert_eq!(
+        (&answer["exit_code"], &answer["encoding"], &answer["sandbox_id"]),
+        (&json!(3), &json!("utf-8"), &json!(id))
+    );
+    let (_, answer) = exec(&json!({"cmd": "printf", "args": ["\\377"]}));
+    assert_eq!(
+        (&answer["stdout"], &answer["stderr"], &answer["encoding"]),
+        (&json!("/w=="), &json!(""), &json!("base64"))
+    );
+    let (_, answer) = exec(&json!({"cmd": "sh", "args": ["-c", "kill -9 $$"]}));
+    assert_eq!(answer["exit_code"], 137);
+    let (status, answer) = exec(&json!({"cmd": "sleep", "args": ["60"], "timeout_sec": 1}));
+    assert_eq!((status, &answer["error"]["code"]), (408, &json!("command_timed_out")), "{answer}");
+    let (status, answer) = exec(&json!({"cmd": "no-such-program"}));
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("not_found")), "{answer}");
+    assert_eq!(client.send("POST", &format!("{path}/ping"), None).0, 204);
+
+    let (status, answer) = client.post(&format!("{path}/fork"), &json!({"count": 2}));
+    let children: Vec<&str> = answer.as_array().unwrap().iter().map(|child| child["id"].as_str().unwrap()).collect();
+    assert_eq!((status, children.len()), (201, 2), "{answer}");
+    for child in children {
+        assert_eq!(run(&client, child, "cat kept"), "kept");
+        assert_eq!(client.delete(&format!("/v1/sandboxes/{child}")), 204);
+    }
+
+    let (status, answer) = client.send("POST", &format!("{path}/pause"), None);
+    assert_eq!((status, &answer["status"]), (200, &json!("paused")), "{answer}");
+    for refused in ["pause", "ping", "exec", "fork"] {
+        let (status, answer) = client.post(
+            &format!("{path}/{refused}"),
+            &match refused {
+                "exec" => json!({"cmd": "true"}),
+                _ => json!({}),
+            },
+        );
+        assert_eq!((status, &answer["error"]["code"]), (409, &json!("invalid_state")), "{refused}: {answer}");
+    }
+    let (status, answer) = client.send("POST", &format!("{path}/resume"), None);
+    assert_eq!((status, &answer["status"]), (200, &json!("running")), "{answer}");
+    assert_eq!(client.send("POST", &format!("{path}/resume"), None).0, 409);
+    assert_eq!(run(&client, &id, "cat kept"), "kept");
+
+    // Another key knows nothing of it.
+    let other = server.client(&new_key(dir.path(), "eve"));
+    assert_eq!(other.get("/v1/sandboxes"), (200, json!([])));
+    for (method, route) in [("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"), ("POST", "/ping")] {
+        assert_eq!(other.send(method, &format!("{path}{route}"), None).0, 404, "{method} {route}");
+    }
+    assert_eq!(run(&client, &id, "cat kept"), "kept");
+
+    assert_eq!(client.delete(&path), 204);
+    assert_eq!(client.delete(&path), 204, "it has ended");
+    let (status, answer) = client.get(&path);
+    assert_eq!((status, &answer["status"]), (200, &json!("stopped")), "{answer}");
+    let (status, answer) = exec(&json!({"cmd": "true"}));
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("invalid_state")), "{answer}");
+    let (_, all) = client.get("/v1/sandboxes");
+    let all: Vec<_> = all.as_array().unwrap().iter().map(|one| one["status"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(all, ["stopped"; 3]);
+    server.stop();
+}
+
+#[test]
+fn a_restart_loses_nothing_and_a_kill_what_was_not_paused_alone() {
+    if !can_run("a_restart_loses_nothing_and_a_kill_what_was_not_paused_alone") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    let (runs, paused) = (sandbox(&client, &json!({})), sandbox(&client, &json!({})));
+    run(&client, &runs, "echo kept > kept; (sleep 1000; echo) > /dev/null 2>&1 & echo $! > pid");
+    assert_eq!(client.send("POST", &format!("/v1/sandboxes/{paused}/pause"), None).0, 200);
+    server.stop();
+
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    let status = |client: &common::Client, id: &str| client.get(&format!("/v1/sandboxes/{id}")).1["status"].clone();
+    assert_eq!((status(&client, &runs), status(&client, &paused)), (json!("running"), json!("paused")));
+    assert_eq!(run(&client, &runs, "cat kept; kill -0 $(cat pid) && echo alive"), "kept\nalive");
+    let second = common::output(dir.path(), &["serve", "--listen", "127.0.0.1:0"]);
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another wrenn-server has"), "{said}");
+    let fresh = sandbox(&client, &json!({}));
+    server.kill();
+
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    // It goes on from the pause of the restart.
+    assert_eq!((status(&client, &runs), status(&client, &paused)), (json!("running"), json!("paused")));
+    assert_eq!(run(&client, &runs, "cat kept"), "kept");
+    let (_, answer) = client.get(&format!("/v1/sandboxes/{fresh}"));
+    assert_eq!(
+        (&answer["status"], &answer["reason"]),
+        (&json!("stopped"), &json!("the server ended, and it had no pause"))
+    );
+    assert_eq!(client.send("POST", &format!("/v1/sandboxes/{paused}/resume"), None).0, 200);
+    for id in [&runs, &paused] {
+        assert_eq!(client.delete(&format!("/v1/sandboxes/{id}")), 204);
+    }
+    server.stop();
+}
+
+#[test]
+fn an_end_by_itself_is_told() {
+    if !can_run("an_end_by_itself_is_told") {
+        return;
+    }
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--no-auth"]);
+    let client = server.client("");
+    let (dies, sleeps) = (
+        sandbox(&client, &json!({"timeout_sec": 1})),
+        sandbox(&client, &json!({"timeout_sec": 1, "auto_pause": true})),
+    );
+    let told = |id: &str, wanted: &str| {
+        for _ in 0..300 {
+            let (_, answer) = client.get(&format!("/v1/sandboxes/{id}"));
+            if answer["status"] == wanted {
+                return answer;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("{id} is not {wanted}: {}", client.get(&format!("/v1/sandboxes/{id}")).1);
+    };
+    assert_eq!(told(&dies, "stopped")["reason"], "its time-to-live was over");
+    told(&sleeps, "paused");
+    let fails = sandbox(&client, &json!({}));
+    let exec = json!({"cmd": "sh", "args": ["-c", "echo c | sudo tee /proc/sysrq-trigger; sleep 60"]});
+    assert_eq!(client.post(&format!("/v1/sandboxes/{fails}/exec"), &exec).0, 502);
+    assert!(told(&fails, "error")["reason"].as_str().unwrap().starts_with("its virtual machine ended"));
+    server.stop();
+}
+
+#[test]
+fn bad_requests_get_the_right_answer() {
+    if !can_run("bad_requests_get_the_right_answer") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    assert_eq!(server.client("").get("/healthz").0, 200);
+    for bad in ["", "e2b_0000000000000000000000000000000000000000", &key[..20]] {
+        for (method, path) in [("GET", "/v1/sandboxes"), ("POST", "/v1/sandboxes"), ("GET", "/v1/sandboxes/sb1")] {
+            let (status, answer) = server.client(bad).send(method, path, None);
+            assert_eq!((status, &answer["error"]["code"]), (401, &json!("unauthorized")), "{bad:?} {method} {path}");
+        }
+    }
+    let giant = format!("{{\"template\": \"{}\"}}", "a".repeat(2 << 20));
+    for (body, status, code) in [
+        ("", 400, "invalid_input"),
+        ("{", 400, "invalid_input"),
+        ("[]", 400, "invalid_input"),
+        ("null", 400, "invalid_input"),
+        (r#"{"template": 1}"#, 400, "invalid_input"),
+        (r#"{"templat": "base"}"#, 400, "invalid_input"),
+        (r#"{"timeout_sec": 0}"#, 400, "invalid_input"),
+        (r#"{"timeout_sec": -1}"#, 400, "invalid_input"),
+        (r#"{"vcpus": 1000}"#, 400, "invalid_input"),
+        (r#"{"memory_mb": 1}"#, 400, "invalid_input"),
+        (r#"{"envs": {"A=B": "c"}}"#, 400, "invalid_input"),
+        (r#"{"template": "../etc"}"#, 400, "invalid_input"),
+        (r#"{"template": "nowhere"}"#, 404, "not_found"),
+        (&giant, 413, "too_large"),
+    ] {
+        let (is, answer) = client.send("POST", "/v1/sandboxes", Some(body));
+        let begin = &body[..body.len().min(40)];
+        assert_eq!((is, answer["error"]["code"].as_str()), (status, Some(code)), "{begin}: {answer}");
+        assert!(!answer["error"]["message"].as_str().unwrap().is_empty());
+    }
+    let plain = format!(
+        "POST /v1/sandboxes HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    assert_eq!(client.raw(plain.as_bytes()).0, 415);
+    for id in ["sb0000000000000000", "x", "..%2f..%2fetc", "%00", "sb0000000000000000%0d%0aX: y", "\u{e9}"] {
+        for (method, route) in [("GET", ""), ("DELETE", ""), ("POST", "/pause"), ("POST", "/resume"), ("POST", "/ping")]
+        {
+            let path = format!("/v1/sandboxes/{id}{route}");
+            let (status, _) = client.send(method, &path.replace('\u{e9}', "%e9").replace(' ', "%20"), None);
+            assert!(matches!(status, 400 | 404), "{method} {path}: {status}");
+        }
+    }
+    assert_eq!(client.get("/v1/nowhere").0, 404);
+    let (status, answer) = client.send("PUT", "/v1/sandboxes", None);
+    assert_eq!((status, &answer["error"]["code"]), (405, &json!("method_not_allowed")));
+    assert_eq!(client.get("/v1/sandboxes").1, json!([]), "nothing was made");
+    let open = common::output(dir.path(), &["serve", "--listen", "0.0.0.0:0", "--no-auth"]);
+    assert!(!open.status.success() && String::from_utf8_lossy(&open.stderr).contains("127.0.0.1"));
+    server.stop();
+}
