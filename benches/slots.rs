@@ -67,7 +67,7 @@ fn script(round: usize) -> anyhow::Result<Duration> {
         iifname lo meta mark 1 meta l4proto tcp tproxy to 127.0.0.1:1000 accept; \
         iifname != tap0 accept; ip daddr 169.254.0.22 accept; tcp flags & (syn|ack) == syn drop; \
         meta l4proto tcp tproxy to 127.0.0.1:1000 meta mark set 1 accept; \
-        meta l4proto udp tproxy to 127.0.0.1:1001 meta mark set 1 accept; drop; } }";
+        meta l4proto udp tproxy to 127.0.0.1:1001 meta mark set 1 accept; drop; }; }";
     let begun = Instant::now();
     run("ip", &["netns", "add", &name])?;
     let made = (|| {
