@@ -45,6 +45,7 @@ impl Authority {
         let acceptor = self.acceptor(names, protocols);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).ok();
                 let (acceptor, at) = (acceptor.clone(), stream.local_addr().unwrap().ip().to_string());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -103,6 +104,7 @@ const BYTES: &str = "application/octet-stream";
 pub(crate) fn serve_plain(listener: TcpListener) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).ok();
             let at = stream.local_addr().unwrap().ip().to_string();
             tokio::spawn(serve(stream, false, at));
         }
