@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
 use wrenn_server::serve::{Options, Server, open_store};
+use wrenn_server::service::clock::now_ms;
 use wrenn_server::service::keys;
-use wrenn_server::service::sandboxes::now_ms;
 use wrenn_server::setup::Setup;
 use wrenn_server::store::contract::Store as _;
 

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use wrenn_core::SandboxId;
-use wrenn_server::store::contract::{KeyRecord, SandboxRecord, Status, Store};
+use wrenn_server::store::contract::{KeyRecord, SandboxRecord, SnapshotRecord, Status, Store};
 use wrenn_server::store::sqlite::Sqlite;
 
 fn key(id: &str, created_at_ms: i64) -> KeyRecord {
@@ -68,6 +68,18 @@ async fn keeps_sandboxes(store: &dyn Store) {
     assert_eq!((running.len(), store.sandboxes_with(Status::Paused).await.unwrap().len()), (3, 0));
 }
 
+async fn keeps_snapshots(store: &dyn Store) {
+    let record = |name: &str, owner: &str| SnapshotRecord { name: name.into(), owner: owner.into(), created_at_ms: 1 };
+    for name in ["warm", "cold"] {
+        assert!(store.add_snapshot(&record(name, "ada")).await.unwrap());
+    }
+    assert!(!store.add_snapshot(&record("warm", "eve")).await.unwrap(), "a name is one owner's");
+    assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada"), record("warm", "ada")]);
+    store.remove_snapshot("warm").await.unwrap();
+    store.remove_snapshot("warm").await.unwrap();
+    assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada")]);
+}
+
 async fn bears_many_at_once(store: &dyn Store) {
     let adds = (100..200).map(|number| async move {
         store.add_sandbox(&record(number, "many")).await.unwrap();
@@ -84,6 +96,7 @@ async fn sqlite_keeps_what_it_promises() {
     let store = Sqlite::open(&path).await.unwrap();
     keeps_keys(&store).await;
     keeps_sandboxes(&store).await;
+    keeps_snapshots(&store).await;
     bears_many_at_once(&store).await;
     drop(store);
     let again = Sqlite::open(&path).await.unwrap();

@@ -1,5 +1,4 @@
 //! The native API, with real guests.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -125,6 +124,109 @@ fn a_restart_loses_nothing_and_a_kill_what_was_not_paused_alone() {
     for id in [&runs, &paused] {
         assert_eq!(client.delete(&format!("/v1/sandboxes/{id}")), 204);
     }
+    server.stop();
+}
+
+#[test]
+fn files_go_in_and_out() {
+    if !can_run("files_go_in_and_out") {
+        return;
+    }
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--no-auth"]);
+    let client = server.client("");
+    let id = sandbox(&client, &json!({}));
+    let route = |name: &str| format!("/v1/sandboxes/{id}/files/{name}");
+    let big: Vec<u8> = (0..5_000_000_u32).map(|number| (number % 251) as u8).collect();
+    for (name, fields) in [
+        ("path first", [("path", &b"a/first"[..]), ("file", &big)]),
+        ("file first", [("file", &big), ("path", &b"a/second"[..])]),
+    ] {
+        assert_eq!(client.form(&route("write"), &fields), (204, Value::Null), "{name}");
+    }
+    for path in ["a/first", "a/second"] {
+        let (status, bytes) = client.read(&id, path);
+        assert!(status == 200 && bytes == big, "{path}: {status}, {} bytes", bytes.len());
+    }
+    for fields in [
+        &[("path", &b"a"[..])][..],
+        &[("file", b"a")],
+        &[],
+        &[("path", b"a"), ("path", b"b"), ("file", b"c")],
+        &[("file", b"a"), ("file", b"b"), ("path", b"c")],
+        &[("other", b"a"), ("path", b"b"), ("file", b"c")],
+        &[("path", b"\xff"), ("file", b"c")],
+        &[("path", &[b'a'; 5000]), ("file", b"c")],
+    ] {
+        let (status, answer) = client.form(&route("write"), fields);
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_input")), "{fields:?}: {answer}");
+    }
+    assert_eq!(client.post(&route("write"), &json!({"path": "a"})).0, 400, "no form");
+
+    assert_eq!(client.post(&route("mkdir"), &json!({"path": "a/b"})).0, 204);
+    let (status, answer) = client.post(&route("mkdir"), &json!({"path": "a/b"}));
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("conflict")), "{answer}");
+    let (status, answer) = client.post(&route("list"), &json!({"path": "a"}));
+    let mut found: Vec<(&str, &str, u64)> = answer
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            (entry["name"].as_str().unwrap(), entry["type"].as_str().unwrap(), entry["size"].as_u64().unwrap())
+        })
+        .collect();
+    found.sort_unstable();
+    let len = big.len() as u64;
+    assert_eq!((status, found.len(), found[1], found[2]), (200, 3, ("first", "file", len), ("second", "file", len)));
+    assert_eq!(client.post(&route("remove"), &json!({"path": "a"})).0, 204);
+    assert_eq!(client.post(&route("list"), &json!({"path": "a"})).0, 404);
+    assert_eq!(client.read(&id, "a/first").0, 404);
+    let (status, answer) = client.post(&route("list"), &json!({"path": "/root"}));
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("refused")), "{answer}");
+    assert_eq!(client.post(&route("read"), &json!({"path": "a", "more": 1})).0, 400);
+    server.stop();
+}
+
+#[test]
+fn a_snapshot_is_its_keys_alone() {
+    if !can_run("a_snapshot_is_its_keys_alone") {
+        return;
+    }
+    let dir = data_dir();
+    let (ada, eve) = (new_key(dir.path(), "ada"), new_key(dir.path(), "eve"));
+    let server = Server::start(dir.path(), &[]);
+    let (ada, eve) = (server.client(&ada), server.client(&eve));
+    let id = sandbox(&ada, &json!({}));
+    run(&ada, &id, "echo warm > state");
+    let snapshot =
+        |client: &common::Client, name: &str| client.post("/v1/snapshots", &json!({"sandbox_id": id, "name": name}));
+    let (status, answer) = snapshot(&ada, "warm");
+    assert_eq!((status, &answer["name"], &answer["type"]), (201, &json!("warm"), &json!("snapshot")), "{answer}");
+    assert_eq!((&answer["vcpus"], &answer["memory_mb"]), (&json!(1), &json!(512)));
+    assert_eq!(snapshot(&ada, "warm").0, 409);
+    assert_eq!(snapshot(&ada, "../warm").0, 400);
+    assert_eq!(snapshot(&eve, "hers").0, 404, "it is not her sandbox");
+    let copy = sandbox(&ada, &json!({"template": "warm"}));
+    assert_eq!(run(&ada, &copy, "cat state"), "warm");
+    let (status, _) = ada.post("/v1/sandboxes", &json!({"template": "warm", "memory_mb": 1024}));
+    assert_eq!(status, 400, "a snapshot's memory is what it is");
+
+    let names = |client: &common::Client, query: &str| {
+        let (status, answer) = client.get(&format!("/v1/snapshots{query}"));
+        assert_eq!(status, 200, "{answer}");
+        let names = answer.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ada, ""), ["base", "warm"]);
+    assert_eq!((names(&ada, "?type=snapshot"), names(&eve, "")), (vec!["warm".to_owned()], vec!["base".to_owned()]));
+    assert_eq!(ada.get("/v1/snapshots?type=other").0, 400);
+    assert_eq!(eve.post("/v1/sandboxes", &json!({"template": "warm"})).0, 404);
+    for name in ["warm", "base", "nowhere", "..%2fwarm"] {
+        assert_eq!(eve.delete(&format!("/v1/snapshots/{name}")), 404, "{name}");
+    }
+    assert_eq!((ada.delete("/v1/snapshots/base"), ada.delete("/v1/snapshots/warm")), (404, 204));
+    assert_eq!((ada.delete("/v1/snapshots/warm"), names(&ada, "")), (404, vec!["base".to_owned()]));
+    assert_eq!(run(&ada, &copy, "cat state"), "warm", "what was made of it stays");
     server.stop();
 }
 

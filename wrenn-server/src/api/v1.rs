@@ -3,7 +3,10 @@
 mod answer;
 mod body;
 mod commands;
+mod files;
 mod owner;
 pub(crate) mod router;
 mod sandboxes;
+mod snapshots;
 mod state;
+mod time;

@@ -14,6 +14,12 @@ pub enum ServiceError {
         /// The sandbox, as it was named.
         id: String,
     },
+    /// The key has no such snapshot.
+    #[error("there is no snapshot {name:?} of this key: GET /v1/snapshots lists those that there are")]
+    NoSnapshot {
+        /// The snapshot, as it was named.
+        name: String,
+    },
     /// It does not run, and is not paused.
     #[error("sandbox {id} is {status}{}: make another one", Because(why.as_deref()))]
     Over {

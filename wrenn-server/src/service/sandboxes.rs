@@ -16,9 +16,11 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use futures::stream;
 use tokio::time::{MissedTickBehavior, interval};
-use wrenn_core::{Error, Exit, Host, OnExpiry, Running, Sandbox, SandboxId, SandboxState, TtlFrom};
+use wrenn_core::{Error, Exit, Host, OnExpiry, Running, Sandbox, SandboxId, SandboxState, Template, TtlFrom};
 
+use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
+use crate::service::templates;
 use crate::store::contract::{SandboxRecord, Status, Store};
 
 /// All sandboxes of this server.
@@ -111,6 +113,7 @@ impl Sandboxes {
                 builder = builder.memory_mib(memory_mib);
             }
             builder = wanted.envs.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value));
+            templates::check(&*this.store, &owner, &wanted.template).await?;
             let sandbox = builder.create().await?;
             let timeout = (wanted.timeout_sec, wanted.pauses_at_timeout);
             this.add(sandbox, &owner, timeout).await
@@ -238,6 +241,36 @@ impl Sandboxes {
             Ok(children)
         };
         tokio::spawn(work).await?
+    }
+
+    /// Makes a template of one that runs, of a name that nobody has.
+    ///
+    /// # Errors
+    /// As [`running`](Self::running) and [`Sandbox::snapshot`].
+    ///
+    /// # Cancel-Safety
+    /// It goes on.
+    pub async fn snapshot(self: &Arc<Self>, owner: &str, id: &str, name: String) -> Result<Template, ServiceError> {
+        let sandbox = self.running(owner, id, "be snapshotted").await?;
+        let (this, owner) = (Arc::clone(self), owner.to_owned());
+        let work = async move { templates::snapshot(&*this.store, &sandbox, &owner, name).await };
+        tokio::spawn(work).await?
+    }
+
+    /// The images, and the owner's snapshots.
+    ///
+    /// # Errors
+    /// [`ServiceError::Store`], and those of [`Host::templates`].
+    pub async fn templates(&self, owner: &str) -> Result<Vec<Template>, ServiceError> {
+        templates::list(&self.host, &*self.store, owner).await
+    }
+
+    /// Removes a snapshot of the owner's.
+    ///
+    /// # Errors
+    /// [`ServiceError::NoSnapshot`], [`ServiceError::Store`], and those of [`Host::remove_template`].
+    pub async fn remove_snapshot(&self, owner: &str, name: &str) -> Result<(), ServiceError> {
+        templates::remove(&self.host, &*self.store, owner, name).await
     }
 
     /// Ends one, and removes everything of it but its record. One that has ended stays so.
@@ -433,13 +466,6 @@ impl Sandboxes {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The time, as records have it.
-#[must_use]
-pub fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A resume takes the host's memory and disk for itself.

@@ -49,6 +49,17 @@ pub struct SandboxRecord {
     pub updated_at_ms: i64,
 }
 
+/// Whose a snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its name, the same as `wrenn-core`'s.
+    pub name: String,
+    /// The [id](KeyRecord::id) of the key that it was made with.
+    pub owner: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
 /// What a sandbox is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -111,6 +122,15 @@ pub trait Store: fmt::Debug + Send + Sync {
         started: bool,
         at_ms: i64,
     ) -> Result<(), StoreError>;
+
+    /// Adds a snapshot; `false` if there is a record of that name.
+    async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError>;
+
+    /// All snapshots, by name.
+    async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError>;
+
+    /// Removes the record of a snapshot, if there is one.
+    async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError>;
 }
 
 impl Status {

@@ -11,7 +11,7 @@ use sqlx::sqlite::{
 };
 use wrenn_core::SandboxId;
 
-use crate::store::contract::{KeyRecord, SandboxRecord, Status, Store, StoreError};
+use crate::store::contract::{KeyRecord, SandboxRecord, SnapshotRecord, Status, Store, StoreError};
 
 /// A store that is one file, which one server has open.
 #[derive(Debug)]
@@ -133,6 +133,30 @@ impl Store for Sqlite {
         let query = query.bind(status.name()).bind(why).bind(at_ms).bind(started).bind(id.as_str());
         query.execute(&self.0).await.map(drop).map_err(writing)
     }
+
+    async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
+        let insert = "INSERT INTO snapshots (name, owner, created_at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
+        let query = sqlx::query(insert).bind(&snapshot.name).bind(&snapshot.owner).bind(snapshot.created_at_ms);
+        query.execute(&self.0).await.map(|done| done.rows_affected() > 0).map_err(writing)
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM snapshots ORDER BY name").fetch_all(&self.0).await.map_err(reading)?;
+        rows.iter().map(snapshot_of).collect::<Result<_, _>>().map_err(reading)
+    }
+
+    async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM snapshots WHERE name = ?").bind(name);
+        query.execute(&self.0).await.map(drop).map_err(writing)
+    }
+}
+
+fn snapshot_of(row: &SqliteRow) -> Result<SnapshotRecord, sqlx::Error> {
+    Ok(SnapshotRecord {
+        name: row.try_get("name")?,
+        owner: row.try_get("owner")?,
+        created_at_ms: row.try_get("created_at_ms")?,
+    })
 }
 
 fn key_of(row: &SqliteRow) -> Result<KeyRecord, sqlx::Error> {

@@ -24,7 +24,7 @@ pub(crate) fn can_run(test: &str) -> bool {
         }
     };
     // Past the runner, which keeps to itself what a test that passes prints.
-    writeln!(std::io::stderr(), "skipped: {test}: {reason}").unwrap();
+    writeln!(std::io::stderr(), "skipped: {test}: {reason}").expect("standard error is open");
     false
 }
 
@@ -88,6 +88,18 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// The processes that it has started and that are there.
+    pub(crate) fn vmms(&self) -> Vec<u32> {
+        let is_own = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // After the name in brackets: the state, and the parent.
+            let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            parent == Some(self.child.id())
+        };
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_own).collect()
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
@@ -135,8 +147,31 @@ impl Client {
         self.raw(&[head.as_bytes(), body.unwrap_or_default().as_bytes()].concat())
     }
 
+    /// As `send`; `None` if there is no server, or it goes away meanwhile.
+    pub(crate) fn attempt(&self, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
+        let (key, body) = (&self.key, body.to_string());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {key}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(120))).ok()?;
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, serde_json::from_str(body).unwrap_or_default()))
+    }
+
     /// The same for a request as it is.
     pub(crate) fn raw(&self, request: &[u8]) -> (u16, Value) {
+        let (status, body) = self.bytes(request);
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// The status and the body, whatever it is.
+    pub(crate) fn bytes(&self, request: &[u8]) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         // A server may answer before it has read all.
@@ -144,10 +179,57 @@ impl Client {
         let mut answer = Vec::new();
         // It may end such a connection by a reset.
         stream.read_to_end(&mut answer).ok();
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&answer)));
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_ascii_lowercase();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_default())
+        let body = &answer[end + 4..];
+        (status, if head.contains("transfer-encoding: chunked") { whole(body) } else { body.to_vec() })
+    }
+
+    /// A form with these fields, in their order.
+    pub(crate) fn form(&self, path: &str, fields: &[(&str, &[u8])]) -> (u16, Value) {
+        let mut body = Vec::new();
+        for (name, value) in fields {
+            let file = if *name == "file" { "; filename=\"a\"" } else { "" };
+            body.extend(format!("--B\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").into_bytes());
+            body.extend_from_slice(value);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--B--\r\n");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {}\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: multipart/form-data; boundary=B\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        self.raw(&[head.as_bytes(), &body].concat())
+    }
+
+    /// The bytes of a file in a sandbox.
+    pub(crate) fn read(&self, id: &str, path: &str) -> (u16, Vec<u8>) {
+        let body = serde_json::json!({"path": path}).to_string();
+        let head = format!(
+            "POST /v1/sandboxes/{id}/files/read HTTP/1.1\r\nHost: test\r\nX-API-Key: {}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.key,
+            body.len()
+        );
+        self.bytes(head.as_bytes())
+    }
+}
+
+/// The body of some chunks (RFC 9112, section 7.1), which has to be whole.
+fn whole(mut chunks: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let end = chunks.windows(2).position(|window| window == b"\r\n").expect("a chunk's length");
+        let len = usize::from_str_radix(std::str::from_utf8(&chunks[..end]).unwrap(), 16).unwrap();
+        if len == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunks[end + 2..end + 2 + len]);
+        chunks = &chunks[end + 4 + len..];
     }
 }
 

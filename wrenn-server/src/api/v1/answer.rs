@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use wrenn_core::Error;
+use wrenn_core::{AgentError, Error};
 
 use crate::service::error::ServiceError;
 
@@ -47,7 +47,9 @@ impl From<ServiceError> for Refused {
     fn from(error: ServiceError) -> Self {
         let message = chain(&error);
         match error {
-            ServiceError::NoSandbox { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            ServiceError::NoSandbox { .. } | ServiceError::NoSnapshot { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
+            }
             ServiceError::Over { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
             ServiceError::Closing => Self {
                 retry_after_sec: Some(CLOSED_SEC),
@@ -68,6 +70,13 @@ impl Refused {
             Error::AlreadyExists { .. } | Error::InvalidState { .. } => StatusCode::CONFLICT,
             Error::CommandTimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
             Error::OutputTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::Agent { source: AgentError::Refused { code, .. }, .. } if code == "already_exists" => {
+                return Self::new(StatusCode::CONFLICT, "conflict", message);
+            }
+            // Such as a file that the guest's user may not read, or a full disk: the guest is well.
+            Error::Agent { source: AgentError::Refused { .. }, .. } => {
+                return Self::new(StatusCode::CONFLICT, "refused", message);
+            }
             Error::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
             Error::Host { .. } => StatusCode::SERVICE_UNAVAILABLE,
             // The guest, its VMM or what is stored.

@@ -3,11 +3,11 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use crate::api::v1::answer::Refused;
 pub(crate) use crate::api::v1::state::Context;
-use crate::api::v1::{commands, sandboxes};
+use crate::api::v1::{commands, files, sandboxes, snapshots};
 
 /// Everything that is answered.
 pub(crate) fn router(context: Context) -> Router {
@@ -19,6 +19,13 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/sandboxes/{id}/resume", post(sandboxes::resume))
         .route("/v1/sandboxes/{id}/fork", post(sandboxes::fork))
         .route("/v1/sandboxes/{id}/ping", post(sandboxes::ping))
+        .route("/v1/sandboxes/{id}/files/read", post(files::read))
+        .route("/v1/sandboxes/{id}/files/write", post(files::write).layer(DefaultBodyLimit::disable()))
+        .route("/v1/sandboxes/{id}/files/list", post(files::list))
+        .route("/v1/sandboxes/{id}/files/mkdir", post(files::make_dir))
+        .route("/v1/sandboxes/{id}/files/remove", post(files::remove))
+        .route("/v1/snapshots", post(snapshots::create).get(snapshots::list))
+        .route("/v1/snapshots/{name}", delete(snapshots::delete))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -27,11 +34,7 @@ pub(crate) fn router(context: Context) -> Router {
 }
 
 async fn no_route() -> Refused {
-    Refused::new(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        "there is no such route: those that there are begin with /v1/sandboxes",
-    )
+    Refused::new(StatusCode::NOT_FOUND, "not_found", "there is no such route: docs/server.md has those that there are")
 }
 
 async fn no_method() -> Refused {

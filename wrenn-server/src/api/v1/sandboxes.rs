@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::api::v1::answer::{ErrorBody, Refused};
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::state::Context;
+use crate::api::v1::time::{of_ms, rfc3339};
+use crate::service::error::ServiceError;
 use crate::service::sandboxes::{Found, Wanted};
 
 #[derive(Debug, Deserialize)]
@@ -132,7 +132,7 @@ pub(super) async fn ping(
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refused> {
     let sandbox = context.sandboxes.running(&owner, &id, "be pinged").await?;
-    sandbox.ping().await.map_err(|error| Refused::from(crate::service::error::ServiceError::from(error)))?;
+    sandbox.ping().await.map_err(|error| Refused::from(ServiceError::from(error)))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -170,16 +170,6 @@ impl From<Found> for SandboxBody {
             last_updated: rfc3339(of_ms(record.updated_at_ms)),
         }
     }
-}
-
-fn of_ms(ms: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn rfc3339(at: OffsetDateTime) -> String {
-    // To the millisecond, as records have it.
-    let at = at.replace_millisecond(at.millisecond()).unwrap_or(at);
-    at.format(&Rfc3339).unwrap_or_default()
 }
 
 fn base() -> String {
