@@ -17,7 +17,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use wrenn_core::Host;
 
-use crate::api::v1::router::{Context, router};
+use crate::api::v1::router::router;
+use crate::api::v1::state::Context;
 use crate::service::sandboxes::Sandboxes;
 use crate::store::contract::Store;
 use crate::store::sqlite::Sqlite;

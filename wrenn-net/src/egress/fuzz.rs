@@ -7,7 +7,7 @@ use hickory_resolver::proto::op::{Message, MessageType};
 use hickory_resolver::proto::rr::Name;
 
 use crate::egress::dns::{self, Asked};
-pub use crate::egress::proxy::fuzz::proxy_answers;
+use crate::egress::proxy::fuzz::check_answers;
 use crate::egress::sniff::{Told, told};
 use crate::packet::{Echo, EchoMessage, Syn, Unreachable, payload_of};
 use crate::policy::NetworkPolicy;
@@ -70,6 +70,15 @@ pub fn packets(bytes: &[u8]) {
         assert!(Syn::read(part).is_none_or(|part| Some(ends(&part)) == syn.as_ref().map(ends)), "{len} bytes");
         assert!(Echo::read(part).is_none_or(|part| Some(&part) == echo.as_ref()), "{len} bytes");
     }
+}
+
+/// What a proxy answers, by each protocol, with and without credentials: a connection is there when the answer said so, and
+/// no byte that follows the answer is taken.
+///
+/// # Panics
+/// A promise is broken.
+pub fn proxy_answers(bytes: &[u8]) {
+    check_answers(bytes);
 }
 
 /// What an entry allows is below that entry's name, as DNS sees it. `resolved` is what is asked for `name`.

@@ -8,5 +8,5 @@ mod owner;
 pub(crate) mod router;
 mod sandboxes;
 mod snapshots;
-mod state;
+pub(crate) mod state;
 mod time;

@@ -142,7 +142,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// [`ServiceError::NoSandbox`], [`ServiceError::Over`], [`ServiceError::Store`], and
-    /// [`Error::InvalidState`](wrenn_core::Error::InvalidState) for one that is paused.
+    /// [`Error::InvalidState`] for one that is paused.
     pub async fn running(&self, owner: &str, id: &str, operation: &'static str) -> Result<Sandbox, ServiceError> {
         let record = self.record(owner, id).await?;
         let kept = lock(&self.running).get(&record.id).cloned();
@@ -183,7 +183,7 @@ impl Sandboxes {
     /// # Errors
     /// [`ServiceError::NoSandbox`], [`ServiceError::Over`], [`ServiceError::Store`], those of
     /// [`PausedSandbox::resume`](wrenn_core::PausedSandbox::resume), and
-    /// [`Error::InvalidState`](wrenn_core::Error::InvalidState) for one that runs.
+    /// [`Error::InvalidState`] for one that runs.
     ///
     /// # Cancel-Safety
     /// It goes on.

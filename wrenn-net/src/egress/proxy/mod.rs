@@ -11,7 +11,7 @@
 mod addresses;
 mod credentials;
 #[cfg(feature = "fuzzing")]
-pub(crate) mod fuzz;
+pub(super) mod fuzz;
 mod http;
 mod not_made;
 mod reach;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 
 use crate::api::v1::answer::Refused;
-pub(crate) use crate::api::v1::state::Context;
+use crate::api::v1::state::Context;
 use crate::api::v1::{commands, files, sandboxes, snapshots};
 
 /// Everything that is answered.
