@@ -15,6 +15,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use wrenn_core::Host;
 
 use crate::api::v1::router::router;
@@ -84,16 +85,21 @@ impl Server {
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, router, sandboxes, _lock, .. } = self;
         let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
-        let connections = GracefulShutdown::new();
+        let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
         http.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
         let mut stop = std::pin::pin!(stop);
         loop {
-            let stream = tokio::select! {
+            let accept = async {
+                // Whoever comes while there is none waits in the kernel's queue.
+                let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+                listener.accept().await.map(|(stream, _)| (stream, slot))
+            };
+            let (stream, slot) = tokio::select! {
                 () = &mut stop => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                accepted = accept => match accepted {
+                    Ok(accepted) => accepted,
                     // Such as a want of descriptors, which passes.
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
@@ -110,6 +116,7 @@ impl Server {
                 if let Err(error) = watched.await {
                     tracing::debug!(%error, "a connection ended");
                 }
+                drop(slot);
             });
         }
         drop(listener);
@@ -157,6 +164,8 @@ fn own_directory(data_dir: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Each has a descriptor, and some ten KiB. One that says nothing is closed after [`HEAD_MAX`].
+const CONNECTIONS_MAX: usize = 1024;
 /// For a request's line and headers.
 const HEAD_MAX: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

@@ -128,6 +128,41 @@ fn a_restart_loses_nothing_and_a_kill_what_was_not_paused_alone() {
 }
 
 #[test]
+fn a_delete_wins_against_whatever_is_under_way() {
+    if !can_run("a_delete_wins_against_whatever_is_under_way") {
+        return;
+    }
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--no-auth"]);
+    let client = server.client("");
+    for under_way in ["resume", "pause", "fork", "exec"] {
+        let id = sandbox(&client, &json!({}));
+        let path = format!("/v1/sandboxes/{id}");
+        if under_way == "resume" {
+            assert_eq!(client.post(&format!("{path}/pause"), &json!({})).0, 200);
+        }
+        let body =
+            if under_way == "exec" { json!({"cmd": "sleep", "args": ["60"], "timeout_sec": 90}) } else { json!({}) };
+        let (other, route) = (client.clone(), format!("{path}/{under_way}"));
+        let asking = std::thread::spawn(move || other.post(&route, &body));
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let began = std::time::Instant::now();
+        assert_eq!(client.delete(&path), 204, "{under_way}");
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "{under_way}: {:?}", began.elapsed());
+        let (status, _) = asking.join().unwrap();
+        assert!(under_way != "exec" || status == 409 || status == 502, "{under_way}: {status}");
+        assert_eq!(client.get(&path).1["status"], "stopped", "{under_way}");
+        assert_eq!(client.post(&format!("{path}/resume"), &json!({})).0, 409, "{under_way}");
+    }
+    let (_, all) = client.get("/v1/sandboxes");
+    for child in all.as_array().unwrap() {
+        assert_eq!(client.delete(&format!("/v1/sandboxes/{}", child["id"].as_str().unwrap())), 204);
+    }
+    assert_eq!(server.vmms(), [0; 0]);
+    server.stop();
+}
+
+#[test]
 fn files_go_in_and_out() {
     if !can_run("files_go_in_and_out") {
         return;

@@ -285,13 +285,16 @@ impl Sandboxes {
         let record = self.record(owner, id).await?;
         let this = Arc::clone(self);
         let work = async move {
+            let kill = async || {
+                let running = lock(&this.running).get(&record.id).cloned();
+                if let Some(sandbox) = running { sandbox.kill().await } else { Ok(()) }
+            };
             // It wins against whatever is under way, and so waits for no lock.
-            let running = lock(&this.running).get(&record.id).cloned();
-            if let Some(sandbox) = running {
-                sandbox.kill().await?;
-            }
+            kill().await?;
             let locked = this.lock_of(&record.id);
             let change = locked.lock().await;
+            // What was being resumed runs by now.
+            kill().await?;
             match this.host.paused(&record.id).await {
                 Ok(paused) => paused.delete().await?,
                 Err(Error::NotFound { .. }) => {}
@@ -334,7 +337,7 @@ impl Sandboxes {
     }
 
     fn take_nothing_more_while_closing(&self) -> Result<(), ServiceError> {
-        if self.is_closing.load(Ordering::Relaxed) { Err(ServiceError::Closing) } else { Ok(()) }
+        if self.is_closing() { Err(ServiceError::Closing) } else { Ok(()) }
     }
 
     async fn record(&self, owner: &str, id: &str) -> Result<SandboxRecord, ServiceError> {
@@ -388,7 +391,10 @@ impl Sandboxes {
         let this = Arc::clone(self);
         tokio::spawn(async move {
             let exit = sandbox.wait().await;
-            this.settle(sandbox.id(), Some(exit), false).await;
+            // What the server's own end pauses is to run again, and its record says so.
+            if !this.is_closing() {
+                this.settle(sandbox.id(), Some(exit), false).await;
+            }
         });
     }
 
@@ -403,9 +409,15 @@ impl Sandboxes {
 
     async fn settle_unless_changing(&self, id: &SandboxId) {
         let locked = self.lock_of(id);
-        if let Ok(_change) = locked.try_lock() {
+        if let Ok(_change) = locked.try_lock()
+            && !self.is_closing()
+        {
             self.write(id, None, false).await;
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
     }
 
     /// Writes into a record what is. `exit` is why the sandbox no longer runs, where that is known, and `started` whether it
@@ -417,10 +429,6 @@ impl Sandboxes {
     }
 
     async fn write(&self, id: &SandboxId, exit: Option<Exit>, started: bool) {
-        // What runs is to run again, and its record says so.
-        if self.is_closing.load(Ordering::Relaxed) {
-            return;
-        }
         if let Err(error) = self.try_write(id, exit, started).await {
             // The next comparison writes it.
             tracing::warn!(%id, %error, "a sandbox's record was not brought up to date");
