@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: a bare machine made ready, with a line for each thing that is done.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -48,7 +49,8 @@ fn missing_for_building() -> Vec<&'static str> {
 }
 
 fn missing_programs(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
-    programs.iter().filter(|(program, _)| !on_path(program)).map(|&(_, package)| package).collect()
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    programs.iter().filter(|(program, _)| !is_here(&path, program)).map(|&(_, package)| package).collect()
 }
 
 /// Those of `bindgen`'s that Debian and Ubuntu put the library into.
@@ -70,13 +72,20 @@ fn has_libclang(directory: &Path) -> bool {
     })
 }
 
-fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| wrenn_core::find_in_path(&path, program).is_some())
+fn is_here(path: &OsStr, program: &str) -> bool {
+    // The other two are on no user's path but root's.
+    [path, "/usr/sbin:/sbin".as_ref()].iter().any(|path| wrenn_core::find_in_path(path, program).is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_on_roots_path_alone_is_found_by_a_user() {
+        let of_user = "/usr/local/bin".as_ref();
+        assert!(is_here(of_user, "ldconfig") && !is_here(of_user, "no-such-program"));
+    }
 
     #[test]
     fn the_library_is_found_by_the_names_that_packages_give_it() {
