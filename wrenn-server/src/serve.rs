@@ -164,7 +164,7 @@ fn own_directory(data_dir: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Each has a descriptor, and some ten KiB. One that says nothing is closed after [`HEAD_MAX`].
+/// Each has a descriptor. One that says nothing is closed after [`HEAD_MAX`].
 const CONNECTIONS_MAX: usize = 1024;
 /// For a request's line and headers.
 const HEAD_MAX: Duration = Duration::from_secs(30);

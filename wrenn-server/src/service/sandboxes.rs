@@ -420,8 +420,8 @@ impl Sandboxes {
         self.is_closing.load(Ordering::Relaxed)
     }
 
-    /// Writes into a record what is. `exit` is why the sandbox no longer runs, where that is known, and `started` whether it
-    /// has just begun to.
+    /// Writes into a record what is. `exit` is why the sandbox no longer runs, where no handle of it can tell, and `started`
+    /// whether it has just begun to.
     async fn settle(&self, id: &SandboxId, exit: Option<Exit>, started: bool) {
         let locked = self.lock_of(id);
         let _change = locked.lock().await;
@@ -449,14 +449,16 @@ impl Sandboxes {
         record: &SandboxRecord,
         exit: Option<Exit>,
     ) -> Result<(Status, Option<String>), ServiceError> {
-        let is_over = |sandbox: &Sandbox| matches!(sandbox.state(), SandboxState::Paused | SandboxState::Ended);
-        {
-            let mut running = lock(&self.running);
-            match running.get(&record.id) {
-                Some(sandbox) if !is_over(sandbox) => return Ok((Status::Running, None)),
-                _ => drop(running.remove(&record.id)),
+        let kept = lock(&self.running).get(&record.id).cloned();
+        let exit = match kept {
+            Some(sandbox) if matches!(sandbox.state(), SandboxState::Paused | SandboxState::Ended) => {
+                lock(&self.running).remove(&record.id);
+                // It is over, and says why at once.
+                Some(sandbox.wait().await)
             }
-        }
+            Some(_) => return Ok((Status::Running, None)),
+            None => exit,
+        };
         if matches!(record.status, Status::Stopped | Status::Error) {
             return Ok((record.status, record.why.clone()));
         }
