@@ -1,3 +1,9 @@
-//! What speaks HTTP: it parses, asks the service, and maps what comes of it.
+//! What clients send and get: wrenn's own API, and E2B's.
 
-pub(crate) mod v1;
+mod e2b;
+mod identity;
+pub(crate) mod router;
+pub(crate) mod state;
+mod text;
+mod time;
+mod v1;

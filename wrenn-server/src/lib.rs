@@ -5,6 +5,8 @@
 mod api;
 pub mod packages;
 #[cfg(feature = "serve")]
+mod proxy;
+#[cfg(feature = "serve")]
 pub mod serve;
 #[cfg(feature = "serve")]
 pub mod service;

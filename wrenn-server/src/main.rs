@@ -6,16 +6,18 @@ mod firecracker;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
 use wrenn_server::serve::{Options, Server, open_store};
+use wrenn_server::service::admission::Capacity;
 use wrenn_server::service::clock::now_ms;
 use wrenn_server::service::keys;
 use wrenn_server::setup::Setup;
-use wrenn_server::store::contract::Store as _;
+use wrenn_server::store::records::Terms;
 
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true)]
@@ -23,6 +25,9 @@ struct Arguments {
     /// Where everything is kept. Default: `WRENN_DATA_DIR`, else /var/lib/wrenn.
     #[arg(long, global = true)]
     data_dir: Option<PathBuf>,
+    /// The PostgreSQL database that has the records. Default: a file in the data directory.
+    #[arg(long, global = true, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,6 +43,18 @@ enum Command {
         /// Answer without keys: for programs of this machine alone, on a loopback address.
         #[arg(long)]
         no_auth: bool,
+        /// The domain below which each port of each sandbox has a name, PORT-ID.DOMAIN. All such names have to lead here.
+        #[arg(long, env = "WRENN_DOMAIN", value_name = "DOMAIN")]
+        domain: Option<String>,
+        /// How many times this machine's memory all running sandboxes may have together.
+        #[arg(long, env = "WRENN_MEMORY_TIMES", default_value_t = 2.0, value_name = "TIMES")]
+        memory_times: f64,
+        /// How many times this machine's processors all running sandboxes may have together.
+        #[arg(long, env = "WRENN_VCPUS_TIMES", default_value_t = 32.0, value_name = "TIMES")]
+        vcpus_times: f64,
+        /// How many seconds a sandbox waits for its turn where others have all that there is.
+        #[arg(long, env = "WRENN_QUEUE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
+        queue_seconds: u32,
     },
     /// Make, list and revoke the keys that clients send as `X-API-Key`.
     Keys {
@@ -78,6 +95,8 @@ enum Keys {
     Create {
         /// Whose it is, for people.
         name: String,
+        #[command(flatten)]
+        terms: TermsArguments,
     },
     /// List the keys by their ids, the newest first.
     List,
@@ -88,13 +107,39 @@ enum Keys {
     },
 }
 
+#[derive(clap::Args)]
+struct TermsArguments {
+    /// After how many days the key ends. Default: never.
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// The key may look at everything of its own, and change nothing.
+    #[arg(long)]
+    read_only: bool,
+    /// How many sandboxes of the key may run at once.
+    #[arg(long, value_name = "NUMBER")]
+    max_sandboxes: Option<u32>,
+    /// How many virtual processors its running sandboxes may have together.
+    #[arg(long, value_name = "NUMBER")]
+    max_vcpus: Option<u32>,
+    /// How much memory its running sandboxes may have together, in MiB.
+    #[arg(long, value_name = "MIB")]
+    max_memory_mib: Option<u64>,
+    /// How many requests it may send in a second.
+    #[arg(long, value_name = "NUMBER")]
+    max_requests_per_second: Option<u32>,
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { data_dir, command } = Arguments::parse();
+    let Arguments { data_dir, database_url, command } = Arguments::parse();
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
-        Command::Serve { listen, no_auth } => serve(Options { data_dir, listen, needs_key: !no_auth }).await?,
-        Command::Keys { command } => manage(command, &data_dir).await?,
+        Command::Serve { listen, no_auth, domain, memory_times, vcpus_times, queue_seconds } => {
+            let queued_max = Duration::from_secs(queue_seconds.into());
+            let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
+            serve(Options { data_dir, listen, needs_key: !no_auth, database_url, domain, capacity }).await?;
+        }
+        Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
         Command::Doctor => {
             let diagnosis = Host::builder().data_dir(data_dir).doctor().await;
             print!("{diagnosis}");
@@ -140,10 +185,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn manage(command: Keys, data_dir: &Path) -> anyhow::Result<()> {
-    let store = open_store(data_dir).await?;
+async fn manage(command: Keys, data_dir: &Path, database_url: Option<&str>) -> anyhow::Result<()> {
+    let store = open_store(data_dir, database_url).await?;
     match command {
-        Keys::Create { name } => println!("{}", keys::create(&store, &name, now_ms()).await?.0),
+        Keys::Create { name, terms } => println!("{}", keys::create(&*store, &name, terms.into(), now_ms()).await?.0),
         Keys::List => {
             for key in store.keys().await? {
                 let state = if key.revoked_at_ms.is_some() { "revoked" } else { "good" };
@@ -157,3 +202,18 @@ async fn manage(command: Keys, data_dir: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+impl From<TermsArguments> for Terms {
+    fn from(of: TermsArguments) -> Self {
+        Self {
+            expires_at_ms: of.days.map(|days| now_ms().saturating_add(i64::from(days) * DAY_MS)),
+            reads_only: of.read_only,
+            sandboxes_max: of.max_sandboxes,
+            vcpus_max: of.max_vcpus,
+            memory_mib_max: of.max_memory_mib,
+            requests_per_sec_max: of.max_requests_per_second,
+        }
+    }
+}
+
+const DAY_MS: i64 = 24 * 3600 * 1000;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -18,10 +19,15 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use wrenn_core::Host;
 
-use crate::api::v1::router::router;
-use crate::api::v1::state::Context;
+use crate::api::router::router;
+use crate::api::state::Context;
+use crate::proxy::door::{Door, door};
+use crate::service::admission::Capacity;
+use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::secret::Secret;
 use crate::store::contract::Store;
+use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
 
 /// How a server is to run.
@@ -33,6 +39,12 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Whether each request needs a key. Without, it listens for programs of this machine alone.
     pub needs_key: bool,
+    /// The PostgreSQL database that has the records, by its URL; `None` for a file of the data directory.
+    pub database_url: Option<String>,
+    /// The domain below which each port of each sandbox has a name, `PORT-ID.DOMAIN`; `None` for `localhost`.
+    pub domain: Option<String>,
+    /// What sandboxes may have of this machine together.
+    pub capacity: Capacity,
 }
 
 /// A server that listens, and has taken over what an earlier one has left.
@@ -63,12 +75,23 @@ impl Server {
             format!("cannot listen on {}: choose another address or port with --listen", options.listen)
         })?;
         let lock = lock(&options.data_dir)?;
-        let store: Arc<dyn Store> = Arc::new(open_store(&options.data_dir).await?);
+        let store = open_store(&options.data_dir, options.database_url.as_deref()).await?;
+        let secret = secret(&options.data_dir)?;
         let host = Host::builder().data_dir(&options.data_dir).open().await?;
-        let sandboxes = Sandboxes::open(host, Arc::clone(&store)).await?;
-        let context = Context { sandboxes: Arc::clone(&sandboxes), store, needs_key: options.needs_key };
+        let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity).await?;
+        let context = Context {
+            sandboxes: Arc::clone(&sandboxes),
+            store,
+            rates: Arc::new(Rates::default()),
+            secret: Arc::clone(&secret),
+            needs_key: options.needs_key,
+            domain: options.domain.as_deref().map(Arc::from),
+        };
+        let domain = options.domain.as_deref().unwrap_or("localhost").to_ascii_lowercase();
+        let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into());
+        let router = router(context).layer(from_fn_with_state(door_to, door));
         let address = listener.local_addr()?;
-        Ok(Self { address, listener, router: router(context), sandboxes, _lock: lock })
+        Ok(Self { address, listener, router, sandboxes, _lock: lock })
     }
 
     /// Where it listens.
@@ -85,6 +108,7 @@ impl Server {
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, router, sandboxes, _lock, .. } = self;
         let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
+        let meter = tokio::spawn(Arc::clone(&sandboxes).measure());
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
@@ -122,6 +146,7 @@ impl Server {
         drop(listener);
         let lost = sandboxes.close().await;
         reconciler.abort();
+        meter.abort();
         tokio::time::timeout(ANSWERS_MAX, connections.shutdown()).await.ok();
         if !lost.is_empty() {
             let lost: Vec<String> = lost.iter().map(|(id, error)| format!("{id}: {error}")).collect();
@@ -131,13 +156,24 @@ impl Server {
     }
 }
 
-/// The records of a data directory.
+/// The records: in a PostgreSQL database where there is a URL of one, else in the data directory.
 ///
 /// # Errors
 /// They cannot be opened.
-pub async fn open_store(data_dir: &Path) -> anyhow::Result<Sqlite> {
+pub async fn open_store(data_dir: &Path, database_url: Option<&str>) -> anyhow::Result<Arc<dyn Store>> {
     let directory = own_directory(data_dir)?;
-    Ok(Sqlite::open(&directory.join("records.sqlite")).await?)
+    Ok(match database_url {
+        Some(url) => Arc::new(Postgres::open(url).await?),
+        None => Arc::new(Sqlite::open(&directory.join("records.sqlite")).await?),
+    })
+}
+
+fn secret(data_dir: &Path) -> anyhow::Result<Arc<Secret>> {
+    let path = own_directory(data_dir)?.join("secret");
+    let secret = Secret::open(&path).with_context(|| {
+        format!("{} cannot be used: restore it from a copy, or remove it, which makes other tokens", path.display())
+    });
+    Ok(Arc::new(secret?))
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<File> {

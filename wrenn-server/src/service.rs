@@ -1,7 +1,13 @@
-//! What the server decides, the same for whatever it is asked by.
+//! What was asked for and what is: the same for each API.
 
+pub mod admission;
 pub mod clock;
 pub mod error;
+pub mod events;
+mod history;
 pub mod keys;
+mod network;
+pub mod rate;
 pub mod sandboxes;
-pub mod templates;
+pub mod secret;
+mod templates;

@@ -1,4 +1,7 @@
 //! Records of what was asked for: keys, and whose each sandbox is. They outlive the server.
 
 pub mod contract;
+pub mod postgres;
+pub mod records;
+mod sql;
 pub mod sqlite;

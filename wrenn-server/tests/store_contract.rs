@@ -1,12 +1,21 @@
 //! What every store promises.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod postgres;
+
 use wrenn_core::SandboxId;
-use wrenn_server::store::contract::{KeyRecord, SandboxRecord, SnapshotRecord, Status, Store};
+use wrenn_server::store::contract::Store;
+use wrenn_server::store::postgres::Postgres;
+use wrenn_server::store::records::{
+    Asked, By, EventRecord, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
+    Terms, TimeoutFrom, Usage,
+};
 use wrenn_server::store::sqlite::Sqlite;
 
 fn key(id: &str, created_at_ms: i64) -> KeyRecord {
-    KeyRecord { id: id.to_owned(), name: format!("of {id}"), hash: vec![7; 32], created_at_ms, revoked_at_ms: None }
+    let terms = Terms { expires_at_ms: Some(9), sandboxes_max: Some(3), ..Terms::default() };
+    let (name, hash) = (format!("of {id}"), vec![7; 32]);
+    KeyRecord { id: id.to_owned(), name, hash, created_at_ms, revoked_at_ms: None, terms }
 }
 
 fn id(number: u64) -> SandboxId {
@@ -27,7 +36,20 @@ fn record(number: u64, owner: &str) -> SandboxRecord {
         created_at_ms: i64::try_from(number).unwrap(),
         started_at_ms: 5,
         updated_at_ms: 6,
+        asked: Asked {
+            labels: [("a \"b\"".to_owned(), "\u{1f600}".to_owned())].into(),
+            timeout_from: TimeoutFrom::Start,
+            network: Network { internet: Some(false), ..Network::default() },
+            ..Asked::default()
+        },
     }
+}
+
+/// All of an owner's, the newest first.
+async fn all_of(store: &dyn Store, owner: &str) -> Vec<SandboxRecord> {
+    let (by, order) = (By::Created, Order::NewestFirst);
+    let page = Page { owner, statuses: &Status::ALL, by, order, after: None, len_max: 1000 };
+    store.page(&page).await.unwrap()
 }
 
 async fn keeps_keys(store: &dyn Store) {
@@ -53,8 +75,8 @@ async fn keeps_sandboxes(store: &dyn Store) {
     assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(record(1, "ada")));
     assert_eq!(store.sandbox(&id(9)).await.unwrap(), None);
     let newest_first: Vec<_> = (1..=3).rev().map(|number| record(number, "ada")).collect();
-    assert_eq!(store.sandboxes_of("ada").await.unwrap(), newest_first);
-    assert_eq!(store.sandboxes_of("nobody").await.unwrap(), []);
+    assert_eq!(all_of(store, "ada").await, newest_first);
+    assert_eq!(all_of(store, "nobody").await, []);
 
     store.set_status(&id(2), Status::Error, Some("it broke"), false, 7).await.unwrap();
     store.set_status(&id(3), Status::Running, None, true, 8).await.unwrap();
@@ -66,15 +88,102 @@ async fn keeps_sandboxes(store: &dyn Store) {
     let running = store.sandboxes_with(Status::Running).await.unwrap();
     assert_eq!(running[..2], [record(1, "ada"), started]);
     assert_eq!((running.len(), store.sandboxes_with(Status::Paused).await.unwrap().len()), (3, 0));
+    assert_eq!(store.usage("ada").await.unwrap(), Usage { sandboxes: 2, vcpus: 4, memory_mib: 1024 });
+    assert_eq!(store.usage("nobody").await.unwrap(), Usage::default());
+
+    store.set_timeout(&id(1), 77, 9).await.unwrap();
+    let asked = Asked { wakes: true, ..Asked::default() };
+    store.set_asked(&id(1), &asked, 10).await.unwrap();
+    let changed = SandboxRecord { timeout_sec: 77, asked, updated_at_ms: 10, ..record(1, "ada") };
+    assert_eq!(store.sandbox(&id(1)).await.unwrap(), Some(changed));
+}
+
+/// Pages of an owner whose sandboxes were made two in each millisecond.
+async fn gives_pages(store: &dyn Store) {
+    for number in 50..=57 {
+        let at = i64::try_from(number / 2).unwrap();
+        let status = if number == 53 { Status::Stopped } else { Status::Running };
+        let made = SandboxRecord { created_at_ms: at, started_at_ms: 100 - at, status, ..record(number, "pages") };
+        store.add_sandbox(&made).await.unwrap();
+    }
+    let pages = async |by, order, len_max| {
+        let (mut numbers, mut after) = (Vec::new(), None);
+        loop {
+            let page = Page { owner: "pages", statuses: &[Status::Running], by, order, after, len_max };
+            let found = store.page(&page).await.unwrap();
+            let Some(last) = found.last() else { return numbers };
+            let at = if by == By::Created { last.created_at_ms } else { last.started_at_ms };
+            after = Some((at, last.id.to_string()));
+            numbers.extend(found.iter().map(|one| u64::from_str_radix(&one.id.as_str()[2..], 16).unwrap()));
+        }
+    };
+    for len_max in [1, 2, 3, 100] {
+        assert_eq!(pages(By::Created, Order::NewestFirst, len_max).await, [56, 57, 54, 55, 52, 50, 51]);
+        assert_eq!(pages(By::Created, Order::OldestFirst, len_max).await, [50, 51, 52, 54, 55, 56, 57]);
+        assert_eq!(pages(By::Started, Order::NewestFirst, len_max).await, [50, 51, 52, 54, 55, 56, 57]);
+    }
+    let (by, order) = (By::Created, Order::NewestFirst);
+    let none = Page { owner: "pages", statuses: &[], by, order, after: None, len_max: 9 };
+    assert_eq!(store.page(&none).await.unwrap(), []);
+}
+
+async fn keeps_requests(store: &dyn Store) {
+    let begin = async |key, digest: &[u8]| store.begin_request("ada", key, digest, 5).await.unwrap();
+    assert_eq!(begin("a", b"1").await, None, "it is the first one");
+    let under_way = RequestRecord { digest: b"1".to_vec(), sandbox: None, created_at_ms: 5 };
+    assert_eq!(begin("a", b"2").await, Some(under_way.clone()));
+    store.end_request("ada", "a", Some(&id(1))).await.unwrap();
+    assert_eq!(begin("a", b"1").await, Some(RequestRecord { sandbox: Some(id(1)), ..under_way }));
+    assert_eq!(store.begin_request("eve", "a", b"3", 5).await.unwrap(), None, "another's is another one");
+    assert_eq!(begin("b", b"1").await, None);
+    store.end_request("ada", "b", None).await.unwrap();
+    assert_eq!(begin("b", b"1").await, None, "it was forgotten");
+    store.forget_before(6).await.unwrap();
+    assert_eq!(begin("a", b"9").await, None);
+}
+
+async fn keeps_events(store: &dyn Store) {
+    let event = |number: u64, sandbox: u64, why: Option<&str>| EventRecord {
+        id: format!("ev{number}"),
+        owner: "ada".to_owned(),
+        sandbox: id(sandbox),
+        template: "base".to_owned(),
+        kind: "paused".to_owned(),
+        why: why.map(str::to_owned),
+        at_ms: i64::try_from(number).unwrap(),
+    };
+    let all = [event(11, 1, None), event(12, 2, Some("it's over")), event(13, 1, None)];
+    for event in &all {
+        store.add_event(event).await.unwrap();
+    }
+    let events = async |of: Option<&SandboxId>, order, skipped, len_max| {
+        store.events("ada", of, order, skipped, len_max).await.unwrap()
+    };
+    assert_eq!(events(None, Order::OldestFirst, 0, 9).await, all);
+    assert_eq!(events(None, Order::NewestFirst, 1, 1).await, all[1..2]);
+    assert_eq!(events(Some(&id(1)), Order::OldestFirst, 0, 9).await, [all[0].clone(), all[2].clone()]);
+    assert_eq!(store.events("eve", None, Order::OldestFirst, 0, 9).await.unwrap(), []);
+    store.forget_before(13).await.unwrap();
+    assert_eq!(events(None, Order::OldestFirst, 0, 9).await, all[2..]);
 }
 
 async fn keeps_snapshots(store: &dyn Store) {
-    let record = |name: &str, owner: &str| SnapshotRecord { name: name.into(), owner: owner.into(), created_at_ms: 1 };
+    let record = |name: &str, owner: &str| SnapshotRecord {
+        name: name.into(),
+        owner: owner.into(),
+        vcpus: 2,
+        memory_mib: 1024,
+        disk_mib: 4096,
+        source: id(1).to_string(),
+        created_at_ms: 1,
+    };
     for name in ["warm", "cold"] {
         assert!(store.add_snapshot(&record(name, "ada")).await.unwrap());
     }
     assert!(!store.add_snapshot(&record("warm", "eve")).await.unwrap(), "a name is one owner's");
     assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada"), record("warm", "ada")]);
+    assert_eq!(store.snapshot("warm").await.unwrap(), Some(record("warm", "ada")));
+    assert_eq!(store.snapshot("Warm").await.unwrap(), None);
     store.remove_snapshot("warm").await.unwrap();
     store.remove_snapshot("warm").await.unwrap();
     assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada")]);
@@ -86,7 +195,39 @@ async fn bears_many_at_once(store: &dyn Store) {
         store.set_status(&id(number), Status::Paused, None, false, 9).await.unwrap();
     });
     futures::future::join_all(adds).await;
-    assert_eq!(store.sandboxes_of("many").await.unwrap().len(), 100);
+    assert_eq!(all_of(store, "many").await.len(), 100);
+}
+
+async fn keeps_what_it_promises(store: &dyn Store) {
+    store.check().await.unwrap();
+    keeps_keys(store).await;
+    keeps_sandboxes(store).await;
+    gives_pages(store).await;
+    keeps_snapshots(store).await;
+    keeps_requests(store).await;
+    keeps_events(store).await;
+    bears_many_at_once(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "what is skipped is reported by the runner")]
+async fn postgresql_keeps_what_it_promises() {
+    let server = match postgres::Server::start() {
+        Ok(server) => server,
+        Err(reason) => return println!("skipped: postgresql_keeps_what_it_promises: {reason}"),
+    };
+    let store = Postgres::open(&server.url()).await.unwrap();
+    keeps_what_it_promises(&store).await;
+    drop(store);
+    let again = Postgres::open(&server.url()).await.unwrap();
+    assert_eq!(all_of(&again, "many").await.len(), 100, "also for the next server");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_named() {
+    let error = Postgres::open("postgres://nobody@127.0.0.1:1/none").await.unwrap_err();
+    assert!(error.to_string().contains("DATABASE_URL"), "{error}");
+    assert!(Postgres::open("no url").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,13 +235,10 @@ async fn sqlite_keeps_what_it_promises() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("records.sqlite");
     let store = Sqlite::open(&path).await.unwrap();
-    keeps_keys(&store).await;
-    keeps_sandboxes(&store).await;
-    keeps_snapshots(&store).await;
-    bears_many_at_once(&store).await;
+    keeps_what_it_promises(&store).await;
     drop(store);
     let again = Sqlite::open(&path).await.unwrap();
-    assert_eq!(again.sandboxes_of("many").await.unwrap().len(), 100, "also for the next server");
+    assert_eq!(all_of(&again, "many").await.len(), 100, "also for the next server");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o7777, 0o600);
 }

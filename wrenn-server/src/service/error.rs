@@ -1,5 +1,7 @@
 //! Why something that was asked for is not done.
 
+use std::time::Duration;
+
 use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
@@ -9,13 +11,13 @@ use crate::store::contract::StoreError;
 #[non_exhaustive]
 pub enum ServiceError {
     /// The key has no such sandbox.
-    #[error("there is no sandbox {id} of this key: GET /v1/sandboxes lists those that there are")]
+    #[error("there is no sandbox {id} of this key: a list of its sandboxes has those that there are")]
     NoSandbox {
         /// The sandbox, as it was named.
         id: String,
     },
     /// The key has no such snapshot.
-    #[error("there is no snapshot {name:?} of this key: GET /v1/snapshots lists those that there are")]
+    #[error("there is no snapshot {name:?} of this key: a list of its snapshots has those that there are")]
     NoSnapshot {
         /// The snapshot, as it was named.
         name: String,
@@ -33,6 +35,41 @@ pub enum ServiceError {
     /// The server pauses what runs, and takes nothing more.
     #[error("the server is being shut down: try again in some seconds")]
     Closing,
+    /// The key may have no more.
+    #[error("this key may have {max} {what} at once: end or pause some, or have its limit raised")]
+    LimitReached {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        max: u64,
+    },
+    /// No machine of that size is to be had here.
+    #[error(
+        "sandboxes of this server have {vcpus_max} virtual processors and {memory_mib_max} MiB of memory in all: ask for less"
+    )]
+    TooLarge {
+        /// Its virtual processors in all.
+        vcpus_max: u32,
+        /// Its memory in all, in MiB.
+        memory_mib_max: u32,
+    },
+    /// Others have all that there is.
+    #[error("this server has no room for it, and none became free in {} seconds: try again later", waited.as_secs())]
+    Full {
+        /// How long it has waited for its turn.
+        waited: Duration,
+    },
+    /// A request of the same name was another one.
+    #[error("a request with this key of its own had another body: send each new request with a new key")]
+    RequestMismatch,
+    /// A request of the same name is not done yet.
+    #[error("the request with this key of its own is under way: ask again in some seconds")]
+    RequestUnderWay,
+    /// The server ended while it did a request of the same name.
+    #[error(
+        "the server ended in the middle of the request with this key of its own: look at the list of sandboxes, then send it with a new key"
+    )]
+    RequestUnknown,
     /// It failed in `wrenn-core`.
     #[error(transparent)]
     Sandbox(#[from] wrenn_core::Error),

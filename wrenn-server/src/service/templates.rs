@@ -1,29 +1,55 @@
 //! What sandboxes are made from: images, which are everybody's, and snapshots, which are their key's.
 
+use wrenn_core::image::Image;
 use wrenn_core::{Error, Host, Sandbox, Subject, Template, TemplateName};
 
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
-use crate::store::contract::{SnapshotRecord, Store};
+use crate::store::contract::Store;
+use crate::store::records::{SandboxRecord, SnapshotRecord};
 
-/// Whether an owner may make sandboxes of a template. One that is another's is none.
-pub(super) async fn check(store: &dyn Store, owner: &str, name: &str) -> Result<(), ServiceError> {
-    let is_anothers = |record: &SnapshotRecord| record.name == name && record.owner != owner;
-    match store.snapshots().await?.iter().any(is_anothers) {
-        false => Ok(()),
-        true => Err(ServiceError::NoSnapshot { name: name.to_owned() }),
+/// What a template's sandboxes have where nothing else is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) vcpus: u32,
+    pub(super) memory_mib: u32,
+    pub(super) disk_mib: u32,
+}
+
+/// The shape of a template that an owner may make sandboxes of. One that is another's is none.
+pub(super) async fn shape(host: &Host, store: &dyn Store, owner: &str, name: &str) -> Result<Shape, ServiceError> {
+    match store.snapshot(name).await? {
+        Some(SnapshotRecord { owner: its, vcpus, memory_mib, disk_mib, .. }) if its == owner => {
+            Ok(Shape { vcpus, memory_mib, disk_mib })
+        }
+        Some(_) => Err(ServiceError::NoSnapshot { name: name.to_owned() }),
+        None => {
+            let (data_dir, name) = (host.data_dir().to_owned(), name.to_owned());
+            let image = tokio::task::spawn_blocking(move || Image::open(&data_dir, &name)).await?;
+            // What is no image is refused by the create, which knows why.
+            let bytes = image.map_or(0, |image| image.drive_size_bytes());
+            Ok(Shape { disk_mib: u32::try_from(bytes >> 20).unwrap_or(u32::MAX), ..IMAGES_SHAPE })
+        }
     }
 }
 
 pub(super) async fn snapshot(
     store: &dyn Store,
     sandbox: &Sandbox,
-    owner: &str,
+    of: &SandboxRecord,
     name: String,
 ) -> Result<Template, ServiceError> {
     let parsed: TemplateName = name.parse().map_err(Error::from)?;
     // The record comes first: without one, what is there would be everybody's.
-    let record = SnapshotRecord { name, owner: owner.to_owned(), created_at_ms: now_ms() };
+    let record = SnapshotRecord {
+        name,
+        owner: of.owner.clone(),
+        vcpus: of.vcpus,
+        memory_mib: of.memory_mib,
+        disk_mib: of.asked.disk_mib,
+        source: of.id.to_string(),
+        created_at_ms: now_ms(),
+    };
     if !store.add_snapshot(&record).await? {
         return Err(Error::AlreadyExists { subject: Subject::Template(parsed) }.into());
     }
@@ -45,17 +71,18 @@ pub(super) async fn list(host: &Host, store: &dyn Store, owner: &str) -> Result<
 }
 
 pub(super) async fn remove(host: &Host, store: &dyn Store, owner: &str, name: &str) -> Result<(), ServiceError> {
-    let is_owners = |record: &SnapshotRecord| record.name == name && record.owner == owner;
-    if !store.snapshots().await?.iter().any(is_owners) {
-        return Err(ServiceError::NoSnapshot { name: name.to_owned() });
-    }
+    let none = || ServiceError::NoSnapshot { name: name.to_owned() };
+    store.snapshot(name).await?.filter(|record| record.owner == owner).ok_or_else(none)?;
     match host.remove_template(name).await {
         Ok(()) => Ok(store.remove_snapshot(name).await?),
         // Such as one whose server ended between its record and it.
         Err(Error::NotFound { .. }) => {
             store.remove_snapshot(name).await?;
-            Err(ServiceError::NoSnapshot { name: name.to_owned() })
+            Err(none())
         }
         Err(error) => Err(error.into()),
     }
 }
+
+/// What `wrenn-core` gives a sandbox of an image.
+const IMAGES_SHAPE: Shape = Shape { vcpus: 1, memory_mib: 512, disk_mib: 0 };

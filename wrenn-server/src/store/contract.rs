@@ -1,77 +1,13 @@
-//! What each store keeps, and how it is asked.
+//! How each store is asked.
 
 use std::fmt;
 
 use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
-/// A key that clients send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRecord {
-    /// What it is named by where it is listed and revoked. A part of the key that is no secret.
-    pub id: String,
-    /// Whose it is, for people.
-    pub name: String,
-    /// The SHA-256 of the whole key.
-    pub hash: Vec<u8>,
-    /// When it was made, in milliseconds since 1970.
-    pub created_at_ms: i64,
-    /// Since when it is good for nothing, in milliseconds since 1970.
-    pub revoked_at_ms: Option<i64>,
-}
-
-/// A sandbox, as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxRecord {
-    /// Its id, the same as `wrenn-core`'s.
-    pub id: SandboxId,
-    /// The [id](KeyRecord::id) of the key that it was made with.
-    pub owner: String,
-    /// What it was made from.
-    pub template: String,
-    /// Its virtual processors.
-    pub vcpus: u32,
-    /// Its memory, in MiB.
-    pub memory_mib: u32,
-    /// After how many seconds without use it ends.
-    pub timeout_sec: u32,
-    /// Whether it is paused at that end, and not killed.
-    pub pauses_at_timeout: bool,
-    /// What it is meant to be.
-    pub status: Status,
-    /// Why it no longer runs.
-    pub why: Option<String>,
-    /// When it was made, in milliseconds since 1970.
-    pub created_at_ms: i64,
-    /// When it last began to run, in milliseconds since 1970.
-    pub started_at_ms: i64,
-    /// When this record last changed, in milliseconds since 1970.
-    pub updated_at_ms: i64,
-}
-
-/// Whose a snapshot is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotRecord {
-    /// Its name, the same as `wrenn-core`'s.
-    pub name: String,
-    /// The [id](KeyRecord::id) of the key that it was made with.
-    pub owner: String,
-    /// When it was made, in milliseconds since 1970.
-    pub created_at_ms: i64,
-}
-
-/// What a sandbox is meant to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// It runs, or is to run again when the server does.
-    Running,
-    /// It is on disk.
-    Paused,
-    /// It was killed, or its time was over.
-    Stopped,
-    /// It ended otherwise.
-    Error,
-}
+use crate::store::records::{
+    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, Usage,
+};
 
 /// Why a store did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -107,11 +43,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The sandbox of this id.
     async fn sandbox(&self, id: &SandboxId) -> Result<Option<SandboxRecord>, StoreError>;
 
-    /// All sandboxes of an owner, the newest first.
-    async fn sandboxes_of(&self, owner: &str) -> Result<Vec<SandboxRecord>, StoreError>;
+    /// A page of an owner's sandboxes.
+    async fn page(&self, page: &Page<'_>) -> Result<Vec<SandboxRecord>, StoreError>;
 
     /// All sandboxes that are meant to be something.
     async fn sandboxes_with(&self, status: Status) -> Result<Vec<SandboxRecord>, StoreError>;
+
+    /// What the running sandboxes of an owner have together.
+    async fn usage(&self, owner: &str) -> Result<Usage, StoreError>;
 
     /// Notes what a sandbox is meant to be from now on. `started` is whether it has begun to run with that.
     async fn set_status(
@@ -123,31 +62,53 @@ pub trait Store: fmt::Debug + Send + Sync {
         at_ms: i64,
     ) -> Result<(), StoreError>;
 
+    /// Notes after how many seconds a sandbox ends.
+    async fn set_timeout(&self, id: &SandboxId, timeout_sec: u32, at_ms: i64) -> Result<(), StoreError>;
+
+    /// Notes what else was asked for.
+    async fn set_asked(&self, id: &SandboxId, asked: &Asked, at_ms: i64) -> Result<(), StoreError>;
+
     /// Adds a snapshot; `false` if there is a record of that name.
     async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError>;
+
+    /// The snapshot of this name.
+    async fn snapshot(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError>;
 
     /// All snapshots, by name.
     async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError>;
 
     /// Removes the record of a snapshot, if there is one.
     async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError>;
-}
 
-impl Status {
-    /// The name of it in records and answers.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Stopped => "stopped",
-            Self::Error => "error",
-        }
-    }
+    /// Notes that a request of this key, which is its client's name for it, has begun; gives the one that had that name
+    /// before, and then notes nothing.
+    async fn begin_request(
+        &self,
+        owner: &str,
+        key: &str,
+        digest: &[u8],
+        at_ms: i64,
+    ) -> Result<Option<RequestRecord>, StoreError>;
 
-    /// The status of that name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::Running, Self::Paused, Self::Stopped, Self::Error].into_iter().find(|status| status.name() == name)
-    }
+    /// Notes what a request has made. Without a sandbox it is forgotten.
+    async fn end_request(&self, owner: &str, key: &str, sandbox: Option<&SandboxId>) -> Result<(), StoreError>;
+
+    /// Adds an event.
+    async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError>;
+
+    /// The events of an owner, or of one sandbox of it, beyond the first `skipped` of that order.
+    async fn events(
+        &self,
+        owner: &str,
+        sandbox: Option<&SandboxId>,
+        order: Order,
+        skipped: u32,
+        len_max: u32,
+    ) -> Result<Vec<EventRecord>, StoreError>;
+
+    /// Forgets the requests and events before a time.
+    async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError>;
+
+    /// Whether it answers.
+    async fn check(&self) -> Result<(), StoreError>;
 }

@@ -1,5 +1,7 @@
 //! Errors as clients get them: a status, a code for programs, and a text that says what to do.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -38,6 +40,14 @@ impl Refused {
         Self::new(StatusCode::BAD_REQUEST, "invalid_input", message)
     }
 
+    pub(super) fn too_many(message: &str, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        Self {
+            retry_after_sec: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+        }
+    }
+
     pub(super) fn into_body(self) -> ErrorBody {
         ErrorBody { error: ErrorText { code: self.code, message: self.message } }
     }
@@ -45,7 +55,7 @@ impl Refused {
 
 impl From<ServiceError> for Refused {
     fn from(error: ServiceError) -> Self {
-        let message = chain(&error);
+        let message = crate::api::text::chain(&error);
         match error {
             ServiceError::NoSandbox { .. } | ServiceError::NoSnapshot { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", message)
@@ -55,6 +65,18 @@ impl From<ServiceError> for Refused {
                 retry_after_sec: Some(CLOSED_SEC),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "closing", message)
             },
+            ServiceError::LimitReached { .. } => Self {
+                retry_after_sec: Some(FULL_SEC),
+                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", message)
+            },
+            ServiceError::TooLarge { .. } => Self::bad_request(message),
+            ServiceError::Full { .. } => {
+                Self { retry_after_sec: Some(FULL_SEC), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", message) }
+            }
+            ServiceError::RequestMismatch => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "request_mismatch", message),
+            ServiceError::RequestUnderWay | ServiceError::RequestUnknown => {
+                Self::new(StatusCode::CONFLICT, "request_unknown", message)
+            }
             ServiceError::Sandbox(error) => Self::of_core(&error, message),
             ServiceError::Store(_) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, "no_records", &message),
             ServiceError::Panicked(_) => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "internal", &message),
@@ -108,18 +130,5 @@ impl IntoResponse for Refused {
     }
 }
 
-/// An error with all of its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // What is transparent has its cause's text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 const CLOSED_SEC: u32 = 5;
+const FULL_SEC: u32 = 5;

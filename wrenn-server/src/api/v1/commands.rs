@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use wrenn_core::{ExitStatus, Output};
 
+use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
-use crate::api::v1::state::Context;
 use crate::service::error::ServiceError;
 
 #[derive(Debug, Deserialize)]

@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use tokio_util::io::{ReaderStream, StreamReader};
 use wrenn_core::{FileEntry, FileKind, Files};
 
+use crate::api::state::Context;
+use crate::api::time::rfc3339;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
-use crate::api::v1::state::Context;
-use crate::api::v1::time::rfc3339;
 use crate::service::error::ServiceError;
 
 #[derive(Debug, Deserialize)]

@@ -3,14 +3,15 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post, put};
 
+use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
-use crate::api::v1::state::Context;
-use crate::api::v1::{commands, files, sandboxes, snapshots};
+use crate::api::v1::{commands, files, network, sandboxes, snapshots};
 
-/// Everything that is answered.
-pub(crate) fn router(context: Context) -> Router {
+/// Everything of the native API.
+pub(crate) fn router() -> Router<Context> {
     Router::new()
         .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
         .route("/v1/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::delete))
@@ -26,19 +27,16 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/sandboxes/{id}/files/remove", post(files::remove))
         .route("/v1/snapshots", post(snapshots::create).get(snapshots::list))
         .route("/v1/snapshots/{name}", delete(snapshots::delete))
+        .route("/v1/sandboxes/{id}/network", put(network::put))
         .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(context)
 }
 
-async fn no_route() -> Refused {
+/// What has no route.
+pub(crate) async fn no_route() -> impl IntoResponse {
     Refused::new(StatusCode::NOT_FOUND, "not_found", "there is no such route: docs/server.md has those that there are")
 }
 
-async fn no_method() -> Refused {
+/// What has a route, and no such method.
+pub(crate) async fn no_method() -> impl IntoResponse {
     Refused::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the route has no such method: see `Allow`")
 }
-
-const BODY_BYTES_MAX: usize = 1 << 20;

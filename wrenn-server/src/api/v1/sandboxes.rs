@@ -7,13 +7,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use crate::api::state::Context;
+use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::{ErrorBody, Refused};
 use crate::api::v1::body::Body;
+use crate::api::v1::network::NetworkBody;
 use crate::api::v1::owner::Owner;
-use crate::api::v1::state::Context;
-use crate::api::v1::time::{of_ms, rfc3339};
 use crate::service::error::ServiceError;
 use crate::service::sandboxes::{Found, Wanted};
+use crate::store::records::{Asked, By, Order, Page, Status, TimeoutFrom};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +31,14 @@ pub(super) struct Create {
     auto_pause: bool,
     #[serde(default)]
     envs: BTreeMap<String, String>,
+    /// The client's own notes on it.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Whether a request to one of its ports resumes it.
+    #[serde(default)]
+    auto_resume: bool,
+    #[serde(default)]
+    network: NetworkBody,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,6 +61,9 @@ pub(super) struct SandboxBody {
     memory_mb: u32,
     timeout_sec: u32,
     auto_pause: bool,
+    auto_resume: bool,
+    labels: BTreeMap<String, String>,
+    network: NetworkBody,
     created_at: String,
     started_at: String,
     last_active_at: Option<String>,
@@ -80,8 +93,15 @@ pub(super) async fn create(
         timeout_sec: body.timeout_sec,
         pauses_at_timeout: body.auto_pause,
         envs: body.envs.into_iter().collect(),
+        asked: Asked {
+            labels: body.labels,
+            timeout_from: TimeoutFrom::LastUse,
+            wakes: body.auto_resume,
+            network: body.network.into(),
+            disk_mib: 0,
+        },
     };
-    let found = context.sandboxes.create(&owner, wanted).await?;
+    let found = context.sandboxes.create(&owner, wanted, None).await?;
     Ok((StatusCode::CREATED, Json(found.into())))
 }
 
@@ -89,7 +109,9 @@ pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
 ) -> Result<Json<Vec<SandboxBody>>, Refused> {
-    let found = context.sandboxes.list(&owner).await?;
+    let (by, order) = (By::Created, Order::NewestFirst);
+    let page = Page { owner: &owner, statuses: &Status::ALL, by, order, after: None, len_max: LISTED_MAX };
+    let found = context.sandboxes.page(&page).await?;
     Ok(Json(found.into_iter().map(Into::into).collect()))
 }
 
@@ -145,7 +167,7 @@ pub(super) async fn fork(
     if !(1..=CHILDREN_MAX).contains(&count) {
         return Err(Refused::bad_request(format!("count is {count}: 1 to {CHILDREN_MAX} children can be had at once")));
     }
-    let children = context.sandboxes.fork(&owner, &id, count).await?;
+    let children = context.sandboxes.fork(&owner, &id, count, None).await?;
     let children = children.into_iter().map(|child| match child {
         Ok(found) => Child::Sandbox(found.into()),
         Err(error) => Child::Error(Refused::from(error).into_body()),
@@ -154,7 +176,7 @@ pub(super) async fn fork(
 }
 
 impl From<Found> for SandboxBody {
-    fn from(Found { record, last_active_at }: Found) -> Self {
+    fn from(Found { record, last_active_at, .. }: Found) -> Self {
         Self {
             id: record.id.to_string(),
             status: record.status.name(),
@@ -164,6 +186,9 @@ impl From<Found> for SandboxBody {
             memory_mb: record.memory_mib,
             timeout_sec: record.timeout_sec,
             auto_pause: record.pauses_at_timeout,
+            auto_resume: record.asked.wakes,
+            labels: record.asked.labels,
+            network: record.asked.network.into(),
             created_at: rfc3339(of_ms(record.created_at_ms)),
             started_at: rfc3339(of_ms(record.started_at_ms)),
             last_active_at: last_active_at.map(|at| rfc3339(at.into())),
@@ -185,3 +210,4 @@ fn one() -> usize {
 }
 
 const CHILDREN_MAX: usize = 100;
+const LISTED_MAX: u32 = 10_000;

@@ -6,11 +6,11 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use wrenn_core::Template;
 
+use crate::api::state::Context;
+use crate::api::time::rfc3339;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
-use crate::api::v1::state::Context;
-use crate::api::v1::time::rfc3339;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

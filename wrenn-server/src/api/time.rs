@@ -4,12 +4,12 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Of milliseconds since 1970, as records have them.
-pub(super) fn of_ms(ms: i64) -> OffsetDateTime {
+pub(in crate::api) fn of_ms(ms: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// To the millisecond, as records have it.
-pub(super) fn rfc3339(at: OffsetDateTime) -> String {
+pub(in crate::api) fn rfc3339(at: OffsetDateTime) -> String {
     let at = at.replace_millisecond(at.millisecond()).unwrap_or(at);
     at.format(&Rfc3339).unwrap_or_default()
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::secret::Secret;
 use crate::store::contract::Store;
 
 /// What each request is answered from.
@@ -12,6 +14,12 @@ pub(crate) struct Context {
     pub(crate) sandboxes: Arc<Sandboxes>,
     /// The keys.
     pub(crate) store: Arc<dyn Store>,
+    /// What each key has sent.
+    pub(crate) rates: Arc<Rates>,
+    /// What the sandboxes' tokens are made of.
+    pub(crate) secret: Arc<Secret>,
     /// Whether each request needs a key.
     pub(crate) needs_key: bool,
+    /// The domain below which each port of each sandbox has a name, if there is one.
+    pub(crate) domain: Option<Arc<str>>,
 }

@@ -1,0 +1,167 @@
+//! E2B's network object, and ours.
+
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::e2b::answer::Refused;
+use crate::store::records::{Inbound, Network};
+
+/// As clients send and get it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct NetworkBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_out: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deny_out: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rules: Option<BTreeMap<String, Vec<RuleBody>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_public_traffic: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mask_request_host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https_ports: Option<Vec<u16>>,
+    #[serde(skip_serializing)]
+    dns_servers: Option<Vec<String>>,
+    #[serde(skip_serializing)]
+    egress_proxy: Option<Value>,
+    /// In a change alone; a create has it outside.
+    #[serde(rename = "allow_internet_access", skip_serializing)]
+    allow_internet_access: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct RuleBody {
+    transform: Option<Transform>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Transform {
+    headers: BTreeMap<String, String>,
+}
+
+impl NetworkBody {
+    /// What was asked for, beside `internet`, which a create has outside of this.
+    pub(super) fn wanted(self, internet: Option<bool>) -> Result<Network, Refused> {
+        if self.egress_proxy.is_some_and(|proxy| !proxy.is_null()) {
+            return Err(unbuilt("egressProxy"));
+        }
+        if self.dns_servers.is_some() {
+            return Err(unbuilt("dnsServers"));
+        }
+        let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
+        if let Some(name) = deny.iter().find(|entry| !is_address(entry)) {
+            return Err(Refused::bad_request(format!("invalid denied CIDR {name}")));
+        }
+        let internet = self.allow_internet_access.or(internet);
+        let denies_all = internet == Some(false) || deny.iter().any(|entry| entry == ALL_TRAFFIC);
+        if !denies_all && allow.iter().any(|entry| !is_address(entry)) {
+            return Err(Refused::bad_request(NAME_WITHOUT_DENY));
+        }
+        let https_ports = self.https_ports.unwrap_or_default();
+        if https_ports.contains(&AGENT_PORT) {
+            return Err(Refused::bad_request(format!("httpsPorts: {AGENT_PORT} is the agent's port")));
+        }
+        let inbound = Inbound {
+            needs_token: self.allow_public_traffic == Some(false),
+            host: self.mask_request_host,
+            tls_ports: https_ports,
+        };
+        Ok(Network { internet, allow, deny, headers: headers(self.rules.unwrap_or_default())?, inbound })
+    }
+}
+
+impl From<&Network> for NetworkBody {
+    fn from(network: &Network) -> Self {
+        let some = |list: &Vec<String>| Some(list.clone()).filter(|list| !list.is_empty());
+        let rules = network.headers.iter().map(|(host, headers)| {
+            let transform = Some(Transform { headers: headers.clone() });
+            (host.clone(), vec![RuleBody { transform }])
+        });
+        let rules: BTreeMap<_, _> = rules.collect();
+        Self {
+            allow_out: some(&network.allow),
+            deny_out: some(&network.deny),
+            rules: Some(rules).filter(|rules| !rules.is_empty()),
+            allow_public_traffic: Some(!network.inbound.needs_token),
+            mask_request_host: network.inbound.host.clone(),
+            https_ports: Some(network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
+            ..Self::default()
+        }
+    }
+}
+
+fn headers(rules: BTreeMap<String, Vec<RuleBody>>) -> Result<BTreeMap<String, BTreeMap<String, String>>, Refused> {
+    if rules.len() > RULES_MAX {
+        return Err(Refused::bad_request(format!("rules are for {RULES_MAX} names at most")));
+    }
+    let mut headers = BTreeMap::new();
+    for (host, mut rules) in rules {
+        let rule = rules.pop().unwrap_or_default();
+        if !rules.is_empty() {
+            return Err(Refused::bad_request(format!("rules: {host} has more than one transform")));
+        }
+        let set = rule.transform.unwrap_or_default().headers;
+        if set.values().any(|value| value.contains("${e2b.")) {
+            return Err(unbuilt("identity tokens in rules"));
+        }
+        if !set.is_empty() {
+            headers.insert(host, set);
+        }
+    }
+    Ok(headers)
+}
+
+/// Whether it is an address or a network of them, and no name.
+fn is_address(entry: &str) -> bool {
+    entry.parse::<std::net::IpAddr>().is_ok() || entry.parse::<ipnet::IpNet>().is_ok()
+}
+
+fn unbuilt(what: &str) -> Refused {
+    Refused::new(StatusCode::NOT_IMPLEMENTED, format!("wrenn does not serve {what} yet: leave it out"))
+}
+
+const ALL_TRAFFIC: &str = "0.0.0.0/0";
+/// E2B's own words.
+const NAME_WITHOUT_DENY: &str = "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny out \
+                                 to block all other traffic.";
+const AGENT_PORT: u16 = wrenn_envd::AGENT_PORT;
+const RULES_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(body: Value) -> Result<Network, String> {
+        let body: NetworkBody = serde_json::from_value(body).expect("a network");
+        body.wanted(None).map_err(|refused| format!("{refused:?}"))
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_back() {
+        let asked = serde_json::json!({
+            "allowOut": ["pypi.org", "8.8.8.8"], "denyOut": ["0.0.0.0/0"], "allowPublicTraffic": false,
+            "maskRequestHost": "x:${PORT}", "httpsPorts": [8443],
+            "rules": {"*.example.com": [{"transform": {"headers": {"x-key": "v"}}}]},
+        });
+        let network = wanted(asked.clone()).expect("a network");
+        assert!(network.inbound.needs_token && network.inbound.tls_ports == [8443]);
+        assert_eq!(serde_json::to_value(NetworkBody::from(&network)).expect("JSON"), asked);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_e2bs_words() {
+        let refused = |body| wanted(body).expect_err("it is refused");
+        assert!(refused(serde_json::json!({"denyOut": ["evil.example"]})).contains("invalid denied CIDR evil.example"));
+        assert!(refused(serde_json::json!({"allowOut": ["pypi.org"]})).contains("ALL_TRAFFIC"));
+        assert!(refused(serde_json::json!({"httpsPorts": [49983]})).contains("49983"));
+        assert!(refused(serde_json::json!({"egressProxy": {"address": "a:1"}})).contains("egressProxy"));
+        wanted(serde_json::json!({"egressProxy": null, "allowOut": ["1.1.1.1/32"]})).expect("a network");
+    }
+}

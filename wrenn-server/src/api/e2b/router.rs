@@ -1,0 +1,61 @@
+//! The routes of E2B's API: those of the first clients, and those of today's.
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{any, get, post, put};
+
+use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, templates, unbuilt};
+use crate::api::state::Context;
+
+/// Everything that E2B's clients ask for.
+pub(crate) fn router() -> Router<Context> {
+    Router::new()
+        .route("/sandboxes", post(sandboxes::create_v1).get(sandboxes::list_v1))
+        .route("/v2/sandboxes", post(sandboxes::create_v2).get(sandboxes::list_v2))
+        .route("/sandboxes/metrics", get(metrics::of_many))
+        .route("/sandboxes/{id}", get(sandboxes::get).delete(sandboxes::delete))
+        .route("/sandboxes/{id}/pause", post(life::pause))
+        .route("/sandboxes/{id}/connect", post(life::connect_v1))
+        .route("/v2/sandboxes/{id}/connect", post(life::connect_v2))
+        .route("/sandboxes/{id}/resume", post(life::resume))
+        .route("/sandboxes/{id}/fork", post(life::fork))
+        .route("/sandboxes/{id}/snapshots", post(snapshots::create))
+        .route("/sandboxes/{id}/timeout", post(life::timeout))
+        .route("/sandboxes/{id}/refreshes", post(life::refresh))
+        .route("/sandboxes/{id}/network", put(life::network))
+        .route("/sandboxes/{id}/metrics", get(metrics::of_one))
+        .route("/sandboxes/{id}/logs", get(logs::v1))
+        .route("/v2/sandboxes/{id}/logs", get(logs::v2))
+        .route("/snapshots", get(snapshots::list))
+        .route("/events/sandboxes", get(events::of_all))
+        .route("/events/sandboxes/{id}", get(events::of_one))
+        .merge(templates_router())
+        .route("/health", get(|| async { StatusCode::NO_CONTENT }))
+}
+
+fn templates_router() -> Router<Context> {
+    Router::new()
+        .route("/templates", get(templates::list).post(unbuilt::builds))
+        .route("/v2/templates", get(templates::list).post(unbuilt::builds))
+        .route("/v3/templates", post(unbuilt::builds))
+        .route("/default-templates", get(templates::list))
+        .route("/templates/tags", any(unbuilt::builds))
+        .route("/templates/aliases/{alias}", get(templates::alias))
+        .route(
+            "/templates/{id}",
+            get(templates::get).delete(templates::delete).patch(templates::patch).post(unbuilt::builds),
+        )
+        .route("/v2/templates/{id}", axum::routing::patch(templates::patch))
+        .route("/templates/{id}/tags", get(templates::tags))
+        .route("/templates/{id}/files/{hash}", any(unbuilt::builds))
+        .route("/templates/{id}/builds/{build}", any(unbuilt::builds))
+        .route("/v2/templates/{id}/builds/{build}", any(unbuilt::builds))
+        .route("/templates/{id}/builds/{build}/status", any(unbuilt::builds))
+        .route("/templates/{id}/builds/{build}/logs", any(unbuilt::builds))
+        .route("/volumes", any(unbuilt::volumes))
+        .route("/volumes/{id}", any(unbuilt::volumes))
+        .route("/secrets", any(unbuilt::secrets))
+        .route("/secrets/{id}", any(unbuilt::secrets))
+        .route("/events/webhooks", any(unbuilt::webhooks))
+        .route("/events/webhooks/{id}", any(unbuilt::webhooks))
+}

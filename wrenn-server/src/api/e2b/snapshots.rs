@@ -1,0 +1,74 @@
+//! Snapshots of sandboxes, which are templates.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::api::e2b::answer::Refused;
+use crate::api::e2b::body::Body;
+use crate::api::e2b::owner::Owner;
+use crate::api::e2b::query::Pairs;
+use crate::api::e2b::sandboxes::{bare, template_name, there};
+use crate::api::state::Context;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct NewSnapshot {
+    name: Option<String>,
+    memory: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct SnapshotBody {
+    #[serde(rename = "snapshotID")]
+    snapshot_id: String,
+    names: Vec<String>,
+}
+
+pub(super) async fn create(
+    State(context): State<Context>,
+    Owner(owner): Owner,
+    Path(id): Path<String>,
+    Body(NewSnapshot { name, memory }, _): Body<NewSnapshot>,
+) -> Result<(StatusCode, Json<SnapshotBody>), Refused> {
+    there(&context, &owner, &id).await?;
+    if memory == Some(false) {
+        let message = "wrenn keeps a snapshot's memory with its files, and makes none of the files alone yet";
+        return Err(Refused::conflict(message).code("snapshot_filesystem_only_unsupported_node"));
+    }
+    let name = match name.as_deref().map(template_name).filter(|name| !name.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => format!("snap{:016x}", rand::random::<u64>()),
+    };
+    let template = context.sandboxes.snapshot(&owner, bare(&id), name).await?;
+    Ok((StatusCode::CREATED, Json(SnapshotBody::new(template.name().as_str()))))
+}
+
+/// An owner's, by name; or those that were made of one sandbox.
+pub(super) async fn list(
+    State(context): State<Context>,
+    Owner(owner): Owner,
+    query: Pairs,
+) -> Result<(HeaderMap, Json<Vec<SnapshotBody>>), Refused> {
+    let limit = usize::try_from(query.number("limit", PAGE_MAX, PAGE_MAX)?.max(1)).unwrap_or(1);
+    let (of, name, after) =
+        (query.text("sandboxID").map(bare), query.text("name").map(template_name), query.text("nextToken"));
+    let mut names: Vec<String> = context.sandboxes.snapshots(&owner, of).await?;
+    names.retain(|its| name.is_none_or(|name| name == its) && after.is_none_or(|after| &**its > after));
+    let mut headers = HeaderMap::new();
+    if names.len() > limit {
+        names.truncate(limit);
+        if let Some(last) = names.last().and_then(|last| HeaderValue::from_str(last).ok()) {
+            headers.insert(HeaderName::from_static("x-next-token"), last);
+        }
+    }
+    Ok((headers, Json(names.iter().map(|name| SnapshotBody::new(name)).collect())))
+}
+
+impl SnapshotBody {
+    fn new(name: &str) -> Self {
+        Self { snapshot_id: name.to_owned(), names: vec![name.to_owned()] }
+    }
+}
+
+const PAGE_MAX: u32 = 100;

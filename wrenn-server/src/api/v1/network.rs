@@ -1,0 +1,66 @@
+//! What a sandbox may reach, and who may reach it.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::api::state::Context;
+use crate::api::v1::answer::Refused;
+use crate::api::v1::body::Body;
+use crate::api::v1::owner::Owner;
+use crate::store::records::{Inbound, Network};
+
+/// As clients send and get it. An address beats a name, and what is allowed beats what is denied.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NetworkBody {
+    /// Whether the public internet is reached.
+    internet: bool,
+    /// What is reached in any case: `10.2.0.7`, `10.2.0.0/16`, `tcp://10.2.0.7:5432`, `pypi.org:443`, `*.example.com`.
+    allow: Vec<String>,
+    /// What is not reached unless that is allowed: addresses and networks.
+    deny: Vec<String>,
+    /// The headers that are put into requests to a name on their way out, by the name.
+    headers: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether requests to the sandbox's ports need no token.
+    public: bool,
+    /// The `Host` that the sandbox's servers are shown: `localhost:${PORT}` where none is given.
+    host: Option<String>,
+    /// The ports on which the sandbox's servers speak TLS.
+    tls_ports: Vec<u16>,
+}
+
+/// Changes what one that runs may reach. Who may reach it stays as it was.
+pub(super) async fn put(
+    State(context): State<Context>,
+    Owner(owner): Owner,
+    Path(id): Path<String>,
+    Body(body): Body<NetworkBody>,
+) -> Result<StatusCode, Refused> {
+    context.sandboxes.set_network(&owner, &id, body.into()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Default for NetworkBody {
+    fn default() -> Self {
+        Network::default().into()
+    }
+}
+
+impl From<NetworkBody> for Network {
+    fn from(body: NetworkBody) -> Self {
+        let NetworkBody { internet, allow, deny, headers, public, host, tls_ports } = body;
+        let inbound = Inbound { needs_token: !public, host, tls_ports };
+        Self { internet: Some(internet), allow, deny, headers, inbound }
+    }
+}
+
+impl From<Network> for NetworkBody {
+    fn from(network: Network) -> Self {
+        let Network { internet, allow, deny, headers, inbound } = network;
+        let Inbound { needs_token, host, tls_ports } = inbound;
+        Self { internet: internet != Some(false), allow, deny, headers, public: !needs_token, host, tls_ports }
+    }
+}

@@ -1,0 +1,10 @@
+//! Requests to the ports of sandboxes: which one is meant, who may, and the carrying.
+
+mod agent;
+mod answer;
+mod carry;
+mod connector;
+pub(crate) mod door;
+mod signature;
+mod target;
+mod trust;

@@ -1,0 +1,26 @@
+//! What a sandbox may reach, from what was asked for.
+
+use wrenn_core::{Error, NetworkPolicy, Rule};
+
+use crate::store::records::Network;
+
+/// The policy that was asked for.
+///
+/// # Errors
+/// [`Error::InvalidInput`] for an entry or a header that is none.
+pub(super) fn policy(network: &Network) -> Result<NetworkPolicy, Error> {
+    let policy = match network.internet {
+        Some(false) => NetworkPolicy::closed(),
+        Some(true) | None => NetworkPolicy::default(),
+    };
+    let mut policy = policy.allow(&network.allow)?.deny(&network.deny)?;
+    for (host, headers) in &network.headers {
+        let mut rule = Rule::of(host)?;
+        for (name, value) in headers {
+            rule = rule.set_header(name, value)?;
+        }
+        policy = policy.rule(rule)?;
+    }
+    policy.check()?;
+    Ok(policy)
+}

@@ -1,0 +1,382 @@
+//! The texts that both databases are asked by. sqlx has a type for the rows and connections of each, so the methods are
+//! written once and made for each by a macro.
+
+use sqlx::AssertSqlSafe;
+use wrenn_core::SandboxId;
+
+use crate::store::records::{By, Order, Page, Status};
+
+/// Makes a `Store` of a type whose first field is a pool. `$row` is the pool's type of rows. Where this is used there have
+/// to be `reading` and `writing`, which make a [`StoreError`](crate::store::contract::StoreError) of sqlx's.
+macro_rules! store_by_sql {
+    ($store:ty, $row:ty) => {
+        #[async_trait::async_trait]
+        impl $crate::store::contract::Store for $store {
+            async fn add_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
+                sqlx::query(
+                    "INSERT INTO api_keys (id, name, hash, created_at_ms, revoked_at_ms, terms) \
+                     VALUES ($1, $2, $3, $4, $5, $6)",
+                )
+                .bind(&key.id)
+                .bind(&key.name)
+                .bind(&key.hash)
+                .bind(key.created_at_ms)
+                .bind(key.revoked_at_ms)
+                .bind(as_json(&key.terms)?)
+                .execute(&self.0)
+                .await
+                .map(drop)
+                .map_err(writing)
+            }
+
+            async fn key(&self, id: &str) -> Result<Option<KeyRecord>, StoreError> {
+                let row = sqlx::query("SELECT * FROM api_keys WHERE id = $1").bind(id).fetch_optional(&self.0).await;
+                row.map_err(reading)?.map(|row| key_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM api_keys ORDER BY created_at_ms DESC, id");
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(key_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn revoke_key(&self, id: &str, at_ms: i64) -> Result<bool, StoreError> {
+                sqlx::query("UPDATE api_keys SET revoked_at_ms = $1 WHERE id = $2 AND revoked_at_ms IS NULL")
+                    .bind(at_ms)
+                    .bind(id)
+                    .execute(&self.0)
+                    .await
+                    .map(|done| done.rows_affected() > 0)
+                    .map_err(writing)
+            }
+
+            async fn add_sandbox(&self, sandbox: &SandboxRecord) -> Result<(), StoreError> {
+                sqlx::query(
+                    "INSERT INTO sandboxes (id, owner, template, vcpus, memory_mib, timeout_sec, pauses_at_timeout, \
+                     status, why, created_at_ms, started_at_ms, updated_at_ms, asked) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                )
+                .bind(sandbox.id.as_str())
+                .bind(&sandbox.owner)
+                .bind(&sandbox.template)
+                .bind(i64::from(sandbox.vcpus))
+                .bind(i64::from(sandbox.memory_mib))
+                .bind(i64::from(sandbox.timeout_sec))
+                .bind(sandbox.pauses_at_timeout)
+                .bind(sandbox.status.name())
+                .bind(&sandbox.why)
+                .bind(sandbox.created_at_ms)
+                .bind(sandbox.started_at_ms)
+                .bind(sandbox.updated_at_ms)
+                .bind(as_json(&sandbox.asked)?)
+                .execute(&self.0)
+                .await
+                .map(drop)
+                .map_err(writing)
+            }
+
+            async fn sandbox(&self, id: &SandboxId) -> Result<Option<SandboxRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM sandboxes WHERE id = $1").bind(id.as_str());
+                let row = query.fetch_optional(&self.0).await.map_err(reading)?;
+                row.map(|row| sandbox_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn page(&self, page: &Page<'_>) -> Result<Vec<SandboxRecord>, StoreError> {
+                let (at_ms, id) = sql::bound(page);
+                let query = sqlx::query(sql::page(page)).bind(page.owner).bind(at_ms).bind(id);
+                let rows = query.bind(i64::from(page.len_max)).fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(sandbox_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn sandboxes_with(&self, status: Status) -> Result<Vec<SandboxRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM sandboxes WHERE status = $1 ORDER BY created_at_ms, id");
+                let rows = query.bind(status.name()).fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(sandbox_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn usage(&self, owner: &str) -> Result<Usage, StoreError> {
+                let query = sqlx::query(
+                    "SELECT COUNT(*) AS sandboxes, CAST(COALESCE(SUM(vcpus), 0) AS BIGINT) AS vcpus, \
+                     CAST(COALESCE(SUM(memory_mib), 0) AS BIGINT) AS memory_mib \
+                     FROM sandboxes WHERE owner = $1 AND status = 'running'",
+                );
+                let row = query.bind(owner).fetch_one(&self.0).await.map_err(reading)?;
+                let number = |name: &str| {
+                    let number: i64 = row.try_get(name)?;
+                    Ok::<_, sqlx::Error>(number.unsigned_abs())
+                };
+                let usage = || {
+                    let (vcpus, memory_mib) = (number("vcpus")?, number("memory_mib")?);
+                    Ok(Usage { sandboxes: number("sandboxes")?, vcpus, memory_mib })
+                };
+                usage().map_err(reading)
+            }
+
+            async fn set_status(
+                &self,
+                id: &SandboxId,
+                status: Status,
+                why: Option<&str>,
+                started: bool,
+                at_ms: i64,
+            ) -> Result<(), StoreError> {
+                let query = sqlx::query(
+                    "UPDATE sandboxes SET status = $1, why = $2, updated_at_ms = $3, \
+                     started_at_ms = CASE WHEN $4 THEN $3 ELSE started_at_ms END WHERE id = $5",
+                );
+                let query = query.bind(status.name()).bind(why).bind(at_ms).bind(started).bind(id.as_str());
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn set_timeout(&self, id: &SandboxId, timeout_sec: u32, at_ms: i64) -> Result<(), StoreError> {
+                let query = sqlx::query("UPDATE sandboxes SET timeout_sec = $1, updated_at_ms = $2 WHERE id = $3");
+                let query = query.bind(i64::from(timeout_sec)).bind(at_ms).bind(id.as_str());
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn set_asked(&self, id: &SandboxId, asked: &Asked, at_ms: i64) -> Result<(), StoreError> {
+                let query = sqlx::query("UPDATE sandboxes SET asked = $1, updated_at_ms = $2 WHERE id = $3");
+                let query = query.bind(as_json(asked)?).bind(at_ms).bind(id.as_str());
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
+                sqlx::query(
+                    "INSERT INTO snapshots (name, owner, vcpus, memory_mib, disk_mib, sandbox_id, created_at_ms) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                     ON CONFLICT DO NOTHING",
+                )
+                .bind(&snapshot.name)
+                .bind(&snapshot.owner)
+                .bind(i64::from(snapshot.vcpus))
+                .bind(i64::from(snapshot.memory_mib))
+                .bind(i64::from(snapshot.disk_mib))
+                .bind(&snapshot.source)
+                .bind(snapshot.created_at_ms)
+                .execute(&self.0)
+                .await
+                .map(|done| done.rows_affected() > 0)
+                .map_err(writing)
+            }
+
+            async fn snapshot(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM snapshots WHERE name = $1").bind(name);
+                let row = query.fetch_optional(&self.0).await.map_err(reading)?;
+                row.map(|row| snapshot_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM snapshots");
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                let snapshots: Result<Vec<_>, _> = rows.iter().map(snapshot_of).collect();
+                let mut snapshots = snapshots.map_err(reading)?;
+                // Each database sorts texts by rules of its own.
+                snapshots.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(snapshots)
+            }
+
+            async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError> {
+                let query = sqlx::query("DELETE FROM snapshots WHERE name = $1").bind(name);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn begin_request(
+                &self,
+                owner: &str,
+                key: &str,
+                digest: &[u8],
+                at_ms: i64,
+            ) -> Result<Option<RequestRecord>, StoreError> {
+                let insert = sqlx::query(
+                    "INSERT INTO requests (owner, key, digest, created_at_ms) VALUES ($1, $2, $3, $4) \
+                     ON CONFLICT DO NOTHING",
+                );
+                let done = insert.bind(owner).bind(key).bind(digest).bind(at_ms).execute(&self.0).await;
+                if done.map_err(writing)?.rows_affected() > 0 {
+                    return Ok(None);
+                }
+                let query = sqlx::query("SELECT * FROM requests WHERE owner = $1 AND key = $2").bind(owner).bind(key);
+                let row = query.fetch_optional(&self.0).await.map_err(reading)?;
+                row.map(|row| request_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn end_request(&self, owner: &str, key: &str, sandbox: Option<&SandboxId>) -> Result<(), StoreError> {
+                let query = match sandbox {
+                    Some(sandbox) => sqlx::query("UPDATE requests SET sandbox_id = $3 WHERE owner = $1 AND key = $2")
+                        .bind(owner)
+                        .bind(key)
+                        .bind(sandbox.as_str()),
+                    None => sqlx::query("DELETE FROM requests WHERE owner = $1 AND key = $2").bind(owner).bind(key),
+                };
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError> {
+                sqlx::query(
+                    "INSERT INTO events (id, owner, sandbox_id, template, kind, why, at_ms) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                )
+                .bind(&event.id)
+                .bind(&event.owner)
+                .bind(event.sandbox.as_str())
+                .bind(&event.template)
+                .bind(&event.kind)
+                .bind(&event.why)
+                .bind(event.at_ms)
+                .execute(&self.0)
+                .await
+                .map(drop)
+                .map_err(writing)
+            }
+
+            async fn events(
+                &self,
+                owner: &str,
+                sandbox: Option<&SandboxId>,
+                order: Order,
+                skipped: u32,
+                len_max: u32,
+            ) -> Result<Vec<EventRecord>, StoreError> {
+                let query = sqlx::query(sql::events(order)).bind(owner).bind(sandbox.map(SandboxId::as_str));
+                let query = query.bind(i64::from(len_max)).bind(i64::from(skipped));
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(event_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError> {
+                for delete in ["DELETE FROM requests WHERE created_at_ms < $1", "DELETE FROM events WHERE at_ms < $1"] {
+                    sqlx::query(delete).bind(at_ms).execute(&self.0).await.map_err(writing)?;
+                }
+                Ok(())
+            }
+
+            async fn check(&self) -> Result<(), StoreError> {
+                sqlx::query("SELECT 1").execute(&self.0).await.map(drop).map_err(reading)
+            }
+        }
+
+        fn key_of(row: &$row) -> Result<KeyRecord, sqlx::Error> {
+            Ok(KeyRecord {
+                id: row.try_get("id")?,
+                name: row.try_get("name")?,
+                hash: row.try_get("hash")?,
+                created_at_ms: row.try_get("created_at_ms")?,
+                revoked_at_ms: row.try_get("revoked_at_ms")?,
+                terms: sql::of_json(row.try_get("terms")?)?,
+            })
+        }
+
+        fn sandbox_of(row: &$row) -> Result<SandboxRecord, sqlx::Error> {
+            Ok(SandboxRecord {
+                id: sql::id(row.try_get("id")?)?,
+                owner: row.try_get("owner")?,
+                template: row.try_get("template")?,
+                vcpus: sql::number(row.try_get("vcpus")?)?,
+                memory_mib: sql::number(row.try_get("memory_mib")?)?,
+                timeout_sec: sql::number(row.try_get("timeout_sec")?)?,
+                pauses_at_timeout: row.try_get("pauses_at_timeout")?,
+                status: sql::status(row.try_get("status")?)?,
+                why: row.try_get("why")?,
+                created_at_ms: row.try_get("created_at_ms")?,
+                started_at_ms: row.try_get("started_at_ms")?,
+                updated_at_ms: row.try_get("updated_at_ms")?,
+                asked: sql::of_json(row.try_get("asked")?)?,
+            })
+        }
+
+        fn snapshot_of(row: &$row) -> Result<SnapshotRecord, sqlx::Error> {
+            Ok(SnapshotRecord {
+                name: row.try_get("name")?,
+                owner: row.try_get("owner")?,
+                vcpus: sql::number(row.try_get("vcpus")?)?,
+                memory_mib: sql::number(row.try_get("memory_mib")?)?,
+                disk_mib: sql::number(row.try_get("disk_mib")?)?,
+                source: row.try_get("sandbox_id")?,
+                created_at_ms: row.try_get("created_at_ms")?,
+            })
+        }
+
+        fn request_of(row: &$row) -> Result<RequestRecord, sqlx::Error> {
+            let sandbox: Option<&str> = row.try_get("sandbox_id")?;
+            Ok(RequestRecord {
+                digest: row.try_get("digest")?,
+                sandbox: sandbox.map(sql::id).transpose()?,
+                created_at_ms: row.try_get("created_at_ms")?,
+            })
+        }
+
+        fn event_of(row: &$row) -> Result<EventRecord, sqlx::Error> {
+            Ok(EventRecord {
+                id: row.try_get("id")?,
+                owner: row.try_get("owner")?,
+                sandbox: sql::id(row.try_get("sandbox_id")?)?,
+                template: row.try_get("template")?,
+                kind: row.try_get("kind")?,
+                why: row.try_get("why")?,
+                at_ms: row.try_get("at_ms")?,
+            })
+        }
+
+        fn as_json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+            serde_json::to_string(value).map_err(|error| writing(sqlx::Error::Encode(error.into())))
+        }
+    };
+}
+
+pub(super) use store_by_sql;
+
+/// The text for a page of sandboxes: its owner, where it begins, and how long it is, are bound.
+pub(super) fn page(page: &Page<'_>) -> AssertSqlSafe<String> {
+    let statuses: Vec<_> = page.statuses.iter().map(|status| format!("'{}'", status.name())).collect();
+    let column = match page.by {
+        By::Created => "created_at_ms",
+        By::Started => "started_at_ms",
+    };
+    let (sorted, beyond) = match page.order {
+        Order::NewestFirst => ("DESC", '<'),
+        Order::OldestFirst => ("ASC", '>'),
+    };
+    // Ids have digits and small letters alone, which every rule sorts alike.
+    AssertSqlSafe(format!(
+        "SELECT * FROM sandboxes WHERE owner = $1 AND status IN ({}) AND ({column} {beyond} $2 OR {column} = $2 AND id > $3) \
+         ORDER BY {column} {sorted}, id LIMIT $4",
+        if statuses.is_empty() { "''".to_owned() } else { statuses.join(", ") },
+    ))
+}
+
+/// The last one before the page.
+pub(super) fn bound<'a>(page: &'a Page<'_>) -> (i64, &'a str) {
+    match (&page.after, page.order) {
+        (Some((at_ms, id)), _) => (*at_ms, id),
+        (None, Order::NewestFirst) => (i64::MAX, ""),
+        (None, Order::OldestFirst) => (i64::MIN, ""),
+    }
+}
+
+pub(super) fn events(order: Order) -> AssertSqlSafe<String> {
+    let sorted = match order {
+        Order::NewestFirst => "DESC",
+        Order::OldestFirst => "ASC",
+    };
+    AssertSqlSafe(format!(
+        "SELECT * FROM events WHERE owner = $1 AND (CAST($2 AS TEXT) IS NULL OR sandbox_id = $2) \
+         ORDER BY seq {sorted} LIMIT $3 OFFSET $4"
+    ))
+}
+
+pub(super) fn of_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
+    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+/// The databases have no numbers without a sign.
+pub(super) fn number(number: i64) -> Result<u32, sqlx::Error> {
+    u32::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
+}
+
+pub(super) fn id(text: &str) -> Result<SandboxId, sqlx::Error> {
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+pub(super) fn status(name: &str) -> Result<Status, sqlx::Error> {
+    Status::named(name).ok_or_else(|| sqlx::Error::Decode(format!("{name:?} is an unknown status").into()))
+}
