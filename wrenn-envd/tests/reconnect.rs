@@ -10,7 +10,8 @@ use support::{
     session::{Session, by_pid, by_tag},
     start,
 };
-use wrenn_envd::proto::process::{ListRequest, Signal, StartRequest};
+use wrenn_envd::proto::process::process_event::Event;
+use wrenn_envd::proto::process::{ConnectRequest, ConnectResponse, ListRequest, Signal, StartRequest};
 
 fn shell(line: &str) -> StartRequest {
     let mut request = start("sh", &["-c", line]);
@@ -94,6 +95,23 @@ async fn a_client_that_does_not_ask_sees_no_offsets() {
     assert_eq!(end.offset, None);
     let end = agent.run(shell("echo x"), CallOptions::default()).await.unwrap().end.unwrap();
     assert_eq!(end.offset, Some(2));
+}
+
+#[tokio::test]
+async fn a_client_that_counts_is_told_where_its_stream_begins() {
+    let agent = Agent::start();
+    let mut session = Session::start(&agent, shell("echo early; read line; echo late")).await.unwrap();
+    session.next().await.unwrap();
+    assert_eq!(session.seen.stdout, b"early\n");
+    let pid = session.seen.pid;
+    let connect = async |offsets| {
+        let request = ConnectRequest { process: by_pid(pid).into(), offsets, ..Default::default() };
+        let mut stream = agent.client().connect(request).await.unwrap();
+        let first = stream.message::<ConnectResponse>().await.unwrap().unwrap().to_owned_message();
+        let Some(Event::Start(start)) = first.event.into_option().unwrap().event else { panic!("no start") };
+        start.offset
+    };
+    assert_eq!((connect(Some(true)).await, connect(None).await), (Some(6), None));
 }
 
 #[tokio::test]

@@ -1,7 +1,10 @@
 //! The routes of a guest's agent that clients may use. The others are the server's alone.
 
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::proxy::answer::Unreached;
+use crate::service::sandboxes::reach::Reached;
 
 /// What a request to an agent needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,17 @@ pub(super) fn need(parts: &Parts) -> Option<Need> {
         }
         _ => None,
     }
+}
+
+/// Puts the token into a request that the guest's agent knows, in place of the client's.
+pub(super) fn credentials(headers: &mut HeaderMap, reached: &Reached) -> Result<(), Unreached> {
+    headers.remove(wrenn_envd::ACCESS_TOKEN_HEADER);
+    headers.insert(header::HOST, HeaderValue::from_static("agent"));
+    if let Some(token) = reached.sandbox.agent_token() {
+        let token = HeaderValue::from_str(&token).map_err(|_| Unreached::NoRoute)?;
+        headers.insert(wrenn_envd::ACCESS_TOKEN_HEADER, token);
+    }
+    Ok(())
 }
 
 const SERVICES: [&str; 2] = ["/process.Process", "/filesystem.Filesystem"];

@@ -21,6 +21,8 @@ pub(super) enum Unreached {
     NotTheAgents,
     /// A route of the agent that is the server's alone, or none.
     NoRoute,
+    /// The message of a stream's request did not come whole, or in time.
+    NoMessage,
     /// It cannot be woken now.
     NotWoken(String),
 }
@@ -33,7 +35,7 @@ impl Unreached {
         let body = match self {
             Self::PortClosed => json!({"sandboxId": id, "message": message, "port": port, "code": code}),
             Self::NotTheAgents if is_rpc(headers) => json!({"code": "unauthenticated", "message": message}),
-            Self::NoRoute | Self::NotTheAgents => json!({"code": code, "message": message}),
+            Self::NoRoute | Self::NotTheAgents | Self::NoMessage => json!({"code": code, "message": message}),
             _ => json!({"sandboxId": id, "message": message, "code": code}),
         };
         if accepts_html(headers) {
@@ -62,6 +64,7 @@ impl Unreached {
                     .to_owned(),
             ),
             Self::NoRoute => (StatusCode::NOT_FOUND, "there is no such route".to_owned()),
+            Self::NoMessage => (StatusCode::BAD_REQUEST, "the request's message did not come whole, or in time".to_owned()),
             Self::NotWoken(why) => {
                 (StatusCode::CONFLICT, format!("The sandbox is paused, and cannot be resumed: {why}"))
             }

@@ -1,12 +1,15 @@
 //! The door: requests to sandboxes' ports go to them, and all others to the server's own routes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::time::timeout;
 use wrenn_core::SandboxId;
 
 use crate::proxy::agent::{self, Need};
@@ -14,6 +17,7 @@ use crate::proxy::answer::{TRAFFIC_TOKEN, Unreached};
 use crate::proxy::carry::{Carrier, carrier, carry, readdress};
 use crate::proxy::connector::{Connector, authority};
 use crate::proxy::signature::{self, Signed};
+use crate::proxy::streams::{self, Wanted};
 use crate::proxy::target::{self, Target};
 use crate::service::clock::now_ms;
 use crate::service::sandboxes::Sandboxes;
@@ -77,7 +81,10 @@ impl Door {
             Err(error) => return Err(Unreached::NotWoken(error.to_string())),
         };
         if is_agents {
-            to_agent(&mut parts, &reached)?;
+            if Wanted::is_one(parts.uri.path(), &parts.headers) {
+                return self.stream(parts, body, &reached).await;
+            }
+            agent::credentials(&mut parts.headers, &reached)?;
         } else {
             self.check_traffic(&reached, &parts)?;
             to_server(&mut parts, &reached, target.port);
@@ -85,6 +92,21 @@ impl Door {
         let path = path(&parts, target, is_agents);
         request = Request::from_parts(parts, body);
         readdress(&mut request, authority(&reached, target.port), &path)?;
+        carry(&self.carrier, request).await
+    }
+
+    /// A stream of the agent's, which outlives a pause.
+    async fn stream(&self, mut parts: Parts, body: Body, reached: &Reached) -> Result<Response, Unreached> {
+        let body = timeout(MESSAGE_MAX, to_bytes(body, MESSAGE_BYTES_MAX)).await;
+        let Ok(Ok(body)) = body else { return Err(Unreached::NoMessage) };
+        if let Some(wanted) = Wanted::of(parts.uri.path(), &parts.headers, &body) {
+            return streams::open(wanted, Arc::clone(&self.sandboxes), self.carrier.clone(), reached).await;
+        }
+        // The agent says what is wrong with it.
+        agent::credentials(&mut parts.headers, reached)?;
+        let path = parts.uri.path().to_owned();
+        let mut request = Request::from_parts(parts, Body::from(body));
+        readdress(&mut request, authority(reached, wrenn_envd::AGENT_PORT), &path)?;
         carry(&self.carrier, request).await
     }
 
@@ -112,17 +134,6 @@ impl Door {
         let owner = token.to_str().ok().and_then(|token| self.secret.owner_of(token, Purpose::Traffic));
         if owner.as_ref() == Some(&reached.record.id) { Ok(()) } else { Err(Unreached::WrongToken) }
     }
-}
-
-/// The guest's agent gets the token that it knows.
-fn to_agent(parts: &mut Parts, reached: &Reached) -> Result<(), Unreached> {
-    parts.headers.remove(wrenn_envd::ACCESS_TOKEN_HEADER);
-    parts.headers.insert(header::HOST, HeaderValue::from_static("agent"));
-    if let Some(token) = reached.sandbox.agent_token() {
-        let token = HeaderValue::from_str(&token).map_err(|_| Unreached::NoRoute)?;
-        parts.headers.insert(wrenn_envd::ACCESS_TOKEN_HEADER, token);
-    }
-    Ok(())
 }
 
 /// A guest's server does not get what opens its sandbox.
@@ -153,3 +164,6 @@ fn path(parts: &Parts, target: &Target, is_agents: bool) -> String {
 
 /// What servers that run on a developer's own machine let in.
 const HOST: &str = "localhost:${PORT}";
+/// For the one message of a request for a stream.
+const MESSAGE_MAX: Duration = Duration::from_secs(30);
+const MESSAGE_BYTES_MAX: usize = 4 << 20;

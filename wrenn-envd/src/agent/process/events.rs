@@ -56,7 +56,8 @@ pub(super) fn events(
     offsets: Offsets,
     keepalive: Duration,
 ) -> impl Stream<Item = Result<ProcessEvent, ConnectError>> + Send + 'static {
-    let start = event(StartEvent { pid, ..Default::default() });
+    let offset = (offsets == Offsets::Shown).then(|| reader.position());
+    let start = event(StartEvent { pid, offset, ..Default::default() });
     let rest = stream::unfold(reader, move |mut reader| async move {
         loop {
             let item = match timeout(keepalive, reader.next()).await {

@@ -223,6 +223,11 @@ impl State {
 }
 
 impl Reader {
+    /// How much output was before what it has not read yet.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The next entry; `None` after the end.
     ///
     /// A character is not cut in two, unless its rest takes more than [`UTF8_WAIT`] to come.

@@ -72,10 +72,11 @@ impl wire::Process for Service {
             (Err(refusal), Some(_), Some(selector)) => self.table.find_ended(selector).ok_or(refusal)?,
             (process, ..) => process.map(|process| (process.pid, process.journal.clone()))?,
         };
-        let (from, offsets) = match request.offset {
-            None => (From::Unread, Offsets::Hidden),
-            Some(offset) => (From::Offset(offset), Offsets::Shown),
+        let (from, counts) = match request.offset {
+            None => (From::Unread, request.offsets.unwrap_or(false)),
+            Some(offset) => (From::Offset(offset), true),
         };
+        let offsets = if counts { Offsets::Shown } else { Offsets::Hidden };
         let reader = journal.attach(from).map_err(|error| ConnectError::out_of_range(error.to_string()))?;
         let events = events(pid, reader, offsets, keepalive(&context));
         Response::stream_ok(events.map(|event| {

@@ -176,7 +176,8 @@ fn with_memory(memory: Option<bool>) -> Result<(), Refused> {
         None | Some(true) => Ok(()),
         Some(false) => {
             let message = "wrenn keeps a sandbox's memory with its files, and does not start from the files alone yet";
-            Err(Refused::conflict(message).code("snapshot_filesystem_only_unsupported_node"))
+            // A conflict says that it is paused already.
+            Err(Refused::bad_request(message).code("snapshot_filesystem_only_disabled"))
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn create(
     there(&context, &owner, &id).await?;
     if memory == Some(false) {
         let message = "wrenn keeps a snapshot's memory with its files, and makes none of the files alone yet";
-        return Err(Refused::conflict(message).code("snapshot_filesystem_only_unsupported_node"));
+        return Err(Refused::bad_request(message).code("snapshot_filesystem_only_disabled"));
     }
     let name = match name.as_deref().map(template_name).filter(|name| !name.is_empty()) {
         Some(name) => name.to_owned(),
