@@ -2,6 +2,8 @@
 //!
 //! The client's debug mode knows one address, so that each run has a network of its own.
 
+#![allow(dead_code, reason = "each crate's tests use a part")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,14 +37,15 @@ pub(crate) fn python() -> Result<&'static Path, &'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Err("no root, which a network of its own takes");
     }
-    PYTHON.get_or_init(prepare).as_deref().map_err(String::as_str)
+    let newest = || environment(&sources().join("requirements.txt"), "e2b-python");
+    PYTHON.get_or_init(newest).as_deref().map_err(String::as_str)
 }
 
-/// Makes the environment once for each list of requirements: it gets its name when it is whole.
-fn prepare() -> Result<PathBuf, String> {
-    let requirements = sources().join("requirements.txt");
-    let list = fs::read(&requirements).expect("the list is in the repository");
-    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2b-python");
+/// The Python of an environment that has what a list of requirements names, or why there is none. It is made once, and gets
+/// its name when it is whole.
+pub(crate) fn environment(requirements: &Path, name: &str) -> Result<PathBuf, String> {
+    let list = fs::read(requirements).expect("the list is in the repository");
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let python = place.join("bin/python");
     if fs::read(place.join("whole")).is_ok_and(|whole| whole == list) {
         return Ok(python);
@@ -54,7 +57,7 @@ fn prepare() -> Result<PathBuf, String> {
     }
     let install = Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--requirement"])
-        .arg(&requirements)
+        .arg(requirements)
         .output()
         .expect("the environment has pip");
     let said = String::from_utf8_lossy(&install.stderr).into_owned();
@@ -69,6 +72,7 @@ fn prepare() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-fn sources() -> PathBuf {
+/// Where the tests of the agent are, and the list of what they need.
+pub(crate) fn sources() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../wrenn-envd/tests/e2b_python")).to_owned()
 }

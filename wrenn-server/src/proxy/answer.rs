@@ -64,7 +64,9 @@ impl Unreached {
                     .to_owned(),
             ),
             Self::NoRoute => (StatusCode::NOT_FOUND, "there is no such route".to_owned()),
-            Self::NoMessage => (StatusCode::BAD_REQUEST, "the request's message did not come whole, or in time".to_owned()),
+            Self::NoMessage => {
+                (StatusCode::BAD_REQUEST, "the request's message did not come whole, or in time".to_owned())
+            }
             Self::NotWoken(why) => {
                 (StatusCode::CONFLICT, format!("The sandbox is paused, and cannot be resumed: {why}"))
             }

@@ -137,7 +137,8 @@ mod tests {
         assert_eq!(json(r#"{"event":{"start":{"pid":7,"offset":"9"}}}"#), Told::Start { pid: 7, offset: 9 });
         assert_eq!(json(r#"{"event":{"data":{"stdout":"aGVsbG8="}}}"#), Told::Output(5));
         assert_eq!(json(r#"{"event":{"lost":{"offset":"1","bytes":"2"}}}"#), Told::Lost { until: 3 });
-        let Told::End(end) = json(r#"{"event":{"end":{"exitCode":3,"exited":true,"status":"exit status 3","offset":"8"}}}"#)
+        let Told::End(end) =
+            json(r#"{"event":{"end":{"exitCode":3,"exited":true,"status":"exit status 3","offset":"8"}}}"#)
         else {
             panic!("no end")
         };
