@@ -54,6 +54,8 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     sandboxes: Arc<Sandboxes>,
+    /// A permit for each stream that there may be.
+    streams: Arc<Semaphore>,
     /// Held for as long as the server is there.
     _lock: File,
 }
@@ -79,11 +81,13 @@ impl Server {
         let secret = secret(&options.data_dir)?;
         let host = Host::builder().data_dir(&options.data_dir).open().await?;
         let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity).await?;
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
         let context = Context {
             sandboxes: Arc::clone(&sandboxes),
             store,
             rates: Arc::new(Rates::default()),
             secret: Arc::clone(&secret),
+            streams: Arc::clone(&streams),
             needs_key: options.needs_key,
             domain: options.domain.as_deref().map(Arc::from),
         };
@@ -91,7 +95,7 @@ impl Server {
         let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into());
         let router = router(context).layer(from_fn_with_state(door_to, door));
         let address = listener.local_addr()?;
-        Ok(Self { address, listener, router, sandboxes, _lock: lock })
+        Ok(Self { address, listener, router, sandboxes, streams, _lock: lock })
     }
 
     /// Where it listens.
@@ -106,7 +110,7 @@ impl Server {
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, _lock, .. } = self;
+        let Self { listener, router, sandboxes, streams, _lock, .. } = self;
         let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
         let meter = tokio::spawn(Arc::clone(&sandboxes).measure());
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
@@ -147,7 +151,8 @@ impl Server {
         let lost = sandboxes.close().await;
         reconciler.abort();
         meter.abort();
-        tokio::time::timeout(ANSWERS_MAX, connections.shutdown()).await.ok();
+        let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
+        tokio::time::timeout(ANSWERS_MAX, answers).await.ok();
         if !lost.is_empty() {
             let lost: Vec<String> = lost.iter().map(|(id, error)| format!("{id}: {error}")).collect();
             bail!("these sandboxes could not be paused, and are lost:\n{}", lost.join("\n"));
@@ -202,6 +207,8 @@ fn own_directory(data_dir: &Path) -> anyhow::Result<PathBuf> {
 
 /// Each has a descriptor. One that says nothing is closed after [`HEAD_MAX`].
 const CONNECTIONS_MAX: usize = 1024;
+/// A stream is no longer one of the connections.
+const STREAMS_MAX: u32 = 1024;
 /// For a request's line and headers.
 const HEAD_MAX: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);

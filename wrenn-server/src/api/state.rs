@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::secret::Secret;
@@ -18,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) rates: Arc<Rates>,
     /// What the sandboxes' tokens are made of.
     pub(crate) secret: Arc<Secret>,
+    /// A permit for each stream that there may be.
+    pub(crate) streams: Arc<Semaphore>,
     /// Whether each request needs a key.
     pub(crate) needs_key: bool,
     /// The domain below which each port of each sandbox has a name, if there is one.

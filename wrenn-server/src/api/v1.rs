@@ -3,9 +3,15 @@
 mod answer;
 mod body;
 mod commands;
+mod document;
+mod encoding;
 mod files;
 mod network;
 mod owner;
+mod path;
+mod refusals;
 pub(crate) mod router;
 mod sandboxes;
 mod snapshots;
+mod streams;
+mod variables;

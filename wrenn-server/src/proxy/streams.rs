@@ -229,7 +229,10 @@ impl Kept {
             reached = self.sandboxes.runs_again(&self.id) => reached,
             () = keepalive => return Some(self.wanted.keepalive()),
         };
-        let Some(reached) = reached else { return self.end("the sandbox is over") };
+        let Some(reached) = reached else {
+            let is_closing = self.sandboxes.is_closing();
+            return self.end(if is_closing { "the server is being shut down" } else { "the sandbox is over" });
+        };
         let Ok(mut request) = request(&self.wanted, &path, message, &reached) else {
             return self.end("the agent cannot be asked");
         };

@@ -217,7 +217,14 @@ impl Sandboxes {
         if self.is_closing() { Err(ServiceError::Closing) } else { Ok(()) }
     }
 
-    fn is_closing(&self) -> bool {
+    /// Waits until any sandbox begins to run or no longer does, from this call on.
+    pub fn changed(&self) -> impl Future<Output = ()> {
+        self.changed.notified()
+    }
+
+    /// Whether the server ends, and what is paused stays so.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
         self.is_closing.load(Ordering::Relaxed)
     }
 

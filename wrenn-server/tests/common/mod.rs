@@ -1,6 +1,8 @@
 //! The server's own binary, as an operator starts it, and a client of its API.
 #![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses a part")]
 
+pub(crate) mod stream;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -98,6 +100,13 @@ impl Server {
         };
         let pids = std::fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_own).collect()
+    }
+
+    /// How much memory it has, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     fn signal(&self, signal: Signal) {

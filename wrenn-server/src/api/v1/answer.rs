@@ -6,6 +6,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 use wrenn_core::{AgentError, Error};
 
 use crate::service::error::ServiceError;
@@ -20,14 +21,19 @@ pub(super) struct Refused {
 }
 
 /// An error within an answer, or as one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
 pub(super) struct ErrorBody {
     error: ErrorText,
 }
 
-#[derive(Debug, Serialize)]
+/// What was not done, and why.
+#[derive(Debug, Serialize, ToSchema)]
 struct ErrorText {
+    /// For programs.
+    #[schema(example = "invalid_state")]
     code: &'static str,
+    /// What is wrong, and what to do about it.
     message: String,
 }
 
@@ -46,6 +52,11 @@ impl Refused {
             retry_after_sec: Some(seconds),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
         }
+    }
+
+    /// The code, and the message.
+    pub(super) fn into_parts(self) -> (&'static str, String) {
+        (self.code, self.message)
     }
 
     pub(super) fn into_body(self) -> ErrorBody {
@@ -74,9 +85,10 @@ impl From<ServiceError> for Refused {
                 Self { retry_after_sec: Some(FULL_SEC), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", message) }
             }
             ServiceError::RequestMismatch => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "request_mismatch", message),
-            ServiceError::RequestUnderWay | ServiceError::RequestUnknown => {
-                Self::new(StatusCode::CONFLICT, "request_unknown", message)
+            ServiceError::RequestUnderWay => {
+                Self { retry_after_sec: Some(1), ..Self::new(StatusCode::CONFLICT, "request_under_way", message) }
             }
+            ServiceError::RequestUnknown => Self::new(StatusCode::CONFLICT, "request_unknown", message),
             ServiceError::Sandbox(error) => Self::of_core(&error, message),
             ServiceError::Store(_) => Self::internal(StatusCode::SERVICE_UNAVAILABLE, "no_records", &message),
             ServiceError::Panicked(_) => Self::internal(StatusCode::INTERNAL_SERVER_ERROR, "internal", &message),

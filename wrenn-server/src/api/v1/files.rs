@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body as Bytes;
 use axum::extract::multipart::{Field, MultipartError, MultipartRejection};
-use axum::extract::{Multipart, Path, State};
+use axum::extract::{Multipart, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncSeekExt as _};
 use tokio::time::timeout;
 use tokio_util::io::{ReaderStream, StreamReader};
+use utoipa::ToSchema;
 use wrenn_core::{FileEntry, FileKind, Files};
 
 use crate::api::state::Context;
@@ -21,33 +22,90 @@ use crate::api::time::rfc3339;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
+use crate::api::v1::path::SandboxPath;
+use crate::api::v1::refusals::{BadInput, Failing, Missing, TooSlow};
 use crate::service::error::ServiceError;
 
-#[derive(Debug, Deserialize)]
+/// Something in a sandbox.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct At {
+    /// Its path; one that is relative begins at the user's home.
+    #[schema(pattern = r"^[^\u0000]*$", example = "notes/today.txt")]
     path: String,
 }
 
-/// What lies in a directory.
-#[derive(Debug, Serialize)]
-pub(super) struct EntryBody {
-    name: String,
+/// A file to write, as a form. The file is streamed where `path` comes first.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the form is read field by field; this is what the document says of it")]
+struct WriteForm {
+    /// Its path; one that is relative begins at the user's home.
+    #[schema(example = "notes/today.txt")]
     path: String,
-    r#type: &'static str,
+    /// What it is to have.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// What a file has.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "a file is never held as a whole; this is what the document says of it")]
+struct Content(Vec<u8>);
+
+/// What lies in a directory.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Entry)]
+pub(super) struct EntryBody {
+    /// Its name in the directory.
+    #[schema(example = "today.txt")]
+    name: String,
+    /// Its whole path.
+    #[schema(example = "/home/user/notes/today.txt")]
+    path: String,
+    r#type: EntryKind,
+    /// In bytes.
     size: u64,
     /// In octal, as `chmod` takes it.
+    #[schema(example = "0644")]
     mode: String,
+    /// Whose it is.
+    #[schema(example = "user")]
     owner: String,
+    /// The group whose it is.
+    #[schema(example = "user")]
     group: String,
+    /// When its content last changed.
+    #[schema(format = DateTime)]
     modified_at: Option<String>,
+    /// Where a link leads; null for all else.
     symlink_target: Option<String>,
 }
 
+/// What kind of entry of a directory it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum EntryKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, a pipe or a socket.
+    Other,
+}
+
+/// Reads a file.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/files/read", operation_id = "read_file", tag = "files",
+    params(SandboxPath), request_body = At,
+    responses((status = 200, description = "The bytes, as they come.", content_type = "application/octet-stream", body = inline(Content)), Missing, Failing),
+)]
 pub(super) async fn read(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<Response, Refused> {
     let file = files(&context, &owner, &id, "read a file").await?.open(&path).await.map_err(ServiceError::from)?;
@@ -55,11 +113,16 @@ pub(super) async fn read(
     Ok((headers, Bytes::from_stream(ReaderStream::with_capacity(file, PIECE_BYTES))).into_response())
 }
 
-/// Takes a form with `path` and `file`, in either order, and streams the file to its place.
+/// Writes a file, which is in its place whole or not at all. Directories that are missing are made.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/files/write", operation_id = "write_file", tag = "files",
+    params(SandboxPath), request_body(content = WriteForm, content_type = "multipart/form-data"),
+    responses((status = 204, description = "The file is in its place."), BadInput, TooSlow, Missing, Failing),
+)]
 pub(super) async fn write(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<StatusCode, Refused> {
     let mut form = form.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
@@ -88,20 +151,32 @@ pub(super) async fn write(
     }
 }
 
+/// Lists a directory.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/files/list", operation_id = "list_directory", tag = "files",
+    params(SandboxPath), request_body = At,
+    responses((status = 200, description = "What lies in it.", body = Vec<EntryBody>), Missing, Failing),
+)]
 pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<Json<Vec<EntryBody>>, Refused> {
     let entries = files(&context, &owner, &id, "list a directory").await?.list(&path).await;
     Ok(Json(entries.map_err(ServiceError::from)?.into_iter().map(Into::into).collect()))
 }
 
+/// Makes a directory, and those above it that are missing.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/files/mkdir", operation_id = "make_directory", tag = "files",
+    params(SandboxPath), request_body = At,
+    responses((status = 204, description = "It is there."), Missing, Failing),
+)]
 pub(super) async fn make_dir(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<StatusCode, Refused> {
     let made = files(&context, &owner, &id, "make a directory").await?.make_dir(&path).await;
@@ -109,10 +184,16 @@ pub(super) async fn make_dir(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Removes a file, or a directory with all that lies in it. What is not there is removed as well.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/files/remove", operation_id = "remove_file", tag = "files",
+    params(SandboxPath), request_body = At,
+    responses((status = 204, description = "It is not there."), Missing, Failing),
+)]
 pub(super) async fn remove(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<StatusCode, Refused> {
     let removed = files(&context, &owner, &id, "remove a file").await?.remove(&path).await;
@@ -181,10 +262,10 @@ impl From<FileEntry> for EntryBody {
             name: entry.name,
             path: entry.path,
             r#type: match entry.kind {
-                FileKind::File => "file",
-                FileKind::Directory => "directory",
-                FileKind::Symlink => "symlink",
-                _ => "other",
+                FileKind::File => EntryKind::File,
+                FileKind::Directory => EntryKind::Directory,
+                FileKind::Symlink => EntryKind::Symlink,
+                _ => EntryKind::Other,
             },
             size: entry.len,
             mode: format!("{:04o}", entry.mode),

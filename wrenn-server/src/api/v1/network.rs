@@ -2,21 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
+use crate::api::v1::path::SandboxPath;
+use crate::api::v1::refusals::{Failing, Missing};
 use crate::store::records::{Inbound, Network};
 
 /// As clients send and get it. An address beats a name, and what is allowed beats what is denied.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = Network)]
 pub(super) struct NetworkBody {
     /// Whether the public internet is reached.
+    #[schema(default = true)]
     internet: bool,
     /// What is reached in any case: `10.2.0.7`, `10.2.0.0/16`, `tcp://10.2.0.7:5432`, `pypi.org:443`, `*.example.com`.
     allow: Vec<String>,
@@ -25,6 +30,7 @@ pub(super) struct NetworkBody {
     /// The headers that are put into requests to a name on their way out, by the name.
     headers: BTreeMap<String, BTreeMap<String, String>>,
     /// Whether requests to the sandbox's ports need no token.
+    #[schema(default = true)]
     public: bool,
     /// The `Host` that the sandbox's servers are shown: `localhost:${PORT}` where none is given.
     host: Option<String>,
@@ -32,11 +38,16 @@ pub(super) struct NetworkBody {
     tls_ports: Vec<u16>,
 }
 
-/// Changes what one that runs may reach. Who may reach it stays as it was.
+/// Changes what a sandbox that runs may reach, at once. Who may reach it stays as it was.
+#[utoipa::path(
+    put, path = "/v1/sandboxes/{id}/network", operation_id = "set_network", tag = "sandboxes",
+    params(SandboxPath), request_body = NetworkBody,
+    responses((status = 204, description = "It reaches that from now on."), Missing, Failing),
+)]
 pub(super) async fn put(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(body): Body<NetworkBody>,
 ) -> Result<StatusCode, Refused> {
     context.sandboxes.set_network(&owner, &id, body.into()).await?;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
@@ -13,71 +14,134 @@ use crate::api::v1::answer::{ErrorBody, Refused};
 use crate::api::v1::body::Body;
 use crate::api::v1::network::NetworkBody;
 use crate::api::v1::owner::Owner;
+use crate::api::v1::path::SandboxPath;
+use crate::api::v1::refusals::{Failing, Missing};
+use crate::api::v1::variables::Variables;
 use crate::service::error::ServiceError;
 use crate::service::sandboxes::{Found, Wanted};
 use crate::store::records::{Asked, By, Order, Page, Status, TimeoutFrom};
 
-#[derive(Debug, Deserialize)]
+/// A sandbox to make.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Create {
+    /// An image, or a snapshot of the key's.
     #[serde(default = "base")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", default = "base", example = "base")]
     template: String,
+    /// Its virtual processors. A snapshot has its own, and takes no others.
+    #[schema(minimum = 1, maximum = 32)]
     vcpus: Option<u32>,
+    /// Its memory, in MiB. A snapshot has its own, and takes no other.
+    #[schema(minimum = 128, maximum = 65536)]
     memory_mb: Option<u32>,
+    /// After how many seconds without use it ends.
     #[serde(default = "five_minutes")]
+    #[schema(minimum = 1, default = 300)]
     timeout_sec: u32,
     /// Whether it is paused, and not destroyed, when it was not used for so long.
     #[serde(default)]
+    #[schema(default = false)]
     auto_pause: bool,
+    /// Variables of the environment of all of its commands.
     #[serde(default)]
-    envs: BTreeMap<String, String>,
+    envs: Variables,
     /// The client's own notes on it.
     #[serde(default)]
     labels: BTreeMap<String, String>,
     /// Whether a request to one of its ports resumes it.
     #[serde(default)]
+    #[schema(default = false)]
     auto_resume: bool,
+    /// What it may reach, and who may reach it.
     #[serde(default)]
     network: NetworkBody,
 }
 
-#[derive(Debug, Deserialize)]
+/// How many children a fork makes.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fork {
+    /// How many.
     #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100, default = 1)]
     count: usize,
 }
 
 /// A sandbox as clients see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Sandbox)]
 pub(super) struct SandboxBody {
+    /// `sb` and 16 hex digits.
+    #[schema(example = "sb0123456789abcdef")]
     id: String,
-    status: &'static str,
+    status: StatusBody,
     /// Why it no longer runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What it was made from.
+    #[schema(example = "base")]
     template: String,
+    /// Its virtual processors.
+    #[schema(example = 1)]
     vcpus: u32,
+    /// Its memory, in MiB.
+    #[schema(example = 512)]
     memory_mb: u32,
+    /// After how many seconds without use it ends.
+    #[schema(example = 300)]
     timeout_sec: u32,
+    /// Whether it is paused at that end, and not destroyed.
     auto_pause: bool,
+    /// Whether a request to one of its ports resumes it.
     auto_resume: bool,
+    /// The client's own notes on it.
     labels: BTreeMap<String, String>,
+    /// What it may reach, and who may reach it.
     network: NetworkBody,
+    /// When it was made.
+    #[schema(format = DateTime)]
     created_at: String,
+    /// When it began to run, the last time.
+    #[schema(format = DateTime)]
     started_at: String,
+    /// When it was last used; null where it does not run.
+    #[schema(format = DateTime)]
     last_active_at: Option<String>,
+    /// When its status last changed.
+    #[schema(format = DateTime)]
     last_updated: String,
 }
 
+/// Where a sandbox is in its life.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Status)]
+enum StatusBody {
+    /// It runs.
+    Running,
+    /// It is on disk, and `resume` has it run again.
+    Paused,
+    /// It was ended, or its time was over.
+    Stopped,
+    /// It ended otherwise, which `reason` tells.
+    Error,
+}
+
 /// A child of a fork, or why there is none.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Child {
     Sandbox(SandboxBody),
     Error(ErrorBody),
 }
 
+/// Makes a sandbox.
+#[utoipa::path(
+    post, path = "/v1/sandboxes", operation_id = "create_sandbox", tag = "sandboxes",
+    request_body = Create,
+    responses((status = 201, description = "It runs.", body = SandboxBody), Missing, Failing),
+)]
 pub(super) async fn create(
     State(context): State<Context>,
     Owner(owner): Owner,
@@ -92,7 +156,7 @@ pub(super) async fn create(
         memory_mib: body.memory_mb,
         timeout_sec: body.timeout_sec,
         pauses_at_timeout: body.auto_pause,
-        envs: body.envs.into_iter().collect(),
+        envs: body.envs.into_vec(),
         asked: Asked {
             labels: body.labels,
             timeout_from: TimeoutFrom::LastUse,
@@ -105,6 +169,11 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(found.into())))
 }
 
+/// Lists the sandboxes of the key, also those that have ended.
+#[utoipa::path(
+    get, path = "/v1/sandboxes", operation_id = "list_sandboxes", tag = "sandboxes",
+    responses((status = 200, description = "The newest first.", body = Vec<SandboxBody>)),
+)]
 pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
@@ -115,53 +184,89 @@ pub(super) async fn list(
     Ok(Json(found.into_iter().map(Into::into).collect()))
 }
 
+/// Tells of a sandbox, also of one that has ended.
+#[utoipa::path(
+    get, path = "/v1/sandboxes/{id}", operation_id = "get_sandbox", tag = "sandboxes",
+    params(SandboxPath),
+    responses((status = 200, description = "The sandbox.", body = SandboxBody), Missing),
+)]
 pub(super) async fn get(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
 ) -> Result<Json<SandboxBody>, Refused> {
     Ok(Json(context.sandboxes.find(&owner, &id).await?.into()))
 }
 
+/// Ends a sandbox, and removes all of it but its record. It wins against whatever is under way.
+#[utoipa::path(
+    delete, path = "/v1/sandboxes/{id}", operation_id = "delete_sandbox", tag = "sandboxes",
+    params(SandboxPath),
+    responses((status = 204, description = "It has ended."), Missing, Failing),
+)]
 pub(super) async fn delete(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
 ) -> Result<StatusCode, Refused> {
     context.sandboxes.delete(&owner, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Pauses a sandbox: it goes to disk, with its processes.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/pause", operation_id = "pause_sandbox", tag = "sandboxes",
+    params(SandboxPath),
+    responses((status = 200, description = "It is paused.", body = SandboxBody), Missing, Failing),
+)]
 pub(super) async fn pause(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
 ) -> Result<Json<SandboxBody>, Refused> {
     Ok(Json(context.sandboxes.pause(&owner, &id).await?.into()))
 }
 
+/// Resumes a sandbox that is paused.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/resume", operation_id = "resume_sandbox", tag = "sandboxes",
+    params(SandboxPath),
+    responses((status = 200, description = "It runs.", body = SandboxBody), Missing, Failing),
+)]
 pub(super) async fn resume(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
 ) -> Result<Json<SandboxBody>, Refused> {
     Ok(Json(context.sandboxes.resume(&owner, &id).await?.into()))
 }
 
+/// Asks whether a sandbox is there, which counts as use.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/ping", operation_id = "ping_sandbox", tag = "sandboxes",
+    params(SandboxPath),
+    responses((status = 204, description = "It is there, and was used just now."), Missing, Failing),
+)]
 pub(super) async fn ping(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
 ) -> Result<StatusCode, Refused> {
     let sandbox = context.sandboxes.running(&owner, &id, "be pinged").await?;
     sandbox.ping().await.map_err(|error| Refused::from(ServiceError::from(error)))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Forks a sandbox that runs: its children go on from where it is, with its processes.
+#[utoipa::path(
+    post, path = "/v1/sandboxes/{id}/fork", operation_id = "fork_sandbox", tag = "sandboxes",
+    params(SandboxPath), request_body = Fork,
+    responses((status = 201, description = "Each child, or why there is none.", body = Vec<Child>), Missing, Failing),
+)]
 pub(super) async fn fork(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(id): Path<String>,
+    SandboxPath { id }: SandboxPath,
     Body(Fork { count }): Body<Fork>,
 ) -> Result<(StatusCode, Json<Vec<Child>>), Refused> {
     if !(1..=CHILDREN_MAX).contains(&count) {
@@ -175,11 +280,22 @@ pub(super) async fn fork(
     Ok((StatusCode::CREATED, Json(children.collect())))
 }
 
+impl From<Status> for StatusBody {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Running => Self::Running,
+            Status::Paused => Self::Paused,
+            Status::Stopped => Self::Stopped,
+            Status::Error => Self::Error,
+        }
+    }
+}
+
 impl From<Found> for SandboxBody {
     fn from(Found { record, last_active_at, .. }: Found) -> Self {
         Self {
             id: record.id.to_string(),
-            status: record.status.name(),
+            status: record.status.into(),
             reason: record.why,
             template: record.template,
             vcpus: record.vcpus,

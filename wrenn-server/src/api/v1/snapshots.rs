@@ -1,9 +1,11 @@
 //! Snapshots, which sandboxes are made from, beside the images.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use wrenn_core::Template;
 
 use crate::api::state::Context;
@@ -11,30 +13,62 @@ use crate::api::time::rfc3339;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
+use crate::api::v1::path::SnapshotPath;
+use crate::api::v1::refusals::{BadInput, Failing, Missing};
 
-#[derive(Debug, Deserialize)]
+/// A snapshot to make.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Snapshot {
+    /// Of which sandbox, which has to run and goes on.
+    #[schema(pattern = "^sb[0-9a-f]{16}$", example = "sb0123456789abcdef")]
     sandbox_id: String,
+    /// What it is to be called.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "warm")]
     name: String,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Which templates are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Filter {
-    r#type: Option<String>,
+    /// Those of this kind alone.
+    r#type: Option<TemplateKind>,
 }
 
 /// A template as clients see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Template)]
 pub(super) struct TemplateBody {
+    /// Its name, which `POST /v1/sandboxes` takes.
+    #[schema(example = "warm")]
     name: String,
-    r#type: &'static str,
-    /// Of an image, each sandbox chooses its own.
+    r#type: TemplateKind,
+    /// The virtual processors of its sandboxes; null for an image, of which each sandbox chooses its own.
     vcpus: Option<u32>,
+    /// Their memory, in MiB; null for an image.
     memory_mb: Option<u32>,
+    /// When it was made.
+    #[schema(format = DateTime)]
     created_at: Option<String>,
 }
 
+/// What kind of template it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum TemplateKind {
+    /// A disk, of which sandboxes boot. It is everybody's.
+    Image,
+    /// A sandbox that ran, which its sandboxes go on from. It is its key's.
+    Snapshot,
+}
+
+/// Makes a snapshot of a sandbox that runs: a template for sandboxes of the same key.
+#[utoipa::path(
+    post, path = "/v1/snapshots", operation_id = "create_snapshot", tag = "snapshots",
+    request_body = Snapshot,
+    responses((status = 201, description = "It is there.", body = TemplateBody), Missing, Failing),
+)]
 pub(super) async fn create(
     State(context): State<Context>,
     Owner(owner): Owner,
@@ -44,22 +78,32 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(template.into())))
 }
 
+/// Lists what sandboxes can be made from.
+#[utoipa::path(
+    get, path = "/v1/snapshots", operation_id = "list_snapshots", tag = "snapshots",
+    params(Filter),
+    responses((status = 200, description = "The images, and the key's snapshots.", body = Vec<TemplateBody>), BadInput, Failing),
+)]
 pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Query(Filter { r#type }): Query<Filter>,
+    filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<TemplateBody>>, Refused> {
-    if let Some(unknown) = r#type.as_deref().filter(|kind| ![IMAGE, SNAPSHOT].contains(kind)) {
-        return Err(Refused::bad_request(format!("type is {unknown:?}: it is `{IMAGE}` or `{SNAPSHOT}`")));
-    }
+    let Query(Filter { r#type }) = filter.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
     let all = context.sandboxes.templates(&owner).await?.into_iter().map(TemplateBody::from);
-    Ok(Json(all.filter(|template| r#type.as_deref().is_none_or(|kind| kind == template.r#type)).collect()))
+    Ok(Json(all.filter(|template| r#type.is_none_or(|kind| kind == template.r#type)).collect()))
 }
 
+/// Removes a snapshot. Sandboxes that were made of it stay.
+#[utoipa::path(
+    delete, path = "/v1/snapshots/{name}", operation_id = "delete_snapshot", tag = "snapshots",
+    params(SnapshotPath),
+    responses((status = 204, description = "It is gone."), Missing, Failing),
+)]
 pub(super) async fn delete(
     State(context): State<Context>,
     Owner(owner): Owner,
-    Path(name): Path<String>,
+    SnapshotPath { name }: SnapshotPath,
 ) -> Result<StatusCode, Refused> {
     context.sandboxes.remove_snapshot(&owner, &name).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -69,13 +113,10 @@ impl From<Template> for TemplateBody {
     fn from(template: Template) -> Self {
         Self {
             name: template.name().to_string(),
-            r#type: if template.is_snapshot() { SNAPSHOT } else { IMAGE },
+            r#type: if template.is_snapshot() { TemplateKind::Snapshot } else { TemplateKind::Image },
             vcpus: template.vcpus(),
             memory_mb: template.memory_mib(),
             created_at: template.created_at().map(|at| rfc3339(at.into())),
         }
     }
 }
-
-const IMAGE: &str = "image";
-const SNAPSHOT: &str = "snapshot";

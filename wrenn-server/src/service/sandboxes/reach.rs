@@ -47,7 +47,7 @@ impl Sandboxes {
         lock(&self.running).keys().cloned().collect()
     }
 
-    /// Waits until one runs, whoever resumes it; `None` once it is over.
+    /// Waits until one runs, whoever resumes it; `None` once it is over, or the server ends.
     ///
     /// # Cancel-Safety
     /// Cancelling changes nothing.
@@ -56,6 +56,9 @@ impl Sandboxes {
             let changed = self.changed.notified();
             if let Some(reached) = self.reached(id) {
                 return Some(reached);
+            }
+            if self.is_closing() {
+                return None;
             }
             match self.store.sandbox(id).await {
                 Ok(Some(record)) if matches!(record.status, Status::Stopped | Status::Error) => return None,

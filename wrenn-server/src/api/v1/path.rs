@@ -1,0 +1,50 @@
+//! What a request's path names.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use utoipa::IntoParams;
+
+use crate::api::v1::answer::Refused;
+
+/// The sandbox of `/v1/sandboxes/{id}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct SandboxPath {
+    /// The sandbox's id: `sb` and 16 hex digits.
+    #[param(pattern = "^sb[0-9a-f]{16}$", example = "sb0123456789abcdef")]
+    pub(super) id: String,
+}
+
+/// The snapshot of `/v1/snapshots/{name}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct SnapshotPath {
+    /// The snapshot's name.
+    #[param(example = "warm")]
+    pub(super) name: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        Ok(Self { id: segment(parts, state).await? })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        Ok(Self { name: segment(parts, state).await? })
+    }
+}
+
+async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Refused> {
+    let found = Path::<String>::from_request_parts(parts, state).await;
+    found.map(|Path(segment)| segment).map_err(|rejection| {
+        // Nothing has such a name.
+        Refused::new(StatusCode::NOT_FOUND, "not_found", format!("the path cannot be read: {}", rejection.body_text()))
+    })
+}
