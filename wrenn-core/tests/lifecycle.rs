@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 
 use common::run;
 use sha2::{Digest, Sha256};
-use wrenn_core::{Host, PausedSandbox, Sandbox, Tracking};
+use wrenn_core::{Exit, Host, PausedSandbox, Sandbox, Tracking};
 
 /// Serves a memory region and files to one client after another, a line a request and a line an answer. The bytes of a
 /// write follow from its seed, so that the model can make them too.
@@ -95,6 +95,14 @@ enum Place {
 struct Branch {
     place: Place,
     model: Model,
+    /// What was true at the last pause or checkpoint, from which it goes on after a crash.
+    kept: Option<Model>,
+}
+
+impl Branch {
+    fn running(sandbox: Sandbox, model: Model) -> Self {
+        Self { place: Place::Running(sandbox), model, kept: None }
+    }
 }
 
 /// Steele and Vigna's splitmix64.
@@ -129,6 +137,8 @@ enum Op {
     Pause,
     Resume,
     Fork,
+    Checkpoint,
+    Crash,
     Snapshot,
     Rollback,
     Compact,
@@ -136,7 +146,7 @@ enum Op {
     Kill,
 }
 
-const WEIGHTS: [(Op, u64); 14] = [
+const WEIGHTS: [(Op, u64); 16] = [
     (Op::Memory, 12),
     (Op::MemoryZero, 6),
     (Op::Write, 12),
@@ -146,6 +156,8 @@ const WEIGHTS: [(Op, u64); 14] = [
     (Op::Pause, 14),
     (Op::Resume, 14),
     (Op::Fork, 6),
+    (Op::Checkpoint, 6),
+    (Op::Crash, 4),
     (Op::Snapshot, 4),
     (Op::Rollback, 4),
     (Op::Compact, 6),
@@ -184,12 +196,13 @@ impl Walk {
             Op::Memory | Op::MemoryZero | Op::Write | Op::Zero | Op::Truncate | Op::DropCaches if running => {
                 self.change(at, op).await
             }
-            Op::Pause | Op::Fork | Op::Snapshot if running => self.save(at, op).await,
+            Op::Pause | Op::Fork | Op::Checkpoint | Op::Snapshot if running => self.save(at, op).await,
+            Op::Crash if running && self.branches[at].kept.is_some() => self.crash(at).await,
             Op::Resume | Op::Compact if !running => self.paused(at, op).await,
             Op::Rollback if !self.snapshots.is_empty() && self.branches.len() < BRANCHES_MAX => {
                 let (name, model) = self.snapshots[self.random.index(self.snapshots.len())].clone();
                 let sandbox = Sandbox::create(&self.host, &name).await.unwrap();
-                self.branches.push(Branch { place: Place::Running(sandbox), model });
+                self.branches.push(Branch::running(sandbox, model));
                 format!("rollback to {name} as branch {}", self.branches.len() - 1)
             }
             Op::Collect => {
@@ -217,7 +230,7 @@ impl Walk {
             * if self.random.below(3) == 0 { 16 } else { 1 };
         let offset = self.random.below(FILE_BYTES_MAX);
         let (offset, seed) = (usize::try_from(offset).unwrap(), self.random.below(251));
-        let Branch { place: Place::Running(sandbox), model } = &mut self.branches[at] else { unreachable!() };
+        let Branch { place: Place::Running(sandbox), model, .. } = &mut self.branches[at] else { unreachable!() };
         let request = match op {
             Op::Memory => {
                 model.memory[offset..offset + len].copy_from_slice(&fill(seed, len));
@@ -249,13 +262,14 @@ impl Walk {
     }
 
     async fn save(&mut self, at: usize, op: Op) -> String {
-        let Branch { place: Place::Running(sandbox), model } = &self.branches[at] else { unreachable!() };
+        let Branch { place: Place::Running(sandbox), model, .. } = &self.branches[at] else { unreachable!() };
         let model = model.clone();
         match op {
             Op::Pause => {
                 let paused = sandbox.pause().await.unwrap();
                 let stored = paused.stored_bytes();
                 self.branches[at].place = Place::Paused(Box::new(paused));
+                self.branches[at].kept = Some(model);
                 format!("branch {at}: pause, {stored} bytes")
             }
             Op::Fork => {
@@ -263,12 +277,17 @@ impl Walk {
                 let children = sandbox.fork(count).await.unwrap();
                 for child in children.into_iter().map(Result::unwrap) {
                     if self.branches.len() < BRANCHES_MAX {
-                        self.branches.push(Branch { place: Place::Running(child), model: model.clone() });
+                        self.branches.push(Branch::running(child, model.clone()));
                     } else {
                         child.kill().await.unwrap();
                     }
                 }
                 format!("branch {at}: fork of {count}")
+            }
+            Op::Checkpoint => {
+                sandbox.checkpoint().await.unwrap();
+                self.branches[at].kept = Some(model);
+                format!("branch {at}: checkpoint")
             }
             _ => {
                 let name = format!("walk-{}-{}", sandbox.id(), self.log.len());
@@ -277,6 +296,19 @@ impl Walk {
                 format!("branch {at}: snapshot {name}")
             }
         }
+    }
+
+    /// The VM ends as by a want of memory, and the sandbox goes on from what was kept.
+    async fn crash(&mut self, at: usize) -> String {
+        let Branch { place: Place::Running(sandbox), .. } = &self.branches[at] else { unreachable!() };
+        let pid = sandbox.vmm_pid().await.unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        assert!(matches!(sandbox.wait().await, Exit::VmEnded { .. }));
+        let id = sandbox.id().clone();
+        let sandbox = self.host.paused(&id).await.unwrap().resume().await.unwrap();
+        self.branches[at].place = Place::Running(sandbox);
+        self.branches[at].model = self.branches[at].kept.clone().unwrap();
+        format!("branch {at}: crash")
     }
 
     async fn paused(&mut self, at: usize, op: Op) -> String {
@@ -349,7 +381,7 @@ async fn live(host: Host, steps: usize, until: Until) -> Walk {
     run(&sandbox, "nohup python3 server.py > server.out 2>&1 & until grep -q ready server.out; do sleep 0.1; done")
         .await;
 
-    let branches = vec![Branch { place: Place::Running(sandbox), model: Model::new() }];
+    let branches = vec![Branch::running(sandbox, Model::new())];
     let (random, ran) = (Random(seed), BTreeSet::new());
     let mut walk = Walk { host, random, branches, snapshots: Vec::new(), log: Vec::new(), ran, restored: Vec::new() };
     let mut tries = 0;

@@ -144,6 +144,7 @@ async fn events_tell_what_becomes_of_sandboxes_and_why() {
     let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
     child.kill().await.unwrap();
     let sandbox = sandbox.pause().await.unwrap().resume().await.unwrap();
+    sandbox.checkpoint().await.unwrap();
     sandbox.snapshot("warm").await.unwrap();
     sandbox.set_ttl(Some(SECOND)).await.unwrap();
     sandbox.wait().await;
@@ -154,6 +155,7 @@ async fn events_tell_what_becomes_of_sandboxes_and_why() {
         (child.id(), HostEventKind::Ended { exit: Exit::Killed }),
         (sandbox.id(), HostEventKind::Paused),
         (sandbox.id(), HostEventKind::Resumed),
+        (sandbox.id(), HostEventKind::Checkpointed),
         (sandbox.id(), HostEventKind::Snapshot { template }),
         (sandbox.id(), HostEventKind::Expired),
         (sandbox.id(), HostEventKind::Ended { exit: Exit::Expired }),

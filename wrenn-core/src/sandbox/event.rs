@@ -54,6 +54,8 @@ pub enum HostEventKind {
         /// The sandbox that was copied.
         parent: SandboxId,
     },
+    /// What the sandbox would go on from after a crash was kept, and it goes on.
+    Checkpointed,
     /// A template was made of the sandbox, which goes on.
     Snapshot {
         /// The new template.

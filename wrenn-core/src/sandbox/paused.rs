@@ -45,6 +45,30 @@ impl Sandbox {
     }
 }
 
+impl Sandbox {
+    /// Keeps the guest's memory, drive and devices on disk, as a [pause](Self::pause) does, while the guest goes on: it stands
+    /// still only while the rest of its memory, its devices and its drive are copied. What was kept before is replaced.
+    ///
+    /// Where this program, the VM or the machine ends otherwise than by a pause or a kill, [`Host::paused`](crate::Host::paused)
+    /// finds the sandbox as it was kept, and it goes on from there.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// sandbox.exec("make -j4").await?;
+    /// sandbox.checkpoint().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause). What was kept before stays.
+    ///
+    /// # Cancel-Safety
+    /// A checkpoint that has begun goes on.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.request("be checkpointed", Request::Checkpoint).await.map(drop)
+    }
+}
+
 /// A paused sandbox. Any program that opens the data directory can resume it, until it is deleted.
 ///
 /// ```no_run

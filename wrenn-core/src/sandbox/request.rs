@@ -22,6 +22,8 @@ pub(super) enum Request {
     Pause(Reply<(PausedRecord, Option<SaveReport>)>),
     /// Answers with the generation that children start from, and the properties that they inherit.
     Fork(Reply<(Generation, Fixed)>),
+    /// Answers with the record on disk. The sandbox goes on.
+    Checkpoint(Reply<PausedRecord>),
     Snapshot(TemplateName, Reply<Template>),
     /// Makes the guest trust these certificate authorities, in PEM: not while its drive stands still for a pause or a fork.
     Trust(String, Reply<()>),

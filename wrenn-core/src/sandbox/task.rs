@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  start ─▶ Running ──serve──▶ Saving ──┬─ pause ──────────────▶ Paused
-//!             ▲ │                       └─ fork, snapshot, or a
-//!             │ │                          failure ────────────┐
+//!             ▲ │                       └─ checkpoint, fork, snap-
+//!             │ │                          shot, or a failure ─┐
 //!             │ └─ kill, time-to-live, VM's end, last handle   │
 //!             │    dropped ──▶ end ──▶ Ended                   │
 //!             └────────────────────── go_on ───────────────────┘
@@ -143,6 +143,10 @@ impl Task {
                 let captured = self.capture_and_go_on().await;
                 let inherited = captured.map(|generation| (generation, self.fixed_now()));
                 self.answer(inherited, reply).await
+            }
+            Request::Checkpoint(reply) => {
+                let recorded = self.checkpoint().await;
+                self.answer(recorded, reply).await
             }
             Request::Snapshot(name, reply) => {
                 let template = self.snapshot(&name).await;
@@ -340,6 +344,13 @@ impl Task {
             Ok(generation) => Ok(generation),
             Err(error) => self.go_on_after(error).await,
         }
+    }
+
+    async fn checkpoint(&mut self) -> Result<PausedRecord> {
+        let generation = self.capture_and_go_on().await?;
+        let record = self.record(generation).await?;
+        self.events.tell(&self.fixed.id, HostEventKind::Checkpointed);
+        Ok(record)
     }
 
     async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
