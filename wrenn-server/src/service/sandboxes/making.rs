@@ -130,7 +130,10 @@ impl Sandboxes {
             let mut children = Vec::with_capacity(count);
             let seconds = timeout_sec.unwrap_or(record.timeout_sec);
             let timeout = (seconds, record.pauses_at_timeout);
-            let forked = if shares.is_empty() { Vec::new() } else { sandbox.fork(shares.len()).await? };
+            let mut forked = Vec::with_capacity(shares.len());
+            while forked.len() < shares.len() {
+                forked.extend(sandbox.fork((shares.len() - forked.len()).min(FORKED_AT_ONCE)).await?);
+            }
             for (child, share) in forked.into_iter().zip(shares) {
                 children.push(match child {
                     Ok(child) => {
@@ -200,3 +203,6 @@ impl Sandboxes {
         Ok(self.found(record))
     }
 }
+
+/// What `wrenn-core` takes.
+const FORKED_AT_ONCE: usize = 20;
