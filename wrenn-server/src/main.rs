@@ -55,6 +55,10 @@ enum Command {
         /// How many seconds a sandbox waits for its turn where others have all that there is.
         #[arg(long, env = "WRENN_QUEUE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
         queue_seconds: u32,
+        /// Each how many seconds the memory and files of what runs are kept on disk, so that after a kill or a power cut it goes
+        /// on from there. Default: only at a pause.
+        #[arg(long, env = "WRENN_CHECKPOINT_EVERY", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        checkpoint_every: Option<u64>,
     },
     /// Make, list and revoke the keys that clients send as `X-API-Key`.
     Keys {
@@ -134,10 +138,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { data_dir, database_url, command } = Arguments::parse();
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
-        Command::Serve { listen, no_auth, domain, memory_times, vcpus_times, queue_seconds } => {
+        Command::Serve { listen, no_auth, domain, memory_times, vcpus_times, queue_seconds, checkpoint_every } => {
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
-            serve(Options { data_dir, listen, needs_key: !no_auth, database_url, domain, capacity }).await?;
+            let checkpoint_each = checkpoint_every.map(Duration::from_secs);
+            let needs_key = !no_auth;
+            serve(Options { data_dir, listen, needs_key, database_url, domain, capacity, checkpoint_each }).await?;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
         Command::Doctor => {

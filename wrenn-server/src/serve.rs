@@ -45,6 +45,8 @@ pub struct Options {
     pub domain: Option<String>,
     /// What sandboxes may have of this machine together.
     pub capacity: Capacity,
+    /// How often what runs is kept on disk; `None` for never.
+    pub checkpoint_each: Option<Duration>,
 }
 
 /// A server that listens, and has taken over what an earlier one has left.
@@ -54,6 +56,7 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     sandboxes: Arc<Sandboxes>,
+    checkpoint_each: Option<Duration>,
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
     /// Held for as long as the server is there.
@@ -95,7 +98,15 @@ impl Server {
         let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into());
         let router = router(context).layer(from_fn_with_state(door_to, door));
         let address = listener.local_addr()?;
-        Ok(Self { address, listener, router, sandboxes, streams, _lock: lock })
+        Ok(Self {
+            address,
+            listener,
+            router,
+            sandboxes,
+            checkpoint_each: options.checkpoint_each,
+            streams,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -110,9 +121,10 @@ impl Server {
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, streams, _lock, .. } = self;
+        let Self { listener, router, sandboxes, checkpoint_each, streams, _lock, .. } = self;
         let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
         let meter = tokio::spawn(Arc::clone(&sandboxes).measure());
+        let keeper = checkpoint_each.map(|each| tokio::spawn(Arc::clone(&sandboxes).checkpoint(each)));
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
@@ -151,6 +163,9 @@ impl Server {
         let lost = sandboxes.close().await;
         reconciler.abort();
         meter.abort();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+        }
         let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
         tokio::time::timeout(ANSWERS_MAX, answers).await.ok();
         if !lost.is_empty() {

@@ -354,3 +354,37 @@ fn bad_requests_get_the_right_answer() {
     assert!(!open.status.success() && String::from_utf8_lossy(&open.stderr).contains("127.0.0.1"));
     server.stop();
 }
+
+#[test]
+fn what_was_kept_goes_on_after_a_kill() {
+    if !can_run("what_was_kept_goes_on_after_a_kill") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &["--checkpoint-every", "1"]);
+    let client = server.client(&key);
+    let id = sandbox(&client, &json!({}));
+    run(
+        &client,
+        &id,
+        "echo kept > kept; (while sleep 0.05; do echo tick >> ticks; done) > /dev/null 2>&1 & echo $! > pid",
+    );
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let seen: u32 = run(&client, &id, "wc -l < ticks").trim().parse().unwrap();
+    server.kill();
+
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    assert_eq!(client.get(&format!("/v1/sandboxes/{id}")).1["status"], "running");
+    assert_eq!(run(&client, &id, "cat kept; kill -0 $(cat pid) && echo alive"), "kept\nalive");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let now: u32 = run(&client, &id, "wc -l < ticks").trim().parse().unwrap();
+    assert!(now > 0 && seen > 0, "{seen} {now}");
+    // A kill removes what was kept.
+    assert_eq!(client.delete(&format!("/v1/sandboxes/{id}")), 204);
+    server.kill();
+    let server = Server::start(dir.path(), &[]);
+    assert_eq!(server.client(&key).get(&format!("/v1/sandboxes/{id}")).1["status"], "stopped");
+    server.stop();
+}

@@ -8,6 +8,7 @@
 //!
 //! A record is written from what is, under the lock of its sandbox, so that whoever comes last writes what is still so.
 
+mod checkpoints;
 pub mod life;
 pub mod making;
 pub mod reach;
