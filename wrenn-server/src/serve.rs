@@ -23,6 +23,7 @@ use crate::api::router::router;
 use crate::api::state::Context;
 use crate::proxy::door::{Door, door};
 use crate::service::admission::Capacity;
+use crate::service::cut::Cut;
 use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::secret::Secret;
@@ -57,6 +58,7 @@ pub struct Server {
     router: Router,
     sandboxes: Arc<Sandboxes>,
     checkpoint_each: Option<Duration>,
+    cut: Arc<Cut>,
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
     /// Held for as long as the server is there.
@@ -95,7 +97,8 @@ impl Server {
             domain: options.domain.as_deref().map(Arc::from),
         };
         let domain = options.domain.as_deref().unwrap_or("localhost").to_ascii_lowercase();
-        let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into());
+        let cut = Arc::new(Cut::open(&own_directory(&options.data_dir)?.join("cut.json")));
+        let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into(), Arc::clone(&cut));
         let router = router(context).layer(from_fn_with_state(door_to, door));
         let address = listener.local_addr()?;
         Ok(Self {
@@ -104,6 +107,7 @@ impl Server {
             router,
             sandboxes,
             checkpoint_each: options.checkpoint_each,
+            cut,
             streams,
             _lock: lock,
         })
@@ -121,7 +125,7 @@ impl Server {
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, checkpoint_each, streams, _lock, .. } = self;
+        let Self { listener, router, sandboxes, checkpoint_each, cut, streams, _lock, .. } = self;
         let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
         let meter = tokio::spawn(Arc::clone(&sandboxes).measure());
         let keeper = checkpoint_each.map(|each| tokio::spawn(Arc::clone(&sandboxes).checkpoint(each)));
@@ -168,6 +172,9 @@ impl Server {
         }
         let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
         tokio::time::timeout(ANSWERS_MAX, answers).await.ok();
+        if let Err(error) = cut.save() {
+            tracing::warn!(%error, "clients that attach again may miss some output");
+        }
         if !lost.is_empty() {
             let lost: Vec<String> = lost.iter().map(|(id, error)| format!("{id}: {error}")).collect();
             bail!("these sandboxes could not be paused, and are lost:\n{}", lost.join("\n"));

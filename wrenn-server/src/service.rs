@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod clock;
+pub mod cut;
 pub mod error;
 pub mod events;
 mod history;

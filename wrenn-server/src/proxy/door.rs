@@ -20,6 +20,7 @@ use crate::proxy::signature::{self, Signed};
 use crate::proxy::streams::{self, Wanted};
 use crate::proxy::target::{self, Target};
 use crate::service::clock::now_ms;
+use crate::service::cut::Cut;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::sandboxes::reach::Reached;
 use crate::service::secret::{Purpose, Secret};
@@ -31,13 +32,14 @@ pub(crate) struct Door {
     secret: Arc<Secret>,
     domain: Arc<str>,
     carrier: Carrier,
+    cut: Arc<Cut>,
 }
 
 impl Door {
     /// A door to all sandboxes, whose ports have names below `domain`.
-    pub(crate) fn new(sandboxes: Arc<Sandboxes>, secret: Arc<Secret>, domain: Arc<str>) -> Self {
+    pub(crate) fn new(sandboxes: Arc<Sandboxes>, secret: Arc<Secret>, domain: Arc<str>, cut: Arc<Cut>) -> Self {
         let carrier = carrier(Connector::new(Arc::clone(&sandboxes)));
-        Self { sandboxes, secret, domain, carrier }
+        Self { sandboxes, secret, domain, carrier, cut }
     }
 }
 
@@ -100,7 +102,8 @@ impl Door {
         let body = timeout(MESSAGE_MAX, to_bytes(body, MESSAGE_BYTES_MAX)).await;
         let Ok(Ok(body)) = body else { return Err(Unreached::NoMessage) };
         if let Some(wanted) = Wanted::of(parts.uri.path(), &parts.headers, &body) {
-            return streams::open(wanted, Arc::clone(&self.sandboxes), self.carrier.clone(), reached).await;
+            let (sandboxes, cut) = (Arc::clone(&self.sandboxes), Arc::clone(&self.cut));
+            return streams::open(wanted, sandboxes, self.carrier.clone(), cut, reached).await;
         }
         // The agent says what is wrong with it.
         agent::credentials(&mut parts.headers, reached)?;

@@ -28,6 +28,7 @@ use crate::proxy::carry::{Carrier, carry, readdress};
 use crate::proxy::connector::authority;
 use crate::proxy::frames::{Frame, Frames, only};
 use crate::proxy::words::{Codec, Told};
+use crate::service::cut::Cut;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::sandboxes::reach::Reached;
 
@@ -54,6 +55,7 @@ struct Kept {
     wanted: Wanted,
     sandboxes: Arc<Sandboxes>,
     carrier: Carrier,
+    cut: Arc<Cut>,
     id: SandboxId,
     frames: Option<Frames>,
     /// Known from the first event on.
@@ -119,11 +121,18 @@ impl Wanted {
 /// # Errors
 /// Why the agent was not reached.
 pub(super) async fn open(
-    wanted: Wanted,
+    mut wanted: Wanted,
     sandboxes: Arc<Sandboxes>,
     carrier: Carrier,
+    cut: Arc<Cut>,
     reached: &Reached,
 ) -> Result<Response<Body>, Unreached> {
+    if wanted.kind == Kind::Connect
+        && let Some(pid) = wanted.codec.connected_pid(&wanted.message)
+        && let Some(offset) = cut.take(&reached.record.id, pid)
+    {
+        wanted.message = wanted.codec.connect_from(pid, offset);
+    }
     let request = request(&wanted, &wanted.path, wanted.message.clone(), reached)?;
     let response = carry(&carrier, request).await?;
     if response.status() != StatusCode::OK {
@@ -134,6 +143,7 @@ pub(super) async fn open(
         wanted,
         sandboxes,
         carrier,
+        cut,
         id: reached.record.id.clone(),
         frames: Some(Frames::of(body)),
         pid: None,
@@ -231,6 +241,9 @@ impl Kept {
         };
         let Some(reached) = reached else {
             let is_closing = self.sandboxes.is_closing();
+            if let Some(pid) = self.pid.filter(|_| is_closing) {
+                self.cut.note(&self.id, pid, self.offset);
+            }
             return self.end(if is_closing { "the server is being shut down" } else { "the sandbox is over" });
         };
         let Ok(mut request) = request(&self.wanted, &path, message, &reached) else {

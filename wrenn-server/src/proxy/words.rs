@@ -57,6 +57,15 @@ impl Codec {
         Some(self.write(&request))
     }
 
+    /// The process that an attachment names by its number.
+    pub(super) fn connected_pid(self, message: &[u8]) -> Option<u32> {
+        let request: ConnectRequest = self.read(message)?;
+        match request.process.into_option()?.selector? {
+            Selector::Pid(pid) => Some(pid),
+            Selector::Tag(_) => None,
+        }
+    }
+
     /// An attachment to a process whose output has come up to `offset`.
     pub(super) fn connect_from(self, pid: u32, offset: u64) -> Bytes {
         let process = ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() };

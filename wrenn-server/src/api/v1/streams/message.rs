@@ -11,12 +11,14 @@ use wrenn_core::PtySize;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::encoding::Encoding;
 
-/// What a client sends. The first message is `start`, and no other one is.
+/// What a client sends. The first message is `start` or `attach`, and no other one is.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(in crate::api::v1) enum FromClient<S> {
     /// What to run.
     Start(S),
+    /// A process that was started before, by this client or another one.
+    Attach(Attach),
     /// Input for the process. A binary message is input as well.
     Stdin(Data),
     /// The end of the input. A terminal has none: send it the character 4, which is Ctrl-D.
@@ -70,6 +72,19 @@ pub(in crate::api::v1) struct Data {
     /// Whether `data` is text, which it is where this is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) encoding: Option<Encoding>,
+}
+
+/// A process that runs, or that has ended in the last ten minutes.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api::v1) struct Attach {
+    /// Its id in the sandbox, as `start` told it.
+    #[schema(example = 1234)]
+    pub(super) pid: u32,
+    /// Where in its output to begin: how many bytes the client has, of its standard output and its standard error together.
+    #[serde(default)]
+    #[schema(default = 0)]
+    pub(super) offset: u64,
 }
 
 /// A terminal's size, in characters.

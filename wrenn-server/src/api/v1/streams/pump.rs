@@ -22,7 +22,7 @@ use wrenn_core::{Child, Command, Error, Event, PtySize, Result, Sandbox, Signal}
 use crate::api::v1::answer::Refused;
 use crate::api::v1::commands::exit_code;
 use crate::api::v1::streams::input::{Fed, Input};
-use crate::api::v1::streams::message::{FromClient, FromServer};
+use crate::api::v1::streams::message::{Attach, FromClient, FromServer};
 use crate::api::v1::streams::place::{Place, is_paused};
 use crate::api::v1::streams::socket::{Reading, Socket, Turn};
 use crate::api::v1::streams::text::Text;
@@ -39,8 +39,24 @@ pub(super) enum ClientGone {
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) sandbox: Sandbox,
-    pub(super) command: Command,
+    pub(super) process: Process,
     pub(super) client_gone: ClientGone,
+}
+
+/// A process that is to be had.
+#[derive(Debug)]
+pub(super) enum Process {
+    New(Command),
+    Old(Attach),
+}
+
+impl Process {
+    async fn child(self, sandbox: &Sandbox) -> Result<Child> {
+        match self {
+            Self::New(command) => command.spawn().await,
+            Self::Old(Attach { pid, offset }) => sandbox.attach_from(pid, offset).await,
+        }
+    }
 }
 
 /// A process that has begun, and its client.
@@ -83,10 +99,10 @@ enum Happened {
 }
 
 impl Pump {
-    /// Starts a command. Where it does not begin, the client is told so.
+    /// Starts a command, or attaches to one. Where that fails, the client is told so.
     pub(super) async fn start(socket: Socket, place: Place, wanted: Wanted) -> Option<Self> {
-        let Wanted { sandbox, command, client_gone } = wanted;
-        let mut child = match command.spawn().await {
+        let Wanted { sandbox, process, client_gone } = wanted;
+        let mut child = match process.child(&sandbox).await {
             Ok(child) => child,
             Err(error) => {
                 socket.fail(of_core(error)).await;
@@ -185,7 +201,7 @@ impl Pump {
 
     fn asked(&mut self, message: FromClient<IgnoredAny>) -> std::result::Result<(), Refused> {
         match message {
-            FromClient::Start(_) => {
+            FromClient::Start(_) | FromClient::Attach(_) => {
                 return Err(Refused::bad_request("the process has begun: open another stream for another one"));
             }
             FromClient::Stdin(data) => self.input.push(data.into_bytes()?),

@@ -14,7 +14,7 @@ use wrenn_core::{Command, Sandbox};
 use crate::api::v1::answer::Refused;
 use crate::api::v1::streams::message::FromClient;
 use crate::api::v1::streams::place::Place;
-use crate::api::v1::streams::pump::{ClientGone, Pump, Wanted};
+use crate::api::v1::streams::pump::{ClientGone, Process, Pump, Wanted};
 use crate::api::v1::streams::socket::{Reading, Socket, Turn};
 
 /// What a request asks for, if it is one for a WebSocket.
@@ -55,7 +55,7 @@ pub(super) async fn open<S: Start>(place: Place, upgrade: Upgrade) -> Result<Res
 /// What the client wants to run; `None` if it is gone.
 async fn begin<S: Start>(socket: &mut Socket, place: &Place) -> Result<Option<Wanted>, Refused> {
     let Ok(first) = timeout(START_MAX, first(socket)).await else {
-        let message = format!("no `start` came within {} seconds: send it at once", START_MAX.as_secs());
+        let message = format!("no `start` or `attach` came within {} seconds: send it at once", START_MAX.as_secs());
         return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message));
     };
     let Some(text) = first? else { return Ok(None) };
@@ -63,9 +63,14 @@ async fn begin<S: Start>(socket: &mut Socket, place: &Place) -> Result<Option<Wa
         Ok(FromClient::Start(start)) => {
             let sandbox = place.running().await?;
             let (command, client_gone) = start.command(&sandbox)?;
-            Ok(Some(Wanted { sandbox, command, client_gone }))
+            Ok(Some(Wanted { sandbox, process: Process::New(command), client_gone }))
         }
-        Ok(_) => Err(Refused::bad_request("the first message is no `start`")),
+        Ok(FromClient::Attach(attach)) => {
+            let (sandbox, process) = (place.running().await?, Process::Old(attach));
+            // Whoever started it has said what becomes of it.
+            Ok(Some(Wanted { sandbox, process, client_gone: ClientGone::Detach }))
+        }
+        Ok(_) => Err(Refused::bad_request("the first message is no `start` or `attach`")),
         Err(error) => Err(Refused::bad_request(format!("the first message is no `start` that can be used: {error}"))),
     }
 }
