@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use wrenn_core::{Event, Host, Sandbox};
 use wrenn_server::serve::{Options, Server};
 use wrenn_server::service::admission::Capacity;
+use wrenn_server::service::sandboxes::tend::Chores;
 
 mod support;
 use support::{Goal, note, percentile, report, report_percentiles};
@@ -254,7 +255,7 @@ async fn serve(data_dir: &Path) -> anyhow::Result<()> {
         database_url: None,
         domain: None,
         capacity: Capacity::of_this_machine(4.0, 64.0, Duration::from_secs(60)),
-        checkpoint_each: None,
+        chores: Chores::default(),
     };
     let server = Server::open(&options).await?;
     say(server.address());

@@ -152,7 +152,8 @@ impl fmt::Display for SandboxState {
 
 /// A sandbox as [`Host::sandboxes`](crate::Host::sandboxes) lists it.
 ///
-/// It serializes as an object of these fields; its times become `created_at_ms`, `paused_at_ms` and `expires_at_ms`,
+/// It serializes as an object of these fields; its times become `created_at_ms`, `paused_at_ms`, `expires_at_ms` and
+/// `last_used_at_ms`,
 /// milliseconds since 1970.
 ///
 /// ```
@@ -185,6 +186,10 @@ pub struct SandboxInfo {
     /// program. With [`TtlFrom::LastUse`] this is the end if nobody uses the sandbox until then.
     #[serde(rename = "expires_at_ms", serialize_with = "as_some_unix_ms")]
     pub expires_at: Option<SystemTime>,
+    /// When it was last used: by a command, a call about files, a connection or a ping. `None` where it does not run in this
+    /// program.
+    #[serde(rename = "last_used_at_ms", serialize_with = "as_some_unix_ms")]
+    pub last_used_at: Option<SystemTime>,
     /// What the last pause stored, in bytes, without what it shares with earlier pauses. `None` where `paused_at` is
     /// `None`.
     pub stored_bytes: Option<u64>,
@@ -202,6 +207,7 @@ impl Fixed {
             created_at: time_of(self.created_at_ms),
             paused_at: None,
             expires_at: None,
+            last_used_at: None,
             stored_bytes: None,
         }
     }

@@ -16,6 +16,7 @@ use wrenn_server::serve::{Options, Server, open_store};
 use wrenn_server::service::admission::Capacity;
 use wrenn_server::service::clock::now_ms;
 use wrenn_server::service::keys;
+use wrenn_server::service::sandboxes::tend::Chores;
 use wrenn_server::setup::Setup;
 use wrenn_server::store::records::Terms;
 
@@ -59,6 +60,10 @@ enum Command {
         /// on from there. Default: only at a pause.
         #[arg(long, env = "WRENN_CHECKPOINT_EVERY", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         checkpoint_every: Option<u64>,
+        /// While this machine has less memory left than that, the sandbox that was not used for the longest is paused, one after
+        /// another. Default: never.
+        #[arg(long, env = "WRENN_PAUSE_BELOW_MIB", value_name = "MIB")]
+        pause_below_mib: Option<u64>,
     },
     /// Make, list and revoke the keys that clients send as `X-API-Key`.
     Keys {
@@ -138,12 +143,22 @@ async fn main() -> anyhow::Result<ExitCode> {
     let Arguments { data_dir, database_url, command } = Arguments::parse();
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
-        Command::Serve { listen, no_auth, domain, memory_times, vcpus_times, queue_seconds, checkpoint_every } => {
+        Command::Serve {
+            listen,
+            no_auth,
+            domain,
+            memory_times,
+            vcpus_times,
+            queue_seconds,
+            checkpoint_every,
+            pause_below_mib,
+        } => {
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
+            let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
             let needs_key = !no_auth;
-            serve(Options { data_dir, listen, needs_key, database_url, domain, capacity, checkpoint_each }).await?;
+            serve(Options { data_dir, listen, needs_key, database_url, domain, capacity, chores }).await?;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
         Command::Doctor => {

@@ -26,6 +26,7 @@ use crate::service::admission::Capacity;
 use crate::service::cut::Cut;
 use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::sandboxes::tend::Chores;
 use crate::service::secret::Secret;
 use crate::store::contract::Store;
 use crate::store::postgres::Postgres;
@@ -46,8 +47,8 @@ pub struct Options {
     pub domain: Option<String>,
     /// What sandboxes may have of this machine together.
     pub capacity: Capacity,
-    /// How often what runs is kept on disk; `None` for never.
-    pub checkpoint_each: Option<Duration>,
+    /// What is done for sandboxes unasked.
+    pub chores: Chores,
 }
 
 /// A server that listens, and has taken over what an earlier one has left.
@@ -57,7 +58,7 @@ pub struct Server {
     listener: TcpListener,
     router: Router,
     sandboxes: Arc<Sandboxes>,
-    checkpoint_each: Option<Duration>,
+    chores: Chores,
     cut: Arc<Cut>,
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
@@ -101,16 +102,7 @@ impl Server {
         let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into(), Arc::clone(&cut));
         let router = router(context).layer(from_fn_with_state(door_to, door));
         let address = listener.local_addr()?;
-        Ok(Self {
-            address,
-            listener,
-            router,
-            sandboxes,
-            checkpoint_each: options.checkpoint_each,
-            cut,
-            streams,
-            _lock: lock,
-        })
+        Ok(Self { address, listener, router, sandboxes, chores: options.chores, cut, streams, _lock: lock })
     }
 
     /// Where it listens.
@@ -125,10 +117,8 @@ impl Server {
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, checkpoint_each, cut, streams, _lock, .. } = self;
-        let reconciler = tokio::spawn(Arc::clone(&sandboxes).reconcile());
-        let meter = tokio::spawn(Arc::clone(&sandboxes).measure());
-        let keeper = checkpoint_each.map(|each| tokio::spawn(Arc::clone(&sandboxes).checkpoint(each)));
+        let Self { listener, router, sandboxes, chores, cut, streams, _lock, .. } = self;
+        let tending = sandboxes.tend(chores);
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
@@ -165,11 +155,7 @@ impl Server {
         }
         drop(listener);
         let lost = sandboxes.close().await;
-        reconciler.abort();
-        meter.abort();
-        if let Some(keeper) = keeper {
-            keeper.abort();
-        }
+        drop(tending);
         let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
         tokio::time::timeout(ANSWERS_MAX, answers).await.ok();
         if let Err(error) = cut.save() {

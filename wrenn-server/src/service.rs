@@ -7,6 +7,7 @@ pub mod error;
 pub mod events;
 mod history;
 pub mod keys;
+mod machine;
 mod network;
 pub mod rate;
 pub mod sandboxes;

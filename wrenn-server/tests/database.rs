@@ -25,7 +25,8 @@ fn sandboxes_outlive_their_database() {
     let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
     let server = Server::start(dir.path(), &["--database-url", &url]);
     let client = server.client(&key);
-    let (kept, ended) = (sandbox(&client, &json!({"timeout_sec": 3600})), sandbox(&client, &json!({"timeout_sec": 3600})));
+    let (kept, ended) =
+        (sandbox(&client, &json!({"timeout_sec": 3600})), sandbox(&client, &json!({"timeout_sec": 3600})));
     run(&client, &kept, "(while :; do date +%s%N > now; sleep 0.1; done) > /dev/null 2>&1 &");
 
     database.kill();

@@ -37,7 +37,8 @@ fn streams_go_on_after_a_restart_without_a_lost_or_repeated_byte() {
     let begun: Vec<_> = (0..10)
         .map(|_| {
             let id = sandbox(&client, &json!({"timeout_sec": 3600}));
-            let (stream, pid) = Stream::begun(&client, &path(&id), json!({"cmd": "/usr/bin/python3", "args": counting(LAST)}));
+            let (stream, pid) =
+                Stream::begun(&client, &path(&id), json!({"cmd": "/usr/bin/python3", "args": counting(LAST)}));
             (id, pid, stream)
         })
         .collect();

@@ -388,3 +388,30 @@ fn what_was_kept_goes_on_after_a_kill() {
     assert_eq!(server.client(&key).get(&format!("/v1/sandboxes/{id}")).1["status"], "stopped");
     server.stop();
 }
+
+#[test]
+fn the_idlest_is_paused_where_memory_is_short() {
+    if !can_run("the_idlest_is_paused_where_memory_is_short") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    let idle = sandbox(&client, &json!({"timeout_sec": 3600}));
+    let used = sandbox(&client, &json!({"timeout_sec": 3600}));
+    run(&client, &used, "true");
+    server.stop();
+    // No machine has so much.
+    let server = Server::start(dir.path(), &["--pause-below-mib", "1000000000"]);
+    let client = server.client(&key);
+    let status = |id: &str| client.get(&format!("/v1/sandboxes/{id}")).1["status"].clone();
+    run(&client, &used, "true");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while status(&idle) != "paused" || status(&used) != "paused" {
+        assert!(status(&idle) == "paused" || status(&used) == "running", "the idlest is the first");
+        assert!(std::time::Instant::now() < deadline, "none is paused");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    server.stop();
+}

@@ -1,6 +1,7 @@
 //! What all handles of a running sandbox share.
 
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -46,7 +47,9 @@ impl Shared {
     /// The sandbox's properties and state.
     pub(super) fn info(&self) -> SandboxInfo {
         let info = self.fixed.info(self.state());
-        SandboxInfo { expires_at: self.countdown.borrow().ends_at_time(self.last_used()), ..info }
+        let last_used = self.last_used();
+        let expires_at = self.countdown.borrow().ends_at_time(last_used);
+        SandboxInfo { expires_at, last_used_at: SystemTime::now().checked_sub(last_used.elapsed()), ..info }
     }
 
     fn last_used(&self) -> Instant {

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::service::error::ServiceError;
+use crate::service::machine::memory_mib;
 use crate::store::records::{Terms, Usage};
 
 /// What sandboxes may have of this machine together.
@@ -34,7 +35,10 @@ impl Capacity {
         let processors =
             std::thread::available_parallelism().map_or(1, |number| u32::try_from(number.get()).unwrap_or(1));
         Self {
-            memory_mib: times(host_memory_mib().unwrap_or(MEMORY_MIB_UNKNOWN), memory_times),
+            memory_mib: times(
+                memory_mib().and_then(|mib| u32::try_from(mib).ok()).unwrap_or(MEMORY_MIB_UNKNOWN),
+                memory_times,
+            ),
             vcpus: times(processors, vcpus_times),
             queued_max,
         }
@@ -138,14 +142,6 @@ impl Drop for Account {
             }
         }
     }
-}
-
-/// What the kernel says it has in all.
-fn host_memory_mib() -> Option<u32> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    u32::try_from(kib / 1024).ok()
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, which is what is wanted")]

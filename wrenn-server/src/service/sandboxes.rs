@@ -11,13 +11,15 @@
 mod checkpoints;
 pub mod life;
 pub mod making;
+mod pressure;
 pub mod reach;
 mod settle;
+pub mod tend;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures::StreamExt as _;
 use futures::stream;
@@ -84,7 +86,7 @@ pub struct Wanted {
 pub struct Found {
     /// What was asked for.
     pub record: SandboxRecord,
-    /// When it was last used; `None` where it does not run, or nobody counts.
+    /// When it was last used; `None` where it does not run.
     pub last_active_at: Option<SystemTime>,
     /// When its time is over; `None` where it does not run.
     pub ends_at: Option<SystemTime>,
@@ -242,10 +244,8 @@ impl Sandboxes {
     }
 
     fn found(&self, record: SandboxRecord) -> Found {
-        let ends_at = self.kept(&record.id).and_then(|kept| kept.sandbox.info().expires_at);
-        let timeout = Duration::from_secs(record.timeout_sec.into());
-        let counts_use = record.asked.timeout_from == crate::store::records::TimeoutFrom::LastUse;
-        let last_active_at = ends_at.filter(|_| counts_use).and_then(|end| end.checked_sub(timeout));
+        let info = self.kept(&record.id).map(|kept| kept.sandbox.info());
+        let (ends_at, last_active_at) = info.map_or((None, None), |info| (info.expires_at, info.last_used_at));
         Found { record, last_active_at, ends_at }
     }
 

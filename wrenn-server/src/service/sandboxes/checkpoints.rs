@@ -14,7 +14,7 @@ use crate::service::sandboxes::{Sandboxes, lock};
 impl Sandboxes {
     /// Takes a checkpoint of each sandbox when it has run for so long since its last one, until it is dropped. The guest goes
     /// on meanwhile; one that is being paused, resumed or ended is left alone.
-    pub async fn checkpoint(self: Arc<Self>, each: Duration) {
+    pub(super) async fn checkpoint(self: Arc<Self>, each: Duration) {
         let mut ticks = interval((each / LOOKED_IN_BETWEEN).max(LOOKED_EACH_MIN));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last: HashMap<SandboxId, Instant> = HashMap::new();

@@ -14,7 +14,7 @@ use crate::store::records::{SandboxRecord, Status};
 
 impl Sandboxes {
     /// Compares each record with what is, each half minute, until it is dropped.
-    pub async fn reconcile(self: Arc<Self>) {
+    pub(super) async fn reconcile(self: Arc<Self>) {
         let mut ticks = interval(RECONCILED_EACH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -36,7 +36,7 @@ impl Sandboxes {
     }
 
     /// Measures what runs, each quarter of a minute, until it is dropped.
-    pub async fn measure(self: Arc<Self>) {
+    pub(super) async fn measure(self: Arc<Self>) {
         let mut ticks = interval(MEASURED_EACH);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
