@@ -70,6 +70,11 @@ enum Command {
         #[command(subcommand)]
         command: Keys,
     },
+    /// List and remove what sandboxes are made from.
+    Templates {
+        #[command(subcommand)]
+        command: Templates,
+    },
     /// Say what this machine has of what sandboxes need, which VMM is chosen and why, and what to do about the rest.
     /// Fails if no sandbox can run.
     Doctor,
@@ -113,6 +118,17 @@ enum Keys {
     Revoke {
         /// The key's id: its first eight digits, as `list` prints them.
         id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum Templates {
+    /// List images, which are everybody's, and snapshots with the ids of their keys.
+    List,
+    /// Remove a snapshot. Sandboxes that were made of it stay.
+    Remove {
+        /// The snapshot's name.
+        name: String,
     },
 }
 
@@ -161,6 +177,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             serve(Options { data_dir, listen, needs_key, database_url, domain, capacity, chores }).await?;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
+        Command::Templates { command } => templates(command, &data_dir, database_url.as_deref()).await?,
         Command::Doctor => {
             let diagnosis = Host::builder().data_dir(data_dir).doctor().await;
             print!("{diagnosis}");
@@ -203,6 +220,25 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     };
     server.serve(stop).await?;
     println!("wrenn-server: all is paused; the next start wakes it");
+    Ok(())
+}
+
+async fn templates(command: Templates, data_dir: &Path, database_url: Option<&str>) -> anyhow::Result<()> {
+    let (host, store) = (Host::builder().data_dir(data_dir).open().await?, open_store(data_dir, database_url).await?);
+    match command {
+        Templates::List => {
+            for template in host.templates().await? {
+                let name = template.name().as_str();
+                let owner = store.snapshot(name).await?.map(|record| record.owner);
+                let kind = if template.is_snapshot() { "snapshot" } else { "image" };
+                println!("{kind:<8}  {:<8}  {name}", owner.as_deref().unwrap_or("-"));
+            }
+        }
+        Templates::Remove { name } => {
+            host.remove_template(&name).await?;
+            store.remove_snapshot(&name).await?;
+        }
+    }
     Ok(())
 }
 

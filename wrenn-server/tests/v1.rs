@@ -255,6 +255,12 @@ fn a_snapshot_is_its_keys_alone() {
     assert_eq!(names(&ada, ""), ["base", "warm"]);
     assert_eq!((names(&ada, "?type=snapshot"), names(&eve, "")), (vec!["warm".to_owned()], vec!["base".to_owned()]));
     assert_eq!(ada.get("/v1/snapshots?type=other").0, 400);
+    let listed = common::output(dir.path(), &["templates", "list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(
+        listed.lines().collect::<Vec<_>>(),
+        ["image     -         base".to_owned(), format!("snapshot  {}  warm", &ada.key[4..12])]
+    );
     assert_eq!(eve.post("/v1/sandboxes", &json!({"template": "warm"})).0, 404);
     for name in ["warm", "base", "nowhere", "..%2fwarm"] {
         assert_eq!(eve.delete(&format!("/v1/snapshots/{name}")), 404, "{name}");
@@ -413,5 +419,61 @@ fn the_idlest_is_paused_where_memory_is_short() {
         assert!(std::time::Instant::now() < deadline, "none is paused");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    server.stop();
+}
+
+#[test]
+fn a_key_has_its_limits() {
+    if !can_run("a_key_has_its_limits") {
+        return;
+    }
+    let dir = data_dir();
+    let key = |terms: &[&str]| {
+        let output = common::output(dir.path(), &[&["keys", "create", "ada"], terms].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let (few, looks, slow) = (
+        key(&["--max-sandboxes", "1", "--max-memory-mib", "512"]),
+        key(&["--read-only"]),
+        key(&["--max-requests-per-second", "3"]),
+    );
+    let over = key(&["--days", "0"]);
+    let server = Server::start(dir.path(), &["--queue-seconds", "1", "--vcpus-times", "1"]);
+    let code =
+        |(status, answer): (u16, Value)| (status, answer["error"]["code"].as_str().unwrap_or_default().to_owned());
+    let create = |client: &common::Client, body: &Value| code(client.post("/v1/sandboxes", body));
+
+    let client = server.client(&few);
+    assert_eq!(create(&client, &json!({"memory_mb": 1024})), (429, "limit_reached".to_owned()));
+    let id = sandbox(&client, &json!({}));
+    assert_eq!(create(&client, &json!({})), (429, "limit_reached".to_owned()));
+    assert_eq!(client.post(&format!("/v1/sandboxes/{id}/fork"), &json!({})).1[0]["error"]["code"], "limit_reached");
+    // What is paused takes none of it.
+    assert_eq!(client.send("POST", &format!("/v1/sandboxes/{id}/pause"), None).0, 200);
+    let other = sandbox(&client, &json!({}));
+    assert_eq!(
+        code(client.send("POST", &format!("/v1/sandboxes/{id}/resume"), None)),
+        (429, "limit_reached".to_owned())
+    );
+    assert_eq!(client.delete(&format!("/v1/sandboxes/{other}")), 204);
+    assert_eq!(client.send("POST", &format!("/v1/sandboxes/{id}/resume"), None).0, 200);
+
+    let client = server.client(&looks);
+    assert_eq!(client.get("/v1/sandboxes").0, 200);
+    assert_eq!(create(&client, &json!({})), (403, "forbidden".to_owned()));
+    let client = server.client(&slow);
+    let answers: Vec<u16> = (0..8).map(|_| client.get("/v1/sandboxes").0).collect();
+    assert!(answers.contains(&200) && answers.contains(&429), "{answers:?}");
+    assert_eq!(server.client(&over).get("/v1/sandboxes").0, 401);
+
+    // This machine has no more processors than it has.
+    let client = server.client(&key(&[]));
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(create(&client, &json!({"vcpus": processors + 1})), (400, "invalid_input".to_owned()));
+    for _ in 1..processors {
+        sandbox(&client, &json!({}));
+    }
+    assert_eq!(create(&client, &json!({})), (503, "full".to_owned()));
     server.stop();
 }
