@@ -4,6 +4,7 @@ mod agent;
 mod answer;
 mod carry;
 mod connector;
+mod counted;
 pub(crate) mod door;
 mod frames;
 mod signature;

@@ -1,6 +1,7 @@
 //! What was asked for and what is: the same for each API.
 
 pub mod admission;
+pub mod carried;
 pub mod clock;
 pub mod cut;
 pub mod error;
@@ -8,8 +9,10 @@ pub mod events;
 mod history;
 pub mod keys;
 mod machine;
+pub mod meters;
 mod network;
 pub mod rate;
+mod run;
 pub mod sandboxes;
 pub mod secret;
 mod templates;

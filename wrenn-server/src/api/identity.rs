@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use axum::http::Method;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
 
 use crate::api::state::Context;
 use crate::service::clock::now_ms;
@@ -28,7 +28,7 @@ pub(in crate::api) async fn identify(parts: &Parts, context: &Context) -> Result
     if !context.needs_key {
         return Ok(NOBODY.to_owned());
     }
-    let key = key(&parts.headers).ok_or(Unidentified::NoKey)?;
+    let key = keys::sent(&parts.headers).ok_or(Unidentified::NoKey)?;
     let found = keys::check(&*context.store, key, now_ms()).await.map_err(Unidentified::Failed)?;
     let record = found.ok_or(Unidentified::NoKey)?;
     if record.terms.reads_only && !matches!(parts.method, Method::GET | Method::HEAD) {
@@ -36,13 +36,6 @@ pub(in crate::api) async fn identify(parts: &Parts, context: &Context) -> Result
     }
     context.rates.count(&record.id, record.terms.requests_per_sec_max).map_err(Unidentified::TooMany)?;
     Ok(record.id)
-}
-
-/// `X-API-Key`, or what follows `Bearer`.
-fn key(headers: &HeaderMap) -> Option<&str> {
-    let text = |name| headers.get(name)?.to_str().ok();
-    text(header::HeaderName::from_static("x-api-key"))
-        .or_else(|| text(header::AUTHORIZATION)?.strip_prefix("Bearer ").map(str::trim))
 }
 
 /// Whose the sandboxes are of a server without keys.

@@ -10,6 +10,7 @@ use tokio::io::copy_bidirectional;
 
 use crate::proxy::answer::Unreached;
 use crate::proxy::connector::Connector;
+use crate::service::meters::{Direction, Meters};
 
 /// Keeps connections for the next requests.
 pub(super) type Carrier = Client<Connector, Body>;
@@ -27,7 +28,11 @@ pub(super) fn carrier(connector: Connector) -> Carrier {
 ///
 /// # Errors
 /// Why the port was not reached.
-pub(super) async fn carry(carrier: &Carrier, mut request: Request<Body>) -> Result<Response<Body>, Unreached> {
+pub(super) async fn carry(
+    carrier: &Carrier,
+    mut request: Request<Body>,
+    meters: &Meters,
+) -> Result<Response<Body>, Unreached> {
     let upgrade = upgrade_of(request.headers());
     let client = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
     *request.version_mut() = Version::HTTP_11;
@@ -40,10 +45,14 @@ pub(super) async fn carry(carrier: &Carrier, mut request: Request<Body>) -> Resu
     match client {
         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let server = hyper::upgrade::on(&mut response);
+            let (to, from) = (meters.carried_bytes(Direction::In), meters.carried_bytes(Direction::Out));
             tokio::spawn(async move {
                 if let (Ok(client), Ok(server)) = tokio::join!(client, server) {
                     // Whoever breaks it tells the other by that.
-                    copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await.ok();
+                    let copied = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+                    let (to_bytes, from_bytes) = copied.unwrap_or_default();
+                    to.inc_by(to_bytes);
+                    from.inc_by(from_bytes);
                 }
             });
         }

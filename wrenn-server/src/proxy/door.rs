@@ -16,11 +16,14 @@ use crate::proxy::agent::{self, Need};
 use crate::proxy::answer::{TRAFFIC_TOKEN, Unreached};
 use crate::proxy::carry::{Carrier, carrier, carry, readdress};
 use crate::proxy::connector::{Connector, authority};
+use crate::proxy::counted::counted;
 use crate::proxy::signature::{self, Signed};
 use crate::proxy::streams::{self, Wanted};
 use crate::proxy::target::{self, Target};
+use crate::service::carried::Carried;
 use crate::service::clock::now_ms;
 use crate::service::cut::Cut;
+use crate::service::meters::Direction;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::sandboxes::reach::Reached;
 use crate::service::secret::{Purpose, Secret};
@@ -48,10 +51,14 @@ pub(crate) async fn door(State(door): State<Door>, request: Request, next: Next)
     let (parts, body) = request.into_parts();
     let Some(target) = door.target(&parts) else { return next.run(Request::from_parts(parts, body)).await };
     let headers = parts.headers.clone();
-    match door.pass(&target, Request::from_parts(parts, body)).await {
+    let passed = door.pass(&target, Request::from_parts(parts, body)).await;
+    door.sandboxes.meters().carried(passed.is_ok());
+    let mut response = match passed {
         Ok(response) => response,
         Err(unreached) => unreached.answer(&target.id, target.port, &headers),
-    }
+    };
+    response.extensions_mut().insert(Carried);
+    response
 }
 
 impl Door {
@@ -70,7 +77,7 @@ impl Door {
         self.sandboxes.running_ids().iter().find(|id| is_its(id)).map(Target::agent)
     }
 
-    async fn pass(&self, target: &Target, mut request: Request) -> Result<Response, Unreached> {
+    async fn pass(&self, target: &Target, request: Request) -> Result<Response, Unreached> {
         let id: SandboxId = target.id.parse().map_err(|_| Unreached::NoSandbox)?;
         let is_agents = target.port == wrenn_envd::AGENT_PORT;
         let (mut parts, body) = request.into_parts();
@@ -82,19 +89,23 @@ impl Door {
             Ok(None) => return Err(Unreached::NoSandbox),
             Err(error) => return Err(Unreached::NotWoken(error.to_string())),
         };
-        if is_agents {
-            if Wanted::is_one(parts.uri.path(), &parts.headers) {
-                return self.stream(parts, body, &reached).await;
-            }
-            agent::credentials(&mut parts.headers, &reached)?;
+        let meters = self.sandboxes.meters();
+        let body = counted(body, meters.carried_bytes(Direction::In));
+        let response = if is_agents && Wanted::is_one(parts.uri.path(), &parts.headers) {
+            self.stream(parts, body, &reached).await?
         } else {
-            self.check_traffic(&reached, &parts)?;
-            to_server(&mut parts, &reached, target.port);
-        }
-        let path = path(&parts, target, is_agents);
-        request = Request::from_parts(parts, body);
-        readdress(&mut request, authority(&reached, target.port), &path)?;
-        carry(&self.carrier, request).await
+            if is_agents {
+                agent::credentials(&mut parts.headers, &reached)?;
+            } else {
+                self.check_traffic(&reached, &parts)?;
+                to_server(&mut parts, &reached, target.port);
+            }
+            let path = path(&parts, target, is_agents);
+            let mut request = Request::from_parts(parts, body);
+            readdress(&mut request, authority(&reached, target.port), &path)?;
+            carry(&self.carrier, request, meters).await?
+        };
+        Ok(response.map(|body| counted(body, meters.carried_bytes(Direction::Out))))
     }
 
     /// A stream of the agent's, which outlives a pause.
@@ -110,7 +121,7 @@ impl Door {
         let path = parts.uri.path().to_owned();
         let mut request = Request::from_parts(parts, Body::from(body));
         readdress(&mut request, authority(reached, wrenn_envd::AGENT_PORT), &path)?;
-        carry(&self.carrier, request).await
+        carry(&self.carrier, request, self.sandboxes.meters()).await
     }
 
     fn check_agents(&self, id: &SandboxId, parts: &Parts) -> Result<(), Unreached> {

@@ -134,7 +134,7 @@ pub(super) async fn open(
         wanted.message = wanted.codec.connect_from(pid, offset);
     }
     let request = request(&wanted, &wanted.path, wanted.message.clone(), reached)?;
-    let response = carry(&carrier, request).await?;
+    let response = carry(&carrier, request, sandboxes.meters()).await?;
     if response.status() != StatusCode::OK {
         return Ok(response);
     }
@@ -251,7 +251,7 @@ impl Kept {
         };
         // The agent has counted the time of the process since its start.
         request.headers_mut().remove("connect-timeout-ms");
-        match carry(&self.carrier, request).await {
+        match carry(&self.carrier, request, self.sandboxes.meters()).await {
             Ok(response) if response.status() == StatusCode::OK => {
                 self.frames = Some(Frames::of(response.into_body()));
                 None

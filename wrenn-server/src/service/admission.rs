@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::service::error::ServiceError;
 use crate::service::machine::memory_mib;
+use crate::service::meters::Meters;
 use crate::store::records::{Terms, Usage};
 
 /// What sandboxes may have of this machine together.
@@ -45,10 +46,22 @@ impl Capacity {
     }
 }
 
+/// What was given to sandboxes, and what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admitted {
+    /// What sandboxes may have together.
+    pub capacity: Capacity,
+    /// The virtual processors of those that run.
+    pub vcpus: u64,
+    /// The memory of those that run, in MiB.
+    pub memory_mib: u64,
+}
+
 /// Admits sandboxes.
 #[derive(Debug)]
 pub(super) struct Admission {
     capacity: Capacity,
+    meters: Arc<Meters>,
     memory: Arc<Semaphore>,
     vcpus: Arc<Semaphore>,
     used: Arc<Mutex<HashMap<String, Usage>>>,
@@ -72,9 +85,19 @@ struct Account {
 }
 
 impl Admission {
-    pub(super) fn new(capacity: Capacity) -> Self {
+    pub(super) fn new(capacity: Capacity, meters: Arc<Meters>) -> Self {
         let permits = |number: u32| Arc::new(Semaphore::new(usize::try_from(number).unwrap_or(Semaphore::MAX_PERMITS)));
-        Self { capacity, memory: permits(capacity.memory_mib), vcpus: permits(capacity.vcpus), used: Arc::default() }
+        let (memory, vcpus) = (permits(capacity.memory_mib), permits(capacity.vcpus));
+        Self { capacity, meters, memory, vcpus, used: Arc::default() }
+    }
+
+    pub(super) fn admitted(&self) -> Admitted {
+        let free = |permits: &Semaphore| u64::try_from(permits.available_permits()).unwrap_or(u64::MAX);
+        Admitted {
+            capacity: self.capacity,
+            vcpus: u64::from(self.capacity.vcpus).saturating_sub(free(&self.vcpus)),
+            memory_mib: u64::from(self.capacity.memory_mib).saturating_sub(free(&self.memory)),
+        }
     }
 
     /// What one sandbox of an owner's is to have, when it is its turn.
@@ -94,9 +117,11 @@ impl Admission {
     ) -> Result<Share, ServiceError> {
         let Capacity { memory_mib: memory_max, vcpus: vcpus_max, queued_max } = self.capacity;
         if memory_mib > memory_max || vcpus > vcpus_max {
+            self.meters.refused("too_large");
             return Err(ServiceError::TooLarge { vcpus_max, memory_mib_max: memory_max });
         }
-        let account = self.account(owner, terms, vcpus, memory_mib)?;
+        let account = self.account(owner, terms, vcpus, memory_mib).inspect_err(|_| self.meters.refused("limit"))?;
+        let _waiting = Waiting::of(&self.meters);
         let turn = async {
             let memory = Arc::clone(&self.memory).acquire_many_owned(memory_mib).await;
             let vcpus = Arc::clone(&self.vcpus).acquire_many_owned(vcpus).await;
@@ -104,7 +129,10 @@ impl Admission {
         };
         match timeout(queued_max, turn).await {
             // Nobody closes them.
-            Ok(Err(_)) | Err(_) => Err(ServiceError::Full { waited: queued_max }),
+            Ok(Err(_)) | Err(_) => {
+                self.meters.refused("full");
+                Err(ServiceError::Full { waited: queued_max })
+            }
             Ok(Ok((memory, vcpus))) => Ok(Share { _account: account, _memory: memory, _vcpus: vcpus }),
         }
     }
@@ -144,6 +172,22 @@ impl Drop for Account {
     }
 }
 
+/// One that waits for its turn, until this is dropped.
+struct Waiting<'a>(&'a Meters);
+
+impl<'a> Waiting<'a> {
+    fn of(meters: &'a Meters) -> Self {
+        meters.waiting.inc();
+        Self(meters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.dec();
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, which is what is wanted")]
 fn times(number: u32, times: f64) -> u32 {
     (f64::from(number) * times).clamp(1.0, PERMITS_MAX) as u32
@@ -158,7 +202,8 @@ mod tests {
     use super::*;
 
     fn admission(memory_mib: u32, vcpus: u32) -> Admission {
-        Admission::new(Capacity { memory_mib, vcpus, queued_max: Duration::from_millis(50) })
+        let capacity = Capacity { memory_mib, vcpus, queued_max: Duration::from_millis(50) };
+        Admission::new(capacity, Arc::default())
     }
 
     #[tokio::test(start_paused = true)]
@@ -173,6 +218,7 @@ mod tests {
         assert!(matches!(large, ServiceError::TooLarge { memory_mib_max: 1024, .. }), "{large}");
         let (waiting, ()) = tokio::join!(all.admit("ada", &none, 7, 512), async { drop(first) });
         waiting.expect("its turn has come");
+        assert_eq!((all.meters.waiting.get(), all.admitted().vcpus, all.admitted().memory_mib), (0, 1, 512));
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wrenn_core::SandboxId;
+use wrenn_core::{Error, SandboxId};
 
 use crate::store::contract::StoreError;
 
@@ -79,6 +79,34 @@ pub enum ServiceError {
     /// The work has panicked.
     #[error("the server failed at it: its log says how")]
     Panicked(#[from] tokio::task::JoinError),
+}
+
+/// Whose matter it is that something was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// What was asked for cannot be had, or not now.
+    Client,
+    /// A command took longer than it was given.
+    Time,
+    /// This machine or its guest failed.
+    Server,
+}
+
+impl ServiceError {
+    pub(super) fn blame(&self) -> Blame {
+        match self {
+            Self::Sandbox(Error::CommandTimedOut { .. }) => Blame::Time,
+            Self::Sandbox(
+                Error::InvalidInput { .. }
+                | Error::NotFound { .. }
+                | Error::AlreadyExists { .. }
+                | Error::InvalidState { .. }
+                | Error::OutputTooLong { .. },
+            ) => Blame::Client,
+            Self::Sandbox(_) | Self::Store(_) | Self::Panicked(_) => Blame::Server,
+            _ => Blame::Client,
+        }
+    }
 }
 
 struct Because<'a>(Option<&'a str>);

@@ -1,5 +1,6 @@
 //! Keys, which clients send with each request. The server keeps their digests alone.
 
+use axum::http::{HeaderMap, header};
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -45,6 +46,14 @@ pub async fn check(store: &dyn Store, key: &str, now_ms: i64) -> Result<Option<K
     let is_right = bool::from(record.hash.ct_eq(&Sha256::digest(key)));
     let is_over = record.terms.expires_at_ms.is_some_and(|end| end <= now_ms);
     Ok(Some(record).filter(|record| is_right && !is_over && record.revoked_at_ms.is_none()))
+}
+
+/// What a request was sent with as its key: `X-API-Key`, or what follows `Bearer`.
+#[must_use]
+pub fn sent(headers: &HeaderMap) -> Option<&str> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    text(header::HeaderName::from_static("x-api-key"))
+        .or_else(|| text(header::AUTHORIZATION)?.strip_prefix("Bearer ").map(str::trim))
 }
 
 const PREFIX: &str = "e2b_";

@@ -11,6 +11,7 @@
 mod checkpoints;
 pub mod life;
 pub mod making;
+mod measured;
 mod pressure;
 pub mod reach;
 mod settle;
@@ -30,6 +31,8 @@ use crate::service::admission::{Admission, Capacity, Share};
 use crate::service::error::ServiceError;
 use crate::service::events::Events;
 use crate::service::history::History;
+use crate::service::meters::Meters;
+use crate::service::run::Run;
 use crate::service::templates;
 use crate::store::contract::Store;
 use crate::store::records::{Asked, Page, SandboxRecord, Status, Terms, Usage};
@@ -41,6 +44,7 @@ pub struct Sandboxes {
     store: Arc<dyn Store>,
     events: Events,
     history: History,
+    meters: Arc<Meters>,
     admission: Admission,
     running: Mutex<HashMap<SandboxId, Kept>>,
     /// Told when one begins to run, and when one no longer does.
@@ -59,6 +63,7 @@ struct Kept {
     sandbox: Sandbox,
     /// As it was when it began to run, or when what was asked for was changed.
     record: Arc<SandboxRecord>,
+    run: Arc<Run>,
     _share: Arc<Share>,
 }
 
@@ -98,12 +103,14 @@ impl Sandboxes {
     /// # Errors
     /// [`ServiceError::Store`].
     pub async fn open(host: Host, store: Arc<dyn Store>, capacity: Capacity) -> Result<Arc<Self>, ServiceError> {
+        let meters = Arc::new(Meters::default());
         let this = Arc::new(Self {
             host,
             events: Events::new(Arc::clone(&store)),
             store,
             history: History::default(),
-            admission: Admission::new(capacity),
+            admission: Admission::new(capacity, Arc::clone(&meters)),
+            meters,
             running: Mutex::default(),
             changed: Notify::new(),
             locks: Mutex::default(),
@@ -255,7 +262,8 @@ impl Sandboxes {
 
     /// Keeps one alive, and notes its end.
     fn keep(self: &Arc<Self>, sandbox: Sandbox, record: SandboxRecord, share: Share) {
-        let kept = Kept { sandbox: sandbox.clone(), record: Arc::new(record), _share: Arc::new(share) };
+        let run = Arc::new(Run::of(&record, Arc::clone(&self.meters)));
+        let kept = Kept { sandbox: sandbox.clone(), record: Arc::new(record), run, _share: Arc::new(share) };
         lock(&self.running).insert(sandbox.id().clone(), kept);
         self.changed.notify_waiters();
         let this = Arc::clone(self);

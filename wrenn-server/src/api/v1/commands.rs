@@ -19,6 +19,7 @@ use crate::api::v1::path::SandboxPath;
 use crate::api::v1::refusals::{Failing, Missing};
 use crate::api::v1::variables::Variables;
 use crate::service::error::ServiceError;
+use crate::service::meters::Work;
 
 /// A command to run to its end.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -87,7 +88,8 @@ pub(super) async fn exec(
     if let Some(cwd) = &body.cwd {
         command = command.current_dir(cwd);
     }
-    let output = command.output().await.map_err(ServiceError::from)?;
+    let work = async { command.output().await.map_err(ServiceError::from) };
+    let output = context.sandboxes.meters().time(Work::Exec, work).await?;
     Ok(Json(ExecBody::new(id, body.cmd, output)))
 }
 

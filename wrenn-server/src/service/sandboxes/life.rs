@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tracing::Instrument as _;
 use wrenn_core::{Error, Exit, NetworkPolicy, Sandbox, SandboxId, SandboxState};
 
+use crate::service::admission::Share;
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::service::events::EventKind;
+use crate::service::meters::Work;
 use crate::service::network;
-use crate::service::sandboxes::{Found, Sandboxes, lock};
+use crate::service::sandboxes::{Found, Kept, Sandboxes, lock};
 use crate::store::records::{Asked, Network, SandboxRecord, Status};
 
 /// What a connect has found.
@@ -34,13 +37,16 @@ impl Sandboxes {
         let this = Arc::clone(self);
         let work = async move {
             let locked = this.lock_of(sandbox.id());
-            let change = locked.lock().await;
-            sandbox.pause().await?;
-            drop(change);
-            this.settle(sandbox.id(), None, false).await;
+            let _change = locked.lock().await;
+            if let Some(kept) = this.kept(sandbox.id()) {
+                kept.run.count_memory(&sandbox).await;
+            }
+            this.meters.time(Work::Pause, async { Ok(sandbox.pause().await?) }).await?;
+            // Before whoever waits for its end does: the event is this request's.
+            this.write(sandbox.id(), None, false).await;
             Ok::<_, ServiceError>(())
         };
-        tokio::spawn(work).await??;
+        tokio::spawn(work.in_current_span()).await??;
         self.find(owner, id).await
     }
 
@@ -121,7 +127,8 @@ impl Sandboxes {
         let policy = network::policy(&wanted)?;
         let sandbox = self.running(owner, id, "be given another network").await?;
         let (this, owner) = (Arc::clone(self), owner.to_owned());
-        tokio::spawn(async move { this.change_network(&owner, &sandbox, policy, wanted).await }).await?
+        let work = async move { this.change_network(&owner, &sandbox, policy, wanted).await };
+        tokio::spawn(work.in_current_span()).await?
     }
 
     async fn change_network(
@@ -156,27 +163,35 @@ impl Sandboxes {
     pub async fn delete(self: &Arc<Self>, owner: &str, id: &str) -> Result<(), ServiceError> {
         let record = self.record(owner, id).await?;
         let this = Arc::clone(self);
-        let work = async move {
-            let kill = async || match this.kept(&record.id) {
-                Some(kept) => kept.sandbox.kill().await,
-                None => Ok(()),
-            };
-            // It wins against whatever is under way, and so waits for no lock.
-            kill().await?;
-            let locked = this.lock_of(&record.id);
-            let change = locked.lock().await;
-            // What was being resumed runs by now.
-            kill().await?;
-            match this.host.paused(&record.id).await {
-                Ok(paused) => paused.delete().await?,
-                Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-            drop(change);
-            this.settle(&record.id, Some(Exit::Killed), false).await;
-            Ok(())
+        let work = async move { this.meters.time(Work::Kill, this.end(&record.id)).await };
+        tokio::spawn(work.in_current_span()).await?
+    }
+
+    async fn end(&self, id: &SandboxId) -> Result<(), ServiceError> {
+        if let Some(Kept { sandbox, run, .. }) = self.kept(id) {
+            run.count_memory(&sandbox).await;
+        }
+        let kill = async || match self.kept(id) {
+            Some(kept) => kept.sandbox.kill().await,
+            None => Ok(()),
         };
-        tokio::spawn(work).await?
+        let locked = self.lock_of(id);
+        // It wins against whatever is under way, and so waits for no lock.
+        let at_once = locked.try_lock().ok();
+        kill().await?;
+        let _change = match at_once {
+            Some(change) => change,
+            None => locked.lock().await,
+        };
+        // What was being resumed runs by now.
+        kill().await?;
+        match self.host.paused(id).await {
+            Ok(paused) => paused.delete().await?,
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.write(id, Some(Exit::Killed), false).await;
+        Ok(())
     }
 
     /// Wakes one that an earlier server has paused at its end.
@@ -213,10 +228,7 @@ impl Sandboxes {
             if matches!(status, Status::Stopped | Status::Error) {
                 return Err(ServiceError::Over { id: id.clone(), status: status.name(), why: why.clone() });
             }
-            let paused = this.host.paused(id).await?;
-            let terms = this.terms(&record.owner).await?;
-            let share = this.admission.admit(&record.owner, &terms, record.vcpus, record.memory_mib).await?;
-            let sandbox = paused.resume().await?;
+            let (sandbox, share) = this.meters.time(Work::Resume, this.resume_now(&record)).await?;
             let seconds = timeout_sec.unwrap_or(record.timeout_sec);
             sandbox.set_ttl(Some(Duration::from_secs(seconds.into()))).await?;
             if seconds != record.timeout_sec {
@@ -228,7 +240,14 @@ impl Sandboxes {
             this.settle(&id, None, true).await;
             Ok((sandbox, Was::Paused))
         };
-        tokio::spawn(work).await?
+        tokio::spawn(work.in_current_span()).await?
+    }
+
+    async fn resume_now(&self, record: &SandboxRecord) -> Result<(Sandbox, Share), ServiceError> {
+        let paused = self.host.paused(&record.id).await?;
+        let terms = self.terms(&record.owner).await?;
+        let share = self.admission.admit(&record.owner, &terms, record.vcpus, record.memory_mib).await?;
+        Ok((paused.resume().await?, share))
     }
 
     /// The handle of one that runs; none of one that is paused or over, though its end is not noted yet.

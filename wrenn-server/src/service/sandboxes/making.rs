@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument as _;
 use wrenn_core::{OnExpiry, Sandbox, Template, TtlFrom};
 
 use crate::service::admission::Share;
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::service::events::EventKind;
+use crate::service::meters::Work;
 use crate::service::sandboxes::{Found, Sandboxes, Wanted, lock};
 use crate::service::{network, templates};
 use crate::store::records::{Asked, SandboxRecord, Status, TimeoutFrom};
@@ -51,7 +53,7 @@ impl Sandboxes {
             ended?;
             made
         };
-        tokio::spawn(work).await?
+        tokio::spawn(work.in_current_span()).await?
     }
 
     /// Notes that a request has begun, or gives what it has made before.
@@ -75,6 +77,10 @@ impl Sandboxes {
     }
 
     async fn make(self: &Arc<Self>, owner: &str, wanted: Wanted) -> Result<Found, ServiceError> {
+        self.meters.time(Work::Create, self.make_now(owner, wanted)).await
+    }
+
+    async fn make_now(self: &Arc<Self>, owner: &str, wanted: Wanted) -> Result<Found, ServiceError> {
         let shape = templates::shape(&self.host, &*self.store, owner, &wanted.template).await?;
         let (vcpus, memory_mib) = (wanted.vcpus.unwrap_or(shape.vcpus), wanted.memory_mib.unwrap_or(shape.memory_mib));
         let policy = network::policy(&wanted.asked.network)?;
@@ -130,10 +136,15 @@ impl Sandboxes {
             let mut children = Vec::with_capacity(count);
             let seconds = timeout_sec.unwrap_or(record.timeout_sec);
             let timeout = (seconds, record.pauses_at_timeout);
-            let mut forked = Vec::with_capacity(shares.len());
-            while forked.len() < shares.len() {
-                forked.extend(sandbox.fork((shares.len() - forked.len()).min(FORKED_AT_ONCE)).await?);
-            }
+            let fork = async {
+                let mut forked = Vec::with_capacity(shares.len());
+                while forked.len() < shares.len() {
+                    forked.extend(sandbox.fork((shares.len() - forked.len()).min(FORKED_AT_ONCE)).await?);
+                }
+                Ok(forked)
+            };
+            // Where there is room for none, none was tried.
+            let forked = if shares.is_empty() { Vec::new() } else { this.meters.time(Work::Fork, fork).await? };
             for (child, share) in forked.into_iter().zip(shares) {
                 children.push(match child {
                     Ok(child) => {
@@ -146,7 +157,7 @@ impl Sandboxes {
             children.extend(refused);
             Ok(children)
         };
-        tokio::spawn(work).await?
+        tokio::spawn(work.in_current_span()).await?
     }
 
     /// Makes a template of one that runs, of a name that nobody has.
@@ -161,11 +172,12 @@ impl Sandboxes {
         let sandbox = self.running(owner, id, "be snapshotted").await?;
         let this = Arc::clone(self);
         let work = async move {
-            let made = templates::snapshot(&*this.store, &sandbox, &record, name).await?;
+            let making = templates::snapshot(&*this.store, &sandbox, &record, name);
+            let made = this.meters.time(Work::Snapshot, making).await?;
             this.events.note(&record, EventKind::Checkpointed, Some(made.name().as_str())).await;
             Ok(made)
         };
-        tokio::spawn(work).await?
+        tokio::spawn(work.in_current_span()).await?
     }
 
     /// Adds the record of one that runs, whose time-out in seconds and what becomes of it then are `timeout`.

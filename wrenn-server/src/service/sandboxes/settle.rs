@@ -65,7 +65,8 @@ impl Sandboxes {
         }
     }
 
-    async fn write(&self, id: &SandboxId, exit: Option<Exit>, started: bool) {
+    /// As [`settle`](Self::settle), for who has the sandbox's lock.
+    pub(super) async fn write(&self, id: &SandboxId, exit: Option<Exit>, started: bool) {
         if let Err(error) = self.try_write(id, exit, started).await {
             // The next comparison writes it.
             tracing::warn!(%id, %error, "a sandbox's record was not brought up to date");

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::service::sandboxes::Sandboxes;
 
-/// What is done beside the comparing of records and the measuring.
+/// What is done beside the comparing of records, the measuring and the counting.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chores {
     /// How often what runs is kept on disk; `None` for never.
@@ -23,6 +23,7 @@ impl Sandboxes {
         let mut all = JoinSet::new();
         all.spawn(Arc::clone(self).reconcile());
         all.spawn(Arc::clone(self).measure());
+        all.spawn(Arc::clone(self).count());
         if let Some(each) = chores.checkpoint_each {
             all.spawn(Arc::clone(self).checkpoint(each));
         }

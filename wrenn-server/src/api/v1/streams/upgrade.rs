@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
 use wrenn_core::{Command, Sandbox};
 
 use crate::api::v1::answer::Refused;
@@ -38,18 +39,20 @@ pub(super) async fn open<S: Start>(place: Place, upgrade: Upgrade) -> Result<Res
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", message)
     })?;
     let upgrade = upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX);
-    Ok(upgrade.on_upgrade(async |socket| {
-        let mut socket = Socket::new(socket, slot);
-        match begin::<S>(&mut socket, &place).await {
-            Ok(Some(wanted)) => {
-                if let Some(pump) = Pump::start(socket, place, wanted).await {
-                    pump.run().await;
-                }
+    let request = Span::current();
+    Ok(upgrade.on_upgrade(|socket| serve::<S>(Socket::new(socket, slot), place).instrument(request)))
+}
+
+async fn serve<S: Start>(mut socket: Socket, place: Place) {
+    match begin::<S>(&mut socket, &place).await {
+        Ok(Some(wanted)) => {
+            if let Some(pump) = Pump::start(socket, place, wanted).await {
+                pump.run().await;
             }
-            Ok(None) => {}
-            Err(refused) => socket.fail(refused.into()).await,
         }
-    }))
+        Ok(None) => {}
+        Err(refused) => socket.fail(refused.into()).await,
+    }
 }
 
 /// What the client wants to run; `None` if it is gone.
