@@ -3,6 +3,8 @@
 
 #[cfg(feature = "serve")]
 mod api;
+#[cfg(feature = "serve")]
+pub mod ops;
 pub mod packages;
 #[cfg(feature = "serve")]
 mod proxy;

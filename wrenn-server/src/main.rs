@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
+use wrenn_server::ops::log::{self, Format};
 use wrenn_server::serve::{Options, Server, open_store};
 use wrenn_server::service::admission::Capacity;
 use wrenn_server::service::clock::now_ms;
@@ -64,6 +65,13 @@ enum Command {
         /// another. Default: never.
         #[arg(long, env = "WRENN_PAUSE_BELOW_MIB", value_name = "MIB")]
         pause_below_mib: Option<u64>,
+        /// For how many seconds the server goes on after SIGTERM or SIGINT, with `/readyz` at 503, so that a load balancer
+        /// turns away. A second signal ends that at once.
+        #[arg(long, env = "WRENN_DRAIN_SECONDS", default_value_t = 0, value_name = "SECONDS")]
+        drain_seconds: u32,
+        /// How a line of the log looks, on standard error: text or json. `RUST_LOG` says what is logged.
+        #[arg(long, env = "WRENN_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+        log_format: Format,
     },
     /// Make, list and revoke the keys that clients send as `X-API-Key`.
     Keys {
@@ -168,13 +176,17 @@ async fn main() -> anyhow::Result<ExitCode> {
             queue_seconds,
             checkpoint_every,
             pause_below_mib,
+            drain_seconds,
+            log_format,
         } => {
+            log::start(log_format);
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
             let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
             let needs_key = !no_auth;
-            serve(Options { data_dir, listen, needs_key, database_url, domain, capacity, chores }).await?;
+            let options = Options { data_dir, listen, needs_key, database_url, domain, capacity, chores };
+            serve(options, Duration::from_secs(drain_seconds.into())).await?;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
         Command::Templates { command } => templates(command, &data_dir, database_url.as_deref()).await?,
@@ -196,9 +208,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(options: Options) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+async fn serve(options: Options, drained: Duration) -> anyhow::Result<()> {
     // From here on neither ends the program at once.
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let is_set_up = requirements().iter().all(|needed| needed.found.is_some());
@@ -211,10 +221,19 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     if options.needs_key {
         println!("wrenn-server: make a key with `wrenn-server keys create NAME`, and send it as X-API-Key");
     }
+    let readiness = server.readiness();
     let stop = async move {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
+        let mut signalled = async || {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+        };
+        signalled().await;
+        readiness.leave();
+        if !drained.is_zero() {
+            println!("wrenn-server: serving for {} s more, and no longer ready", drained.as_secs());
+            tokio::time::timeout(drained, signalled()).await.ok();
         }
         println!("wrenn-server: pausing what runs");
     };

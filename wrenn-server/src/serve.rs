@@ -10,21 +10,29 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use axum::Router;
+use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
 use wrenn_core::Host;
 
-use crate::api::router::router;
+use crate::api;
 use crate::api::state::Context;
+use crate::ops;
+use crate::ops::peer::Peer;
+use crate::ops::requests::follow;
+use crate::ops::state::Ops;
 use crate::proxy::door::{Door, door};
 use crate::service::admission::Capacity;
 use crate::service::cut::Cut;
 use crate::service::rate::Rates;
+use crate::service::readiness::Readiness;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::sandboxes::tend::Chores;
 use crate::service::secret::Secret;
@@ -62,6 +70,7 @@ pub struct Server {
     cut: Arc<Cut>,
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
+    readiness: Arc<Readiness>,
     /// Held for as long as the server is there.
     _lock: File,
 }
@@ -88,6 +97,7 @@ impl Server {
         let host = Host::builder().data_dir(&options.data_dir).open().await?;
         let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity).await?;
         let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
+        let (records, readiness) = (Arc::clone(&store), Arc::new(Readiness::new(Arc::clone(&store))));
         let context = Context {
             sandboxes: Arc::clone(&sandboxes),
             store,
@@ -100,9 +110,11 @@ impl Server {
         let domain = options.domain.as_deref().unwrap_or("localhost").to_ascii_lowercase();
         let cut = Arc::new(Cut::open(&own_directory(&options.data_dir)?.join("cut.json")));
         let door_to = Door::new(Arc::clone(&sandboxes), secret, domain.into(), Arc::clone(&cut));
-        let router = router(context).layer(from_fn_with_state(door_to, door));
-        let address = listener.local_addr()?;
-        Ok(Self { address, listener, router, sandboxes, chores: options.chores, cut, streams, _lock: lock })
+        let ops = Ops::new(records, Arc::clone(&sandboxes), Arc::clone(&readiness), options.needs_key);
+        let router = api::router::router(context).merge(ops::router::router(ops.clone()));
+        let router = router.layer(from_fn_with_state(door_to, door)).layer(from_fn_with_state(ops, follow));
+        let (chores, address) = (options.chores, listener.local_addr()?);
+        Ok(Self { address, listener, router, sandboxes, readiness, chores, cut, streams, _lock: lock })
     }
 
     /// Where it listens.
@@ -111,13 +123,19 @@ impl Server {
         self.address
     }
 
+    /// Whether it is ready. Whoever has it leave before it is to stop gives load balancers time to turn away.
+    #[must_use]
+    pub fn readiness(&self) -> Arc<Readiness> {
+        Arc::clone(&self.readiness)
+    }
+
     /// Serves until `stop` is done. Then it takes nothing more, pauses what runs, and ends when the answers that are under way
     /// have gone out, within some seconds.
     ///
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, chores, cut, streams, _lock, .. } = self;
+        let Self { listener, router, sandboxes, readiness, chores, cut, streams, _lock, .. } = self;
         let tending = sandboxes.tend(chores);
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
@@ -128,9 +146,9 @@ impl Server {
             let accept = async {
                 // Whoever comes while there is none waits in the kernel's queue.
                 let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
-                listener.accept().await.map(|(stream, _)| (stream, slot))
+                listener.accept().await.map(|(stream, peer)| (stream, Peer(peer), slot))
             };
-            let (stream, slot) = tokio::select! {
+            let (stream, peer, slot) = tokio::select! {
                 () = &mut stop => break,
                 accepted = accept => match accepted {
                     Ok(accepted) => accepted,
@@ -143,7 +161,11 @@ impl Server {
                 },
             };
             stream.set_nodelay(true).ok();
-            let service = TowerToHyperService::new(router.clone());
+            let service = router.clone().map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer);
+                request
+            });
+            let service = TowerToHyperService::new(service);
             let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let watched = connections.watch(connection);
             tokio::spawn(async move {
@@ -153,6 +175,7 @@ impl Server {
                 drop(slot);
             });
         }
+        readiness.leave();
         drop(listener);
         let lost = sandboxes.close().await;
         drop(tending);

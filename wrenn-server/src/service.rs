@@ -12,6 +12,7 @@ mod machine;
 pub mod meters;
 mod network;
 pub mod rate;
+pub mod readiness;
 mod run;
 pub mod sandboxes;
 pub mod secret;

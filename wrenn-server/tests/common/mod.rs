@@ -62,7 +62,13 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(data_dir: &Path, args: &[&str]) -> Self {
         let mut command = wrenn_server(data_dir, &["serve", "--listen", "127.0.0.1:0"]);
-        let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(args);
+        Self::spawn(command)
+    }
+
+    /// Starts one by a command that serves.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.find_map(|line| line.unwrap().split_once("http://").map(|(_, at)| at.parse().unwrap()));
         // What it says later is nobody's, and has to go somewhere.
@@ -109,7 +115,7 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
