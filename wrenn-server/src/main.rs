@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
-use wrenn_server::ops::log::{self, Format};
+use wrenn_server::ops::log::{Format, Log};
 use wrenn_server::serve::{Options, Server, open_store};
 use wrenn_server::service::admission::Capacity;
 use wrenn_server::service::clock::now_ms;
@@ -179,7 +179,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             drain_seconds,
             log_format,
         } => {
-            log::start(log_format);
+            let log = Log::start(log_format)?;
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
@@ -187,6 +187,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             let needs_key = !no_auth;
             let options = Options { data_dir, listen, needs_key, database_url, domain, capacity, chores };
             serve(options, Duration::from_secs(drain_seconds.into())).await?;
+            log.end().await;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
         Command::Templates { command } => templates(command, &data_dir, database_url.as_deref()).await?,

@@ -8,6 +8,8 @@ mod ready;
 pub(crate) mod request_id;
 pub(crate) mod requests;
 pub(crate) mod router;
+#[cfg(feature = "otel")]
+mod spans;
 pub(crate) mod state;
 mod traffic;
 mod world;

@@ -4,8 +4,12 @@ use std::io::IsTerminal as _;
 use std::str::FromStr;
 
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
+
+#[cfg(feature = "otel")]
+use crate::ops::spans::Spans;
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,14 +22,49 @@ pub enum Format {
     Json,
 }
 
-/// Has this program log. `RUST_LOG` says what, in the words of `tracing-subscriber`'s `EnvFilter`; without it, what happens to
-/// sandboxes and what an operator should know.
-pub fn start(format: Format) {
-    let filter = EnvFilter::builder().with_default_directive(Level::INFO.into()).from_env_lossy();
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).init(),
+/// A log that was begun, until [`end`](Self::end).
+#[derive(Debug)]
+#[must_use = "what is left has to be sent at the end"]
+pub struct Log {
+    #[cfg(feature = "otel")]
+    spans: Option<Spans>,
+}
+
+impl Log {
+    /// Has this program log. `RUST_LOG` says what, in the words of `tracing-subscriber`'s `EnvFilter`; without it, what
+    /// happens to sandboxes and what an operator should know.
+    ///
+    /// # Errors
+    /// What the environment says of a collector of spans cannot be used.
+    #[cfg_attr(not(feature = "otel"), expect(clippy::unnecessary_wraps, reason = "with a collector there is an error"))]
+    pub fn start(format: Format) -> anyhow::Result<Self> {
+        #[cfg(feature = "otel")]
+        let spans = Spans::of_environment()?;
+        let filter = EnvFilter::builder().with_default_directive(Level::INFO.into()).from_env_lossy();
+        let lines = fmt::layer().with_writer(std::io::stderr);
+        let lines = match format {
+            Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+            Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        };
+        let all = tracing_subscriber::registry().with(filter).with(lines);
+        #[cfg(feature = "otel")]
+        let all = all.with(spans.as_ref().map(Spans::layer));
+        all.init();
+        Ok(Self {
+            #[cfg(feature = "otel")]
+            spans,
+        })
+    }
+
+    /// Sends what is left.
+    ///
+    /// # Cancel-Safety
+    /// It goes on.
+    pub async fn end(self) {
+        #[cfg(feature = "otel")]
+        if let Some(spans) = self.spans {
+            tokio::task::spawn_blocking(|| spans.end()).await.ok();
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use crate::service::carried::Carried;
 pub(crate) async fn follow(State(ops): State<Ops>, request: Request, next: Next) -> Response {
     let id = request_id::of(request.headers());
     let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default());
+    #[cfg(feature = "otel")]
+    crate::ops::spans::continue_trace(&span, request.headers());
     let work = async {
         let mut followed = Followed::of(&request, ops.traffic);
         let mut response = next.run(request).await;
