@@ -136,15 +136,11 @@ impl Sandboxes {
             let mut children = Vec::with_capacity(count);
             let seconds = timeout_sec.unwrap_or(record.timeout_sec);
             let timeout = (seconds, record.pauses_at_timeout);
-            let fork = async {
-                let mut forked = Vec::with_capacity(shares.len());
-                while forked.len() < shares.len() {
-                    forked.extend(sandbox.fork((shares.len() - forked.len()).min(FORKED_AT_ONCE)).await?);
-                }
-                Ok(forked)
+            // Where there is room for none, none is tried.
+            let forked = match shares.len() {
+                0 => Vec::new(),
+                len => this.meters.time(Work::Fork, forked(&sandbox, len)).await?,
             };
-            // Where there is room for none, none was tried.
-            let forked = if shares.is_empty() { Vec::new() } else { this.meters.time(Work::Fork, fork).await? };
             for (child, share) in forked.into_iter().zip(shares) {
                 children.push(match child {
                     Ok(child) => {
@@ -214,6 +210,15 @@ impl Sandboxes {
         self.keep(sandbox, record.clone(), share);
         Ok(self.found(record))
     }
+}
+
+/// So many children, some at a time.
+async fn forked(sandbox: &Sandbox, len: usize) -> Result<Vec<wrenn_core::Result<Sandbox>>, ServiceError> {
+    let mut forked = Vec::with_capacity(len);
+    while forked.len() < len {
+        forked.extend(sandbox.fork((len - forked.len()).min(FORKED_AT_ONCE)).await?);
+    }
+    Ok(forked)
 }
 
 /// What `wrenn-core` takes.
