@@ -115,6 +115,14 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Its resident memory in KiB, and how many descriptors it has.
+    pub(crate) fn costs(&self) -> (u64, usize) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count();
+        (line.trim().trim_end_matches(" kB").parse().unwrap(), descriptors)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
@@ -185,8 +193,20 @@ impl Client {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
+    /// The head of an answer in small letters, and its body.
+    pub(crate) fn head_and_body(&self, path: &str) -> (String, Vec<u8>) {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {}\r\nConnection: close\r\n\r\n", self.key);
+        self.parts(request.as_bytes())
+    }
+
     /// The status and the body, whatever it is.
     pub(crate) fn bytes(&self, request: &[u8]) -> (u16, Vec<u8>) {
+        let (head, body) = self.parts(request);
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    fn parts(&self, request: &[u8]) -> (String, Vec<u8>) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         // A server may answer before it has read all.
@@ -197,9 +217,9 @@ impl Client {
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&answer)));
         let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_ascii_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let body = &answer[end + 4..];
-        (status, if head.contains("transfer-encoding: chunked") { whole(body) } else { body.to_vec() })
+        let body = if head.contains("transfer-encoding: chunked") { whole(body) } else { body.to_vec() };
+        (head, body)
     }
 
     /// A form with these fields, in their order.

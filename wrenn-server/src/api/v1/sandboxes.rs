@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::StatusCode;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
@@ -15,7 +16,7 @@ use crate::api::v1::body::Body;
 use crate::api::v1::network::NetworkBody;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
-use crate::api::v1::refusals::{Failing, Missing};
+use crate::api::v1::refusals::{BadInput, Failing, Missing};
 use crate::api::v1::variables::Variables;
 use crate::service::error::ServiceError;
 use crate::service::sandboxes::{Found, Wanted};
@@ -114,7 +115,7 @@ pub(super) struct SandboxBody {
 }
 
 /// Where a sandbox is in its life.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = Status)]
 enum StatusBody {
@@ -126,6 +127,35 @@ enum StatusBody {
     Stopped,
     /// It ended otherwise, which `reason` tells.
     Error,
+}
+
+/// Which sandboxes are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Listing {
+    /// Those of this status alone.
+    status: Option<StatusBody>,
+    /// How many at most.
+    #[param(minimum = 1, maximum = 10000, default = 10000)]
+    limit: Option<u32>,
+    /// Where to go on: what `X-Next-Cursor` of an earlier answer says.
+    #[param(pattern = "^[0-9]+-sb[0-9a-f]{16}$", example = "1700000000000-sb0123456789abcdef")]
+    cursor: Option<String>,
+}
+
+/// The place of a sandbox in the list.
+struct Cursor;
+
+impl Cursor {
+    fn of(last: &Found) -> Result<HeaderValue, Refused> {
+        let text = format!("{}-{}", last.record.created_at_ms, last.record.id);
+        HeaderValue::from_str(&text).map_err(|_| Refused::bad_request("the list has no place to go on from"))
+    }
+
+    fn parse(text: &str) -> Result<(i64, String), Refused> {
+        let parsed = text.split_once('-').and_then(|(at_ms, id)| Some((at_ms.parse().ok()?, id.to_owned())));
+        parsed.ok_or_else(|| Refused::bad_request("cursor is none that this server has given"))
+    }
 }
 
 /// A child of a fork, or why there is none.
@@ -170,18 +200,35 @@ pub(super) async fn create(
 }
 
 /// Lists the sandboxes of the key, also those that have ended.
+///
+/// Where there are more than `limit`, the header `X-Next-Cursor` has the `cursor` of the next ones.
 #[utoipa::path(
     get, path = "/v1/sandboxes", operation_id = "list_sandboxes", tag = "sandboxes",
-    responses((status = 200, description = "The newest first.", body = Vec<SandboxBody>)),
+    params(Listing),
+    responses((status = 200, description = "The newest first.", body = Vec<SandboxBody>), BadInput),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
-) -> Result<Json<Vec<SandboxBody>>, Refused> {
+    listing: Result<Query<Listing>, QueryRejection>,
+) -> Result<(HeaderMap, Json<Vec<SandboxBody>>), Refused> {
+    let Query(Listing { status, limit, cursor }) =
+        listing.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
+    let len_max = limit.unwrap_or(LISTED_MAX);
+    if !(1..=LISTED_MAX).contains(&len_max) {
+        return Err(Refused::bad_request(format!("limit is {len_max}: it is 1 to {LISTED_MAX}")));
+    }
+    let after = cursor.as_deref().map(Cursor::parse).transpose()?;
+    let statuses = status.map_or_else(|| Status::ALL.to_vec(), |status| vec![status.into()]);
     let (by, order) = (By::Created, Order::NewestFirst);
-    let page = Page { owner: &owner, statuses: &Status::ALL, by, order, after: None, len_max: LISTED_MAX };
+    let page = Page { owner: &owner, statuses: &statuses, by, order, after, len_max };
     let found = context.sandboxes.page(&page).await?;
-    Ok(Json(found.into_iter().map(Into::into).collect()))
+    let mut headers = HeaderMap::new();
+    let is_full = u32::try_from(found.len()).is_ok_and(|len| len == len_max);
+    if let Some(last) = found.last().filter(|_| is_full) {
+        headers.insert(HeaderName::from_static("x-next-cursor"), Cursor::of(last)?);
+    }
+    Ok((headers, Json(found.into_iter().map(Into::into).collect())))
 }
 
 /// Tells of a sandbox, also of one that has ended.
@@ -287,6 +334,17 @@ impl From<Status> for StatusBody {
             Status::Paused => Self::Paused,
             Status::Stopped => Self::Stopped,
             Status::Error => Self::Error,
+        }
+    }
+}
+
+impl From<StatusBody> for Status {
+    fn from(status: StatusBody) -> Self {
+        match status {
+            StatusBody::Running => Self::Running,
+            StatusBody::Paused => Self::Paused,
+            StatusBody::Stopped => Self::Stopped,
+            StatusBody::Error => Self::Error,
         }
     }
 }
