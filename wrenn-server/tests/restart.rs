@@ -1,4 +1,5 @@
 //! A restart under load: what streams carried goes on where it was.
+#![expect(clippy::unwrap_used, clippy::big_endian_bytes, reason = "tests; Connect's frames have their lengths so")]
 
 mod common;
 
@@ -136,7 +137,7 @@ fn call(client: &Client, path: &str, headers: &HashMap<&str, String>, message: &
             continue;
         }
         let event = &serde_json::from_str::<Value>(text).unwrap()["event"];
-        heard.pid = heard.pid.or(event["start"]["pid"].as_u64());
+        heard.pid = heard.pid.or_else(|| event["start"]["pid"].as_u64());
         heard.stdout.extend(STANDARD.decode(event["data"]["stdout"].as_str().unwrap_or_default()).unwrap());
         if event["end"].is_object() {
             heard.exit_code = Some(event["end"]["exitCode"].as_i64().unwrap_or(0));

@@ -210,7 +210,6 @@ async fn keeps_what_it_promises(store: &dyn Store) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "what is skipped is reported by the runner")]
 async fn postgresql_keeps_what_it_promises() {
     let server = match postgres::Server::start() {
         Ok(server) => server,

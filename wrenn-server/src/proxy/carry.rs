@@ -97,10 +97,12 @@ fn unreached(error: &Error) -> Unreached {
                 Some(wrenn_core::Error::InvalidState { .. }) => return Unreached::NoSandbox,
                 _ => {}
             },
-            None => match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-                Some(std::io::ErrorKind::NotConnected) => return Unreached::NoSandbox,
-                _ => {}
-            },
+            None => {
+                let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+                if kind == Some(std::io::ErrorKind::NotConnected) {
+                    return Unreached::NoSandbox;
+                }
+            }
         }
         source = cause.source();
     }

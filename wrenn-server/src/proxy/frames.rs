@@ -42,6 +42,7 @@ impl Frame {
     }
 
     /// Takes the first frame of what has come, if that is whole.
+    #[expect(clippy::big_endian_bytes, reason = "Connect's frames have their lengths so")]
     fn take(from: &mut BytesMut) -> io::Result<Option<Self>> {
         let Some((&[flags, a, b, c, d], _)) = from.split_first_chunk::<HEAD_LEN>() else { return Ok(None) };
         let len = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(io::Error::other)?;

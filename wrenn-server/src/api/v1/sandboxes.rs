@@ -161,6 +161,7 @@ impl Cursor {
 /// A child of a fork, or why there is none.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "there are few errors, and each is sent at once")]
 pub(super) enum Child {
     Sandbox(SandboxBody),
     Error(ErrorBody),

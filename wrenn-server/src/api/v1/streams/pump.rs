@@ -45,6 +45,7 @@ pub(super) struct Wanted {
 
 /// A process that is to be had.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a stream has one, for a moment")]
 pub(super) enum Process {
     New(Command),
     Old(Attach),
