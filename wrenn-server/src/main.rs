@@ -148,6 +148,9 @@ struct TermsArguments {
     /// The key may look at everything of its own, and change nothing.
     #[arg(long)]
     read_only: bool,
+    /// The key may read `/metrics` from other machines, which tells of all keys.
+    #[arg(long)]
+    operator: bool,
     /// How many sandboxes of the key may run at once.
     #[arg(long, value_name = "NUMBER")]
     max_sandboxes: Option<u32>,
@@ -285,6 +288,7 @@ impl From<TermsArguments> for Terms {
         Self {
             expires_at_ms: of.days.map(|days| now_ms().saturating_add(i64::from(days) * DAY_MS)),
             reads_only: of.read_only,
+            operates: of.operator,
             sandboxes_max: of.max_sandboxes,
             vcpus_max: of.max_vcpus,
             memory_mib_max: of.max_memory_mib,

@@ -29,7 +29,7 @@ fn streams_go_on_after_a_restart_without_a_lost_or_repeated_byte() {
     if !can_run("streams_go_on_after_a_restart_without_a_lost_or_repeated_byte") {
         return;
     }
-    const LAST: u32 = 600;
+    const LAST: u32 = 1200;
     let dir = data_dir();
     let key = new_key(dir.path(), "ada");
     let server = Server::start(dir.path(), &[]);
@@ -75,7 +75,7 @@ fn a_client_that_counts_nothing_goes_on_after_a_restart_as_well() {
     if !can_run("a_client_that_counts_nothing_goes_on_after_a_restart_as_well") {
         return;
     }
-    const LAST: u32 = 600;
+    const LAST: u32 = 1200;
     let dir = data_dir();
     let key = new_key(dir.path(), "ada");
     let server = Server::start(dir.path(), &[]);

@@ -75,6 +75,48 @@ const SEGMENTS: [&str; 58] = [
     "%E2%82%AC",
     "{id}",
 ];
+const ROUTES: [&str; 40] = [
+    "/v1/sandboxes",
+    "/v1/sandboxes/ID",
+    "/v1/sandboxes/ID/exec",
+    "/v1/sandboxes/ID/exec/stream",
+    "/v1/sandboxes/ID/terminal",
+    "/v1/sandboxes/ID/fork",
+    "/v1/sandboxes/ID/ping",
+    "/v1/sandboxes/ID/files/read",
+    "/v1/sandboxes/ID/files/write",
+    "/v1/sandboxes/ID/files/list",
+    "/v1/sandboxes/ID/files/mkdir",
+    "/v1/sandboxes/ID/network",
+    "/v1/sandboxes/ID/ports/80/",
+    "/v1/snapshots",
+    "/v1/snapshots/warm",
+    "/sandboxes",
+    "/v2/sandboxes",
+    "/sandboxes/ID",
+    "/sandboxes/ID/connect",
+    "/v2/sandboxes/ID/connect",
+    "/sandboxes/ID/resume",
+    "/sandboxes/ID/fork",
+    "/sandboxes/ID/snapshots",
+    "/sandboxes/ID/timeout",
+    "/sandboxes/ID/refreshes",
+    "/sandboxes/ID/network",
+    "/sandboxes/ID/metrics",
+    "/sandboxes/ID/logs",
+    "/v2/sandboxes/ID/logs",
+    "/sandboxes/metrics",
+    "/snapshots",
+    "/events/sandboxes",
+    "/events/sandboxes/ID",
+    "/templates",
+    "/templates/base",
+    "/v2/templates/base",
+    "/templates/aliases/base",
+    "/files",
+    "/process.Process/List",
+    "/metrics",
+];
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW"];
 const QUERIES: [&str; 10] = [
     "",
@@ -124,8 +166,13 @@ const HEADERS: [&str; 16] = [
 ];
 
 fn request(random: &mut StdRng, key: &str, ids: &[&str]) -> String {
-    let mut path = String::new();
-    for _ in 0..random.random_range(1..6) {
+    let is_route = random.random_ratio(2, 3);
+    let mut path = if is_route {
+        ROUTES.choose(random).unwrap().replace("ID", ids.choose(random).unwrap())
+    } else {
+        String::new()
+    };
+    for _ in 0..if is_route { 0 } else { random.random_range(1..6) } {
         path.push('/');
         let choices = if random.random_ratio(1, 4) { ids } else { &SEGMENTS[..] };
         path.push_str(choices.choose(random).unwrap());
@@ -137,7 +184,7 @@ fn request(random: &mut StdRng, key: &str, ids: &[&str]) -> String {
     let query = if query.is_empty() { String::new() } else { format!("?{query}") };
     let method = METHODS
         [if random.random_ratio(1, 2) { random.random_range(0..2) } else { random.random_range(0..METHODS.len()) }];
-    let headers: String = (0..3).map(|_| *HEADERS.choose(random).unwrap()).collect();
+    let headers: String = (0..2).map(|_| *HEADERS.choose(random).unwrap()).collect();
     let body = BODIES.choose(random).unwrap();
     let key = if random.random_ratio(3, 4) { key } else { "e2b_wrong" };
     let host = if headers.contains("Host:") { "" } else { "Host: test\r\n" };

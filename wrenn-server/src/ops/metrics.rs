@@ -11,7 +11,8 @@ use crate::ops::state::Ops;
 use crate::service::clock::now_ms;
 use crate::service::keys;
 
-/// A request that may read what is counted: one of this machine, any where there are no keys, else one with a key.
+/// A request that may read what is counted, which tells of all keys: one of this machine, any where there are no keys, else one
+/// with an operator's key.
 #[derive(Debug)]
 pub(super) struct Reader;
 
@@ -24,8 +25,8 @@ impl FromRequestParts<Ops> for Reader {
         }
         let key = keys::sent(&parts.headers).ok_or(NO_KEY)?;
         match keys::check(&*ops.store, key, now_ms()).await {
-            Ok(Some(_)) => Ok(Self),
-            Ok(None) => Err(NO_KEY),
+            Ok(Some(record)) if record.terms.operates => Ok(Self),
+            Ok(_) => Err(NO_KEY),
             Err(_) => Err(NO_RECORDS),
         }
     }
@@ -43,7 +44,7 @@ pub(super) async fn get(State(ops): State<Ops>, _: Reader) -> Response {
 
 const NO_KEY: (StatusCode, &str) = (
     StatusCode::UNAUTHORIZED,
-    "metrics are for programs of this machine, and for who has a key: send one as `X-API-Key` or after `Bearer`\n",
+    "metrics tell of all keys: they are for programs of this machine, and for a key of `wrenn-server keys create NAME --operator`\n",
 );
 const NO_RECORDS: (StatusCode, &str) =
     (StatusCode::SERVICE_UNAVAILABLE, "the key cannot be looked up, since the records do not answer: see /readyz\n");

@@ -30,6 +30,8 @@ pub struct Terms {
     pub expires_at_ms: Option<i64>,
     /// Whether it may only look.
     pub reads_only: bool,
+    /// Whether it may read what the server counts of all keys.
+    pub operates: bool,
     /// How many sandboxes of it may run at once; `None` for as many as the server bears, and so below.
     pub sandboxes_max: Option<u32>,
     /// How many virtual processors its running sandboxes may have together.
