@@ -255,6 +255,7 @@ async fn serve(data_dir: &Path) -> anyhow::Result<()> {
         database_url: None,
         domain: None,
         capacity: Capacity::of_this_machine(4.0, 64.0, Duration::from_secs(60)),
+        tls: None,
         chores: Chores::default(),
     };
     let server = Server::open(&options).await?;

@@ -15,3 +15,5 @@ pub mod service;
 pub mod setup;
 #[cfg(feature = "serve")]
 pub mod store;
+#[cfg(feature = "serve")]
+pub mod tls;

@@ -1,6 +1,7 @@
 //! `wrenn-server`: wrenn for operators.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
+mod config;
 mod firecracker;
 
 use std::net::SocketAddr;
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
@@ -20,12 +22,16 @@ use wrenn_server::service::keys;
 use wrenn_server::service::sandboxes::tend::Chores;
 use wrenn_server::setup::Setup;
 use wrenn_server::store::records::Terms;
+use wrenn_server::tls::certificate::Tls;
 
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true)]
 struct Arguments {
-    /// Where everything is kept. Default: `WRENN_DATA_DIR`, else /var/lib/wrenn.
-    #[arg(long, global = true)]
+    /// The file that has settings by the names of flags, in TOML. Default: /etc/wrenn/server.toml, if it is there.
+    #[arg(long, global = true, env = "WRENN_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything is kept. Default: /var/lib/wrenn, and for a user who is not root `wrenn` among the data of that user.
+    #[arg(long, global = true, env = "WRENN_DATA_DIR", value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
     /// The PostgreSQL database that has the records. Default: a file in the data directory.
     #[arg(long, global = true, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
@@ -40,7 +46,7 @@ enum Command {
     /// paused, and the next start wakes it.
     Serve {
         /// The address and port to listen on.
-        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+        #[arg(long, env = "WRENN_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
         listen: SocketAddr,
         /// Answer without keys: for programs of this machine alone, on a loopback address.
         #[arg(long)]
@@ -48,6 +54,15 @@ enum Command {
         /// The domain below which each port of each sandbox has a name, PORT-ID.DOMAIN. All such names have to lead here.
         #[arg(long, env = "WRENN_DOMAIN", value_name = "DOMAIN")]
         domain: Option<String>,
+        /// The certificate to speak TLS with, in PEM, and what it is signed by. It is read again when it changes.
+        #[arg(long, env = "WRENN_TLS_CERT", value_name = "FILE")]
+        tls_cert: Option<PathBuf>,
+        /// The certificate's key, in PEM.
+        #[arg(long, env = "WRENN_TLS_KEY", value_name = "FILE")]
+        tls_key: Option<PathBuf>,
+        /// Speak TLS with a certificate of an authority of the server's own, whose path is printed for clients to trust it.
+        #[arg(long, env = "WRENN_TLS_OWN")]
+        tls_own: bool,
         /// How many times this machine's memory all running sandboxes may have together.
         #[arg(long, env = "WRENN_MEMORY_TIMES", default_value_t = 2.0, value_name = "TIMES")]
         memory_times: f64,
@@ -167,13 +182,16 @@ struct TermsArguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let Arguments { data_dir, database_url, command } = Arguments::parse();
+    let Arguments { data_dir, database_url, command, .. } = arguments()?;
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
         Command::Serve {
             listen,
             no_auth,
             domain,
+            tls_cert,
+            tls_key,
+            tls_own,
             memory_times,
             vcpus_times,
             queue_seconds,
@@ -183,12 +201,13 @@ async fn main() -> anyhow::Result<ExitCode> {
             log_format,
         } => {
             let log = Log::start(log_format)?;
+            let tls = tls(tls_cert, tls_key, tls_own)?;
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
             let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
             let needs_key = !no_auth;
-            let options = Options { data_dir, listen, needs_key, database_url, domain, capacity, chores };
+            let options = Options { data_dir, listen, needs_key, database_url, domain, tls, capacity, chores };
             serve(options, Duration::from_secs(drain_seconds.into())).await?;
             log.end().await;
         }
@@ -212,6 +231,27 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the command line, the environment and the configuration file say.
+fn arguments() -> anyhow::Result<Arguments> {
+    // What is wrong without the file is wrong with it.
+    let matches = Arguments::command().get_matches();
+    let matches = config::with_file(Arguments::command(), &matches)?.try_get_matches();
+    matches.and_then(|matches| Arguments::from_arg_matches(&matches)).context("the configuration file cannot be used")
+}
+
+/// They may be in different places, so that clap cannot see what they are together.
+fn tls(certificate: Option<PathBuf>, key: Option<PathBuf>, own: bool) -> anyhow::Result<Option<Tls>> {
+    match (certificate, key, own) {
+        (None, None, false) => Ok(None),
+        (None, None, true) => Ok(Some(Tls::Own)),
+        (Some(certificate), Some(key), false) => Ok(Some(Tls::Files { certificate, key })),
+        (_, _, true) => anyhow::bail!(
+            "the certificate is the server's own, or one that is given: leave out --tls-own, or --tls-cert and --tls-key"
+        ),
+        (_, _, false) => anyhow::bail!("a certificate and its key belong together: give both --tls-cert and --tls-key"),
+    }
+}
+
 async fn serve(options: Options, drained: Duration) -> anyhow::Result<()> {
     // From here on neither ends the program at once.
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -221,7 +261,11 @@ async fn serve(options: Options, drained: Duration) -> anyhow::Result<()> {
         setup.run(&options.data_dir, |line| println!("setup: {line}")).await?;
     }
     let server = Server::open(&options).await?;
-    println!("wrenn-server: listening on http://{}", server.address());
+    if let Some(authority) = server.authority() {
+        println!("wrenn-server: clients have to trust {}, such as by SSL_CERT_FILE", authority.display());
+    }
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    println!("wrenn-server: listening on {scheme}://{}", server.address());
     if options.needs_key {
         println!("wrenn-server: make a key with `wrenn-server keys create NAME`, and send it as X-API-Key");
     }
@@ -298,3 +342,58 @@ impl From<TermsArguments> for Terms {
 }
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// `docs/server.md` has a table of the settings.
+    #[test]
+    fn the_table_of_settings_is_what_the_program_takes() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/server.md");
+        let text = std::fs::read_to_string(&page).expect("the page is there");
+        let (before, rest) = text.split_once(TABLE_BEGINS).expect("the page has a place for the table");
+        let (_, after) = rest.split_once(TABLE_ENDS).expect("the table's place has an end");
+        let right = format!("{before}{TABLE_BEGINS}\n{}{TABLE_ENDS}{after}", table());
+        if std::env::var_os("WRENN_TEST_WRITE").is_some() {
+            std::fs::write(&page, right).expect("written");
+        } else {
+            assert!(
+                text == right,
+                "the table of settings in docs/server.md is old: write it anew with \
+                 `WRENN_TEST_WRITE=1 cargo test -p wrenn-server --bin wrenn-server`"
+            );
+        }
+    }
+
+    fn table() -> String {
+        let mut command = Arguments::command();
+        command.build();
+        let mut table = String::from("| flag | environment | file | default | |\n|---|---|---|---|---|\n");
+        for arg in config::settings(&command).filter(|arg| !is_inherited(&command, arg)) {
+            let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+            let environment = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+            let default = match arg.get_default_values() {
+                // A flag that takes nothing.
+                _ if !arg.get_action().takes_values() => String::new(),
+                values => values.iter().filter_map(|value| value.to_str()).map(code).collect(),
+            };
+            let flag = format!("--{}", arg.get_long().expect("each setting has a flag"));
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert_eq!(flag.trim_start_matches('-').replace('-', "_"), arg.get_id().as_str());
+            let (flag, environment, key) = (code(&flag), code(environment), code(arg.get_id().as_str()));
+            writeln!(table, "| {flag} | {environment} | {key} | {default} | {help} |").expect("a text");
+        }
+        table
+    }
+
+    /// What belongs to all commands is with `serve` once more.
+    fn is_inherited(command: &clap::Command, arg: &clap::Arg) -> bool {
+        arg.is_global_set() && !command.get_arguments().any(|own| std::ptr::eq(own, arg))
+    }
+
+    const TABLE_BEGINS: &str = "<!-- made by the tests -->";
+    const TABLE_ENDS: &str = "<!-- end -->";
+}

@@ -19,6 +19,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use wrenn_core::Host;
 
@@ -39,6 +40,8 @@ use crate::service::secret::Secret;
 use crate::store::contract::Store;
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
+use crate::tls::acceptor::Acceptor;
+use crate::tls::certificate::{Certificate, Tls};
 
 /// How a server is to run.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ pub struct Options {
     pub database_url: Option<String>,
     /// The domain below which each port of each sandbox has a name, `PORT-ID.DOMAIN`; `None` for `localhost`.
     pub domain: Option<String>,
+    /// Where the certificate comes from that clients are shown; `None` for HTTP without TLS.
+    pub tls: Option<Tls>,
     /// What sandboxes may have of this machine together.
     pub capacity: Capacity,
     /// What is done for sandboxes unasked.
@@ -71,6 +76,8 @@ pub struct Server {
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
     readiness: Arc<Readiness>,
+    acceptor: Acceptor,
+    certificate: Option<Arc<Certificate>>,
     /// Held for as long as the server is there.
     _lock: File,
 }
@@ -114,7 +121,21 @@ impl Server {
         let router = api::router::router(context).merge(ops::router::router(ops.clone()));
         let router = router.layer(from_fn_with_state(door_to, door)).layer(from_fn_with_state(ops, follow));
         let (chores, address) = (options.chores, listener.local_addr()?);
-        Ok(Self { address, listener, router, sandboxes, readiness, chores, cut, streams, _lock: lock })
+        let certificate = certificate(options)?;
+        let acceptor = Acceptor::new(certificate.clone())?;
+        Ok(Self {
+            address,
+            listener,
+            router,
+            sandboxes,
+            readiness,
+            chores,
+            cut,
+            streams,
+            acceptor,
+            certificate,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -129,18 +150,27 @@ impl Server {
         Arc::clone(&self.readiness)
     }
 
+    /// The certificate of the authority that clients have to be told to trust, where it is the server's own.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        self.certificate.as_deref()?.authority()
+    }
+
     /// Serves until `stop` is done. Then it takes nothing more, pauses what runs, and ends when the answers that are under way
     /// have gone out, within some seconds.
     ///
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, readiness, chores, cut, streams, _lock, .. } = self;
+        let Self { listener, router, sandboxes, readiness, chores, cut, streams, acceptor, certificate, _lock, .. } =
+            self;
         let tending = sandboxes.tend(chores);
+        let renewal = certificate.map(|certificate| tokio::spawn(certificate.keep_fresh()));
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
         http.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
+        let closing = CancellationToken::new();
         let mut stop = std::pin::pin!(stop);
         loop {
             let accept = async {
@@ -166,19 +196,32 @@ impl Server {
                 request
             });
             let service = TowerToHyperService::new(service);
-            let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-            let watched = connections.watch(connection);
+            let (http, acceptor, watcher) = (http.clone(), acceptor.clone(), connections.watcher());
+            let closing = closing.clone();
             tokio::spawn(async move {
-                if let Err(error) = watched.await {
+                let begun = tokio::select! {
+                    begun = acceptor.begin(stream) => begun,
+                    () = closing.cancelled() => return,
+                };
+                let ended = match begun {
+                    Ok(stream) => {
+                        let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                        watcher.watch(connection.into_owned()).await
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                if let Err(error) = ended {
                     tracing::debug!(%error, "a connection ended");
                 }
                 drop(slot);
             });
         }
         readiness.leave();
+        closing.cancel();
         drop(listener);
         let lost = sandboxes.close().await;
         drop(tending);
+        renewal.inspect(tokio::task::JoinHandle::abort);
         let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
         tokio::time::timeout(ANSWERS_MAX, answers).await.ok();
         if let Err(error) = cut.save() {
@@ -202,6 +245,13 @@ pub async fn open_store(data_dir: &Path, database_url: Option<&str>) -> anyhow::
         Some(url) => Arc::new(Postgres::open(url).await?),
         None => Arc::new(Sqlite::open(&directory.join("records.sqlite")).await?),
     })
+}
+
+fn certificate(options: &Options) -> anyhow::Result<Option<Arc<Certificate>>> {
+    let Some(tls) = &options.tls else { return Ok(None) };
+    let directory = own_directory(&options.data_dir)?.join("tls");
+    let domain = options.domain.as_deref().unwrap_or("localhost");
+    Ok(Some(Arc::new(Certificate::open(tls, &directory, domain, options.listen.ip())?)))
 }
 
 fn secret(data_dir: &Path) -> anyhow::Result<Arc<Secret>> {

@@ -16,4 +16,5 @@ pub mod readiness;
 mod run;
 pub mod sandboxes;
 pub mod secret;
+pub mod tags;
 mod templates;

@@ -8,7 +8,7 @@ use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
     Asked, By, EventRecord, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    Terms, TimeoutFrom, Usage,
+    TagRecord, Terms, TimeoutFrom, Usage,
 };
 use wrenn_server::store::sqlite::Sqlite;
 
@@ -163,6 +163,11 @@ async fn keeps_events(store: &dyn Store) {
     assert_eq!(events(None, Order::NewestFirst, 1, 1).await, all[1..2]);
     assert_eq!(events(Some(&id(1)), Order::OldestFirst, 0, 9).await, [all[0].clone(), all[2].clone()]);
     assert_eq!(store.events("eve", None, Order::OldestFirst, 0, 9).await.unwrap(), []);
+    let after = async |owner, id, len_max| store.events_after(owner, id, len_max).await.unwrap();
+    assert_eq!(after("ada", "ev11", 9).await, Some(all[1..].to_vec()));
+    assert_eq!(after("ada", "ev11", 1).await, Some(all[1..2].to_vec()));
+    assert_eq!(after("ada", "ev13", 9).await, Some(Vec::new()));
+    assert_eq!((after("ada", "ev9", 9).await, after("eve", "ev11", 9).await), (None, None));
     store.forget_before(13).await.unwrap();
     assert_eq!(events(None, Order::OldestFirst, 0, 9).await, all[2..]);
 }
@@ -189,6 +194,36 @@ async fn keeps_snapshots(store: &dyn Store) {
     assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada")]);
 }
 
+async fn keeps_tags(store: &dyn Store) {
+    let record = |owner: &str, name: &str, tag: &str, template: &str| TagRecord {
+        owner: owner.into(),
+        name: name.into(),
+        tag: tag.into(),
+        template: template.into(),
+        created_at_ms: 1,
+    };
+    let first = [record("ada", "n", "b", "one"), record("ada", "n", "a.1", "one"), record("ada", "n", "c", "two")];
+    store.set_tags(&first).await.unwrap();
+    store.set_tags(&[record("eve", "n", "b", "three"), record("ada", "m", "b", "one")]).await.unwrap();
+    assert_eq!(store.tag("ada", "n", "b").await.unwrap(), Some(record("ada", "n", "b", "one")));
+    assert_eq!(store.tag("ada", "n", "B").await.unwrap(), None);
+    store.set_tags(&[TagRecord { created_at_ms: 2, ..record("ada", "n", "b", "two") }]).await.unwrap();
+    let sorted = [
+        record("ada", "n", "a.1", "one"),
+        TagRecord { created_at_ms: 2, ..record("ada", "n", "b", "two") },
+        record("ada", "n", "c", "two"),
+    ];
+    assert_eq!(store.tags("ada", "n").await.unwrap(), sorted);
+    store.remove_tag("ada", "n", "a.1").await.unwrap();
+    store.remove_tag("ada", "n", "a.1").await.unwrap();
+    assert_eq!(store.tags("ada", "n").await.unwrap(), sorted[1..]);
+    // A template takes its tags with it.
+    store.remove_snapshot("two").await.unwrap();
+    assert_eq!(store.tags("ada", "n").await.unwrap(), []);
+    assert_eq!(store.tags("ada", "m").await.unwrap(), [record("ada", "m", "b", "one")]);
+    assert_eq!(store.tags("eve", "n").await.unwrap(), [record("eve", "n", "b", "three")]);
+}
+
 async fn bears_many_at_once(store: &dyn Store) {
     let adds = (100..200).map(|number| async move {
         store.add_sandbox(&record(number, "many")).await.unwrap();
@@ -204,6 +239,7 @@ async fn keeps_what_it_promises(store: &dyn Store) {
     keeps_sandboxes(store).await;
     gives_pages(store).await;
     keeps_snapshots(store).await;
+    keeps_tags(store).await;
     keeps_requests(store).await;
     keeps_events(store).await;
     bears_many_at_once(store).await;

@@ -12,5 +12,6 @@ mod query;
 pub(crate) mod router;
 mod sandboxes;
 mod snapshots;
+mod tags;
 mod templates;
 mod unbuilt;

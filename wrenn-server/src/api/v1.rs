@@ -5,6 +5,7 @@ mod body;
 mod commands;
 mod document;
 mod encoding;
+mod events;
 mod files;
 mod network;
 mod owner;

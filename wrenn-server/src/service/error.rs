@@ -22,6 +22,18 @@ pub enum ServiceError {
         /// The snapshot, as it was named.
         name: String,
     },
+    /// The event that others are to come after is not kept, or was too long ago.
+    #[error("there is no event {id:?} of this key, or too many came after it: list them, and listen from now on")]
+    NoEvent {
+        /// The event, as it was named.
+        id: String,
+    },
+    /// A name has as many tags as it may have.
+    #[error("a name has {max} tags at most: remove some")]
+    TooManyTags {
+        /// How many there may be.
+        max: usize,
+    },
     /// It does not run, and is not paused.
     #[error("sandbox {id} is {status}{}: make another one", Because(why.as_deref()))]
     Over {

@@ -1,8 +1,11 @@
 //! What happens to sandboxes: kept for a while, and told to who listens.
 
+pub mod follow;
+
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use wrenn_core::SandboxId;
 
 use crate::service::clock::now_ms;
@@ -15,6 +18,7 @@ use crate::store::records::{EventRecord, Order, SandboxRecord};
 pub struct Events {
     store: Arc<dyn Store>,
     listeners: broadcast::Sender<EventRecord>,
+    closing: CancellationToken,
 }
 
 /// What has happened to a sandbox.
@@ -51,7 +55,7 @@ impl EventKind {
 
 impl Events {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, listeners: broadcast::Sender::new(LISTENED_MAX) }
+        Self { store, listeners: broadcast::Sender::new(LISTENED_MAX), closing: CancellationToken::new() }
     }
 
     /// Those of an owner, or of one of its sandboxes.
@@ -73,6 +77,11 @@ impl Events {
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<EventRecord> {
         self.listeners.subscribe()
+    }
+
+    /// Lets the listeners go.
+    pub(super) fn close(&self) {
+        self.closing.cancel();
     }
 
     /// Notes an event of a sandbox. It is also the line of the audit: who, what, which.

@@ -70,7 +70,7 @@ struct Kept {
 /// What a sandbox is to be.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// An image's name, or a snapshot's.
+    /// An image's name, or a snapshot's, or a name with a tag that stands for one.
     pub template: String,
     /// Its virtual processors; `None` takes the template's.
     pub vcpus: Option<u32>,
@@ -220,7 +220,12 @@ impl Sandboxes {
     /// As [`Host::shutdown`].
     pub async fn close(&self) -> Vec<(SandboxId, Error)> {
         self.is_closing.store(true, Ordering::Relaxed);
+        self.events.close();
         self.host.shutdown(Running::Pause).await
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     fn take_nothing_more_while_closing(&self) -> Result<(), ServiceError> {

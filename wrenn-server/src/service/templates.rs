@@ -16,6 +16,25 @@ pub(super) struct Shape {
     pub(super) disk_mib: u32,
 }
 
+/// The name of the template that a name, with or without a tag, stands for.
+pub(super) async fn resolve(store: &dyn Store, owner: &str, asked: &str) -> Result<String, ServiceError> {
+    let none = || ServiceError::NoSnapshot { name: asked.to_owned() };
+    let (name, tag) = asked.split_once(':').unwrap_or((asked, DEFAULT));
+    let tag = normalized(tag).ok_or_else(none)?;
+    match store.tag(owner, name, &tag).await? {
+        Some(record) => Ok(record.template),
+        None if [DEFAULT, LATEST].contains(&&*tag) => Ok(name.to_owned()),
+        None => Err(none()),
+    }
+}
+
+/// A tag as it is kept: in small letters. `None` if it can be none.
+pub(super) fn normalized(tag: &str) -> Option<String> {
+    let tag = tag.trim().to_ascii_lowercase();
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    ((1..=TAG_BYTES_MAX).contains(&tag.len()) && tag.bytes().all(is_good)).then_some(tag)
+}
+
 /// The shape of a template that an owner may make sandboxes of. One that is another's is none.
 pub(super) async fn shape(host: &Host, store: &dyn Store, owner: &str, name: &str) -> Result<Shape, ServiceError> {
     match store.snapshot(name).await? {
@@ -84,5 +103,9 @@ pub(super) async fn remove(host: &Host, store: &dyn Store, owner: &str, name: &s
     }
 }
 
+/// What stands for the template of the name itself, unless it is assigned.
+pub(super) const DEFAULT: &str = "default";
+pub(super) const LATEST: &str = "latest";
+const TAG_BYTES_MAX: usize = 128;
 /// What `wrenn-core` gives a sandbox of an image.
 const IMAGES_SHAPE: Shape = Shape { vcpus: 1, memory_mib: 512, disk_mib: 0 };

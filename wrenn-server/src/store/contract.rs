@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
 use crate::store::records::{
-    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, Usage,
+    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, TagRecord, Usage,
 };
 
 /// Why a store did not answer.
@@ -77,8 +77,20 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// All snapshots, by name.
     async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError>;
 
-    /// Removes the record of a snapshot, if there is one.
+    /// Removes the record of a snapshot, if there is one, and the tags that stand for it.
     async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError>;
+
+    /// Assigns tags, also those that are assigned.
+    async fn set_tags(&self, tags: &[TagRecord]) -> Result<(), StoreError>;
+
+    /// What a name with a tag stands for.
+    async fn tag(&self, owner: &str, name: &str, tag: &str) -> Result<Option<TagRecord>, StoreError>;
+
+    /// The tags of an owner's name, sorted.
+    async fn tags(&self, owner: &str, name: &str) -> Result<Vec<TagRecord>, StoreError>;
+
+    /// Removes a tag, if it is there.
+    async fn remove_tag(&self, owner: &str, name: &str, tag: &str) -> Result<(), StoreError>;
 
     /// Notes that a request of this key, which is its client's name for it, has begun; gives the one that had that name
     /// before, and then notes nothing.
@@ -105,6 +117,9 @@ pub trait Store: fmt::Debug + Send + Sync {
         skipped: u32,
         len_max: u32,
     ) -> Result<Vec<EventRecord>, StoreError>;
+
+    /// The first events of an owner after the one of this id; `None` if there is none of it.
+    async fn events_after(&self, owner: &str, id: &str, len_max: u32) -> Result<Option<Vec<EventRecord>>, StoreError>;
 
     /// Forgets the requests and events before a time.
     async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError>;

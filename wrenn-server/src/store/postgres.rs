@@ -9,7 +9,7 @@ use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
 use crate::store::records::{
-    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, Usage,
+    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, TagRecord, Usage,
 };
 use crate::store::sql::{self, store_by_sql};
 

@@ -147,6 +147,21 @@ pub struct SnapshotRecord {
     pub created_at_ms: i64,
 }
 
+/// Which template a name with a tag stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The [id](KeyRecord::id) of the key that it stands for it for.
+    pub owner: String,
+    /// The name, which may be that of a template.
+    pub name: String,
+    /// The tag, in small letters.
+    pub tag: String,
+    /// The template's name.
+    pub template: String,
+    /// When it was assigned, in milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
 /// A request that makes a sandbox, and that its client may send twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {

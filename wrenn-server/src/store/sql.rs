@@ -176,8 +176,45 @@ macro_rules! store_by_sql {
             }
 
             async fn remove_snapshot(&self, name: &str) -> Result<(), StoreError> {
-                let query = sqlx::query("DELETE FROM snapshots WHERE name = $1").bind(name);
-                query.execute(&self.0).await.map(drop).map_err(writing)
+                let mut transaction = self.0.begin().await.map_err(writing)?;
+                for delete in ["DELETE FROM snapshots WHERE name = $1", "DELETE FROM tags WHERE template = $1"] {
+                    sqlx::query(delete).bind(name).execute(&mut *transaction).await.map_err(writing)?;
+                }
+                transaction.commit().await.map_err(writing)
+            }
+
+            async fn set_tags(&self, tags: &[TagRecord]) -> Result<(), StoreError> {
+                let mut transaction = self.0.begin().await.map_err(writing)?;
+                for tag in tags {
+                    let query = sqlx::query(
+                        "INSERT INTO tags (owner, name, tag, template, created_at_ms) VALUES ($1, $2, $3, $4, $5) \
+                         ON CONFLICT (owner, name, tag) DO UPDATE \
+                         SET template = excluded.template, created_at_ms = excluded.created_at_ms",
+                    );
+                    let query = query.bind(&tag.owner).bind(&tag.name).bind(&tag.tag);
+                    let query = query.bind(&tag.template).bind(tag.created_at_ms);
+                    query.execute(&mut *transaction).await.map_err(writing)?;
+                }
+                transaction.commit().await.map_err(writing)
+            }
+
+            async fn tag(&self, owner: &str, name: &str, tag: &str) -> Result<Option<TagRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM tags WHERE owner = $1 AND name = $2 AND tag = $3");
+                let row = query.bind(owner).bind(name).bind(tag).fetch_optional(&self.0).await.map_err(reading)?;
+                row.map(|row| tag_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn tags(&self, owner: &str, name: &str) -> Result<Vec<TagRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM tags WHERE owner = $1 AND name = $2").bind(owner).bind(name);
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                let mut tags = rows.iter().map(tag_of).collect::<Result<Vec<_>, _>>().map_err(reading)?;
+                tags.sort_by(|a, b| a.tag.cmp(&b.tag));
+                Ok(tags)
+            }
+
+            async fn remove_tag(&self, owner: &str, name: &str, tag: &str) -> Result<(), StoreError> {
+                let query = sqlx::query("DELETE FROM tags WHERE owner = $1 AND name = $2 AND tag = $3");
+                query.bind(owner).bind(name).bind(tag).execute(&self.0).await.map(drop).map_err(writing)
             }
 
             async fn begin_request(
@@ -243,6 +280,21 @@ macro_rules! store_by_sql {
                 rows.iter().map(event_of).collect::<Result<_, _>>().map_err(reading)
             }
 
+            async fn events_after(
+                &self,
+                owner: &str,
+                id: &str,
+                len_max: u32,
+            ) -> Result<Option<Vec<EventRecord>>, StoreError> {
+                let seq = sqlx::query("SELECT seq FROM events WHERE owner = $1 AND id = $2").bind(owner).bind(id);
+                let Some(row) = seq.fetch_optional(&self.0).await.map_err(reading)? else { return Ok(None) };
+                let seq: i64 = row.try_get("seq").map_err(reading)?;
+                let query = sqlx::query("SELECT * FROM events WHERE owner = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+                let rows = query.bind(owner).bind(seq).bind(i64::from(len_max)).fetch_all(&self.0).await;
+                let rows = rows.map_err(reading)?;
+                rows.iter().map(event_of).collect::<Result<_, _>>().map(Some).map_err(reading)
+            }
+
             async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError> {
                 for delete in ["DELETE FROM requests WHERE created_at_ms < $1", "DELETE FROM events WHERE at_ms < $1"] {
                     sqlx::query(delete).bind(at_ms).execute(&self.0).await.map_err(writing)?;
@@ -292,6 +344,16 @@ macro_rules! store_by_sql {
                 memory_mib: sql::number(row.try_get("memory_mib")?)?,
                 disk_mib: sql::number(row.try_get("disk_mib")?)?,
                 source: row.try_get("sandbox_id")?,
+                created_at_ms: row.try_get("created_at_ms")?,
+            })
+        }
+
+        fn tag_of(row: &$row) -> Result<TagRecord, sqlx::Error> {
+            Ok(TagRecord {
+                owner: row.try_get("owner")?,
+                name: row.try_get("name")?,
+                tag: row.try_get("tag")?,
+                template: row.try_get("template")?,
                 created_at_ms: row.try_get("created_at_ms")?,
             })
         }

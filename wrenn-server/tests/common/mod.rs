@@ -61,7 +61,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(data_dir: &Path, args: &[&str]) -> Self {
-        let mut command = wrenn_server(data_dir, &["serve", "--listen", "127.0.0.1:0"]);
+        Self::start_at(data_dir, "127.0.0.1:0", args)
+    }
+
+    pub(crate) fn start_at(data_dir: &Path, listen: &str, args: &[&str]) -> Self {
+        let mut command = wrenn_server(data_dir, &["serve", "--listen", listen]);
         command.args(args);
         Self::spawn(command)
     }
@@ -70,7 +74,11 @@ impl Server {
     pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = lines.find_map(|line| line.unwrap().split_once("http://").map(|(_, at)| at.parse().unwrap()));
+        let address = lines.find_map(|line| {
+            line.unwrap()
+                .split_once("listening on http")
+                .map(|(_, at)| at.trim_start_matches('s').trim_start_matches("://").parse().unwrap())
+        });
         // What it says later is nobody's, and has to go somewhere.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, address: address.expect("it ended before it listened") }

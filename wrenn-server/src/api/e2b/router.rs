@@ -4,7 +4,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post, put};
 
-use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, templates, unbuilt};
+use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, tags, templates, unbuilt};
 use crate::api::state::Context;
 
 /// Everything that E2B's clients ask for.
@@ -39,14 +39,16 @@ fn templates_router() -> Router<Context> {
         .route("/v2/templates", get(templates::list).post(unbuilt::builds))
         .route("/v3/templates", post(unbuilt::builds))
         .route("/default-templates", get(templates::list))
-        .route("/templates/tags", any(unbuilt::builds))
+        .route("/templates/tags", post(tags::assign).delete(tags::remove))
         .route("/templates/aliases/{alias}", get(templates::alias))
         .route(
             "/templates/{id}",
             get(templates::get).delete(templates::delete).patch(templates::patch).post(unbuilt::builds),
         )
         .route("/v2/templates/{id}", axum::routing::patch(templates::patch))
-        .route("/templates/{id}/tags", get(templates::tags))
+        .route("/templates/{id}/tags", get(tags::list))
+        .route("/templates/{id}/tags/count", get(tags::count))
+        .route("/templates/{id}/tags/exists", get(tags::exists))
         .route("/templates/{id}/files/{hash}", any(unbuilt::builds))
         .route("/templates/{id}/builds/{build}", any(unbuilt::builds))
         .route("/v2/templates/{id}/builds/{build}", any(unbuilt::builds))

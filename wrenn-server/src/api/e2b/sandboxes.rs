@@ -252,7 +252,7 @@ pub(super) fn bare(id: &str) -> &str {
     id.split_once('-').map_or(id, |(id, _)| id)
 }
 
-/// A template's name without its tag: there is one tag yet.
+/// A template's name without a tag that stands for the template itself.
 pub(super) fn template_name(name: &str) -> &str {
     [":default", ":latest"].iter().find_map(|tag| name.strip_suffix(tag)).unwrap_or(name)
 }
@@ -305,7 +305,7 @@ impl NewSandbox {
             return Err(unbuilt("volumes (volumeMounts)"));
         }
         Ok(Wanted {
-            template: template_name(&self.template_id).to_owned(),
+            template: self.template_id,
             timeout_sec: seconds("timeout", self.timeout, timeout_default_sec)?,
             pauses_at_timeout: self.auto_pause.unwrap_or_default(),
             envs: self.env_vars.unwrap_or_default().into_iter().collect(),

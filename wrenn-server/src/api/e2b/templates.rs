@@ -11,6 +11,7 @@ use crate::api::e2b::answer::Refused;
 use crate::api::e2b::body::Body;
 use crate::api::e2b::owner::Owner;
 use crate::api::e2b::sandboxes::template_name;
+use crate::api::e2b::tags::build_id;
 use crate::api::state::Context;
 use crate::api::time::rfc3339;
 
@@ -48,15 +49,6 @@ pub(super) struct AliasBody {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TagBody {
-    tag: &'static str,
-    #[serde(rename = "buildID")]
-    build_id: String,
-    created_at: String,
-}
-
-#[derive(Debug, Serialize)]
 pub(super) struct NamesBody {
     names: Vec<String>,
 }
@@ -91,15 +83,6 @@ pub(super) async fn alias(
     Ok(Json(AliasBody { template_id: template.name().to_string(), public: !template.is_snapshot() }))
 }
 
-pub(super) async fn tags(
-    State(context): State<Context>,
-    Owner(owner): Owner,
-    Path(id): Path<String>,
-) -> Result<Json<Vec<TagBody>>, Refused> {
-    let template = named(&context, &owner, &id).await?;
-    Ok(Json(vec![TagBody { tag: "default", build_id: template.name().to_string(), created_at: created_at(&template) }]))
-}
-
 /// An image is everybody's, and a snapshot its key's; nothing else is to be had.
 pub(super) async fn patch(
     State(context): State<Context>,
@@ -122,7 +105,8 @@ pub(super) async fn delete(
     Owner(owner): Owner,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refused> {
-    let template = named(&context, &owner, &id).await?;
+    // Who deletes a template names it itself.
+    let template = template(&context, &owner, template_name(&id), &id).await?;
     if !template.is_snapshot() {
         return Err(Refused::new(
             StatusCode::FORBIDDEN,
@@ -133,11 +117,16 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The template of this name, or that a name with a tag stands for.
 async fn named(context: &Context, owner: &str, id: &str) -> Result<Template, Refused> {
-    let name = template_name(id);
+    let name = if id.contains(':') { context.sandboxes.resolve(owner, id).await? } else { id.to_owned() };
+    template(context, owner, &name, id).await
+}
+
+async fn template(context: &Context, owner: &str, name: &str, asked: &str) -> Result<Template, Refused> {
     let templates = context.sandboxes.templates(owner).await?;
     let found = templates.into_iter().find(|template| template.name().as_str() == name);
-    found.ok_or_else(|| Refused::not_found(format!("template '{id}' not found")))
+    found.ok_or_else(|| Refused::not_found(format!("template '{asked}' not found")))
 }
 
 fn created_at(template: &Template) -> String {
@@ -149,7 +138,7 @@ impl From<&Template> for TemplateBody {
         let name = template.name().to_string();
         Self {
             template_id: name.clone(),
-            build_id: name.clone(),
+            build_id: build_id(&name),
             cpu_count: template.vcpus().unwrap_or(1),
             memory_mb: template.memory_mib().unwrap_or(512),
             disk_size_mb: 0,

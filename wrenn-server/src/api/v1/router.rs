@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
-use crate::api::v1::{commands, document, files, network, sandboxes, snapshots, streams};
+use crate::api::v1::{commands, document, events, files, network, sandboxes, snapshots, streams};
 
 /// Everything of the native API, and the document of it.
 pub(crate) fn router() -> Router<Context> {
@@ -38,6 +38,8 @@ fn routes() -> (Router<Context>, Document) {
         .routes(routes!(files::remove))
         .routes(routes!(snapshots::create, snapshots::list))
         .routes(routes!(snapshots::delete))
+        .routes(routes!(events::list))
+        .routes(routes!(events::stream))
         .routes(routes!(healthz))
         .split_for_parts();
     (routes, document::complete(document))
@@ -95,12 +97,12 @@ mod tests {
                 assert_eq!(operation.get("security").is_some(), is_keyed, "{at}");
                 assert_eq!(
                     operation["responses"].get("404").is_some(),
-                    path.contains('{') || is_by_name(operation),
+                    path.contains('{') || path == "/v1/events/stream" || is_by_name(operation),
                     "{at}"
                 );
             }
         }
-        assert_eq!(names.len(), 21, "as many as docs/server.md has");
+        assert_eq!(names.len(), 23, "as many as docs/server.md has");
     }
 
     /// Whether its body names what may not be there.

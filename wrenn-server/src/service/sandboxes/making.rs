@@ -81,11 +81,12 @@ impl Sandboxes {
     }
 
     async fn make_now(self: &Arc<Self>, owner: &str, wanted: Wanted) -> Result<Found, ServiceError> {
-        let shape = templates::shape(&self.host, &*self.store, owner, &wanted.template).await?;
+        let template = templates::resolve(&*self.store, owner, &wanted.template).await?;
+        let shape = templates::shape(&self.host, &*self.store, owner, &template).await?;
         let (vcpus, memory_mib) = (wanted.vcpus.unwrap_or(shape.vcpus), wanted.memory_mib.unwrap_or(shape.memory_mib));
         let policy = network::policy(&wanted.asked.network)?;
         let share = self.admission.admit(owner, &self.terms(owner).await?, vcpus, memory_mib).await?;
-        let mut builder = Sandbox::builder(&self.host, &wanted.template)
+        let mut builder = Sandbox::builder(&self.host, &template)
             .ttl(Duration::from_secs(wanted.timeout_sec.into()))
             .ttl_from(match wanted.asked.timeout_from {
                 TimeoutFrom::LastUse => TtlFrom::LastUse,

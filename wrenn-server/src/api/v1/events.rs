@@ -1,0 +1,163 @@
+//! What has happened to sandboxes: listed, and told as it happens.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::Stream;
+use futures::stream::unfold;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use wrenn_core::SandboxId;
+
+use crate::api::state::Context;
+use crate::api::time::{of_ms, rfc3339};
+use crate::api::v1::answer::Refused;
+use crate::api::v1::owner::Owner;
+use crate::api::v1::refusals::{BadInput, Missing};
+use crate::service::events::follow::Told;
+use crate::store::records::{EventRecord, Order};
+
+/// Which events are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// Those of this sandbox alone.
+    sandbox_id: Option<String>,
+    /// How many are skipped; none where it is left out.
+    offset: Option<u32>,
+    /// How many are listed at most, up to 1000; 100 where it is left out.
+    limit: Option<u32>,
+    /// Which come first; the newest where it is left out.
+    #[param(inline)]
+    order: Option<OrderBody>,
+}
+
+/// Which come first.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = Order)]
+enum OrderBody {
+    /// The oldest.
+    Asc,
+    /// The newest.
+    Desc,
+}
+
+/// Something that has happened to a sandbox.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(super) struct EventBody {
+    /// A name that no other event has.
+    id: String,
+    /// What has happened: `created`, `paused`, `resumed`, `updated`, `checkpointed` or `killed`.
+    #[schema(example = "paused")]
+    r#type: String,
+    /// The sandbox.
+    #[schema(example = "sb0123456789abcdef")]
+    sandbox_id: String,
+    /// What the sandbox was made from.
+    #[schema(example = "base")]
+    template: String,
+    /// Why, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// When.
+    #[schema(format = DateTime)]
+    at: String,
+}
+
+/// Lists what has happened to the key's sandboxes.
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "list_events", tag = "events",
+    params(Filter),
+    responses((status = 200, description = "The events that are kept.", body = Vec<EventBody>), BadInput),
+)]
+pub(super) async fn list(
+    State(context): State<Context>,
+    Owner(owner): Owner,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Result<Json<Vec<EventBody>>, Refused> {
+    let Query(filter) = filter.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
+    let order = match filter.order {
+        Some(OrderBody::Asc) => Order::OldestFirst,
+        Some(OrderBody::Desc) | None => Order::NewestFirst,
+    };
+    let len_max = filter.limit.unwrap_or(LISTED);
+    if len_max > LISTED_MAX {
+        return Err(Refused::bad_request(format!("limit is {len_max}: {LISTED_MAX} is the most")));
+    }
+    let sandbox: Option<SandboxId> = filter
+        .sandbox_id
+        .map(|id| id.parse())
+        .transpose()
+        .map_err(|_| Refused::bad_request("sandbox_id is no sandbox's: it is `sb` and 16 hex digits"))?;
+    let skipped = filter.offset.unwrap_or_default();
+    let events = context.sandboxes.events().list(&owner, sandbox.as_ref(), order, skipped, len_max).await?;
+    Ok(Json(events.into_iter().map(EventBody::from).collect()))
+}
+
+/// Tells what happens to the key's sandboxes, as server-sent events: from now on, or after the event that `Last-Event-ID`
+/// names.
+///
+/// Each one has its `id`, its type as `event`, and an Event as `data`. A listener that does not keep up is sent `too_slow`,
+/// and let go.
+#[utoipa::path(
+    get, path = "/v1/events/stream", operation_id = "stream_events", tag = "events",
+    params(("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has.")),
+    responses((status = 200, description = "The events.", body = String, content_type = "text/event-stream"), Missing),
+)]
+pub(super) async fn stream(
+    State(context): State<Context>,
+    Owner(owner): Owner,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>> + use<>>, Refused> {
+    let after = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    let followed = context.sandboxes.events().follow(&owner, after.as_deref().filter(|id| !id.is_empty())).await?;
+    let events = unfold(Some(followed), |followed| async move {
+        let mut followed = followed?;
+        match followed.next().await {
+            Told::Event(record) => Some((Ok(of_record(record)), Some(followed))),
+            Told::TooSlow => Some((Ok(too_slow()), None)),
+            Told::Over => None,
+        }
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn of_record(record: EventRecord) -> Event {
+    let body = EventBody::from(record);
+    // It has maps with keys that are texts alone.
+    let data = serde_json::to_string(&body).unwrap_or_default();
+    Event::default().id(body.id).event(body.r#type).data(data)
+}
+
+fn too_slow() -> Event {
+    let message = "the client does not read as fast as things happen: listen again with Last-Event-ID";
+    let data = json!({"error": {"code": "too_slow", "message": message}});
+    Event::default().event("too_slow").data(data.to_string())
+}
+
+impl From<EventRecord> for EventBody {
+    fn from(event: EventRecord) -> Self {
+        Self {
+            id: event.id,
+            r#type: event.kind,
+            sandbox_id: event.sandbox.into(),
+            template: event.template,
+            reason: event.why,
+            at: rfc3339(of_ms(event.at_ms)),
+        }
+    }
+}
+
+const LISTED: u32 = 100;
+const LISTED_MAX: u32 = 1000;
+/// Proxies close what says nothing for a minute or less.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
