@@ -92,7 +92,8 @@ async fn requests(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
 
 /// A file from a server in the guest: through the server's proxy, and by the library.
 async fn throughput(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
-    const SERVES_FILE: &str = "head -c 33554432 /dev/zero > /dev/shm/a; cd /dev/shm; echo ready; exec python3 -m http.server 8000";
+    const SERVES_FILE: &str =
+        "head -c 33554432 /dev/zero > /dev/shm/a; cd /dev/shm; echo ready; exec python3 -m http.server 8000";
     let mut client = server.client().await?;
     let made = client.json(Method::POST, "/v1/sandboxes", &json!({"timeout_sec": 3600})).await?;
     let id = text(&made, "id")?;
@@ -104,7 +105,8 @@ async fn throughput(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
     let [mut proxied, mut direct] = [const { Vec::new() }; 2];
     for round in 0..=10 {
         let begun = Instant::now();
-        let (status, body) = client.send(Method::GET, &format!("/v1/sandboxes/{id}/ports/8000/a"), Bytes::new()).await?;
+        let (status, body) =
+            client.send(Method::GET, &format!("/v1/sandboxes/{id}/ports/8000/a"), Bytes::new()).await?;
         ensure!(status == 200 && body.len() == FILE_BYTES, "{status}: {} bytes", body.len());
         let of_proxy = FILE_BYTES as f64 / begun.elapsed().as_secs_f64() / 1e6;
         let begun = Instant::now();
@@ -153,7 +155,8 @@ async fn burst(server: &Served, host: &Host) -> anyhow::Result<()> {
     let by_library = try_join_all(creates).await?;
     let of_library = begun.elapsed().as_secs_f64() * 1e3;
     report("create_burst/all", "ms", of_server, of_library, Goal::None);
-    let [each, reference] = [made.iter().map(|one| one.1).collect::<Vec<_>>(), by_library.iter().map(|one| one.1).collect()];
+    let [each, reference] =
+        [made.iter().map(|one| one.1).collect::<Vec<_>>(), by_library.iter().map(|one| one.1).collect()];
     report_percentiles("create_burst", "ms", &each, &reference, [Goal::None, Goal::None]);
     try_join_all(by_library.iter().map(|(sandbox, _)| sandbox.kill())).await?;
     Ok(())
@@ -167,7 +170,13 @@ async fn paused(server: &Served) -> anyhow::Result<()> {
         client.json(Method::POST, &format!("/v1/sandboxes/{}/pause", text(&made, "id")?), &json!({})).await?;
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
-    report("serve_idle/100_paused", "KiB", server.resident_bytes()? / 1024.0, IDLE_BYTES_MAX / 1024.0, Goal::AtMost(1.0));
+    report(
+        "serve_idle/100_paused",
+        "KiB",
+        server.resident_bytes()? / 1024.0,
+        IDLE_BYTES_MAX / 1024.0,
+        Goal::AtMost(1.0),
+    );
     let [mut lists, mut pages] = [const { Vec::new() }; 2];
     for _ in 0..50 {
         let begun = Instant::now();
@@ -209,7 +218,8 @@ impl Served {
     /// What is in memory and is this process's alone.
     fn resident_bytes(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel says nothing of it")?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the kernel says nothing of it")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
     }
 }

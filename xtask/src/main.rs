@@ -81,9 +81,10 @@ enum Command {
         package: Option<String>,
     },
     /// Pack the crates as they are published, with the agent in them, and run a program in an empty directory that uses
-    /// them. Fails if two builds of the agent differ.
+    /// them.
     Package {
-        /// Use them by path and from git as well: each way builds everything anew, twice.
+        /// Use them by path and from git as well, which builds everything anew, twice; and fail if the agent differs when it is
+        /// built in another place.
         #[arg(long)]
         every_way: bool,
     },

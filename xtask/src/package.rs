@@ -1,7 +1,7 @@
 //! `cargo xtask package`: the crates as they are published, the agent in them, and a stranger's program that uses them.
 //!
 //! ```text
-//! agent::reproduced -> agent::put -> cargo package -> unpack -> scratch: vendored | path | git
+//! agent::here | agent::reproduced -> agent::put -> cargo package -> unpack -> scratch: vendored | path | git
 //! ```
 
 mod agent;
@@ -18,9 +18,10 @@ use crate::{setup, shell};
 use packed::Package;
 use scratch::Way;
 
-/// Packs the crates, and tries them: from a vendored directory, and with `every_way` also as paths and from git.
+/// Packs the crates, and tries them: from a vendored directory, and with `every_way` also as paths and from git, with an agent that is
+/// the same wherever it is built.
 pub(crate) async fn run(every_way: bool) -> anyhow::Result<()> {
-    let agent = agent::reproduced()?;
+    let agent = if every_way { agent::reproduced()? } else { agent::here()? };
     let packages = pack(&agent)?;
     setup::run().await?;
     let ways: &[Way] = if every_way { &[Way::Vendored, Way::Path, Way::Git] } else { &[Way::Vendored] };

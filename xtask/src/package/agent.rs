@@ -10,10 +10,16 @@ use tempfile::TempDir;
 use super::packed::Package;
 use crate::shell;
 
+/// Builds the agent, and returns its bytes.
+pub(super) fn here() -> anyhow::Result<Vec<u8>> {
+    println!("package: building the agent");
+    built(shell::workspace(), &shell::target())
+}
+
 /// Builds the agent here, and from a copy of the sources in another place. Returns its bytes, which both have.
 pub(super) fn reproduced() -> anyhow::Result<Vec<u8>> {
-    println!("package: building the agent here and in another place");
-    let here = built(shell::workspace(), &shell::target())?;
+    let here = here()?;
+    println!("package: building the agent in another place");
     let copy = copy_of_sources()?;
     let there = built(copy.path(), &shell::target().join("package/elsewhere"))?;
     ensure!(here == there, "two builds of the agent differ: something in it depends on where it is built");
