@@ -74,7 +74,7 @@ test('files are written, read, listed and watched', async () => {
 test('a pause keeps files and the output of what runs', async () => {
   const sandbox = await create()
   await sandbox.files.write('/home/user/kept', 'kept')
-  const command = await sandbox.commands.run('for i in $(seq 1 300); do echo $i; sleep 0.01; done', {
+  const command = await sandbox.commands.run('python3 -uc "import time\nfor i in range(300): print(i + 1), time.sleep(0.01)"', {
     background: true,
     timeoutMs: 0,
   })
@@ -143,6 +143,26 @@ test('lists, snapshots, forks, time-outs and metrics', async () => {
   assert.ok(left > 80_000 && left <= 100_000, `${left}`)
   const metrics = await sandbox.getMetrics()
   assert.ok(metrics.at(-1).memTotal > 0)
+})
+
+test('networks are changed, files are put by address, and commands are attached to', async () => {
+  const sandbox = await create({ allowInternetAccess: false })
+  await sandbox.updateNetwork({ denyOut: ['8.8.8.8/32'] })
+  assert.deepEqual((await sandbox.getInfo()).network.denyOut, ['8.8.8.8/32'])
+  const form = new FormData()
+  form.append('file', new Blob(['put']), 'x')
+  const answer = await fetch(await sandbox.uploadUrl('/home/user/put'), { method: 'POST', body: form })
+  assert.equal(answer.status, 200)
+  assert.equal(await sandbox.files.read('/home/user/put'), 'put')
+  assert.equal((await sandbox.files.getInfo('/home/user/put')).size, 3)
+  assert.equal(await sandbox.files.makeDir('/home/user/made'), true)
+  const command = await sandbox.commands.run('sleep 1; echo done', { background: true })
+  const attached = await sandbox.commands.connect(command.pid)
+  assert.equal((await attached.wait()).stdout, 'done\n')
+  const snapshot = await sandbox.createSnapshot()
+  const listed = await Sandbox.listSnapshots({ sandboxId: sandbox.sandboxId }).nextItems()
+  assert.deepEqual(listed.map((one) => one.snapshotId), [snapshot.snapshotId])
+  await Sandbox.deleteSnapshot(snapshot.snapshotId)
 })
 
 test('what has ended is not found', async () => {

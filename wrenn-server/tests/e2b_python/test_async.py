@@ -31,7 +31,7 @@ def test_a_pause_in_the_middle_of_a_command():
     async def work(sandbox):
         told = []
         command = await sandbox.commands.run(
-            "for i in $(seq 1 200); do echo $i; sleep 0.01; done", background=True, timeout=0, on_stdout=told.append
+            "python3 -uc 'import time\nfor i in range(200): print(i + 1), time.sleep(0.01)'", background=True, timeout=0, on_stdout=told.append
         )
         await asyncio.sleep(0.5)
         assert await sandbox.pause()
