@@ -20,6 +20,7 @@ use wrenn_server::service::admission::Capacity;
 use wrenn_server::service::clock::now_ms;
 use wrenn_server::service::keys;
 use wrenn_server::service::sandboxes::tend::Chores;
+use wrenn_server::service::webhooks::target::Reach;
 use wrenn_server::setup::Setup;
 use wrenn_server::store::records::Terms;
 use wrenn_server::tls::certificate::Tls;
@@ -63,6 +64,9 @@ enum Command {
         /// Speak TLS with a certificate of an authority of the server's own, whose path is printed for clients to trust it.
         #[arg(long, env = "WRENN_TLS_OWN")]
         tls_own: bool,
+        /// Let clients' webhooks have addresses that are not public, such as those of this machine and its network.
+        #[arg(long, env = "WRENN_WEBHOOKS_PRIVATE")]
+        webhooks_private: bool,
         /// How many times this machine's memory all running sandboxes may have together.
         #[arg(long, env = "WRENN_MEMORY_TIMES", default_value_t = 2.0, value_name = "TIMES")]
         memory_times: f64,
@@ -192,6 +196,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             tls_cert,
             tls_key,
             tls_own,
+            webhooks_private,
             memory_times,
             vcpus_times,
             queue_seconds,
@@ -202,12 +207,14 @@ async fn main() -> anyhow::Result<ExitCode> {
         } => {
             let log = Log::start(log_format)?;
             let tls = tls(tls_cert, tls_key, tls_own)?;
+            let webhooks_reach = if webhooks_private { Reach::Any } else { Reach::Public };
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
             let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
             let needs_key = !no_auth;
-            let options = Options { data_dir, listen, needs_key, database_url, domain, tls, capacity, chores };
+            let options =
+                Options { data_dir, listen, needs_key, database_url, domain, tls, webhooks_reach, capacity, chores };
             serve(options, Duration::from_secs(drain_seconds.into())).await?;
             log.end().await;
         }

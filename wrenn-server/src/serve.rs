@@ -37,6 +37,9 @@ use crate::service::readiness::Readiness;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::sandboxes::tend::Chores;
 use crate::service::secret::Secret;
+use crate::service::webhooks::Webhooks;
+use crate::service::webhooks::courier::Courier;
+use crate::service::webhooks::target::Reach;
 use crate::store::contract::Store;
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
@@ -58,6 +61,8 @@ pub struct Options {
     pub domain: Option<String>,
     /// Where the certificate comes from that clients are shown; `None` for HTTP without TLS.
     pub tls: Option<Tls>,
+    /// Which addresses clients' webhooks may have.
+    pub webhooks_reach: Reach,
     /// What sandboxes may have of this machine together.
     pub capacity: Capacity,
     /// What is done for sandboxes unasked.
@@ -76,6 +81,7 @@ pub struct Server {
     /// A permit for each stream that there may be.
     streams: Arc<Semaphore>,
     readiness: Arc<Readiness>,
+    courier: Arc<Courier>,
     acceptor: Acceptor,
     certificate: Option<Arc<Certificate>>,
     /// Held for as long as the server is there.
@@ -105,8 +111,10 @@ impl Server {
         let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity).await?;
         let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
         let (records, readiness) = (Arc::clone(&store), Arc::new(Readiness::new(Arc::clone(&store))));
+        let courier = Courier::new(Arc::clone(&store), options.webhooks_reach);
         let context = Context {
             sandboxes: Arc::clone(&sandboxes),
+            webhooks: Arc::new(Webhooks::new(Arc::clone(&store), options.webhooks_reach)),
             store,
             rates: Arc::new(Rates::default()),
             secret: Arc::clone(&secret),
@@ -132,6 +140,7 @@ impl Server {
             chores,
             cut,
             streams,
+            courier,
             acceptor,
             certificate,
             _lock: lock,
@@ -162,9 +171,22 @@ impl Server {
     /// # Errors
     /// Sandboxes that could not be paused, which are lost.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { listener, router, sandboxes, readiness, chores, cut, streams, acceptor, certificate, _lock, .. } =
-            self;
+        let Self {
+            listener,
+            router,
+            sandboxes,
+            readiness,
+            chores,
+            cut,
+            streams,
+            courier,
+            acceptor,
+            certificate,
+            _lock,
+            ..
+        } = self;
         let tending = sandboxes.tend(chores);
+        let courier = tokio::spawn(courier.run(sandboxes.events().listen()));
         let renewal = certificate.map(|certificate| tokio::spawn(certificate.keep_fresh()));
         let (connections, slots) = (GracefulShutdown::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
         let mut http = auto::Builder::new(TokioExecutor::new());
@@ -221,6 +243,7 @@ impl Server {
         drop(listener);
         let lost = sandboxes.close().await;
         drop(tending);
+        courier.abort();
         renewal.inspect(tokio::task::JoinHandle::abort);
         let answers = async { tokio::join!(connections.shutdown(), streams.acquire_many(STREAMS_MAX)) };
         tokio::time::timeout(ANSWERS_MAX, answers).await.ok();

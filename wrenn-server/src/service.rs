@@ -18,3 +18,4 @@ pub mod sandboxes;
 pub mod secret;
 pub mod tags;
 mod templates;
+pub mod webhooks;

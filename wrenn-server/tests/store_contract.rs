@@ -7,8 +7,8 @@ use wrenn_core::SandboxId;
 use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
-    Asked, By, EventRecord, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    TagRecord, Terms, TimeoutFrom, Usage,
+    Asked, By, EventRecord, Hidden, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
+    Status, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
 };
 use wrenn_server::store::sqlite::Sqlite;
 
@@ -224,6 +224,40 @@ async fn keeps_tags(store: &dyn Store) {
     assert_eq!(store.tags("eve", "n").await.unwrap(), [record("eve", "n", "b", "three")]);
 }
 
+async fn keeps_webhooks(store: &dyn Store) {
+    let record = |id: &str, owner: &str, created_at_ms: i64| WebhookRecord {
+        id: id.into(),
+        owner: owner.into(),
+        name: "mine".into(),
+        url: "https://example.com/".into(),
+        is_enabled: true,
+        kinds: vec!["created".into(), "killed".into()],
+        secret: Hidden("hush".into()),
+        failing_since_ms: None,
+        why: None,
+        created_at_ms,
+    };
+    for (id, owner, at) in [("b", "ada", 1), ("a", "ada", 2), ("c", "eve", 1)] {
+        store.add_webhook(&record(id, owner, at)).await.unwrap();
+    }
+    assert!(store.add_webhook(&record("a", "eve", 9)).await.is_err(), "an id is one webhook's");
+    assert_eq!(store.webhooks("ada").await.unwrap(), [record("b", "ada", 1), record("a", "ada", 2)]);
+    assert_eq!(store.webhook("c").await.unwrap(), Some(record("c", "eve", 1)));
+    store.note_webhook("a", true, Some(7), Some("it failed")).await.unwrap();
+    let failing = WebhookRecord { failing_since_ms: Some(7), why: Some("it failed".into()), ..record("a", "ada", 2) };
+    assert_eq!(store.webhook("a").await.unwrap(), Some(failing.clone()));
+    store.note_webhook("a", false, Some(7), Some("it failed")).await.unwrap();
+    store.note_webhook("a", true, Some(7), Some("it failed")).await.unwrap();
+    let disabled = WebhookRecord { is_enabled: false, ..failing };
+    assert_eq!(store.webhook("a").await.unwrap(), Some(disabled), "who has disabled it enables it");
+    let other = WebhookRecord { kinds: Vec::new(), secret: Hidden("other".into()), ..record("a", "ada", 2) };
+    store.set_webhook(&other).await.unwrap();
+    assert_eq!(store.webhook("a").await.unwrap(), Some(other));
+    store.remove_webhook("a").await.unwrap();
+    store.remove_webhook("a").await.unwrap();
+    assert_eq!(store.webhook("a").await.unwrap(), None);
+}
+
 async fn bears_many_at_once(store: &dyn Store) {
     let adds = (100..200).map(|number| async move {
         store.add_sandbox(&record(number, "many")).await.unwrap();
@@ -242,6 +276,7 @@ async fn keeps_what_it_promises(store: &dyn Store) {
     keeps_tags(store).await;
     keeps_requests(store).await;
     keeps_events(store).await;
+    keeps_webhooks(store).await;
     bears_many_at_once(store).await;
 }
 

@@ -15,3 +15,4 @@ mod snapshots;
 mod tags;
 mod templates;
 mod unbuilt;
+mod webhooks;

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use crate::service::rate::Rates;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::secret::Secret;
+use crate::service::webhooks::Webhooks;
 use crate::store::contract::Store;
 
 /// What each request is answered from.
@@ -20,6 +21,8 @@ pub(crate) struct Context {
     pub(crate) rates: Arc<Rates>,
     /// What the sandboxes' tokens are made of.
     pub(crate) secret: Arc<Secret>,
+    /// Where the keys want to be told what happens.
+    pub(crate) webhooks: Arc<Webhooks>,
     /// A permit for each stream that there may be.
     pub(crate) streams: Arc<Semaphore>,
     /// Whether each request needs a key.

@@ -16,3 +16,4 @@ mod sandboxes;
 mod snapshots;
 mod streams;
 mod variables;
+mod webhooks;

@@ -28,6 +28,18 @@ pub enum ServiceError {
         /// The event, as it was named.
         id: String,
     },
+    /// The key has no such webhook.
+    #[error("there is no webhook {id:?} of this key: a list of its webhooks has those that there are")]
+    NoWebhook {
+        /// The webhook, as it was named.
+        id: String,
+    },
+    /// A webhook cannot be as it was asked for.
+    #[error("{why}")]
+    BadWebhook {
+        /// What is wrong with it.
+        why: String,
+    },
     /// A name has as many tags as it may have.
     #[error("a name has {max} tags at most: remove some")]
     TooManyTags {

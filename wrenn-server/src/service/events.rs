@@ -39,6 +39,10 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// Every one.
+    pub const ALL: [Self; 6] =
+        [Self::Created, Self::Paused, Self::Resumed, Self::Updated, Self::Checkpointed, Self::Killed];
+
     /// Its name in records and answers.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -7,6 +7,7 @@ use wrenn_core::SandboxId;
 
 use crate::store::records::{
     Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, TagRecord, Usage,
+    WebhookRecord,
 };
 
 /// Why a store did not answer.
@@ -120,6 +121,30 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// The first events of an owner after the one of this id; `None` if there is none of it.
     async fn events_after(&self, owner: &str, id: &str, len_max: u32) -> Result<Option<Vec<EventRecord>>, StoreError>;
+
+    /// Adds a webhook.
+    async fn add_webhook(&self, webhook: &WebhookRecord) -> Result<(), StoreError>;
+
+    /// The webhook of this id.
+    async fn webhook(&self, id: &str) -> Result<Option<WebhookRecord>, StoreError>;
+
+    /// The webhooks of an owner, the oldest first.
+    async fn webhooks(&self, owner: &str) -> Result<Vec<WebhookRecord>, StoreError>;
+
+    /// Notes what a webhook is from now on; its owner and the time when it was made stay.
+    async fn set_webhook(&self, webhook: &WebhookRecord) -> Result<(), StoreError>;
+
+    /// Notes how a webhook fares. One that is disabled stays so.
+    async fn note_webhook(
+        &self,
+        id: &str,
+        is_enabled: bool,
+        failing_since_ms: Option<i64>,
+        why: Option<&str>,
+    ) -> Result<(), StoreError>;
+
+    /// Removes a webhook, if it is there.
+    async fn remove_webhook(&self, id: &str) -> Result<(), StoreError>;
 
     /// Forgets the requests and events before a time.
     async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError>;

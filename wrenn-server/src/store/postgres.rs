@@ -9,7 +9,8 @@ use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
 use crate::store::records::{
-    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, TagRecord, Usage,
+    Asked, EventRecord, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
+    TagRecord, Usage, WebhookRecord,
 };
 use crate::store::sql::{self, store_by_sql};
 

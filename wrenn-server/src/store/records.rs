@@ -192,6 +192,41 @@ pub struct EventRecord {
     pub at_ms: i64,
 }
 
+/// Where a key wants to be told what happens to its sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRecord {
+    /// A name that no other webhook has.
+    pub id: String,
+    /// The [id](KeyRecord::id) of the key.
+    pub owner: String,
+    /// What it is called, for people.
+    pub name: String,
+    /// Where events are sent.
+    pub url: String,
+    /// Whether they are sent.
+    pub is_enabled: bool,
+    /// Which [kinds](EventRecord::kind) of events; an empty list stands for all.
+    pub kinds: Vec<String>,
+    /// What deliveries are signed with.
+    pub secret: Hidden,
+    /// Since when each delivery has failed, in milliseconds since 1970.
+    pub failing_since_ms: Option<i64>,
+    /// Why the last one has.
+    pub why: Option<String>,
+    /// When it was made, in milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A text that no log shows.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
 /// What a sandbox is meant to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

@@ -295,6 +295,60 @@ macro_rules! store_by_sql {
                 rows.iter().map(event_of).collect::<Result<_, _>>().map(Some).map_err(reading)
             }
 
+            async fn add_webhook(&self, webhook: &WebhookRecord) -> Result<(), StoreError> {
+                let query = sqlx::query(
+                    "INSERT INTO webhooks (id, name, url, is_enabled, kinds, secret, failing_since_ms, why, owner, \
+                     created_at_ms) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                );
+                let query = query.bind(&webhook.id).bind(&webhook.name).bind(&webhook.url).bind(webhook.is_enabled);
+                let query = query.bind(as_json(&webhook.kinds)?).bind(&webhook.secret.0);
+                let query = query.bind(webhook.failing_since_ms).bind(&webhook.why);
+                let query = query.bind(&webhook.owner).bind(webhook.created_at_ms);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn webhook(&self, id: &str) -> Result<Option<WebhookRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM webhooks WHERE id = $1").bind(id);
+                let row = query.fetch_optional(&self.0).await.map_err(reading)?;
+                row.map(|row| webhook_of(&row)).transpose().map_err(reading)
+            }
+
+            async fn webhooks(&self, owner: &str) -> Result<Vec<WebhookRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM webhooks WHERE owner = $1 ORDER BY created_at_ms").bind(owner);
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(webhook_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn set_webhook(&self, webhook: &WebhookRecord) -> Result<(), StoreError> {
+                let query = sqlx::query(
+                    "UPDATE webhooks SET name = $2, url = $3, is_enabled = $4, kinds = $5, secret = $6, \
+                     failing_since_ms = $7, why = $8 WHERE id = $1",
+                );
+                let query = query.bind(&webhook.id).bind(&webhook.name).bind(&webhook.url).bind(webhook.is_enabled);
+                let query = query.bind(as_json(&webhook.kinds)?).bind(&webhook.secret.0);
+                let query = query.bind(webhook.failing_since_ms).bind(&webhook.why);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn note_webhook(
+                &self,
+                id: &str,
+                is_enabled: bool,
+                failing_since_ms: Option<i64>,
+                why: Option<&str>,
+            ) -> Result<(), StoreError> {
+                let query = sqlx::query(
+                    "UPDATE webhooks SET is_enabled = is_enabled AND $2, failing_since_ms = $3, why = $4 WHERE id = $1",
+                );
+                let query = query.bind(id).bind(is_enabled).bind(failing_since_ms).bind(why);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn remove_webhook(&self, id: &str) -> Result<(), StoreError> {
+                let query = sqlx::query("DELETE FROM webhooks WHERE id = $1").bind(id);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
             async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError> {
                 for delete in ["DELETE FROM requests WHERE created_at_ms < $1", "DELETE FROM events WHERE at_ms < $1"] {
                     sqlx::query(delete).bind(at_ms).execute(&self.0).await.map_err(writing)?;
@@ -376,6 +430,21 @@ macro_rules! store_by_sql {
                 kind: row.try_get("kind")?,
                 why: row.try_get("why")?,
                 at_ms: row.try_get("at_ms")?,
+            })
+        }
+
+        fn webhook_of(row: &$row) -> Result<WebhookRecord, sqlx::Error> {
+            Ok(WebhookRecord {
+                id: row.try_get("id")?,
+                owner: row.try_get("owner")?,
+                name: row.try_get("name")?,
+                url: row.try_get("url")?,
+                is_enabled: row.try_get("is_enabled")?,
+                kinds: sql::of_json(row.try_get("kinds")?)?,
+                secret: Hidden(row.try_get("secret")?),
+                failing_since_ms: row.try_get("failing_since_ms")?,
+                why: row.try_get("why")?,
+                created_at_ms: row.try_get("created_at_ms")?,
             })
         }
 

@@ -66,12 +66,14 @@ impl From<ServiceError> for Refused {
             }
             ServiceError::Over { id, .. } => Self::not_found(format!("Sandbox \"{id}\" doesn't exist any more")),
             ServiceError::NoSnapshot { name } => Self::not_found(format!("template '{name}' not found")),
-            ServiceError::NoEvent { .. } => Self::not_found(message),
+            ServiceError::NoEvent { .. } | ServiceError::NoWebhook { .. } => Self::not_found(message),
             ServiceError::Closing => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("sandbox_capacity_unavailable").retry_after(5)
             }
             ServiceError::LimitReached { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
-            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } => Self::bad_request(message),
+            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } | ServiceError::BadWebhook { .. } => {
+                Self::bad_request(message)
+            }
             ServiceError::Full { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("sandbox_placement_timeout").retry_after(5)
             }

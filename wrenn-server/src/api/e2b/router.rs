@@ -4,7 +4,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post, put};
 
-use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, tags, templates, unbuilt};
+use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, tags, templates, unbuilt, webhooks};
 use crate::api::state::Context;
 
 /// Everything that E2B's clients ask for.
@@ -29,6 +29,8 @@ pub(crate) fn router() -> Router<Context> {
         .route("/snapshots", get(snapshots::list))
         .route("/events/sandboxes", get(events::of_all))
         .route("/events/sandboxes/{id}", get(events::of_one))
+        .route("/events/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/events/webhooks/{id}", get(webhooks::get).patch(webhooks::patch).delete(webhooks::delete))
         .merge(templates_router())
         .route("/health", get(|| async { StatusCode::NO_CONTENT }))
 }
@@ -58,6 +60,4 @@ fn templates_router() -> Router<Context> {
         .route("/volumes/{id}", any(unbuilt::volumes))
         .route("/secrets", any(unbuilt::secrets))
         .route("/secrets/{id}", any(unbuilt::secrets))
-        .route("/events/webhooks", any(unbuilt::webhooks))
-        .route("/events/webhooks/{id}", any(unbuilt::webhooks))
 }

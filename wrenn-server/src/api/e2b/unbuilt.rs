@@ -16,10 +16,6 @@ pub(super) async fn secrets() -> Refused {
     unbuilt("secrets")
 }
 
-pub(super) async fn webhooks() -> Refused {
-    unbuilt("webhooks: ask GET /events/sandboxes")
-}
-
 pub(super) fn unbuilt(what: &str) -> Refused {
     Refused::new(StatusCode::NOT_IMPLEMENTED, format!("wrenn does not serve {what} yet"))
 }

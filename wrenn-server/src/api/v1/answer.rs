@@ -68,9 +68,10 @@ impl From<ServiceError> for Refused {
     fn from(error: ServiceError) -> Self {
         let message = crate::api::text::chain(&error);
         match error {
-            ServiceError::NoSandbox { .. } | ServiceError::NoSnapshot { .. } | ServiceError::NoEvent { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", message)
-            }
+            ServiceError::NoSandbox { .. }
+            | ServiceError::NoSnapshot { .. }
+            | ServiceError::NoEvent { .. }
+            | ServiceError::NoWebhook { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::Over { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
             ServiceError::Closing => Self {
                 retry_after_sec: Some(CLOSED_SEC),
@@ -80,7 +81,9 @@ impl From<ServiceError> for Refused {
                 retry_after_sec: Some(FULL_SEC),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", message)
             },
-            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } => Self::bad_request(message),
+            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } | ServiceError::BadWebhook { .. } => {
+                Self::bad_request(message)
+            }
             ServiceError::Full { .. } => {
                 Self { retry_after_sec: Some(FULL_SEC), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", message) }
             }

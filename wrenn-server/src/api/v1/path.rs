@@ -25,6 +25,15 @@ pub(super) struct SnapshotPath {
     pub(super) name: String,
 }
 
+/// The webhook of `/v1/webhooks/{id}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct WebhookPath {
+    /// The webhook's id: `wh` and 32 hex digits.
+    #[param(pattern = "^wh[0-9a-f]{32}$")]
+    pub(super) id: String,
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
     type Rejection = Refused;
 
@@ -38,6 +47,14 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
         Ok(Self { name: segment(parts, state).await? })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        Ok(Self { id: segment(parts, state).await? })
     }
 }
 

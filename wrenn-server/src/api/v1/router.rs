@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
-use crate::api::v1::{commands, document, events, files, network, sandboxes, snapshots, streams};
+use crate::api::v1::{commands, document, events, files, network, sandboxes, snapshots, streams, webhooks};
 
 /// Everything of the native API, and the document of it.
 pub(crate) fn router() -> Router<Context> {
@@ -40,6 +40,8 @@ fn routes() -> (Router<Context>, Document) {
         .routes(routes!(snapshots::delete))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::change, webhooks::delete))
         .routes(routes!(healthz))
         .split_for_parts();
     (routes, document::complete(document))
@@ -102,7 +104,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(names.len(), 23, "as many as docs/server.md has");
+        assert_eq!(names.len(), 28, "as many as docs/server.md has");
     }
 
     /// Whether its body names what may not be there.
