@@ -18,7 +18,7 @@ use toml::{Table, Value};
 /// The file cannot be read, or has something that is no setting.
 pub(crate) fn with_file(command: Command, matches: &ArgMatches) -> anyhow::Result<Command> {
     let named = matches.get_one::<PathBuf>(CONFIG);
-    let path = named.map_or(Path::new(PATH), PathBuf::as_path);
+    let path = named.map_or_else(|| Path::new(PATH), PathBuf::as_path);
     let text = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(command),
         read => read.with_context(|| {

@@ -39,7 +39,7 @@ pub struct Certificate {
 #[derive(Debug)]
 enum Source {
     Files { certificate: PathBuf, key: PathBuf },
-    Own { authority: Authority, names: Vec<String> },
+    Own { authority: Box<Authority>, names: Vec<String> },
 }
 
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl Certificate {
     pub(crate) fn open(tls: &Tls, directory: &Path, domain: &str, address: IpAddr) -> anyhow::Result<Self> {
         let source = match tls.clone() {
             Tls::Files { certificate, key } => Source::Files { certificate, key },
-            Tls::Own => Source::Own { authority: Authority::open(directory)?, names: names(domain, address) },
+            Tls::Own => Source::Own { authority: Box::new(Authority::open(directory)?), names: names(domain, address) },
         };
         let shown = source.newer(&[], SystemTime::now())?.context("a certificate was made of nothing")?;
         Ok(Self { source, shown: RwLock::new(shown) })
