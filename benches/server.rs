@@ -20,7 +20,6 @@ use tokio::net::TcpStream;
 use wrenn_core::{Event, Host, Sandbox};
 use wrenn_server::serve::{Options, Server};
 use wrenn_server::service::admission::Capacity;
-use wrenn_server::service::sandboxes::tend::Chores;
 
 mod support;
 use support::{Goal, note, percentile, report, report_percentiles};
@@ -259,14 +258,10 @@ impl Client {
 
 async fn serve(data_dir: &Path) -> anyhow::Result<()> {
     let options = Options {
-        data_dir: data_dir.to_owned(),
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         needs_key: false,
-        database_url: None,
-        domain: None,
         capacity: Capacity::of_this_machine(4.0, 64.0, Duration::from_secs(60)),
-        tls: None,
-        chores: Chores::default(),
+        ..Options::new(data_dir)
     };
     let server = Server::open(&options).await?;
     say(server.address());

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +67,25 @@ pub struct Options {
     pub capacity: Capacity,
     /// What is done for sandboxes unasked.
     pub chores: Chores,
+}
+
+impl Options {
+    /// A server of that data directory as `wrenn-server serve` runs it where nothing is said: with keys, on port 8080 of this
+    /// machine's loopback, and with twice its memory for all sandboxes together.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            needs_key: true,
+            database_url: None,
+            domain: None,
+            tls: None,
+            webhooks_reach: Reach::Public,
+            capacity: Capacity::of_this_machine(2.0, 32.0, Duration::from_secs(20)),
+            chores: Chores::default(),
+        }
+    }
 }
 
 /// A server that listens, and has taken over what an earlier one has left.
