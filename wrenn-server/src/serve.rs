@@ -15,9 +15,9 @@ use axum::middleware::from_fn_with_state;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -212,6 +212,7 @@ impl Server {
         http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
         http.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
         let closing = CancellationToken::new();
+        let all = Served { router, http, acceptor, closing: closing.clone() };
         let mut stop = std::pin::pin!(stop);
         loop {
             let accept = async {
@@ -232,26 +233,9 @@ impl Server {
                 },
             };
             stream.set_nodelay(true).ok();
-            let service = router.clone().map_request(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                request
-            });
-            let service = TowerToHyperService::new(service);
-            let (http, acceptor, watcher) = (http.clone(), acceptor.clone(), connections.watcher());
-            let closing = closing.clone();
+            let (served, watcher) = (all.clone(), connections.watcher());
             tokio::spawn(async move {
-                let begun = tokio::select! {
-                    begun = acceptor.begin(stream) => begun,
-                    () = closing.cancelled() => return,
-                };
-                let ended = match begun {
-                    Ok(stream) => {
-                        let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                        watcher.watch(connection.into_owned()).await
-                    }
-                    Err(error) => Err(error.into()),
-                };
-                if let Err(error) = ended {
+                if let Err(error) = served.carry(stream, peer, watcher).await {
                     tracing::debug!(%error, "a connection ended");
                 }
                 drop(slot);
@@ -274,6 +258,38 @@ impl Server {
             bail!("these sandboxes could not be paused, and are lost:\n{}", lost.join("\n"));
         }
         Ok(())
+    }
+}
+
+/// What each connection is served with.
+#[derive(Clone)]
+struct Served {
+    router: Router,
+    http: auto::Builder<TokioExecutor>,
+    acceptor: Acceptor,
+    /// What has not begun when the server ends does not begin.
+    closing: CancellationToken,
+}
+
+impl Served {
+    /// Serves a connection until it ends, or until its watcher has it end.
+    async fn carry(
+        self,
+        stream: TcpStream,
+        peer: Peer,
+        watcher: Watcher,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = tokio::select! {
+            begun = self.acceptor.begin(stream) => begun?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        let service = self.router.map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let service = TowerToHyperService::new(service);
+        let connection = self.http.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        watcher.watch(connection.into_owned()).await
     }
 }
 
