@@ -1,6 +1,6 @@
 import pytest
 from e2b import Template
-from e2b.exceptions import NotFoundException
+from e2b.exceptions import TemplateException
 
 
 def test_a_template_has_tags(create, name):
@@ -15,6 +15,6 @@ def test_a_template_has_tags(create, name):
     Template.remove_tags(name, ["stable", "v1"])
     assert [tag.tag for tag in Template.get_tags(name)] == ["default"]
     assert not Template.exists(f"{name}:v1")
-    with pytest.raises(NotFoundException):
+    with pytest.raises(TemplateException, match="404"):
         Template.assign_tags(f"{name}:none", "v1")
     create().delete_snapshot(name)
