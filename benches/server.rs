@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::future::try_join_all;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -62,7 +62,11 @@ async fn requests(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
         ("connect-protocol-version", "1".to_owned()),
     ];
     let start = json!({"process": {"cmd": "true"}, "stdin": false}).to_string();
-    let start = [&[0][..], &u32::try_from(start.len())?.to_be_bytes(), start.as_bytes()].concat();
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(start.len())?);
+    framed.put_slice(start.as_bytes());
+    let start = framed.freeze();
     let [mut native, mut e2b, mut library] = [const { Vec::new() }; 3];
     for round in 0..=ROUNDS {
         let begun = Instant::now();
@@ -73,7 +77,7 @@ async fn requests(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
         ensure!(sandbox.command("true").output().await?.status.success(), "it failed");
         let of_library = us(begun);
         let begun = Instant::now();
-        let (status, frames) = by_e2b.send(Method::POST, "/process.Process/Start", start.clone().into()).await?;
+        let (status, frames) = by_e2b.send(Method::POST, "/process.Process/Start", start.clone()).await?;
         ensure!(status == 200 && frames.windows(6).any(|window| window == b"exited"), "{status}");
         let of_e2b = us(begun);
         if round > 0 {

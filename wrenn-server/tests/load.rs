@@ -1,6 +1,7 @@
 //! Many clients at once: no error, and nothing that grows.
 //!
 //! `WRENN_TEST_LOAD=120` has 200 clients on 20 sandboxes for that many seconds; by default there are fewer, for some seconds.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Whatever strangers send, the server answers with a reason, fails at nothing, and goes on.
 //!
 //! `WRENN_TEST_SEED` repeats a run, `WRENN_TEST_REQUESTS` makes it longer.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
