@@ -402,6 +402,9 @@ async fn a_time_to_live_kills_or_pauses_and_the_environment_stays() {
     assert_eq!(run(&kept, "echo $COLOUR").await, "green");
     let error = kept.exec("sleep 60").await.unwrap_err();
     assert!(matches!(error, Error::InvalidState { state: SandboxState::Paused, .. }), "{error:?}");
+    // The command is told before the sandbox's lock is let go, by which a list knows.
+    let again = host.paused(kept.id()).await.unwrap().resume().await.unwrap();
+    again.pause().await.unwrap();
     let info =
         host.sandboxes(&SandboxFilter::new()).await.unwrap().into_iter().find(|info| info.id == *kept.id()).unwrap();
     assert_eq!((info.state, info.labels["who"].as_str()), (SandboxState::Paused, "test"));

@@ -100,7 +100,7 @@ async fn a_client_that_does_not_ask_sees_no_offsets() {
 #[tokio::test]
 async fn a_client_that_counts_is_told_where_its_stream_begins() {
     let agent = Agent::start();
-    let mut session = Session::start(&agent, shell("echo early; read line; echo late")).await.unwrap();
+    let mut session = Session::start(&agent, shell("echo early; sleep 30; echo late")).await.unwrap();
     session.next().await.unwrap();
     assert_eq!(session.seen.stdout, b"early\n");
     let pid = session.seen.pid;
