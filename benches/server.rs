@@ -105,6 +105,8 @@ async fn throughput(server: &Served, sandbox: &Sandbox) -> anyhow::Result<()> {
     let mut child = sandbox.command("sh").args(["-c", SERVES_FILE]).spawn().await?;
     ensure!(matches!(child.next_event().await?, Some(Event::Stdout(_))), "the server did not come up");
     tokio::time::sleep(Duration::from_secs(2)).await;
+    // The server lets go of a connection that says nothing for half a minute.
+    let mut client = server.client().await?;
     let [mut proxied, mut direct] = [const { Vec::new() }; 2];
     for round in 0..=10 {
         let begun = Instant::now();
@@ -173,6 +175,7 @@ async fn paused(server: &Served) -> anyhow::Result<()> {
         client.json(Method::POST, &format!("/v1/sandboxes/{}/pause", text(&made, "id")?), &json!({})).await?;
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut client = server.client().await?;
     report(
         "serve_idle/100_paused",
         "KiB",

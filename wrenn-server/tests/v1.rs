@@ -477,3 +477,41 @@ fn a_key_has_its_limits() {
     assert_eq!(create(&client, &json!({})), (503, "full".to_owned()));
     server.stop();
 }
+
+#[test]
+fn a_connection_outlives_the_answer_of_an_old_server() {
+    if !can_run("a_connection_outlives_the_answer_of_an_old_server") {
+        return;
+    }
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &["--no-auth"]);
+    let client = server.client("");
+    let id = sandbox(&client, &json!({"timeout_sec": 3600}));
+    // It speaks HTTP/1.0.
+    run(
+        &client,
+        &id,
+        "mkdir /tmp/www; echo hello > /tmp/www/a; cd /tmp/www; python3 -m http.server 8000 > /dev/null 2>&1 &",
+    );
+    let path = format!("/v1/sandboxes/{id}/ports/8000/a");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while client.get(&path).0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "the server does not come up");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    for _ in 0..3 {
+        std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello\n") {
+            let mut piece = [0; 4096];
+            let read = std::io::Read::read(&mut stream, &mut piece).unwrap();
+            assert!(read > 0, "it was closed after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+    server.stop();
+}

@@ -42,6 +42,8 @@ pub(super) async fn carry(
         request.headers_mut().insert(header::UPGRADE, protocol);
     }
     let mut response = carrier.request(request).await.map_err(|error| unreached(&error))?.map(Body::new);
+    // That of the guest's server is between it and here: the client's connection goes on after an answer of HTTP/1.0.
+    *response.version_mut() = Version::HTTP_11;
     match client {
         Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             let server = hyper::upgrade::on(&mut response);
