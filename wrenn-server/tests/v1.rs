@@ -472,6 +472,15 @@ fn a_key_has_its_limits() {
         sandbox(&client, &json!({}));
     }
     assert_eq!(create(&client, &json!({})), (503, "full".to_owned()));
+    // Ten that find no room wait once.
+    let begun = std::time::Instant::now();
+    let (_, all) = server.client(&few).post(&format!("/v1/sandboxes/{id}/fork"), &json!({"count": 10}));
+    assert!(all.as_array().unwrap().iter().all(|one| one["error"]["code"] == "limit_reached"), "{all}");
+    let own = client.get("/v1/sandboxes?status=running").1[0]["id"].as_str().unwrap().to_owned();
+    let (_, all) = client.post(&format!("/v1/sandboxes/{own}/fork"), &json!({"count": 10}));
+    let codes: Vec<_> = all.as_array().unwrap().iter().map(|one| one["error"]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["full"; 10]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
     server.stop();
 }
 

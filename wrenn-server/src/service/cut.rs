@@ -21,7 +21,11 @@ impl Cut {
     pub fn open(path: &Path) -> Self {
         let left = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         // Were it kept, it would be wrong after a kill.
-        std::fs::remove_file(path).ok();
+        if let Err(error) = std::fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "it would mislead the next server: remove it");
+        }
         Self { path: path.to_owned(), offsets: Mutex::new(left.unwrap_or_default()) }
     }
 

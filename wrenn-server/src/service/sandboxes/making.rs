@@ -131,6 +131,13 @@ impl Sandboxes {
             for _ in 0..count {
                 match this.admission.admit(&record.owner, &terms, record.vcpus, record.memory_mib).await {
                     Ok(share) => shares.push(share),
+                    // The next one would wait as long, for the same room.
+                    Err(error @ ServiceError::Full { waited }) => {
+                        refused.push(Err(error));
+                        let rest = count - shares.len() - refused.len();
+                        refused.extend((0..rest).map(|_| Err(ServiceError::Full { waited })));
+                        break;
+                    }
                     Err(error) => refused.push(Err(error)),
                 }
             }
@@ -145,6 +152,7 @@ impl Sandboxes {
             for (child, share) in forked.into_iter().zip(shares) {
                 children.push(match child {
                     Ok(child) => {
+                        // It fails where the child has ended, which its record tells.
                         child.set_ttl(Some(Duration::from_secs(seconds.into()))).await.ok();
                         this.add(child, &record.owner, timeout, record.asked.clone(), share).await
                     }

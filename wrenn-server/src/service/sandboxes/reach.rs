@@ -66,7 +66,7 @@ impl Sandboxes {
                 // Records that cannot be read say nothing.
                 Ok(Some(_)) | Err(_) => {}
             }
-            // What changes between the look and the wait is seen by the next one.
+            // Where nobody tells, such as another program's resume.
             tokio::time::timeout(LOOKED_EACH, changed).await.ok();
         }
     }
