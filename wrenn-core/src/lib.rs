@@ -26,6 +26,7 @@ compile_error!("wrenn-core runs on Linux on x86-64 alone: build it for x86_64-un
 
 mod agent;
 mod clock;
+mod defaults;
 mod error;
 mod events;
 mod exec;
@@ -50,6 +51,7 @@ mod vmm;
 
 pub use agent::error::AgentError;
 pub use agent::metrics::GuestMetrics;
+pub use defaults::Defaults;
 pub use error::{BoxError, Error, Result, Subject};
 pub use events::guest::{GuestEvent, GuestEventKind};
 pub use exec::collect::Output;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use wrenn_net::{Limits, NetworkPolicy};
 
 use crate::clock::{as_some_unix_ms, as_unix_ms, time_of};
+use crate::defaults::Defaults;
 use crate::id::{SandboxId, TemplateName};
 
 /// The properties of a sandbox that survive its pauses. Only the lifetime, the network policy and the published
@@ -21,8 +22,12 @@ pub(crate) struct Fixed {
     pub(crate) template: TemplateName,
     pub(crate) vcpus: u32,
     pub(crate) memory_mib: u32,
+    /// The template's variables, and those of the create.
     #[serde(default)]
     pub(crate) envs: BTreeMap<String, String>,
+    /// What the template says. Its variables are in `envs` too, unless the create named them.
+    #[serde(default)]
+    pub(crate) defaults: Defaults,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
     #[serde(default)]

@@ -9,6 +9,7 @@ use wrenn_envd::InitRequest;
 use wrenn_net::NAMESERVER;
 
 use crate::agent::client::AgentClient;
+use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::exec::collect::{collect, shell_spec};
 use crate::guest::manifest::{Manifest, Surroundings};
@@ -60,19 +61,21 @@ impl Guest {
             save_report: None,
             steps: RestoreSteps::default(),
         };
-        guest.alive("boot the template", guest.settle()).await?;
+        guest.alive("boot the template", guest.settle(image.defaults())).await?;
         Ok(guest)
     }
 
     /// Waits for the booted agent, and runs what every sandbox runs first, so that its files are in the guest's page
     /// cache.
-    async fn settle(&self) -> Result<()> {
+    async fn settle(&self, defaults: &Defaults) -> Result<()> {
         if let Err(source) = self.agent.wait_ready(patient(BOOT_TIMEOUT)).await {
             let console = self.machine.console().tail(12);
             return Err(Error::BootTimedOut { after: patient(BOOT_TIMEOUT), console, source });
         }
         let nameservers = Some(vec![NAMESERVER.into()]);
-        let init = InitRequest { default_user: Some(USER.to_owned()), nameservers, ..Self::clock() };
+        let (default_user, default_workdir) = (defaults.user.clone(), defaults.workdir.clone());
+        let env_vars = Some(defaults.env.clone());
+        let init = InitRequest { env_vars, default_user, default_workdir, nameservers, ..Self::clock() };
         self.agent.init(&init).await.map_err(Error::agent("be initialised"))?;
         for warm_up in WARM_UPS {
             let spec = shell_spec(warm_up);
@@ -101,8 +104,6 @@ impl Files {
     }
 }
 
-/// The user that the base image has for commands.
-const USER: &str = "user";
 /// A boot takes 3 s under emulation on an idle machine.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Commands whose files are then in every template's page cache.

@@ -35,8 +35,12 @@ pub(crate) struct Renewal {
     pub(crate) template: TemplateName,
     /// How it comes to be, for the guest's hooks and clients.
     pub(crate) event: GuestEventKind,
-    /// Replaces the environment of processes that are started from now on; `None` keeps it.
-    pub(crate) envs: Option<BTreeMap<String, String>>,
+    /// The environment of processes that are started from now on.
+    pub(crate) envs: BTreeMap<String, String>,
+    /// Who they are; `None` keeps whom the guest has.
+    pub(crate) user: Option<String>,
+    /// Where they start; `None` keeps what the guest has.
+    pub(crate) workdir: Option<String>,
     /// What it may reach.
     pub(crate) network: NetworkPolicy,
     pub(crate) network_limits: Limits,
@@ -134,7 +138,9 @@ impl Guest {
         let token = self.manifest.token.clone();
         let init = InitRequest {
             access_token: token.clone(),
-            env_vars: renewal.envs.clone(),
+            env_vars: Some(renewal.envs.clone()),
+            default_user: renewal.user.clone(),
+            default_workdir: renewal.workdir.clone(),
             instance_id: Some(renewal.id.to_string()),
             env_id: Some(renewal.template.to_string()),
             event: Some(renewal.event),

@@ -12,7 +12,7 @@ use crate::host::handle::Host;
 use crate::id::{SandboxId, TemplateName};
 use crate::sandbox::handle::Sandbox;
 use crate::sandbox::start::{Origin, start};
-use crate::sandbox::template::{Template, Wanted};
+use crate::sandbox::template::{Found, Template, Wanted};
 use crate::site::step::Step;
 use crate::state::{Fixed, Lifetime, OnExpiry, TtlFrom};
 
@@ -188,13 +188,15 @@ impl SandboxBuilder {
         self.network_limits.check()?;
         let registry = self.host.0;
         registry.site.observer.at(Step::Load)?;
-        let (generation, shape) = Template::generation(&registry.site, &template, self.wanted).await?;
+        let Found { generation, shape, defaults } =
+            Template::generation(&registry.site, &template, self.wanted).await?;
         let fixed = Fixed {
             id: SandboxId::random(),
             template,
             vcpus: shape.vcpus,
             memory_mib: shape.memory_mib,
-            envs: self.envs,
+            envs: defaults.env_with(self.envs),
+            defaults,
             labels: self.labels,
             lifetime: self.ttl.map(|ttl| Lifetime { ttl, on_expiry: self.on_expiry, from: self.ttl_from }),
             created_at_ms: unix_ms(),

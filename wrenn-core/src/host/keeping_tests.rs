@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lifecycle_tests::fake_host;
+use crate::defaults::Defaults;
 use crate::error::Error;
 use crate::host::filter::SandboxFilter;
 use crate::host::handle::Host;
@@ -215,7 +216,7 @@ async fn of_an_images_boots_those_used_last_are_kept() {
     let key = |content: &str, memory_mib: u32| format!("base-1c-{memory_mib}m-fake-1-tcg-{content}");
     let generation = Sandbox::create(&host, "fake").await.unwrap().pause().await.unwrap().generation();
     let shape = MachineShape { vcpus: 1, memory_mib: 512, acceleration: Acceleration::Tcg, tsc_khz: None };
-    let boot = TemplateRecord { generation, shape, created_at_ms: 0 };
+    let boot = TemplateRecord { generation, shape, created_at_ms: 0, defaults: Defaults::default() };
     let started = std::time::SystemTime::now() - Duration::from_secs(1000);
     let image = write_whole_image(&dir);
     let current = &image.digest()[..16];

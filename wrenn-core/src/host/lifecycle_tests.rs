@@ -7,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
 
+use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::guest::manifest::{Manifest, Surroundings};
 use crate::host::filter::SandboxFilter;
@@ -51,7 +52,7 @@ pub(super) async fn fake_host() -> (TempDir, Host, Script) {
         pending.write_dirty(space, &[1; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
     }
     let generation = pending.publish(&serde_json::to_vec(&state).unwrap()).unwrap();
-    Template::name_snapshot(&host.0.site, &"fake".parse().unwrap(), &generation, &shape).unwrap();
+    Template::name_snapshot(&host.0.site, &"fake".parse().unwrap(), &generation, &shape, &Defaults::default()).unwrap();
     (dir, host, script)
 }
 
@@ -247,7 +248,8 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
     let mut pending = host.0.site.store.begin(None).unwrap();
     pending.write_dirty(Space::Drive, &[1; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
     let other = pending.publish(&serde_json::to_vec(&state).unwrap()).unwrap();
-    Template::name_snapshot(&host.0.site, &"other".parse().unwrap(), &other, &state.shape).unwrap();
+    Template::name_snapshot(&host.0.site, &"other".parse().unwrap(), &other, &state.shape, &Defaults::default())
+        .unwrap();
     script.take_log();
     let error = Sandbox::create(&host, "other").await.unwrap_err();
     assert!(matches!(error, Error::Host { .. }), "{error:?}");
@@ -257,7 +259,7 @@ async fn a_snapshot_of_another_vmm_is_refused_before_anything_starts() {
 
 async fn state_of_template(host: &Host, name: &str) -> Manifest {
     let generation = Template::generation(&host.0.site, &name.parse().unwrap(), Wanted::default()).await;
-    Manifest::of(&generation.unwrap().0).unwrap()
+    Manifest::of(&generation.unwrap().generation).unwrap()
 }
 
 /// The generations in a host's store, and the content of the newest record's memory.

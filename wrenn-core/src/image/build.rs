@@ -26,7 +26,7 @@ use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{Store, blocking};
-use crate::image::{ext4, scratch, tools};
+use crate::image::{ext4, rootfs, scratch, tools};
 
 /// Which files of the previous image will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +185,7 @@ impl Build {
             files,
             built_at_unix_s: now.map_or(0, |since| since.as_secs()),
             packages: origins.packages,
+            defaults: rootfs::defaults(),
         })
     }
 }

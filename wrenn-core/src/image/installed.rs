@@ -1,5 +1,6 @@
 //! An image on this host's disk.
 
+use crate::defaults::Defaults;
 use crate::image::error::ImageError;
 use crate::image::name::Name;
 use std::path::{Path, PathBuf};
@@ -162,6 +163,12 @@ impl Image {
     /// The Debian packages of the base, each as `name version`.
     pub fn packages(&self) -> impl Iterator<Item = &str> {
         self.manifest.packages.iter().map(String::as_str)
+    }
+
+    /// What the image says of its sandboxes' processes: their environment, user and working directory.
+    #[must_use]
+    pub fn defaults(&self) -> &Defaults {
+        &self.manifest.defaults
     }
 
     /// The file names of the kernel modules in the initramfs, in the order in which they are loaded.

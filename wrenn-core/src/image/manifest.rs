@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::digest;
+use crate::defaults::Defaults;
 use crate::image::error::ImageError;
+use crate::image::{digest, rootfs};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -30,6 +31,9 @@ pub(super) struct Manifest {
     pub(super) built_at_unix_s: u64,
     /// `name version` of each package in the base.
     pub(super) packages: Vec<String>,
+    /// What it says of its sandboxes' processes. Images were of one kind before this was written down.
+    #[serde(default = "rootfs::defaults")]
+    pub(super) defaults: Defaults,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +146,7 @@ mod tests {
             )]),
             built_at_unix_s,
             packages: vec![],
+            defaults: Defaults::default(),
         };
         assert_eq!(manifest(1, "a").digest(), manifest(2, "a").digest());
         assert_ne!(manifest(1, "a").digest(), manifest(1, "b").digest());

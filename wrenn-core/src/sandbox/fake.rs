@@ -9,6 +9,7 @@ use wrenn_net::{Limits, NetworkPolicy};
 use wrenn_snapshot::LocalStore;
 
 use crate::agent::client::AgentClient;
+use crate::defaults::Defaults;
 use crate::id::SandboxId;
 use crate::network::way_out::HostNetwork;
 use crate::sandbox::countdown::Countdown;
@@ -60,6 +61,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         vcpus: 1,
         memory_mib: 128,
         envs: BTreeMap::new(),
+        defaults: Defaults::default(),
         labels: BTreeMap::new(),
         lifetime: None,
         created_at_ms: 0,

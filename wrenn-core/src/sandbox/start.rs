@@ -69,9 +69,16 @@ pub(crate) async fn start(
     asked: Instant,
 ) -> Result<Arc<Shared>> {
     registry.check_open()?;
-    let (id, template, envs) = (fixed.id.clone(), fixed.template.clone(), Some(fixed.envs.clone()));
-    let (network, network_limits) = (fixed.network.clone(), fixed.network_limits);
-    let renewal = Renewal { id, template, event: origin.told_to_the_guest(), envs, network, network_limits };
+    let renewal = Renewal {
+        id: fixed.id.clone(),
+        template: fixed.template.clone(),
+        event: origin.told_to_the_guest(),
+        envs: fixed.envs.clone(),
+        user: fixed.defaults.user.clone(),
+        workdir: fixed.defaults.workdir.clone(),
+        network: fixed.network.clone(),
+        network_limits: fixed.network_limits,
+    };
     let site = &registry.site;
     let beginning = origin.event(&fixed);
     let (lock, ports) = match origin {

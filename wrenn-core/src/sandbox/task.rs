@@ -359,7 +359,8 @@ impl Task {
         blocking("look for the name", move || Template::check_free(&here, &free)).await??;
         let generation = self.capture_and_go_on().await?;
         let (taken, shape) = (name.clone(), self.guest.manifest.shape.clone());
-        let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape);
+        let defaults = self.fixed.defaults.clone();
+        let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape, &defaults);
         let template = blocking("record the snapshot", keep).await??;
         self.events.tell(&self.fixed.id, HostEventKind::Snapshot { template: name.clone() });
         Ok(template)

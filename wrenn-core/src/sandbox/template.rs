@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use wrenn_snapshot::{Generation, GenerationId};
 
 use crate::clock::{time_of, unix_ms};
+use crate::defaults::Defaults;
 use crate::error::{Error, Result, Subject};
 use crate::guest::Guest;
 use crate::guest::then::Then;
@@ -46,6 +47,14 @@ pub(crate) struct Wanted {
     pub(crate) memory_mib: Option<u32>,
 }
 
+/// What a create starts from.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) generation: Generation,
+    pub(crate) shape: MachineShape,
+    pub(crate) defaults: Defaults,
+}
+
 impl Template {
     /// The name, which [`Sandbox::create`](crate::Sandbox::create) takes.
     #[must_use]
@@ -70,6 +79,13 @@ impl Template {
     #[must_use]
     pub fn memory_mib(&self) -> Option<u32> {
         self.snapshot.as_ref().map(|record| record.shape.memory_mib)
+    }
+
+    /// What a snapshot says of the processes of its sandboxes; `None` for an image, of which
+    /// [`Image::defaults`](crate::image::Image::defaults) tells it.
+    #[must_use]
+    pub fn defaults(&self) -> Option<&Defaults> {
+        self.snapshot.as_ref().map(|record| &record.defaults)
     }
 
     /// When the snapshot was made; `None` for an image.
@@ -99,16 +115,13 @@ impl Template {
 
     /// The generation to create from and its machine, booting the image first where that has not been done for this
     /// shape.
-    pub(crate) async fn generation(
-        site: &Arc<Site>,
-        name: &TemplateName,
-        wanted: Wanted,
-    ) -> Result<(Generation, MachineShape)> {
+    pub(crate) async fn generation(site: &Arc<Site>, name: &TemplateName, wanted: Wanted) -> Result<Found> {
         let (here, named) = (Arc::clone(site), name.clone());
         match blocking("find the template", move || Origin::find(&here, &named)).await?? {
             Origin::Snapshot(record) => {
                 check_locked(name, &record.shape, wanted)?;
-                Ok((load(site, record.generation).await?, record.shape))
+                let generation = load(site, record.generation).await?;
+                Ok(Found { generation, shape: record.shape, defaults: record.defaults })
             }
             Origin::Image { image, is_current, tsc_khz } => {
                 let image = if is_current { *image } else { image.renew().await? };
@@ -119,7 +132,9 @@ impl Template {
                     tsc_khz,
                 };
                 check_limits(&shape)?;
-                booted(site, image, shape).await
+                let defaults = image.defaults().clone();
+                let (generation, shape) = booted(site, image, shape).await?;
+                Ok(Found { generation, shape, defaults })
             }
         }
     }
@@ -133,8 +148,14 @@ impl Template {
         name: &TemplateName,
         generation: &Generation,
         shape: &MachineShape,
+        defaults: &Defaults,
     ) -> Result<Self> {
-        let snapshot = TemplateRecord { generation: generation.id(), shape: shape.clone(), created_at_ms: unix_ms() };
+        let snapshot = TemplateRecord {
+            generation: generation.id(),
+            shape: shape.clone(),
+            created_at_ms: unix_ms(),
+            defaults: defaults.clone(),
+        };
         if !site.keep_new(&site.data.template(name), &snapshot)? {
             return Err(taken(name));
         }
@@ -207,7 +228,12 @@ async fn booted(site: &Arc<Site>, image: Image, shape: MachineShape) -> Result<(
     let generation = guest.capture(site, Then::Stay).await;
     guest.kill().await;
     let generation = generation?;
-    let record = TemplateRecord { generation: generation.id(), shape: shape.clone(), created_at_ms: unix_ms() };
+    let record = TemplateRecord {
+        generation: generation.id(),
+        shape: shape.clone(),
+        created_at_ms: unix_ms(),
+        defaults: image.defaults().clone(),
+    };
     let keeper = Arc::clone(site);
     let keep = move || {
         keeper.keep(&path, &record)?;

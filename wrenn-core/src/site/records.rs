@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use wrenn_snapshot::GenerationId;
 
 use crate::clock::time_of;
+use crate::defaults::Defaults;
 use crate::site::record;
 use crate::state::{Fixed, SandboxInfo, SandboxState};
 use crate::vmm::shape::MachineShape;
@@ -41,6 +42,8 @@ pub(crate) struct TemplateRecord {
     pub(crate) shape: MachineShape,
     #[serde(default)]
     pub(crate) created_at_ms: u64,
+    #[serde(default)]
+    pub(crate) defaults: Defaults,
 }
 
 #[cfg(test)]
