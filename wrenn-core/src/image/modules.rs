@@ -190,6 +190,7 @@ const WANTED: &[(&str, Need)] = &[
     ("virtio_blk", Need::Required),
     ("crc32c_generic", Need::Optional),
     ("ext4", Need::Required),
+    ("erofs", Need::Required),
     ("overlay", Need::Required),
     ("virtio_net", Need::Required),
     ("virtio_rng", Need::Optional),

@@ -26,6 +26,8 @@ pub(super) struct User {
 pub(super) enum UserError {
     #[error("no user {name:?}")]
     Unknown { name: String },
+    #[error("no group {name:?}")]
+    UnknownGroup { name: String },
     #[error("the users cannot be read")]
     Unreadable(#[source] io::Error),
 }
@@ -45,7 +47,8 @@ struct Known {
 }
 
 impl Users {
-    /// The user that `name`, or a number in its place, stands for.
+    /// The user that `name`, or a number in its place, stands for, perhaps in a group in place of its own: `user:group`. A
+    /// number needs no user of that number, as in an OCI image's configuration.
     pub(super) fn find(&self, name: &str) -> Result<User, UserError> {
         self.find_in(Path::new("/etc"), name, SystemTime::now())
     }
@@ -93,17 +96,30 @@ impl User {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.map_err(UserError::Unreadable)?,
         };
+        let told = |name: &str| name.chars().take(64).collect();
+        let (name, group_name) = name.split_once(':').map_or((name, None), |(name, group)| (name, Some(group)));
         let mut user = parse_passwd(&passwd, name)
             .or_else(|| matches!(name, "root" | "0").then(Self::superuser))
-            .ok_or_else(|| UserError::Unknown { name: name.chars().take(64).collect() })?;
+            .or_else(|| name.parse().ok().map(Self::without_a_name))
+            .ok_or_else(|| UserError::Unknown { name: told(name) })?;
         // A user whose groups cannot be read is in the primary one alone.
         let group = short_text(&etc.join("group"), BYTES_MAX).unwrap_or_default();
+        if let Some(name) = group_name.filter(|name| !name.is_empty()) {
+            user.gid = gid_of(&group, name).ok_or_else(|| UserError::UnknownGroup { name: told(name) })?;
+            user.groups = vec![user.gid];
+            return Ok(user);
+        }
         user.groups.extend(groups_of(&group, &user.name).filter(|gid| *gid != user.gid).collect::<Vec<_>>());
         Ok(user)
     }
 
     fn superuser() -> Self {
         Self { name: "root".to_owned(), uid: 0, gid: 0, groups: vec![0], home: PathBuf::from("/root") }
+    }
+
+    /// A user of whom the image has the number alone.
+    fn without_a_name(uid: u32) -> Self {
+        Self { name: uid.to_string(), uid, gid: 0, groups: vec![0], home: PathBuf::from("/") }
     }
 
     /// `path` as the user means it: `~` is the home, and what is not absolute lies under `base`.
@@ -129,6 +145,15 @@ fn parse_passwd(passwd: &str, name: &str) -> Option<User> {
     };
     let by_name = entries().find(|user| user.name == name);
     by_name.or_else(|| name.parse().ok().and_then(|uid: u32| entries().find(|user| user.uid == uid)))
+}
+
+/// The number of a group, by its name first, then by its number, which needs no group.
+fn gid_of(group: &str, name: &str) -> Option<u32> {
+    let by_name = group.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    by_name.or_else(|| name.parse().ok())
 }
 
 /// `name:password:gid:member,member`
@@ -164,6 +189,24 @@ mod tests {
         assert_eq!(user.home, Path::new("/home/user"));
         assert_eq!(User::find_in(etc.path(), "1000").unwrap(), user);
         assert_eq!(User::find_in(etc.path(), "bare").unwrap().home, Path::new("/"));
+    }
+
+    #[test]
+    fn an_image_may_name_a_group_and_bare_numbers() {
+        let etc = etc();
+        let found = |name: &str| {
+            let user = User::find_in(etc.path(), name).unwrap();
+            (user.uid, user.gid, user.groups)
+        };
+        assert_eq!(found("user:video"), (1000, 44, vec![44]));
+        assert_eq!(found("1000:12"), (1000, 12, vec![12]));
+        assert_eq!(found("user:"), (1000, 1000, vec![1000, 27]));
+        assert_eq!(found("4711"), (4711, 0, vec![0]));
+        assert_eq!(User::find_in(etc.path(), "4711:9").unwrap().home, Path::new("/"));
+        let refused = |name: &str| User::find_in(etc.path(), name).unwrap_err().to_string();
+        assert_eq!(refused("user:nobodys"), "no group \"nobodys\"");
+        assert_eq!(refused("nobody:video"), "no user \"nobody\"");
+        assert_eq!(refused("-1"), "no user \"-1\"");
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Target {
     pub(super) fn find(settings: &Mutex<Settings>, query: Query) -> Result<Self, ApiError> {
         let settings = settings.lock().unwrap_or_else(PoisonError::into_inner);
         let user = settings.user(query.username.as_deref()).map_err(|error| match error {
-            UserError::Unknown { .. } => ApiError::bad_request(error.to_string()),
+            UserError::Unknown { .. } | UserError::UnknownGroup { .. } => ApiError::bad_request(error.to_string()),
             UserError::Unreadable(_) => ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         })?;
         let path = query.path.filter(|path| !path.is_empty());

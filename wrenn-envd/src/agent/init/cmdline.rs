@@ -14,7 +14,7 @@ use super::step::{BootError, Step as _};
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Cmdline {
-    /// The block device of the read-only base image, ext4.
+    /// The block device of the read-only base image, EROFS or ext4.
     pub(super) base: PathBuf,
     /// The block device of the writable drive, ext4.
     pub(super) drive: PathBuf,

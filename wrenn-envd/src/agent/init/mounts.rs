@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::fd::OwnedFd,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
     path::Path,
 };
 
@@ -30,7 +30,8 @@ pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<OwnedFd, BootError> {
     for device in [&cmdline.base, &cmdline.drive] {
         wait_for(device).step(format!("wait for {}", device.display()))?;
     }
-    mount_new(&cmdline.base, BASE, "ext4", MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, "")?;
+    let kind = FileSystem::of(&cmdline.base).step(format!("read {}", cmdline.base.display()))?;
+    mount_new(&cmdline.base, BASE, kind.name(), MsFlags::MS_RDONLY | MsFlags::MS_NOATIME, "")?;
     mount_new(&cmdline.drive, DRIVE, "ext4", MsFlags::MS_NOATIME, "")?;
     let (upper, work) = (format!("{DRIVE}/upper"), format!("{DRIVE}/work"));
     for directory in [&upper, &work] {
@@ -41,6 +42,33 @@ pub(super) fn mount_drives(cmdline: &Cmdline) -> Result<OwnedFd, BootError> {
     mount_new("overlay", ROOT, "overlay", MsFlags::MS_NOATIME, &overlay(BASE, &upper, &work))?;
     Ok(File::open(DRIVE).step(format!("open {DRIVE}"))?.into())
 }
+
+/// The file system of a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileSystem {
+    Erofs,
+    /// Also what is no file system at all: its mount then tells so.
+    Ext4,
+}
+
+impl FileSystem {
+    fn of(device: &Path) -> io::Result<Self> {
+        let mut magic = [0; EROFS_MAGIC.len()];
+        File::open(device)?.read_exact_at(&mut magic, EROFS_MAGIC_OFFSET)?;
+        Ok(if magic == EROFS_MAGIC { Self::Erofs } else { Self::Ext4 })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Erofs => "erofs",
+            Self::Ext4 => "ext4",
+        }
+    }
+}
+
+/// `EROFS_SUPER_MAGIC_V1`, at the beginning of the superblock: `fs/erofs/erofs_fs.h` of Linux.
+const EROFS_MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();
+const EROFS_MAGIC_OFFSET: u64 = 1024;
 
 /// What an overlay is made of. A directory of the base can be renamed in it: the new name leads back to the old one, and
 /// nothing is copied.

@@ -89,6 +89,8 @@ pub(super) enum LaunchError {
     NotInPath { command: OsString, path: OsString },
     #[error("the command {0:?} is missing, or what it is to be run by")]
     NoProgram(OsString),
+    #[error("there is no shell in this image, neither {BASH} nor {SH}: run a program of it by its path, without a shell")]
+    NoShell,
     #[error("the command {0:?} cannot be executed")]
     Spawn(OsString, #[source] io::Error),
     #[error("the command {0:?} was stopped before it began, or its directory or its program does not answer")]
@@ -119,11 +121,21 @@ impl Launch {
     /// # Cancel-Safety
     ///
     /// A process that begins all the same is killed.
-    pub(super) async fn spawn(self, table: &Arc<Table>, groups: &Groups) -> Result<Launched, LaunchError> {
+    pub(super) async fn spawn(mut self, table: &Arc<Table>, groups: &Groups) -> Result<Launched, LaunchError> {
         let kind = if matches!(self.streams, Streams::Terminal(_)) { Kind::Pty } else { Kind::User };
         let leaf = groups.leaf(kind).map_err(LaunchError::Group)?;
         let leaf = RetireOnDrop { leaf, groups };
-        let (begun, ours) = self.spawn_in(leaf.leaf.as_ref(), table).await?;
+        let begun = match self.spawn_in(leaf.leaf.as_ref(), table).await {
+            Err(LaunchError::NoProgram(program)) if program == BASH => {
+                self.command.program = SH.into();
+                self.spawn_in(leaf.leaf.as_ref(), table).await.map_err(|error| match error {
+                    LaunchError::NoProgram(_) => LaunchError::NoShell,
+                    error => error,
+                })
+            }
+            begun => begun,
+        };
+        let (begun, ours) = begun?;
         Ok(launched(begun, ours, self, leaf.keep(), table))
     }
 
@@ -218,6 +230,10 @@ impl Launch {
         })
     }
 }
+
+/// The shell that clients name, wrenn's and E2B's. An image that lacks it has the other one run their lines.
+const BASH: &str = "/bin/bash";
+const SH: &str = "/bin/sh";
 
 /// The agent's ends of a process's streams.
 struct Ours {
