@@ -1,13 +1,16 @@
 //! One build, staged and then published.
 //!
 //! ```text
-//! Store::stage -> links to what is reused -> write_drive -> bootstrap -> Kernel::unpack -> write_base -> pack -> publish
+//!                                                         +-> bootstrap -> write_base -+
+//! Store::stage -> links to what is reused -> write_drive -+                            +-> pack -> publish
+//!                                                         +-> Kernel::ensure ----------+
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
@@ -19,7 +22,7 @@ use super::initramfs;
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
-use crate::image::kernel::Kernel;
+use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::{BASE, DRIVE, FILES, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
 use crate::image::modules::Module;
 use crate::image::rootfs::Recipe;
@@ -31,8 +34,9 @@ use crate::image::{ext4, rootfs, scratch, tools};
 /// Which files of the previous image will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The base, the kernel and its modules: they come from one run.
     pub(super) base: Origin,
+    /// The kernel and its modules.
+    pub(super) kernel: Origin,
     pub(super) drive: Origin,
     pub(super) initramfs: Origin,
 }
@@ -50,14 +54,17 @@ impl Origin {
 }
 
 impl Plan {
-    pub(super) const CURRENT: Self = Self { base: Origin::Reuse, drive: Origin::Reuse, initramfs: Origin::Reuse };
+    pub(super) const CURRENT: Self =
+        Self { base: Origin::Reuse, kernel: Origin::Reuse, drive: Origin::Reuse, initramfs: Origin::Reuse };
     pub(super) const INITRAMFS: Self = Self { initramfs: Origin::Make, ..Self::CURRENT };
-    pub(super) const EVERYTHING: Self = Self { base: Origin::Make, drive: Origin::Make, initramfs: Origin::Make };
+    pub(super) const EVERYTHING: Self =
+        Self { base: Origin::Make, kernel: Origin::Make, drive: Origin::Make, initramfs: Origin::Make };
 
     fn origin(self, file: &str) -> Origin {
         match file {
             DRIVE => self.drive,
             INITRAMFS => self.initramfs,
+            KERNEL => self.kernel,
             _ => self.base,
         }
     }
@@ -70,11 +77,21 @@ pub(super) struct Build {
     pub(super) previous: Option<Image>,
 }
 
-/// What bootstrapping found out and no file shows.
-struct Origins {
+/// What was found out on the way, and no file shows.
+struct Found {
+    base: FoundBase,
+    kernel: FoundKernel,
+}
+
+struct FoundBase {
     recipe_sha256: String,
-    kernel_release: String,
     packages: Vec<String>,
+}
+
+struct FoundKernel {
+    release: String,
+    sha256: String,
+    fetched_at_unix_s: u64,
     modules: Vec<Module>,
 }
 
@@ -94,7 +111,7 @@ impl Build {
         .await?;
         let staging = staged.path();
         match self.fill(builder, &staging, data_dir, progress).await {
-            Ok(origins) => self.finish(builder, origins, staging, staged, data_dir, progress).await,
+            Ok(found) => self.finish(builder, found, staging, staged, data_dir, progress).await,
             Err(error) => {
                 staged.remove().await;
                 Err(error)
@@ -109,7 +126,7 @@ impl Build {
         staging: &Path,
         data_dir: &Path,
         progress: &mut (dyn FnMut(&Step) + Send),
-    ) -> Result<Origins, ImageError> {
+    ) -> Result<Found, ImageError> {
         let scratch = staging.join(SCRATCH);
         if self.plan.drive == Origin::Make {
             progress(&Step::Drive);
@@ -117,20 +134,43 @@ impl Build {
             let image = staging.join(DRIVE);
             ext4::write_drive(&scratch, &image, builder.drive_size_bytes).await?;
         }
-        match &self.previous {
-            Some(previous) if self.plan.base == Origin::Reuse => {
-                let previous = previous.clone();
-                blocking(data_dir, move || Origins::of(&previous)).await
+        // Both report.
+        let progress = Mutex::new(progress);
+        let report = |step: &Step| {
+            if let Ok(mut progress) = progress.lock() {
+                progress(step);
             }
-            _ => Origins::make(&builder.recipe, staging, &scratch, progress).await,
-        }
+        };
+        let (mut of_base, mut of_kernel) = (report, report);
+        let base = async {
+            match &self.previous {
+                Some(previous) if self.plan.base == Origin::Reuse => Ok(FoundBase::of(previous)),
+                _ => FoundBase::make(&builder.recipe, staging, &scratch, &mut of_base).await,
+            }
+        };
+        let kernel = async {
+            match &self.previous {
+                Some(previous) if self.plan.kernel == Origin::Reuse => {
+                    let previous = previous.clone();
+                    blocking(data_dir, move || FoundKernel::of(&previous)).await
+                }
+                _ => {
+                    let (suite, freshness) = (builder.kernel_suite(), Freshness::Kept);
+                    let kernel = Kernel::ensure(data_dir, suite, freshness, &mut of_kernel).await?;
+                    let link = staging.join(KERNEL);
+                    blocking(data_dir, move || FoundKernel::link(&kernel, &link)).await
+                }
+            }
+        };
+        let (base, kernel) = tokio::try_join!(base, kernel)?;
+        Ok(Found { base, kernel })
     }
 
     /// Makes the initramfs and the manifest, and publishes the image.
     async fn finish(
         self,
         builder: &ImageBuilder,
-        origins: Origins,
+        found: Found,
         staging: PathBuf,
         staged: Staged,
         data_dir: &Path,
@@ -146,12 +186,12 @@ impl Build {
             if self.plan.initramfs == Origin::Make {
                 let path = staging.join(INITRAMFS);
                 File::create_new(&path)
-                    .and_then(|file| initramfs::pack(&self.init, &origins.modules, BufWriter::new(file)))
+                    .and_then(|file| initramfs::pack(&self.init, &found.kernel.modules, BufWriter::new(file)))
                     .map_err(ImageError::io("write", &path))?;
             }
             let scratch = staging.join(SCRATCH);
             scratch::remove(&scratch).map_err(ImageError::io("remove", &scratch))?;
-            self.manifest(&builder, origins, &staging)?.write(&staging.join(MANIFEST))?;
+            self.manifest(&builder, found, &staging)?.write(&staging.join(MANIFEST))?;
             let replaced = match (&self.previous, self.plan.base) {
                 (Some(previous), Origin::Make) => Some(previous.digest()),
                 _ => None,
@@ -162,7 +202,7 @@ impl Build {
         .await
     }
 
-    fn manifest(&self, builder: &ImageBuilder, origins: Origins, staging: &Path) -> Result<Manifest, ImageError> {
+    fn manifest(&self, builder: &ImageBuilder, found: Found, staging: &Path) -> Result<Manifest, ImageError> {
         let mut files = BTreeMap::new();
         for name in FILES {
             let record = match (&self.previous, self.plan.origin(name)) {
@@ -176,30 +216,26 @@ impl Build {
             format: FORMAT,
             suite: builder.recipe.suite.clone(),
             extra_packages: builder.recipe.extra_packages.clone(),
-            recipe_sha256: origins.recipe_sha256,
-            kernel_release: origins.kernel_release,
-            modules: origins.modules.into_iter().map(|module| module.file_name).collect(),
+            recipe_sha256: found.base.recipe_sha256,
+            kernel_release: found.kernel.release,
+            kernel_sha256: found.kernel.sha256,
+            kernel_fetched_at_unix_s: found.kernel.fetched_at_unix_s,
+            modules: found.kernel.modules.into_iter().map(|module| module.file_name).collect(),
             agent_sha256: self.init.sha256.clone(),
             own_agent: self.init.own,
             drive_size_bytes: builder.drive_size_bytes,
             files,
             built_at_unix_s: now.map_or(0, |since| since.as_secs()),
-            packages: origins.packages,
+            packages: found.base.packages,
             defaults: rootfs::defaults(),
         })
     }
 }
 
-impl Origins {
-    fn of(image: &Image) -> Result<Self, ImageError> {
-        let path = image.initramfs();
-        let modules = fs::read(&path).and_then(|archive| initramfs::modules(&archive));
-        Ok(Self {
-            recipe_sha256: image.manifest.recipe_sha256.clone(),
-            kernel_release: image.manifest.kernel_release.clone(),
-            packages: image.manifest.packages.clone(),
-            modules: modules.map_err(ImageError::io("read", &path))?,
-        })
+impl FoundBase {
+    fn of(image: &Image) -> Self {
+        let Manifest { recipe_sha256, packages, .. } = &image.manifest;
+        Self { recipe_sha256: recipe_sha256.clone(), packages: packages.clone() }
     }
 
     async fn make(
@@ -209,22 +245,39 @@ impl Origins {
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Self, ImageError> {
         scratch::check_ids()?;
-        tools::require(&["mke2fs", "dpkg-deb", "dpkg-query"])?;
+        tools::require(&["mke2fs", "dpkg-query"])?;
         let measured = staging.to_owned();
         blocking(staging, move || check_space(&measured)).await?;
         progress(&Step::Bootstrapping { suite: recipe.suite.clone() });
         let rootfs = recipe.bootstrap(scratch, progress).await?;
-        progress(&Step::Kernel);
-        let kernel = Kernel::unpack(&rootfs.kernel_packages, scratch).await?;
-        let kept = staging.join(KERNEL);
-        let (release, modules) = blocking(staging, move || {
-            fs::copy(&kernel.vmlinuz, kept).map_err(ImageError::io("copy", &kernel.vmlinuz))?;
-            Ok((kernel.release.clone(), kernel.modules()?))
-        })
-        .await?;
         progress(&Step::Base);
         ext4::write_base(&rootfs.root, &staging.join(BASE)).await?;
-        Ok(Self { recipe_sha256: recipe.digest(), kernel_release: release, packages: rootfs.packages, modules })
+        Ok(Self { recipe_sha256: recipe.digest(), packages: rootfs.packages })
+    }
+}
+
+impl FoundKernel {
+    /// Blocks.
+    fn of(image: &Image) -> Result<Self, ImageError> {
+        let path = image.initramfs();
+        let modules = fs::read(&path).and_then(|archive| initramfs::modules(&archive));
+        Ok(Self {
+            release: image.manifest.kernel_release.clone(),
+            sha256: image.manifest.kernel_sha256.clone(),
+            fetched_at_unix_s: image.manifest.kernel_fetched_at_unix_s,
+            modules: modules.map_err(ImageError::io("read", &path))?,
+        })
+    }
+
+    /// Blocks.
+    fn link(kernel: &Kernel, link: &Path) -> Result<Self, ImageError> {
+        fs::hard_link(kernel.vmlinuz(), link).map_err(ImageError::io("link", link))?;
+        Ok(Self {
+            release: kernel.release().to_owned(),
+            sha256: kernel.digest(),
+            fetched_at_unix_s: kernel.fetched_at_unix_s(),
+            modules: kernel.modules()?,
+        })
     }
 }
 
@@ -303,6 +356,7 @@ mod tests {
 
     use super::*;
     use crate::image::name::Name;
+    use crate::image::store;
 
     /// The one blocking thread is busy, so whatever is removed meanwhile was removed by the thread that gave it up.
     #[test]
@@ -312,7 +366,7 @@ mod tests {
         let (data, name) = (tempfile::tempdir().unwrap(), Name::parse("base").unwrap());
         let (go_on, held) = mpsc::channel::<()>();
         let path = runtime.block_on(async {
-            let store = Store::lock(data.path(), &name, &mut |_: &Step| {}).await.unwrap();
+            let store = Store::lock(store::images(data.path()), &name, &mut |_: &Step| {}).await.unwrap();
             let staged = Staged(Some((store.stage().unwrap(), store)));
             spawn_blocking(move || held.recv());
             let path = staged.path();

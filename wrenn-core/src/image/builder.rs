@@ -7,12 +7,13 @@ use crate::image::bundled;
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
+use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::Manifest;
 use crate::image::name::Name;
 use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
-use crate::image::store::{Store, blocking};
+use crate::image::store::{self, Store, blocking};
 
 impl Image {
     /// The settings of an image to [`build`](ImageBuilder::build), with the name `name`.
@@ -66,14 +67,21 @@ impl ImageBuilder {
         self.check()?;
         let settings = self.clone();
         let init = blocking(data_dir, move || settings.init()).await?;
-        let store = Store::lock(data_dir, &name, &mut progress).await?;
-        let (directory, image) = (data_dir.to_owned(), self.name.clone());
-        let previous = match blocking(data_dir, move || Image::open(&directory, &image)).await {
-            Ok(image) => Some(image),
-            Err(ImageError::NotFound { .. }) => None,
-            Err(error) => return Err(error),
+        let store = Store::lock(store::images(data_dir), &name, &mut progress).await?;
+        let (directory, image, suite) = (data_dir.to_owned(), self.name.clone(), self.kernel_suite().to_owned());
+        let look = move || {
+            let previous = match Image::open(&directory, &image) {
+                Ok(image) => Some(image),
+                Err(ImageError::NotFound { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            Ok((previous, Kernel::open(&directory, &suite)?))
         };
-        let plan = self.plan(previous.as_ref().map(|image| &image.manifest), &init);
+        let (previous, mut kernel) = blocking(data_dir, look).await?;
+        if self.freshness == Freshness::Newest {
+            kernel = Some(Kernel::ensure(data_dir, self.kernel_suite(), self.freshness, &mut progress).await?);
+        }
+        let plan = self.plan(previous.as_ref().map(|image| &image.manifest), &init, kernel.as_ref());
         if let (Some(image), Plan::CURRENT) = (&previous, plan) {
             progress(&Step::Current);
             return Ok(image.clone());
@@ -83,15 +91,18 @@ impl ImageBuilder {
     }
 
     /// Which parts of the image with this manifest can be used again.
-    fn plan(&self, manifest: Option<&Manifest>, init: &Init) -> Plan {
+    fn plan(&self, manifest: Option<&Manifest>, init: &Init, kernel: Option<&Kernel>) -> Plan {
         let Some(manifest) = manifest else {
             return Plan::EVERYTHING;
         };
-        let base = Origin::reuse_if(manifest.recipe_sha256 == self.recipe.digest());
+        let is_wanted = manifest.recipe_sha256 == self.recipe.digest() && self.freshness == Freshness::Kept;
+        let base = Origin::reuse_if(is_wanted);
+        let kernel = Origin::reuse_if(kernel.is_some_and(|kernel| kernel.digest() == manifest.kernel_sha256));
         let same_agent = manifest.agent_sha256 == init.sha256 && manifest.own_agent == init.own;
-        let same_init = base == Origin::Reuse && same_agent;
+        let same_init = kernel == Origin::Reuse && same_agent;
         Plan {
             base,
+            kernel,
             drive: Origin::reuse_if(manifest.drive_size_bytes == self.drive_size_bytes),
             initramfs: Origin::reuse_if(same_init),
         }
@@ -104,7 +115,7 @@ async fn renew(image: &Image) -> Result<Image, ImageError> {
     if blocking(&image.directory, move || Ok(current.has_current_agent())).await? {
         return Ok(image.clone());
     }
-    let store = Store::lock(&image.data_dir, &image.name, &mut |_: &Step| {}).await?;
+    let store = Store::lock(store::images(&image.data_dir), &image.name, &mut |_: &Step| {}).await?;
     // Another build may have replaced the image while this one waited for the lock.
     let (directory, name) = (image.data_dir.clone(), image.name.clone());
     let image = blocking(&image.directory, move || Image::open(&directory, name.as_str())).await?;
@@ -117,6 +128,7 @@ async fn renew(image: &Image) -> Result<Image, ImageError> {
         agent: None,
         recipe: recipe_of(&image.manifest),
         drive_size_bytes: image.manifest.drive_size_bytes,
+        freshness: Freshness::Kept,
     };
     let data_dir = image.data_dir.clone();
     let build = Build { plan: Plan::INITRAMFS, init, previous: Some(image) };

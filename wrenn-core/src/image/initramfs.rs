@@ -72,16 +72,18 @@ pub(super) fn pack(init: &Init, modules: &[Module], out: impl Write) -> io::Resu
         archive.add(device, ModeFileType::Char, 0o600, &[], numbers)?;
     }
     archive.entry("init", ModeFileType::Regular, 0o755, &init.bytes)?;
-    let order: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
-    archive.entry(ORDER, ModeFileType::Regular, 0o644, order.as_bytes())?;
-    for module in modules {
-        let path = format!("modules/{}", module.file_name);
-        archive.entry(&path, ModeFileType::Regular, 0o644, &module.bytes)?;
-    }
+    archive.modules(modules)?;
     newc::trailer(archive.out)?.flush()
 }
 
-/// The modules of an archive that [`pack`] made, in load order.
+/// Writes an archive of modules alone.
+pub(super) fn pack_modules(modules: &[Module], out: impl Write) -> io::Result<()> {
+    let mut archive = Archive { out, entries: 0 };
+    archive.modules(modules)?;
+    newc::trailer(archive.out)?.flush()
+}
+
+/// The modules of an archive that [`pack`] or [`pack_modules`] made, in load order.
 pub(super) fn modules(archive: &[u8]) -> io::Result<Vec<Module>> {
     let mut rest = archive;
     let mut files = Vec::new();
@@ -114,6 +116,16 @@ struct Archive<W> {
 }
 
 impl<W: Write> Archive<W> {
+    fn modules(&mut self, modules: &[Module]) -> io::Result<()> {
+        let order: String = modules.iter().map(|module| format!("{}\n", module.file_name)).collect();
+        self.entry(ORDER, ModeFileType::Regular, 0o644, order.as_bytes())?;
+        for module in modules {
+            let path = format!("modules/{}", module.file_name);
+            self.entry(&path, ModeFileType::Regular, 0o644, &module.bytes)?;
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, path: &str, kind: ModeFileType, mode: u32, bytes: &[u8]) -> io::Result<()> {
         self.add(path, kind, mode, bytes, (0, 0))
     }

@@ -4,6 +4,7 @@ use crate::defaults::Defaults;
 use crate::image::error::ImageError;
 use crate::image::name::Name;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::image::manifest::{BASE, DRIVE, FILES, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
 use crate::image::store;
@@ -158,6 +159,19 @@ impl Image {
     #[must_use]
     pub fn kernel_release(&self) -> &str {
         &self.manifest.kernel_release
+    }
+
+    /// When the image was built.
+    #[must_use]
+    pub fn built_at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.manifest.built_at_unix_s)
+    }
+
+    /// When its kernel was fetched from Debian; `None` in an image of an earlier wrenn.
+    #[must_use]
+    pub fn kernel_fetched_at(&self) -> Option<SystemTime> {
+        let seconds = self.manifest.kernel_fetched_at_unix_s;
+        (seconds > 0).then(|| UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     /// The Debian packages of the base, each as `name version`.

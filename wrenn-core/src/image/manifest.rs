@@ -20,6 +20,12 @@ pub(super) struct Manifest {
     /// [`Recipe::digest`](super::rootfs::Recipe::digest) of what made the base and took the kernel.
     pub(super) recipe_sha256: String,
     pub(super) kernel_release: String,
+    /// [`Kernel::digest`](super::kernel::Kernel::digest) of the kernel that the image was built with; empty in an older one.
+    #[serde(default)]
+    pub(super) kernel_sha256: String,
+    /// 0 in an image that was built before this was written down.
+    #[serde(default)]
+    pub(super) kernel_fetched_at_unix_s: u64,
     /// File names in load order.
     pub(super) modules: Vec<String>,
     pub(super) agent_sha256: String,
@@ -136,6 +142,8 @@ mod tests {
             extra_packages: vec![],
             recipe_sha256: String::new(),
             kernel_release: String::new(),
+            kernel_sha256: String::new(),
+            kernel_fetched_at_unix_s: 0,
             modules: vec![],
             agent_sha256: String::new(),
             own_agent: false,

@@ -24,6 +24,7 @@ mod ext4;
 mod initramfs;
 pub(crate) mod installed;
 mod kernel;
+mod kernel_package;
 mod lookup;
 mod manifest;
 mod modules;

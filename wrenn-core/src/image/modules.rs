@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use object::{Object as _, ObjectSection as _};
 
+use crate::image::digest;
 use crate::image::error::ImageError;
 
 /// A module as it travels in the initramfs.
@@ -56,6 +57,11 @@ impl ModuleTree {
             })
             .collect())
     }
+}
+
+/// Changes with what the guests need of a kernel.
+pub(super) fn wanted_digest() -> String {
+    digest::of_bytes(format!("{WANTED:?}").as_bytes())
 }
 
 /// What a kernel has under a module's name.

@@ -1,4 +1,4 @@
-//! A minimal Debian in a directory, made by `mmdebstrap`, and the kernel package beside it.
+//! A minimal Debian in a directory, made by `mmdebstrap`.
 
 use std::convert::Infallible;
 use std::fs::{self, OpenOptions, Permissions};
@@ -24,18 +24,16 @@ pub(super) struct Recipe {
     pub(super) extra_packages: Vec<String>,
 }
 
-/// A bootstrapped tree, and the kernel package downloaded with it.
+/// A bootstrapped tree.
 #[derive(Debug)]
 pub(super) struct Rootfs {
     pub(super) root: PathBuf,
-    /// The directory that has the kernel's `.deb`, which is not installed in the tree.
-    pub(super) kernel_packages: PathBuf,
     /// `name version` of each installed package.
     pub(super) packages: Vec<String>,
 }
 
 impl Recipe {
-    /// Changes with anything that goes into the base or the kernel.
+    /// Changes with anything that goes into the base.
     pub(super) fn digest(&self) -> String {
         let packages = self.packages();
         let parts: Vec<&str> =
@@ -86,11 +84,7 @@ impl Recipe {
             .args(["--show", "--showformat=${Package} ${Version}\n"])
             .output()
             .await?;
-        Ok(Rootfs {
-            kernel_packages: scratch.join("root.kernel"),
-            root,
-            packages: list.lines().map(str::to_owned).collect(),
-        })
+        Ok(Rootfs { root, packages: list.lines().map(str::to_owned).collect() })
     }
 
     fn packages(&self) -> String {
@@ -101,9 +95,8 @@ impl Recipe {
 
 /// Tells every few seconds how much has come, where that has grown. Never ends.
 async fn report_downloads(root: &Path, report: &(dyn Fn(&Step) + Sync)) -> Infallible {
-    let kernel = root.with_extension("kernel");
     let archives = root.join("var/cache/apt/archives");
-    let places = [archives.join("partial"), archives, kernel.join("partial"), kernel];
+    let places = [archives.join("partial"), archives];
     let mut told = 0;
     loop {
         tokio::time::sleep(REPORT_EVERY).await;
@@ -184,10 +177,8 @@ const DPKG_OPTIONS: [&str; 8] = [
     "path-exclude=/usr/lib/x86_64-linux-gnu/perl/*/CORE/*",
 ];
 
-/// Shell, so fixed text: `$1` is the tree. The first leaves the kernel's package beside the tree; apt finds the real
-/// package through the meta package. Byte code is compiled here since a guest's processor may be an emulated one.
-const HOOKS: [&str; 3] = [
-    r#"mkdir -p "$1.kernel/partial" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends -o "Dir::Cache::Archives=$1.kernel/" install linux-image-cloud-amd64"#,
+/// Shell, so fixed text: `$1` is the tree. Byte code is compiled here since a guest's processor may be an emulated one.
+const HOOKS: [&str; 2] = [
     r#"chroot "$1" useradd --create-home --uid 1000 --user-group --shell /bin/bash user"#,
     r#"chroot "$1" sh -c 'python3 -m compileall -q /usr/lib/python3*'"#,
 ];

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
+use crate::image::kernel::Freshness;
 use crate::image::rootfs::Recipe;
 
 /// The settings of an image to build, made by [`Image::builder`](crate::image::Image::builder).
@@ -24,12 +25,13 @@ pub struct ImageBuilder {
     pub(super) agent: Option<PathBuf>,
     pub(super) recipe: Recipe,
     pub(super) drive_size_bytes: u64,
+    pub(super) freshness: Freshness,
 }
 
 impl ImageBuilder {
     pub(super) fn new(name: String) -> Self {
         let recipe = Recipe { suite: "bookworm".to_owned(), extra_packages: Vec::new() };
-        Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES }
+        Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES, freshness: Freshness::Kept }
     }
 
     /// The path of another agent's binary, which is static and for x86-64. Default: the agent that comes with this
@@ -57,6 +59,18 @@ impl ImageBuilder {
     pub fn package(mut self, package: impl Into<String>) -> Self {
         self.recipe.extra_packages.push(package.into());
         self
+    }
+
+    /// Has the build ask for newer packages and a newer kernel, where an image is there already. Default: an image with the
+    /// same settings stays as it is, however old it is. Sandboxes that were created from an image go on with its base.
+    pub fn refresh(mut self) -> Self {
+        self.freshness = Freshness::Newest;
+        self
+    }
+
+    /// The Debian release whose kernel the guests boot.
+    pub(super) fn kernel_suite(&self) -> &str {
+        &self.recipe.suite
     }
 
     /// The agent to pack. Blocks.

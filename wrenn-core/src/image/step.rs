@@ -5,7 +5,7 @@ use std::fmt;
 /// ```
 /// use wrenn_core::image::Step;
 ///
-/// assert_eq!(Step::Kernel.to_string(), "unpacking the kernel");
+/// assert_eq!(Step::Kernel.to_string(), "fetching the kernel");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -26,7 +26,7 @@ pub enum Step {
     },
     /// A line that the bootstrapping program reported.
     Detail(String),
-    /// The kernel and its modules are taken from their package.
+    /// The kernel and its modules are fetched from Debian.
     Kernel,
     /// The base file system is written.
     Base,
@@ -48,7 +48,7 @@ impl fmt::Display for Step {
             }
             Self::Downloaded { bytes } => write!(f, "{} MB downloaded", bytes / 1_000_000),
             Self::Detail(line) => f.write_str(line),
-            Self::Kernel => f.write_str("unpacking the kernel"),
+            Self::Kernel => f.write_str("fetching the kernel"),
             Self::Base => f.write_str("writing the base file system"),
             Self::Drive => f.write_str("formatting the writable drive"),
             Self::Initramfs => f.write_str("packing the agent and the kernel modules"),

@@ -85,11 +85,12 @@ pub(super) struct Tool {
     /// What starts it, where it is not started as it is.
     starter: Option<&'static str>,
     args: Vec<OsString>,
+    directory: Option<PathBuf>,
 }
 
 impl Tool {
     pub(super) fn new(program: &'static str) -> Self {
-        Self { program, starter: None, args: Vec::new() }
+        Self { program, starter: None, args: Vec::new(), directory: None }
     }
 
     /// The same program as root: for a user who is not, in a user namespace where the user is root and has the user's
@@ -98,7 +99,7 @@ impl Tool {
         if is_root() {
             return Self::new(program);
         }
-        let tool = Self { program, starter: Some(UNSHARE), args: Vec::new() };
+        let tool = Self { starter: Some(UNSHARE), ..Self::new(program) };
         tool.args(AS_ROOT).arg("--").arg(program)
     }
 
@@ -109,6 +110,12 @@ impl Tool {
 
     pub(super) fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The directory that it runs in.
+    pub(super) fn in_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -137,11 +144,12 @@ impl Tool {
     }
 
     async fn spawn(self, stdout: Stdio, line: &mut (dyn FnMut(&str) + Send)) -> Result<String, ImageError> {
-        let program = self.program;
+        let (program, directory) = (self.program, self.directory.clone().unwrap_or_else(|| PathBuf::from("/")));
         let (path, args) = self.into_parts()?;
         let io = |source| ImageError::Io { action: "run", path: path.clone(), source };
         let mut child = Command::new(&path)
             .args(&args)
+            .current_dir(directory)
             .env("LC_ALL", "C")
             .env("PATH", search_path())
             .stdin(Stdio::null())
@@ -233,6 +241,7 @@ pub(super) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 const REQUIREMENTS: &[(&str, &str, Purpose)] = &[
     ("mmdebstrap", "mmdebstrap", Purpose::Image),
     ("apt-get", "apt", Purpose::Image),
+    ("apt-cache", "apt", Purpose::Image),
     ("find", "findutils", Purpose::Image),
     ("rm", "coreutils", Purpose::Image),
     ("chroot", "coreutils", Purpose::Image),

@@ -154,7 +154,9 @@ impl Service {
     ) -> Result<(User, [PathBuf; N]), ConnectError> {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let user = settings.user_of(context.headers()).map_err(|error| match error {
-            UserError::Unknown { .. } | UserError::UnknownGroup { .. } => ConnectError::invalid_argument(error.to_string()),
+            UserError::Unknown { .. } | UserError::UnknownGroup { .. } => {
+                ConnectError::invalid_argument(error.to_string())
+            }
             UserError::Unreadable(_) => ConnectError::internal(error.to_string()),
         })?;
         let mut paths = std::array::from_fn(|_| PathBuf::new());

@@ -89,7 +89,9 @@ pub(super) enum LaunchError {
     NotInPath { command: OsString, path: OsString },
     #[error("the command {0:?} is missing, or what it is to be run by")]
     NoProgram(OsString),
-    #[error("there is no shell in this image, neither {BASH} nor {SH}: run a program of it by its path, without a shell")]
+    #[error(
+        "there is no shell in this image, neither {BASH} nor {SH}: run a program of it by its path, without a shell"
+    )]
     NoShell,
     #[error("the command {0:?} cannot be executed")]
     Spawn(OsString, #[source] io::Error),

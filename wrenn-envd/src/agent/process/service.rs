@@ -291,7 +291,9 @@ fn refuse_launch(error: LaunchError) -> ConnectError {
         None => error.to_string(),
     };
     match &error {
-        LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) | LaunchError::NoShell => ConnectError::not_found(message),
+        LaunchError::NotInPath { .. } | LaunchError::NoProgram(_) | LaunchError::NoShell => {
+            ConnectError::not_found(message)
+        }
         LaunchError::Terminal(_) | LaunchError::Group(_) => ConnectError::resource_exhausted(message),
         LaunchError::HeldUp(_) => ConnectError::unavailable(message),
         LaunchError::NoDirectory(_) | LaunchError::Command(_) => ConnectError::invalid_argument(message),
