@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
@@ -27,6 +27,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "multipart", run: wrenn_envd::agent::fuzz::multipart },
     Target { name: "frames", run: frames::frames },
     Target { name: "qmp", run: wrenn_core::fuzz::qmp },
+    Target { name: "dockerfile", run: wrenn_core::fuzz::dockerfile },
     Target { name: "records", run: wrenn_core::fuzz::records },
     Target { name: "first_bytes", run: wrenn_net::fuzz::first_bytes },
     Target { name: "questions", run: wrenn_net::fuzz::questions },

@@ -1,11 +1,14 @@
 //! What a caller can act on when something fails.
 
+pub(crate) mod build;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::agent::error::AgentError;
+use crate::error::build::BuildFailure;
 use crate::id::{NameError, SandboxId, TemplateName};
 use crate::image::error::ImageError;
 use crate::state::{Exit, SandboxState};
@@ -161,6 +164,9 @@ pub enum Error {
     /// An image could not be used or built.
     #[error("could not use the image")]
     Image(#[source] ImageError),
+    /// A step of a template's build failed. What the steps before it have made is kept.
+    #[error(transparent)]
+    Build(Box<BuildFailure>),
     /// Something else failed, for which no remedy is known.
     #[error("could not {what}")]
     Failed {
@@ -211,6 +217,7 @@ impl Error {
             Self::OutputLost { .. } => "output_lost",
             Self::Agent { source, .. } => source.code(),
             Self::Image(_) => "image",
+            Self::Build(_) => "build_failed",
             Self::Failed { .. } => "failed",
         }
     }
@@ -232,6 +239,7 @@ impl Error {
             | Self::OutputLost { .. }
             | Self::Agent { .. }
             | Self::Image(_)
+            | Self::Build(_)
             | Self::Failed { .. } => None,
         }
     }

@@ -25,6 +25,7 @@
 compile_error!("wrenn-core runs on Linux on x86-64 alone: build it for x86_64-unknown-linux-gnu");
 
 mod agent;
+mod build;
 mod clock;
 mod defaults;
 mod error;
@@ -51,7 +52,12 @@ mod vmm;
 
 pub use agent::error::AgentError;
 pub use agent::metrics::GuestMetrics;
+pub use build::builder::{Build, TemplateBuilder};
+pub use build::event::{BuildEvent, BuildEventKind, BuildStream};
+pub use build::ready::Ready;
+pub use build::step::{CopyStep, RunStep};
 pub use defaults::Defaults;
+pub use error::build::BuildFailure;
 pub use error::{BoxError, Error, Result, Subject};
 pub use events::guest::{GuestEvent, GuestEventKind};
 pub use exec::collect::Output;
@@ -109,6 +115,7 @@ pub use wrenn_snapshot::RestoreReport as MemoryReport;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzz {
+    pub use crate::build::fuzz::dockerfile;
     pub use crate::site::fuzz::records;
     pub use crate::vmm::qemu::fuzz::qmp;
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::join_all;
+use wrenn_snapshot::Generation;
 
 use crate::clock::unix_ms;
 use crate::error::{Error, Result};
@@ -49,6 +50,12 @@ impl Sandbox {
         });
         let children = join_all(children).await.into_iter();
         Ok(children.map(|child| Ok(Self::new(child?, Arc::clone(registry)))).collect())
+    }
+
+    /// Captures the running sandbox as a generation that has no name. The sandbox goes on, as at a fork.
+    pub(crate) async fn capture(&self) -> Result<Generation> {
+        let (generation, _inherited) = self.request("be captured", Request::Fork).await?;
+        Ok(generation)
     }
 }
 

@@ -55,6 +55,21 @@ pub(crate) struct Found {
     pub(crate) defaults: Defaults,
 }
 
+/// What a build starts from, as it is known before anything is booted.
+#[derive(Debug)]
+pub(crate) struct Base {
+    /// Another one wherever the guest would begin as another machine or with other files.
+    pub(crate) key: String,
+    pub(crate) defaults: Defaults,
+}
+
+/// Whether a snapshot may take the name of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    Replaced,
+    Refused,
+}
+
 impl Template {
     /// The name, which [`Sandbox::create`](crate::Sandbox::create) takes.
     #[must_use]
@@ -116,8 +131,7 @@ impl Template {
     /// The generation to create from and its machine, booting the image first where that has not been done for this
     /// shape.
     pub(crate) async fn generation(site: &Arc<Site>, name: &TemplateName, wanted: Wanted) -> Result<Found> {
-        let (here, named) = (Arc::clone(site), name.clone());
-        match blocking("find the template", move || Origin::find(&here, &named)).await?? {
+        match Origin::of(site, name).await? {
             Origin::Snapshot(record) => {
                 check_locked(name, &record.shape, wanted)?;
                 let generation = load(site, record.generation).await?;
@@ -125,18 +139,76 @@ impl Template {
             }
             Origin::Image { image, is_current, tsc_khz } => {
                 let image = if is_current { *image } else { image.renew().await? };
-                let shape = MachineShape {
-                    vcpus: wanted.vcpus.unwrap_or(VCPUS_DEFAULT),
-                    memory_mib: wanted.memory_mib.unwrap_or(MEMORY_MIB_DEFAULT),
-                    acceleration: site.probe.acceleration,
-                    tsc_khz,
-                };
-                check_limits(&shape)?;
+                let shape = shape_of(site, wanted, tsc_khz)?;
                 let defaults = image.defaults().clone();
                 let (generation, shape) = booted(site, image, shape).await?;
                 Ok(Found { generation, shape, defaults })
             }
         }
+    }
+
+    /// What a build of a template starts from. Nothing is booted for that.
+    pub(crate) async fn base(site: &Arc<Site>, name: &TemplateName, wanted: Wanted) -> Result<Base> {
+        match Origin::of(site, name).await? {
+            Origin::Snapshot(record) => {
+                check_locked(name, &record.shape, wanted)?;
+                Ok(Base { key: format!("snapshot-{}", record.generation), defaults: record.defaults })
+            }
+            Origin::Image { image, is_current, tsc_khz } => {
+                let image = if is_current { *image } else { image.renew().await? };
+                let shape = shape_of(site, wanted, tsc_khz)?;
+                Ok(Base { key: boot_key(site, &image, &shape), defaults: image.defaults().clone() })
+            }
+        }
+    }
+
+    /// Gives what a build has made its name. A snapshot of that name is replaced, if it may be: sandboxes of it go on, and
+    /// what it has is kept for as long as anybody needs it. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] where an image has the name, or a snapshot that is not to be replaced.
+    pub(crate) fn publish(
+        site: &Arc<Site>,
+        name: &TemplateName,
+        generation: &Generation,
+        shape: &MachineShape,
+        defaults: &Defaults,
+        former: Taken,
+    ) -> Result<Self> {
+        if former == Taken::Refused {
+            Self::check_free(site, name)?;
+            return Self::name_snapshot(site, name, generation, shape, defaults);
+        }
+        Self::check_no_image(site, name)?;
+        let path = site.data.template(name);
+        let snapshot = TemplateRecord {
+            generation: generation.id(),
+            shape: shape.clone(),
+            created_at_ms: unix_ms(),
+            defaults: defaults.clone(),
+        };
+        // A damaged record is replaced, too.
+        let former = record::read::<TemplateRecord>(&path).ok().flatten();
+        let is_same = |former: &TemplateRecord| {
+            (&former.generation, &former.shape, &former.defaults)
+                == (&snapshot.generation, &snapshot.shape, &snapshot.defaults)
+        };
+        let snapshot = match former.filter(is_same) {
+            Some(former) => former,
+            None => {
+                site.keep(&path, &snapshot)?;
+                snapshot
+            }
+        };
+        Ok(Self { name: name.clone(), snapshot: Some(snapshot) })
+    }
+
+    /// Refuses the name of an image. Blocks.
+    pub(crate) fn check_no_image(site: &Site, name: &TemplateName) -> Result<()> {
+        if Image::names(site.data.path())?.iter().any(|image| image == name.as_str()) {
+            return Err(taken(name));
+        }
+        Ok(())
     }
 
     /// Gives a generation a name that [`Sandbox::create`](crate::Sandbox::create) takes. Blocks.
@@ -198,6 +270,11 @@ enum Origin {
 }
 
 impl Origin {
+    async fn of(site: &Arc<Site>, name: &TemplateName) -> Result<Self> {
+        let (here, named) = (Arc::clone(site), name.clone());
+        blocking("find the template", move || Self::find(&here, &named)).await?
+    }
+
     /// Blocks.
     fn find(site: &Arc<Site>, name: &TemplateName) -> Result<Self> {
         if let Some(record) = record::read(&site.data.template(name))? {
@@ -210,6 +287,18 @@ impl Origin {
         let image = Image::open(site.data.path(), name.as_str())?;
         Ok(Self::Image { is_current: image.has_current_agent(), image: Box::new(image), tsc_khz })
     }
+}
+
+/// The machine that an image is booted as.
+fn shape_of(site: &Site, wanted: Wanted, tsc_khz: Option<u32>) -> Result<MachineShape> {
+    let shape = MachineShape {
+        vcpus: wanted.vcpus.unwrap_or(VCPUS_DEFAULT),
+        memory_mib: wanted.memory_mib.unwrap_or(MEMORY_MIB_DEFAULT),
+        acceleration: site.probe.acceleration,
+        tsc_khz,
+    };
+    check_limits(&shape)?;
+    Ok(shape)
 }
 
 async fn booted(site: &Arc<Site>, image: Image, shape: MachineShape) -> Result<(Generation, MachineShape)> {
@@ -335,11 +424,11 @@ pub(crate) async fn find(site: &Arc<Site>, path: &Path) -> Result<Option<(Genera
     blocking("find the booted template", find).await
 }
 
-/// Notes the use of a booted template as the time of its record's file.
-fn note_use(path: &Path) {
+/// Notes the use of a booted template, or of a step, as the time of its record's file.
+pub(crate) fn note_use(path: &Path) {
     let noted = std::fs::File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
     if let Err(error) = noted {
-        tracing::debug!(error = &error as &dyn std::error::Error, "the use of a booted template was not noted");
+        tracing::debug!(error = &error as &dyn std::error::Error, "the use of a record was not noted");
     }
 }
 

@@ -5,6 +5,7 @@
 //!  generations/ID/        memory, drive and device state (wrenn_snapshot)
 //!  templates/NAME.json    a name and its generation
 //!  booted/KEY.json        the generation that an image was booted into, by image and machine shape
+//!  steps/KEY.json         the generation that a step of a template's build left
 //!  sandboxes/ID.json      a paused sandbox, or the last pause of one that runs
 //!  authority.json         the certificate authority that guests trust, where rules put something into what they send
 //!  locks/                 which program has which sandbox; who boots what
@@ -28,7 +29,7 @@ impl DataDir {
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let dir = Self::at(path)?;
         make_private(&dir.0).map_err(Error::io("create", &dir.0))?;
-        for part in ["templates", "booted", "sandboxes", "locks"] {
+        for part in ["templates", "booted", "steps", "sandboxes", "locks"] {
             let path = dir.0.join(part);
             make_private(&path).map_err(Error::io("create", &path))?;
         }
@@ -61,6 +62,14 @@ impl DataDir {
         self.0.join("booted")
     }
 
+    pub(crate) fn steps(&self) -> PathBuf {
+        self.0.join("steps")
+    }
+
+    pub(crate) fn step(&self, key: &str) -> PathBuf {
+        self.steps().join(format!("{key}.json"))
+    }
+
     pub(crate) fn authority(&self) -> PathBuf {
         self.0.join("authority.json")
     }
@@ -74,7 +83,7 @@ impl DataDir {
     }
 
     /// The locks between programs. A program that runs a sandbox which has a record holds `ID`, a program that boots a
-    /// template holds `boot-KEY`, and a program that collects garbage or writes a record holds `collect`.
+    /// template holds `boot-KEY`, one that works on a step of a build holds `step-KEY`, and a program that collects garbage or writes a record holds `collect`.
     pub(crate) fn locks(&self) -> Locks {
         Locks::new(self.0.join("locks"))
     }
@@ -137,7 +146,7 @@ fn holds_ours_alone(path: &Path) -> io::Result<bool> {
 
 const PRIVATE: u32 = 0o700;
 /// Everything that wrenn keeps in a data directory.
-const PARTS: [&str; 7] = ["images", "generations", "templates", "booted", "sandboxes", "locks", "vmm"];
+const PARTS: [&str; 8] = ["images", "generations", "templates", "booted", "steps", "sandboxes", "locks", "vmm"];
 
 /// The data directory that a host opens by default: `WRENN_DATA_DIR` where that is set, else `/var/lib/wrenn` for root
 /// and `$XDG_DATA_HOME/wrenn` for others, where `XDG_DATA_HOME` defaults to `$HOME/.local/share`.
@@ -188,7 +197,7 @@ mod tests {
         for (path, mode) in [(&fresh, 0o700), (&set_up, 0o700), (&shared, 0o755)] {
             DataDir::create(path).unwrap();
             assert_eq!(mode_of(path), mode, "{}", path.display());
-            for part in ["templates", "booted", "sandboxes", "locks"] {
+            for part in ["templates", "booted", "steps", "sandboxes", "locks"] {
                 assert_eq!(mode_of(&path.join(part)), 0o700, "{part}");
             }
         }

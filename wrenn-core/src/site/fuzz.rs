@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::site::record;
-use crate::site::records::{PausedRecord, TemplateRecord};
+use crate::site::records::{PausedRecord, StepRecord, TemplateRecord};
 
-/// The files of paused sandboxes and of templates: any bytes are a record that encodes and decodes to the same record, or
+/// The files of paused sandboxes, of templates and of steps: any bytes are a record that encodes and decodes to the same record, or
 /// they are refused.
 ///
 /// # Panics
@@ -17,6 +17,7 @@ use crate::site::records::{PausedRecord, TemplateRecord};
 pub fn records(bytes: &[u8]) {
     check::<PausedRecord>(bytes);
     check::<TemplateRecord>(bytes);
+    check::<StepRecord>(bytes);
 }
 
 fn check<T: Debug + PartialEq + Serialize + DeserializeOwned>(bytes: &[u8]) {

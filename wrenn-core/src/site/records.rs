@@ -1,4 +1,4 @@
-//! The records of paused sandboxes, of snapshots with a name, and of booted images.
+//! The records of paused sandboxes, of snapshots with a name, of booted images, and of the steps of builds.
 
 use serde::{Deserialize, Serialize};
 use wrenn_snapshot::GenerationId;
@@ -44,6 +44,22 @@ pub(crate) struct TemplateRecord {
     pub(crate) created_at_ms: u64,
     #[serde(default)]
     pub(crate) defaults: Defaults,
+}
+
+/// The record of a step of a template's build: what the guest is after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StepRecord {
+    #[serde(with = "record::text")]
+    pub(crate) generation: GenerationId,
+    pub(crate) shape: MachineShape,
+    #[serde(default)]
+    pub(crate) created_at_ms: u64,
+    /// What the step stored, in bytes.
+    #[serde(default)]
+    pub(crate) stored_bytes: u64,
+    /// The step as its recipe has it, for people; without secrets.
+    #[serde(default)]
+    pub(crate) text: String,
 }
 
 #[cfg(test)]

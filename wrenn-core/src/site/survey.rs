@@ -20,9 +20,9 @@ use crate::error::{Error, Result};
 use crate::id::{SandboxId, TemplateName};
 use crate::site::data_dir::DataDir;
 use crate::site::record;
-use crate::site::records::{PausedRecord, TemplateRecord};
+use crate::site::records::{PausedRecord, StepRecord, TemplateRecord};
 
-/// A record of a sandbox or a template that cannot be used, as [`Host::damaged_records`](crate::Host::damaged_records)
+/// A record of a sandbox, a template or a step of a build that cannot be used, as [`Host::damaged_records`](crate::Host::damaged_records)
 /// lists it. Mend the file, restore it from a copy, or remove it. Until then, the stored data that it may need stays on
 /// disk.
 ///
@@ -75,6 +75,7 @@ enum Kind {
     Sandbox,
     Snapshot,
     Boot,
+    Step,
 }
 
 /// The damaged records of a data directory that need not be open, or be there. Blocks.
@@ -97,8 +98,12 @@ impl Survey {
     pub(crate) fn of(data: &DataDir, seen: &mut Seen) -> Result<Self> {
         let mut survey = Self::default();
         let mut still_there = HashMap::with_capacity(seen.0.len());
-        let directories =
-            [(Kind::Sandbox, data.sandboxes()), (Kind::Snapshot, data.templates()), (Kind::Boot, data.booted())];
+        let directories = [
+            (Kind::Sandbox, data.sandboxes()),
+            (Kind::Snapshot, data.templates()),
+            (Kind::Boot, data.booted()),
+            (Kind::Step, data.steps()),
+        ];
         for (kind, directory) in directories {
             for stem in record::stems(&directory)? {
                 let path = directory.join(format!("{stem}.json"));
@@ -188,6 +193,7 @@ impl Kind {
                 Ok(record::read::<TemplateRecord>(path)?.map(|record| record.generation))
             }
             Self::Boot => Ok(record::read::<TemplateRecord>(path)?.map(|record| record.generation)),
+            Self::Step => Ok(record::read::<StepRecord>(path)?.map(|record| record.generation)),
         }
     }
 }
@@ -284,10 +290,12 @@ mod tests {
         fs::write(data.sandboxes().join("copy.json"), "{}").unwrap();
         fs::write(data.templates().join("torn.json"), "{\"gen").unwrap();
         fs::write(data.booted().join("newer.json"), "{\"version\": 2}").unwrap();
+        fs::write(data.steps().join("cut.json"), "{\"text\": \"RUN").unwrap();
         let damaged = Survey::of(&data, &mut Seen::default()).unwrap().damaged(|_| Ok(()));
         let said: Vec<String> = damaged.iter().map(|damaged| damaged.reason.clone()).collect();
         assert!(said[0].contains("version 2"), "{said:?}");
         assert!(said[1].contains("not a sandbox id"), "{said:?}");
-        assert!(said[2].contains("torn.json"), "{said:?}");
+        assert!(said[2].contains("cut.json"), "{said:?}");
+        assert!(said[3].contains("torn.json"), "{said:?}");
     }
 }

@@ -1,0 +1,247 @@
+//! The archives that carry files into a guest. They are made and read as streams: no file and no archive is in memory whole.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use tar::{Archive, Builder, EntryType, Header};
+
+use crate::build::context::{Entry, Found, What};
+
+/// Where in the guest files go, and whose they are.
+#[derive(Debug, Clone)]
+pub(super) struct Placing {
+    /// An absolute path.
+    pub(super) to: PathBuf,
+    pub(super) kind: PlacingKind,
+    pub(super) mode: Option<u32>,
+    /// User and group.
+    pub(super) owner: (u64, u64),
+}
+
+/// What the destination is for a source that is a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlacingKind {
+    /// The file itself.
+    File,
+    /// The directory that the file goes into.
+    Directory,
+}
+
+impl Placing {
+    /// The path of an entry of a source, relative to the root.
+    fn path(&self, name: &Path, is_directory: bool, path: &Path) -> io::Result<PathBuf> {
+        let whole = match (is_directory, self.kind) {
+            (true, _) => self.to.join(path),
+            (false, PlacingKind::Directory) => self.to.join(name),
+            (false, PlacingKind::File) => self.to.clone(),
+        };
+        let relative = whole.strip_prefix("/").unwrap_or(&whole).to_owned();
+        if relative.as_os_str().is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the destination of a file is `/` itself"));
+        }
+        Ok(relative)
+    }
+
+    fn header(&self, kind: EntryType, mode: u32, modified: u64) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        let mode = if kind == EntryType::Symlink { 0o777 } else { self.mode.unwrap_or(mode) };
+        header.set_mode(mode);
+        header.set_uid(self.owner.0);
+        header.set_gid(self.owner.1);
+        header.set_mtime(modified);
+        header.set_size(0);
+        header
+    }
+}
+
+/// Packs files of the host.
+pub(super) fn pack(sources: &[Found], placing: &Placing, out: &mut Builder<impl Write>) -> io::Result<()> {
+    for source in sources {
+        for entry in &source.entries {
+            let path = placing.path(&source.name, source.is_directory, &entry.path)?;
+            append(entry, &path, placing, out)?;
+        }
+    }
+    Ok(())
+}
+
+fn append(entry: &Entry, path: &Path, placing: &Placing, out: &mut Builder<impl Write>) -> io::Result<()> {
+    let header = |kind| placing.header(kind, entry.mode, entry.modified);
+    match &entry.what {
+        What::Directory => out.append_data(&mut header(EntryType::Directory), path, io::empty()),
+        What::Link(target) => out.append_link(&mut header(EntryType::Symlink), path, target),
+        What::Inline(content) => {
+            let mut header = header(EntryType::Regular);
+            header.set_size(content.len() as u64);
+            out.append_data(&mut header, path, content.as_slice())
+        }
+        What::File { from, len, .. } => {
+            let mut header = header(EntryType::Regular);
+            header.set_size(*len);
+            let content = Exactly { file: File::open(from)?, left: *len };
+            out.append_data(&mut header, path, content)
+        }
+    }
+}
+
+/// A file that has to be as long as it was.
+struct Exactly {
+    file: File,
+    left: u64,
+}
+
+impl Read for Exactly {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
+        let read = self.file.read(&mut buf[..most])?;
+        if read == 0 && !buf.is_empty() {
+            return Err(io::Error::other("a file changed its length while it was copied"));
+        }
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+/// Packs anew what a guest has packed of one source: `name` is the source's own, and `is_directory` tells whether its entries
+/// are those of a directory.
+pub(super) fn repack(
+    archive: impl Read,
+    name: &Path,
+    is_directory: bool,
+    excluded: impl Fn(&Path) -> bool,
+    placing: &Placing,
+    out: &mut Builder<impl Write>,
+) -> io::Result<()> {
+    let mut archive = Archive::new(archive);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let below = clean(&entry.path()?);
+        if is_directory && (below.as_os_str().is_empty() || excluded(&below)) {
+            continue;
+        }
+        let path = placing.path(name, is_directory, &below)?;
+        let from = entry.header();
+        let kind = if from.entry_type().is_gnu_sparse() { EntryType::Regular } else { from.entry_type() };
+        let mut header = placing.header(kind, from.mode()?, from.mtime()?);
+        match kind {
+            EntryType::Symlink | EntryType::Link => {
+                let target = entry.link_name()?.map(|target| target.into_owned()).unwrap_or_default();
+                let target = match kind {
+                    EntryType::Link => placing.path(name, is_directory, &clean(&target))?,
+                    _ => target,
+                };
+                out.append_link(&mut header, &path, target)?;
+            }
+            EntryType::Char | EntryType::Block => {
+                header.set_device_major(from.device_major()?.unwrap_or(0))?;
+                header.set_device_minor(from.device_minor()?.unwrap_or(0))?;
+                out.append_data(&mut header, &path, io::empty())?;
+            }
+            _ => {
+                header.set_size(entry.size());
+                out.append_data(&mut header, &path, &mut entry)?;
+            }
+        }
+    }
+    // What a program writes after the end of its archive is read too, so that it is not kept from ending.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
+}
+
+/// A path of an archive without `.` and `..`.
+fn clean(path: &Path) -> PathBuf {
+    path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
+}
+
+/// How the guest's `tar` is told to unpack what begins with these bytes; `None` for what is no archive.
+pub(super) fn unpacking(head: &[u8]) -> Option<&'static str> {
+    let tells: [(&[u8], &str); 4] = [
+        (&[0x1f, 0x8b], "-xzpf"),
+        (b"BZh", "-xjpf"),
+        (&[0xfd, b'7', b'z', b'X', b'Z'], "-xJpf"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "--zstd -xpf"),
+    ];
+    let compressed = tells.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, flags)| *flags);
+    compressed.or_else(|| (head.get(257..262) == Some(b"ustar")).then_some("-xpf"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placing(kind: PlacingKind) -> Placing {
+        Placing { to: PathBuf::from("/srv/app"), kind, mode: None, owner: (5, 6) }
+    }
+
+    fn file(path: &str, content: &str) -> Entry {
+        let what = What::Inline(content.as_bytes().to_vec());
+        Entry { path: PathBuf::from(path), mode: 0o4755, modified: 7, what }
+    }
+
+    /// Path, kind, mode, owner, link and content of each entry.
+    fn listed(bytes: &[u8]) -> Vec<String> {
+        let mut archive = Archive::new(bytes);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            let (header, link) = (entry.header(), entry.link_name().unwrap().unwrap_or_default().into_owned());
+            let (mode, uid) = (header.mode().unwrap(), header.uid().unwrap());
+            format!("{} {mode:o} {uid} {} {content}", entry.path().unwrap().display(), link.display())
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn what_is_packed_again_for_another_place_is_what_it_was() {
+        let long = "x".repeat(150);
+        let entries = vec![
+            Entry { what: What::Directory, ..file("d", "") },
+            file("d/a b", "content"),
+            Entry { what: What::Link(PathBuf::from("../d/a b")), ..file("d/link", "") },
+            file(&format!("d/{long}"), "long"),
+        ];
+        let source = Found { name: PathBuf::from("from"), is_directory: true, entries };
+        let mut out = Builder::new(Vec::new());
+        pack(&[source], &placing(PlacingKind::Directory), &mut out).unwrap();
+        let first = out.into_inner().unwrap();
+        let expected = [
+            "srv/app/d 4755 5  ".to_owned(),
+            "srv/app/d/a b 4755 5  content".to_owned(),
+            "srv/app/d/link 777 5 ../d/a b ".to_owned(),
+            format!("srv/app/d/{long} 4755 5  long"),
+        ];
+        assert_eq!(listed(&first), expected);
+        let mut out = Builder::new(Vec::new());
+        let there = Placing { to: PathBuf::from("/b"), mode: Some(0o600), ..placing(PlacingKind::Directory) };
+        repack(first.as_slice(), Path::new("from"), true, |path| path.ends_with("link"), &there, &mut out).unwrap();
+        let second = listed(&out.into_inner().unwrap());
+        assert_eq!(second[1], "b/srv/app/d/a b 600 5  content");
+        assert_eq!(second.len(), 3);
+    }
+
+    #[test]
+    fn a_file_takes_its_own_name_in_a_directory_and_the_destinations_otherwise() {
+        let source = || vec![Found { name: PathBuf::from("f"), is_directory: false, entries: vec![file("", "x")] }];
+        for (kind, path) in [(PlacingKind::File, "srv/app"), (PlacingKind::Directory, "srv/app/f")] {
+            let mut out = Builder::new(Vec::new());
+            pack(&source(), &placing(kind), &mut out).unwrap();
+            assert_eq!(listed(&out.into_inner().unwrap()), [format!("{path} 4755 5  x")]);
+        }
+        let root = Placing { to: PathBuf::from("/"), ..placing(PlacingKind::File) };
+        assert!(pack(&source(), &root, &mut Builder::new(Vec::new())).is_err());
+    }
+
+    #[test]
+    fn archives_are_told_by_what_they_begin_with() {
+        assert_eq!(unpacking(&[0x1f, 0x8b, 8]), Some("-xzpf"));
+        assert_eq!(unpacking(b"text"), None);
+        let mut header = Header::new_ustar();
+        header.set_path("a").unwrap();
+        assert_eq!(unpacking(header.as_bytes()), Some("-xpf"));
+    }
+}
