@@ -28,6 +28,8 @@ mod agent;
 mod build;
 mod clock;
 mod defaults;
+#[cfg_attr(not(test), expect(dead_code, reason = "what builds images from a registry uses it next"))]
+mod erofs;
 mod error;
 mod events;
 mod exec;
