@@ -39,6 +39,9 @@ mod host;
 mod id;
 pub mod image;
 mod network;
+#[cfg_attr(not(test), expect(dead_code, reason = "the building of images uses it next"))]
+#[expect(unused_imports, reason = "the building of images uses it next")]
+mod oci;
 mod packages;
 mod patience;
 mod ports;
@@ -118,6 +121,7 @@ pub use wrenn_snapshot::RestoreReport as MemoryReport;
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::build::fuzz::dockerfile;
+    pub use crate::oci::fuzz::{images, layers};
     pub use crate::site::fuzz::records;
     pub use crate::vmm::qemu::fuzz::qmp;
 }

@@ -29,4 +29,4 @@ mod xattr;
 pub(crate) use format::BLOCK;
 pub(crate) use tree::{Device, Inode, InodeId, Kind, Meta, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, Time, Tree};
 pub(crate) use write::{Content, write};
-pub(crate) use xattr::{AttributeError, check as check_attribute};
+pub(crate) use xattr::check as check_attribute;

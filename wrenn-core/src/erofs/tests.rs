@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
+use crate::erofs::xattr::AttributeError;
 
 /// A mounted image, for as long as it lives.
 struct Mounted(tempfile::TempDir);

@@ -1,0 +1,52 @@
+//! Container images, from where they are to a guest's base.
+//!
+//! ```text
+//! Source ─▶ make_base ─▶ registry: manifest, configuration, layers   layers/DIGEST/data   content of files, in blocks
+//!                    └─▶ convert: each layer as it comes      ─▶                   small  content of short files
+//!                    └─▶ merge: layers to one tree                                 index  names and attributes
+//!                    └─▶ base: the content that is left, and EROFS around it
+//! ```
+//!
+//! A layer is converted while it is downloaded: there is neither an archive nor an unpacked tree on disk, so no user
+//! needs rights for it. Layers are kept by digest, and images share them. Where the file system can share blocks, the
+//! bases share theirs with the layers.
+
+mod base;
+mod cache;
+mod convert;
+#[cfg(test)]
+mod convert_tests;
+mod credentials;
+mod digest;
+mod directory;
+mod entry;
+mod error;
+mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
+mod index;
+mod layer_writer;
+mod limits;
+mod manifest;
+mod merge;
+#[cfg(test)]
+mod merge_tests;
+mod options;
+mod pull;
+#[cfg(test)]
+mod pull_tests;
+mod registry;
+#[cfg(test)]
+mod registry_tests;
+mod source;
+mod stream;
+mod tar_reader;
+#[cfg(test)]
+mod testing;
+
+pub(crate) use error::OciError;
+pub(crate) use limits::Limits;
+pub(crate) use manifest::ImageConfig;
+pub(crate) use options::{Credentials, Progress, PullOptions};
+pub(crate) use pull::{LayerInfo, Made, make_base, prune, resolve, verify};
+pub(crate) use source::Source;
