@@ -20,6 +20,7 @@ pub struct Target {
 
 /// Every target.
 pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
@@ -29,6 +30,8 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "qmp", run: wrenn_core::fuzz::qmp },
     Target { name: "dockerfile", run: wrenn_core::fuzz::dockerfile },
     Target { name: "records", run: wrenn_core::fuzz::records },
+    Target { name: "layers", run: wrenn_core::fuzz::layers },
+    Target { name: "images", run: wrenn_core::fuzz::images },
     Target { name: "first_bytes", run: wrenn_net::fuzz::first_bytes },
     Target { name: "questions", run: wrenn_net::fuzz::questions },
     Target { name: "packets", run: wrenn_net::fuzz::packets },
