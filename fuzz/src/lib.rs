@@ -19,8 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 13] = [
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },

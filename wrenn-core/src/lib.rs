@@ -28,7 +28,6 @@ mod agent;
 mod build;
 mod clock;
 mod defaults;
-#[cfg_attr(not(test), expect(dead_code, reason = "what builds images from a registry uses it next"))]
 mod erofs;
 mod error;
 mod events;
@@ -39,8 +38,6 @@ mod host;
 mod id;
 pub mod image;
 mod network;
-#[cfg_attr(not(test), expect(dead_code, reason = "the building of images uses it next"))]
-#[expect(unused_imports, reason = "the building of images uses it next")]
 mod oci;
 mod packages;
 mod patience;
