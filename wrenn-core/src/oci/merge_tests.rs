@@ -66,9 +66,12 @@ fn list(tree: &Tree<LayerContent>, id: InodeId, path: &str, all: &mut BTreeMap<S
     }
 }
 
+/// What it shows, the layers, and each path of the tree with what is there.
+type Case = (&'static str, Vec<Vec<Entry>>, &'static [(&'static str, &'static str)]);
+
 #[test]
 fn the_odd_cases_are_as_a_container_runtime_has_them() {
-    let cases: Vec<(&str, Vec<Vec<Entry>>, &[(&str, &str)])> = vec![
+    let cases: Vec<Case> = vec![
         ("a white-out hides a file", vec![vec![file("a", 1), file("b", 2)], vec![gone("a")]], &[("/b", "2")]),
         ("and a whole directory", vec![vec![file("d/a", 1)], vec![gone("d")]], &[]),
         ("and nothing is no error", vec![vec![gone("x/y/z")]], &[]),
@@ -163,7 +166,7 @@ impl Oracle {
                 rustix::fs::mkdirat(&above, here.file_name().unwrap(), Mode::from(0o755))?;
             }
         }
-        Ok(open(path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")))?)
+        Ok(open(path.parent().filter(|parent| *parent != Path::new("")).unwrap_or_else(|| Path::new(".")))?)
     }
 
     fn apply(&self, entry: &Entry) -> io::Result<()> {

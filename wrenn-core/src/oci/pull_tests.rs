@@ -203,9 +203,9 @@ async fn kept_layers_are_shared_counted_checked_and_removed() {
     let mut bytes = fs::read(&data).unwrap();
     bytes[100] ^= 1;
     fs::write(&data, bytes).unwrap();
-    assert_eq!(verify(&layers).await.unwrap(), [damaged.clone()]);
+    assert_eq!(verify(&layers).await.unwrap(), std::slice::from_ref(damaged));
     let keep: BTreeSet<String> = made.layers[1..].iter().map(|layer| layer.digest.clone()).collect();
-    assert_eq!(prune(&layers, keep).await.unwrap(), [damaged.clone()]);
+    assert_eq!(prune(&layers, keep).await.unwrap(), std::slice::from_ref(damaged));
     assert!(verify(&layers).await.unwrap().is_empty());
     make(&source, directory.path(), "fourth").await.unwrap();
     assert!(

@@ -292,7 +292,7 @@ async fn what_answers_is_no_registry() {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut buffer = [0; 4096];
-            client.read(&mut buffer).await.ok();
+            assert!(client.read(&mut buffer).await.is_ok_and(|count| count > 0));
             let body = "<html>portal</html>";
             let answer =
                 format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
