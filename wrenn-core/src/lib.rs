@@ -78,6 +78,7 @@ pub use host::ensure::EnsureImage;
 pub use host::events::{HostEvents, Missed, NetworkRefusals};
 pub use host::filter::SandboxFilter;
 pub use host::handle::Host;
+pub use host::images::Pruned;
 pub use host::metrics::HostMetrics;
 pub use host::shutdown::Running;
 pub use id::{NameError, SandboxId, TemplateName};

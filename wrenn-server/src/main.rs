@@ -3,6 +3,7 @@
 
 mod config;
 mod firecracker;
+mod images;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,11 @@ enum Command {
         #[command(subcommand)]
         command: Templates,
     },
+    /// List, pull, remove and verify the images that sandboxes are made from.
+    Images {
+        #[command(subcommand)]
+        command: images::Images,
+    },
     /// Say what this machine has of what sandboxes need, which VMM is chosen and why, and what to do about the rest.
     /// Fails if no sandbox can run.
     Doctor,
@@ -117,6 +123,9 @@ enum Command {
         /// Remove packages of the host that stand in the way of what is installed.
         #[arg(long)]
         allow_removals: bool,
+        /// Have the image made anew, with today's packages and kernel, where it is there already.
+        #[arg(long)]
+        refresh: bool,
     },
     /// Print where a release of Firecracker is to be had and how to install it, or check a file of one. Fails if the file
     /// is not what was published.
@@ -219,14 +228,18 @@ async fn main() -> anyhow::Result<ExitCode> {
             log.end().await;
         }
         Command::Keys { command } => manage(command, &data_dir, database_url.as_deref()).await?,
+        Command::Images { command } => images::run(command, &data_dir).await?,
         Command::Templates { command } => templates(command, &data_dir, database_url.as_deref()).await?,
         Command::Doctor => {
             let diagnosis = Host::builder().data_dir(data_dir).doctor().await;
             print!("{diagnosis}");
             return Ok(if diagnosis.is_able() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Setup { image, packages, allow_removals } => {
-            let image = packages.into_iter().fold(Image::builder(image), |image, package| image.package(package));
+        Command::Setup { image, packages, allow_removals, refresh } => {
+            let mut image = packages.into_iter().fold(Image::builder(image), |image, package| image.package(package));
+            if refresh {
+                image = image.refresh();
+            }
             let setup = Setup { image, more_packages: Vec::new(), may_remove: allow_removals };
             setup.run(&data_dir, |line| println!("setup: {line}")).await?;
         }

@@ -1,30 +1,44 @@
 //! What a stage may begin with.
 
-use crate::error::{Error, Result};
+use crate::build::event::BuildEventKind;
+use crate::build::teller::Teller;
+use crate::error::{Error, Result, Subject};
 use crate::host::handle::Host;
 use crate::id::TemplateName;
+use crate::image::{Image, Step, is_reference};
 
-/// The template that a reference stands for: a template's name is one.
+/// What a plain name stands for, such as `alpine`, where no template is called so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlainName {
+    /// Nothing: recipes name templates.
+    Template,
+    /// An image of Docker's registry, as in every Dockerfile.
+    Image,
+}
+
+/// The template that a text stands for: a template's name is one, and a reference to an OCI image, which is pulled where it is
+/// not here.
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is no such template, [`Error::InvalidInput`] for a reference of another kind.
-pub(super) async fn base(host: &Host, reference: &str) -> Result<TemplateName> {
-    let Ok(name) = reference.parse::<TemplateName>() else {
-        return Err(Error::invalid(format!(
-            "{reference:?} is not a template's name, and a build begins with a template: make an image with \
-             `Host::ensure_image`, or a template with `Sandbox::snapshot`, and begin with its name"
-        )));
-    };
+/// [`Error::NotFound`] where there is no such template, [`Error::Image`] where the image cannot be had.
+pub(super) async fn base(host: &Host, text: &str, plain: PlainName, teller: &Teller) -> Result<TemplateName> {
     let templates = host.templates().await?;
-    if templates.iter().any(|template| *template.name() == name) {
-        return Ok(name);
+    if let Some(template) = templates.iter().find(|template| template.name().as_str() == text) {
+        return Ok(template.name().clone());
     }
+    if is_reference(text) || plain == PlainName::Image {
+        let builder = Image::from_oci(text);
+        let tell = |step: &Step| teller.tell(None, BuildEventKind::Image { text: step.to_string() });
+        return Ok(builder.build(host.data_dir(), tell).await?.name().parse()?);
+    }
+    let name: TemplateName = text.parse()?;
     let names: Vec<&str> = templates.iter().map(|template| template.name().as_str()).collect();
     Err(Error::NotFound {
-        subject: Some(crate::error::Subject::Template(name)),
         message: format!(
-            "no template is named {reference}, which the build begins with: make it with `Host::ensure_image`; there are {}",
+            "no template is named {name}, which the build begins with: make it with `Host::ensure_image`, or name an OCI \
+             image with its tag, like `{name}:latest`; there are {}",
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         ),
+        subject: Some(Subject::Template(name)),
     })
 }

@@ -128,7 +128,7 @@ impl TemplateBuilder {
     /// What it leaves running goes on in the steps after it, and in the sandboxes of the template.
     pub fn run(self, step: impl Into<RunStep>) -> Self {
         let step = step.into();
-        self.step(step.text(), Instruction::Run(step))
+        self.step(step.text(), Instruction::Run(Box::new(step)))
     }
 
     /// Copies a file or a directory of the host, as [`CopyStep::new`] tells.

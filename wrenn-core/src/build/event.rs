@@ -48,6 +48,11 @@ pub enum BuildEventKind {
         /// Whether the step was done before, so that nothing has to be done.
         cached: bool,
     },
+    /// The OCI image that the build begins with is pulled.
+    Image {
+        /// What is done, as a line for a person.
+        text: String,
+    },
     /// Another build does this step, and this one waits for it.
     Waiting,
     /// A line that the step's command has written, without the values of secrets.
@@ -101,7 +106,7 @@ impl fmt::Display for BuildEvent {
                 write!(f, "of {steps}: {text}{}", if *cached { " (cached)" } else { "" })
             }
             BuildEventKind::Waiting => write!(f, "waits for another build of the same step"),
-            BuildEventKind::Line { text, .. } => write!(f, "{text}"),
+            BuildEventKind::Line { text, .. } | BuildEventKind::Image { text } => write!(f, "{text}"),
             BuildEventKind::ReadyWaiting => write!(f, "waits until it is ready"),
             BuildEventKind::Ended { took, stored_bytes } => {
                 write!(f, "done in {:.2} s, {stored_bytes} bytes stored", took.as_secs_f64())

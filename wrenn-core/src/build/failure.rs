@@ -6,7 +6,7 @@ use crate::error::Error;
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The step's own doing.
-    Step { problem: String, code: Option<i32>, last_lines: Vec<String>, source: Option<Error> },
+    Step { problem: String, code: Option<i32>, last_lines: Vec<String>, source: Option<Box<Error>> },
     /// Something that no step can help.
     Host(Error),
 }
@@ -28,7 +28,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::NotFound { .. } | Error::InvalidInput { .. } | Error::Agent { .. } | Error::Failed { .. } => {
-                Self::Step { problem: error.to_string(), code: None, last_lines: Vec::new(), source: Some(error) }
+                Self::Step {
+                    problem: error.to_string(),
+                    code: None,
+                    last_lines: Vec::new(),
+                    source: Some(Box::new(error)),
+                }
             }
             Error::CommandTimedOut { after, .. } => Self::of(format!("it took longer than its limit of {after:?}")),
             error => Self::Host(error),

@@ -215,7 +215,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn run(&self, stage: &Stage, step: RunStep) -> Work {
+    fn run(&self, stage: &Stage, step: Box<RunStep>) -> Work {
         let words = match &step.words {
             Words::Shell(line) => in_shell(line),
             Words::Exec(words) => words.clone(),
@@ -232,7 +232,7 @@ impl Context<'_> {
             Some(number) => {
                 let done = self.done.get(&number).cloned();
                 let (at, defaults) = done.ok_or_else(|| Error::invalid("a stage needs a later one"))?;
-                Files::Stage { at, defaults }
+                Files::Stage { at: Box::new(at), defaults: Box::new(defaults) }
             }
             None => {
                 let (context, sources, excludes) =

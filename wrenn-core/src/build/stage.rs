@@ -19,7 +19,7 @@ use wrenn_net::{Limits, NetworkPolicy};
 use wrenn_snapshot::Generation;
 
 use crate::build::at::At;
-use crate::build::base::base;
+use crate::build::base::{PlainName, base};
 use crate::build::cache;
 use crate::build::command::{Log, Surroundings, run};
 use crate::build::copying::{from_host, from_stage, make_directory};
@@ -29,7 +29,7 @@ use crate::build::event::BuildEventKind;
 use crate::build::failure::Failure;
 use crate::build::key::{Content, hex, key};
 use crate::build::output::Redaction;
-use crate::build::recipe::{Failed, Recipe};
+use crate::build::recipe::{Failed, Origin as Beginning, Recipe};
 use crate::build::serving::start;
 use crate::build::teller::Teller;
 use crate::build::work::{Files, Work};
@@ -147,7 +147,11 @@ impl Stage {
             }
             BaseOf::Reference(reference, line) => {
                 let found = async {
-                    let template = base(build.host, reference).await?;
+                    let plain = match build.recipe.origin {
+                        Beginning::Base(_) => PlainName::Template,
+                        Beginning::Dockerfile(_) => PlainName::Image,
+                    };
+                    let template = base(build.host, reference, plain, build.teller).await?;
                     let found = Template::base(build.site(), &template, build.recipe.wanted).await?;
                     Ok((At::Base { template, key: found.key }, found.defaults))
                 };
@@ -307,7 +311,7 @@ impl Stage {
         }
         self.close().await;
         let (step, text, line) = (label.number, label.text.clone(), label.line);
-        let source = source.map(Into::into);
+        let source = source.map(|source| source as Box<dyn std::error::Error + Send + Sync>);
         Error::Build(Box::new(BuildFailure { step, text, line, problem, code, last_lines, kept, source }))
     }
 

@@ -78,7 +78,7 @@ pub(super) enum Source {
 /// What a line of a recipe asks for, with nothing left to expand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Instruction {
-    Run(RunStep),
+    Run(Box<RunStep>),
     Copy(CopyStep),
     Env(Vec<(String, String)>),
     Arg(String, Option<String>),

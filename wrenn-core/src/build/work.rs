@@ -13,7 +13,7 @@ use crate::defaults::Defaults;
 #[derive(Debug, Clone)]
 pub(super) enum Work {
     Run {
-        step: RunStep,
+        step: Box<RunStep>,
         words: Vec<String>,
         /// Without the step's secrets.
         surroundings: Surroundings,
@@ -41,7 +41,7 @@ pub(super) enum Work {
 #[derive(Debug, Clone)]
 pub(super) enum Files {
     Host(Vec<Found>),
-    Stage { at: At, defaults: Defaults },
+    Stage { at: Box<At>, defaults: Box<Defaults> },
 }
 
 impl Files {

@@ -10,6 +10,7 @@ pub(crate) mod ensure;
 pub(crate) mod events;
 pub(crate) mod filter;
 pub(crate) mod handle;
+pub(crate) mod images;
 #[cfg(test)]
 mod keeping_tests;
 #[cfg(test)]

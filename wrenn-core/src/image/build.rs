@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,17 +19,22 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::initramfs;
+use crate::defaults::Defaults;
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
 use crate::image::kernel::{Freshness, Kernel};
-use crate::image::manifest::{BASE, DRIVE, FILES, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
+use crate::image::manifest::{
+    BASE_EXT4, DRIVE, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, OciRecord, files,
+};
 use crate::image::modules::Module;
+use crate::image::oci_settings::OciSettings;
 use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
-use crate::image::store::{Store, blocking};
+use crate::image::store::{self, Store, blocking};
 use crate::image::{ext4, rootfs, scratch, tools};
+use crate::oci::{self, ImageConfig, Progress};
 
 /// Which files of the previous image will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,8 @@ struct Found {
 struct FoundBase {
     recipe_sha256: String,
     packages: Vec<String>,
+    defaults: Defaults,
+    oci: Option<OciRecord>,
 }
 
 struct FoundKernel {
@@ -145,7 +152,7 @@ impl Build {
         let base = async {
             match &self.previous {
                 Some(previous) if self.plan.base == Origin::Reuse => Ok(FoundBase::of(previous)),
-                _ => FoundBase::make(&builder.recipe, staging, &scratch, &mut of_base).await,
+                _ => FoundBase::make(builder, data_dir, staging, &mut of_base).await,
             }
         };
         let kernel = async {
@@ -203,19 +210,19 @@ impl Build {
     }
 
     fn manifest(&self, builder: &ImageBuilder, found: Found, staging: &Path) -> Result<Manifest, ImageError> {
-        let mut files = BTreeMap::new();
-        for name in FILES {
+        let mut records = BTreeMap::new();
+        for name in files(builder.base_file()) {
             let record = match (&self.previous, self.plan.origin(name)) {
                 (Some(image), Origin::Reuse) => image.manifest.record(name, &image.directory)?.clone(),
                 _ => FileRecord::measure(&staging.join(name))?,
             };
-            files.insert(name.to_owned(), record);
+            records.insert(name.to_owned(), record);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Manifest {
             format: FORMAT,
-            suite: builder.recipe.suite.clone(),
-            extra_packages: builder.recipe.extra_packages.clone(),
+            suite: builder.suite.clone(),
+            extra_packages: builder.packages.clone(),
             recipe_sha256: found.base.recipe_sha256,
             kernel_release: found.kernel.release,
             kernel_sha256: found.kernel.sha256,
@@ -224,24 +231,36 @@ impl Build {
             agent_sha256: self.init.sha256.clone(),
             own_agent: self.init.own,
             drive_size_bytes: builder.drive_size_bytes,
-            files,
+            files: records,
             built_at_unix_s: now.map_or(0, |since| since.as_secs()),
             packages: found.base.packages,
-            defaults: rootfs::defaults(),
+            defaults: found.base.defaults,
+            oci: found.base.oci,
         })
     }
 }
 
 impl FoundBase {
     fn of(image: &Image) -> Self {
-        let Manifest { recipe_sha256, packages, .. } = &image.manifest;
-        Self { recipe_sha256: recipe_sha256.clone(), packages: packages.clone() }
+        let Manifest { recipe_sha256, packages, defaults, oci, .. } = image.manifest.clone();
+        Self { recipe_sha256, packages, defaults, oci }
     }
 
     async fn make(
+        builder: &ImageBuilder,
+        data_dir: &Path,
+        staging: &Path,
+        progress: &mut (dyn FnMut(&Step) + Send),
+    ) -> Result<Self, ImageError> {
+        match &builder.oci {
+            Some(oci) => Self::pull(oci, data_dir, &staging.join(builder.base_file()), progress).await,
+            None => Self::bootstrap(&builder.recipe(), staging, progress).await,
+        }
+    }
+
+    async fn bootstrap(
         recipe: &Recipe,
         staging: &Path,
-        scratch: &Path,
         progress: &mut (dyn FnMut(&Step) + Send),
     ) -> Result<Self, ImageError> {
         scratch::check_ids()?;
@@ -249,10 +268,47 @@ impl FoundBase {
         let measured = staging.to_owned();
         blocking(staging, move || check_space(&measured)).await?;
         progress(&Step::Bootstrapping { suite: recipe.suite.clone() });
-        let rootfs = recipe.bootstrap(scratch, progress).await?;
+        let rootfs = recipe.bootstrap(&staging.join(SCRATCH), progress).await?;
         progress(&Step::Base);
-        ext4::write_base(&rootfs.root, &staging.join(BASE)).await?;
-        Ok(Self { recipe_sha256: recipe.digest(), packages: rootfs.packages })
+        ext4::write_base(&rootfs.root, &staging.join(BASE_EXT4)).await?;
+        let (packages, defaults) = (rootfs.packages, rootfs::defaults());
+        Ok(Self { recipe_sha256: recipe.digest(), packages, defaults, oci: None })
+    }
+
+    async fn pull(
+        oci: &OciSettings,
+        data_dir: &Path,
+        base: &Path,
+        progress: &mut (dyn FnMut(&Step) + Send),
+    ) -> Result<Self, ImageError> {
+        let source = oci.source()?;
+        progress(&Step::Pulling { reference: source.to_string() });
+        let mut report = |part: Progress| progress(&Step::from(part));
+        let layers = store::layers(data_dir);
+        let made = oci::make_base(&source, &oci.pull, &layers, base, &mut report).await?;
+        let record = OciRecord {
+            reference: made.reference,
+            digest: made.digest,
+            layers: made.layers.into_iter().map(|layer| layer.digest).collect(),
+            labels: made.config.labels.clone(),
+        };
+        let defaults = defaults_of(made.config);
+        Ok(Self { recipe_sha256: oci.digest()?, packages: Vec::new(), defaults, oci: Some(record) })
+    }
+}
+
+/// What the configuration of an OCI image says of processes.
+fn defaults_of(config: ImageConfig) -> Defaults {
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+    let variable = |text: &String| text.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Defaults {
+        env: config.env.iter().filter_map(variable).collect(),
+        user: some(config.user).or_else(|| Some("root".to_owned())),
+        workdir: some(config.working_dir).or_else(|| Some("/".to_owned())),
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        exposed_ports: config.exposed_ports.into_iter().collect(),
+        stop_signal: config.stop_signal,
     }
 }
 
@@ -271,13 +327,21 @@ impl FoundKernel {
 
     /// Blocks.
     fn link(kernel: &Kernel, link: &Path) -> Result<Self, ImageError> {
-        fs::hard_link(kernel.vmlinuz(), link).map_err(ImageError::io("link", link))?;
+        link_or_copy(&kernel.vmlinuz(), link).map_err(ImageError::io("link", link))?;
         Ok(Self {
             release: kernel.release().to_owned(),
             sha256: kernel.digest(),
             fetched_at_unix_s: kernel.fetched_at_unix_s(),
             modules: kernel.modules()?,
         })
+    }
+}
+
+/// A link, or a copy where the two are on different file systems.
+fn link_or_copy(file: &Path, link: &Path) -> io::Result<()> {
+    match fs::hard_link(file, link) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => fs::copy(file, link).map(drop),
+        linked => linked,
     }
 }
 
@@ -328,8 +392,9 @@ fn stage(store: &Store, plan: Plan, previous: Option<&Image>) -> Result<TempDir,
     let staged = store.stage()?;
     let scratch = staged.path().join(SCRATCH);
     fs::create_dir(&scratch).map_err(ImageError::io("create", &scratch))?;
-    for file in FILES {
-        if let (Some(previous), Origin::Reuse) = (previous, plan.origin(file)) {
+    let Some(previous) = previous else { return Ok(staged) };
+    for file in files(previous.manifest.base()) {
+        if plan.origin(file) == Origin::Reuse {
             let link = staged.path().join(file);
             fs::hard_link(previous.directory.join(file), &link).map_err(ImageError::io("link", &link))?;
         }
@@ -356,7 +421,6 @@ mod tests {
 
     use super::*;
     use crate::image::name::Name;
-    use crate::image::store;
 
     /// The one blocking thread is busy, so whatever is removed meanwhile was removed by the thread that gave it up.
     #[test]

@@ -10,15 +10,36 @@ use crate::image::installed::Image;
 use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::Manifest;
 use crate::image::name::Name;
-use crate::image::rootfs::Recipe;
+use crate::image::oci_settings::{OciSettings, name_of};
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
+use crate::oci::resolve;
 
 impl Image {
     /// The settings of an image to [`build`](ImageBuilder::build), with the name `name`.
     pub fn builder(name: impl Into<String>) -> ImageBuilder {
         ImageBuilder::new(name.into())
+    }
+
+    /// The settings of an image that has an OCI image as its base, under the name that people call it: `python-3.12` for
+    /// `docker.io/library/python:3.12`. [`ImageBuilder::oci`] takes another name.
+    ///
+    /// The reference is a registry's (`python:3.12`, `ghcr.io/acme/tool@sha256:…`), or what is on this machine: an OCI layout
+    /// (`oci:DIRECTORY[:TAG]`), an archive (`oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`), or a root file
+    /// system (`tar:FILE`, `dir:DIRECTORY`). Pulling one needs no rights.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use wrenn_core::{Sandbox, image::Image};
+    ///
+    /// let image = host.ensure_image(Image::from_oci("docker.io/library/python:3.12")).await?;
+    /// let sandbox = Sandbox::create(host, image.name()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_oci(reference: impl Into<String>) -> ImageBuilder {
+        let reference = reference.into();
+        ImageBuilder::new(name_of(&reference)).oci(reference)
     }
 
     /// Packs the image's initramfs again with the agent that comes with this library, and keeps the other files. Returns
@@ -81,7 +102,7 @@ impl ImageBuilder {
         if self.freshness == Freshness::Newest {
             kernel = Some(Kernel::ensure(data_dir, self.kernel_suite(), self.freshness, &mut progress).await?);
         }
-        let plan = self.plan(previous.as_ref().map(|image| &image.manifest), &init, kernel.as_ref());
+        let plan = self.plan(previous.as_ref().map(|image| &image.manifest), &init, kernel.as_ref()).await?;
         if let (Some(image), Plan::CURRENT) = (&previous, plan) {
             progress(&Step::Current);
             return Ok(image.clone());
@@ -91,20 +112,36 @@ impl ImageBuilder {
     }
 
     /// Which parts of the image with this manifest can be used again.
-    fn plan(&self, manifest: Option<&Manifest>, init: &Init, kernel: Option<&Kernel>) -> Plan {
+    async fn plan(
+        &self,
+        manifest: Option<&Manifest>,
+        init: &Init,
+        kernel: Option<&Kernel>,
+    ) -> Result<Plan, ImageError> {
         let Some(manifest) = manifest else {
-            return Plan::EVERYTHING;
+            return Ok(Plan::EVERYTHING);
         };
-        let is_wanted = manifest.recipe_sha256 == self.recipe.digest() && self.freshness == Freshness::Kept;
-        let base = Origin::reuse_if(is_wanted);
+        let is_wanted = manifest.recipe_sha256 == self.base_digest()? && self.is_new_enough(manifest).await?;
         let kernel = Origin::reuse_if(kernel.is_some_and(|kernel| kernel.digest() == manifest.kernel_sha256));
         let same_agent = manifest.agent_sha256 == init.sha256 && manifest.own_agent == init.own;
         let same_init = kernel == Origin::Reuse && same_agent;
-        Plan {
-            base,
+        Ok(Plan {
+            base: Origin::reuse_if(is_wanted),
             kernel,
             drive: Origin::reuse_if(manifest.drive_size_bytes == self.drive_size_bytes),
             initramfs: Origin::reuse_if(same_init),
+        })
+    }
+
+    /// Whether the base is what would be made now, as far as that is asked.
+    async fn is_new_enough(&self, manifest: &Manifest) -> Result<bool, ImageError> {
+        match (self.freshness, &self.oci, &manifest.oci) {
+            (Freshness::Kept, ..) => Ok(true),
+            (Freshness::Newest, Some(oci), Some(record)) => {
+                Ok(resolve(&oci.source()?, &oci.pull).await? == record.digest)
+            }
+            // What Debian has now is known once it is installed.
+            (Freshness::Newest, ..) => Ok(false),
         }
     }
 }
@@ -126,16 +163,13 @@ async fn renew(image: &Image) -> Result<Image, ImageError> {
     let builder = ImageBuilder {
         name: image.name.as_str().to_owned(),
         agent: None,
-        recipe: recipe_of(&image.manifest),
+        suite: image.manifest.suite.clone(),
+        packages: image.manifest.extra_packages.clone(),
+        oci: image.manifest.oci.as_ref().map(|oci| OciSettings::new(oci.reference.clone())),
         drive_size_bytes: image.manifest.drive_size_bytes,
         freshness: Freshness::Kept,
     };
     let data_dir = image.data_dir.clone();
     let build = Build { plan: Plan::INITRAMFS, init, previous: Some(image) };
     build.run(&builder, store, &data_dir, &mut |_: &Step| {}).await
-}
-
-/// What this version of wrenn would make for the same settings.
-pub(super) fn recipe_of(manifest: &Manifest) -> Recipe {
-    Recipe { suite: manifest.suite.clone(), extra_packages: manifest.extra_packages.clone() }
 }

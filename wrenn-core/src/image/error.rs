@@ -2,6 +2,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
+use crate::oci::OciError;
+
 /// Why an image could not be built or opened.
 ///
 /// ```
@@ -130,6 +132,9 @@ pub enum ImageError {
     /// The kernel package is not laid out as expected.
     #[error("cannot use the kernel package: {0}")]
     Kernel(String),
+    /// An OCI image could not be had: its registry, its content, or what was asked for. The text says what can be done.
+    #[error(transparent)]
+    Oci(#[from] PullError),
     /// A file system operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
@@ -142,6 +147,47 @@ pub enum ImageError {
     },
 }
 
+/// Why an OCI image could not be had. Its text says what can be done about it.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use wrenn_core::image::{Image, ImageError};
+///
+/// let dir = std::env::temp_dir();
+/// let error = Image::builder("bad").oci("docker.io/UPPER").build(&dir, |_| {}).await.unwrap_err();
+/// assert!(matches!(error, ImageError::Oci(error) if error.to_string().contains("names no image")));
+/// # })
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct PullError(#[from] OciError);
+
+impl PullError {
+    /// Whether the registry says that there is no such image, or the place on this machine has none.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.0, OciError::NotFound { .. })
+    }
+
+    /// Whether the registry does not give the image out to this user. Some registries say so of what there is not, too.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self.0, OciError::Denied { .. })
+    }
+
+    /// Whether the same pull may succeed later with nothing changed on this host.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.0.is_retryable()
+    }
+}
+
+impl From<OciError> for ImageError {
+    fn from(error: OciError) -> Self {
+        Self::Oci(error.into())
+    }
+}
+
 impl ImageError {
     /// Wraps an [`io::Error`]: `.map_err(ImageError::io("write", path))`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
@@ -152,6 +198,10 @@ impl ImageError {
     /// Whether the same call may succeed later with nothing changed on this host, since a download failed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Tool { program, .. } if *program == "mmdebstrap")
+        match self {
+            Self::Tool { program, .. } => matches!(*program, "mmdebstrap" | "apt-get"),
+            Self::Oci(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::image::name::Name;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::image::manifest::{BASE, DRIVE, FILES, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest};
+use crate::image::manifest::{DRIVE, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, files};
 use crate::image::store;
 
 /// A complete image on this host's disk. Clones are the same image.
@@ -76,7 +76,7 @@ impl Image {
             return Err(ImageError::NotFound { name: name.as_str().to_owned(), images: store::images(data_dir) });
         }
         let manifest = Manifest::read(&directory.join(MANIFEST))?;
-        for file in FILES {
+        for file in files(manifest.base()) {
             let path = directory.join(file);
             let metadata = path.metadata().map_err(ImageError::io("open", &path))?;
             let expected = manifest.record(file, &directory)?.size_bytes;
@@ -94,7 +94,7 @@ impl Image {
     ///
     /// [`ImageError::Damaged`] with the first file that differs, [`ImageError::Io`] where a file cannot be read.
     pub fn verify(&self) -> Result<(), ImageError> {
-        for file in FILES {
+        for file in files(self.manifest.base()) {
             let path = self.directory.join(file);
             let measured = FileRecord::measure(&path)?;
             if measured.sha256 != self.manifest.record(file, &self.directory)?.sha256 {
@@ -123,10 +123,10 @@ impl Image {
         self.directory.join(INITRAMFS)
     }
 
-    /// The path of the base, an ext4 file system that is mounted read-only.
+    /// The path of the base, a file system that is mounted read-only: EROFS of an OCI image, ext4 of Debian's packages.
     #[must_use]
     pub fn base(&self) -> PathBuf {
-        self.directory.join(BASE)
+        self.directory.join(self.manifest.base())
     }
 
     /// The path of the empty writable drive, a sparse file that is copied for each sandbox.
@@ -151,7 +151,7 @@ impl Image {
     /// another. [Renewing](Self::renew) an image keeps the base.
     #[must_use]
     pub fn base_digest(&self) -> &str {
-        let base = self.manifest.files.get(BASE);
+        let base = self.manifest.files.get(self.manifest.base());
         base.map_or("", |file| &file.sha256)
     }
 
@@ -177,6 +177,24 @@ impl Image {
     /// The Debian packages of the base, each as `name version`.
     pub fn packages(&self) -> impl Iterator<Item = &str> {
         self.manifest.packages.iter().map(String::as_str)
+    }
+
+    /// The reference of the OCI image that is the base, in full; `None` where the base is made of Debian's packages.
+    #[must_use]
+    pub fn reference(&self) -> Option<&str> {
+        self.manifest.oci.as_ref().map(|oci| oci.reference.as_str())
+    }
+
+    /// The digest of that image's manifest, `sha256:` and 64 digits; of the files, where it came from no registry.
+    #[must_use]
+    pub fn reference_digest(&self) -> Option<&str> {
+        self.manifest.oci.as_ref().map(|oci| oci.digest.as_str())
+    }
+
+    /// The labels of that image.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let labels = self.manifest.oci.iter().flat_map(|oci| &oci.labels);
+        labels.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// What the image says of its sandboxes' processes: their environment, user and working directory.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::image::error::ImageError;
 use crate::image::installed::Image;
-use crate::image::manifest::{BASE, MANIFEST, Manifest};
+use crate::image::manifest::{MANIFEST, Manifest};
 use crate::image::name::Name;
 use crate::image::store;
 
@@ -39,9 +39,9 @@ impl Image {
                 continue;
             }
             let directory = store::images(data_dir).join(&candidate);
-            match has_base(&directory, base_digest) {
-                Ok(true) => return Ok(directory.join(BASE)),
-                Ok(false) => {}
+            match base(&directory, base_digest) {
+                Ok(Some(path)) => return Ok(path),
+                Ok(None) => {}
                 // Another image may have the base. An image whose removal was begun is not to be in the way.
                 Err(error) => {
                     let (cause, image) = (&error as &dyn std::error::Error, directory.display());
@@ -55,18 +55,19 @@ impl Image {
     }
 }
 
-/// Whether the image in `directory` has the base with this digest.
-fn has_base(directory: &Path, base_digest: &str) -> Result<bool, ImageError> {
+/// The base of the image in `directory`, where it has this digest.
+fn base(directory: &Path, base_digest: &str) -> Result<Option<PathBuf>, ImageError> {
     let manifest = Manifest::read(&directory.join(MANIFEST))?;
-    if manifest.files.get(BASE).is_none_or(|base| base.sha256 != base_digest) {
-        return Ok(false);
+    if manifest.files.get(manifest.base()).is_none_or(|base| base.sha256 != base_digest) {
+        return Ok(None);
     }
-    let path = directory.join(BASE);
+    let path = directory.join(manifest.base());
     path.metadata().map_err(ImageError::io("open", &path))?;
-    Ok(true)
+    Ok(Some(path))
 }
 
-fn directories(data_dir: &Path) -> Result<Vec<String>, ImageError> {
+/// The names of the directories, also of former images.
+pub(super) fn directories(data_dir: &Path) -> Result<Vec<String>, ImageError> {
     let images = store::images(data_dir);
     let entries = match fs::read_dir(&images) {
         Ok(entries) => entries,

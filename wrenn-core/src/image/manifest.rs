@@ -40,6 +40,21 @@ pub(super) struct Manifest {
     /// What it says of its sandboxes' processes. Images were of one kind before this was written down.
     #[serde(default = "rootfs::defaults")]
     pub(super) defaults: Defaults,
+    /// The image that is the base, where that is not made of Debian's packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) oci: Option<OciRecord>,
+}
+
+/// An OCI image that became a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OciRecord {
+    /// In full.
+    pub(super) reference: String,
+    /// Of its manifest.
+    pub(super) digest: String,
+    /// The digests of its layers, the lowest first.
+    pub(super) layers: Vec<String>,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +100,11 @@ impl Manifest {
         digest::of_bytes(lines.as_bytes())
     }
 
+    /// The file name of the base.
+    pub(super) fn base(&self) -> &'static str {
+        if self.files.contains_key(BASE_EROFS) { BASE_EROFS } else { BASE_EXT4 }
+    }
+
     /// What the manifest says of a file; an error that names the manifest's directory when it says nothing.
     pub(super) fn record(&self, name: &str, directory: &Path) -> Result<&FileRecord, ImageError> {
         self.files.get(name).ok_or_else(|| ImageError::Damaged {
@@ -108,10 +128,13 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const MANIFEST: &str = "image.json";
 pub(super) const KERNEL: &str = "vmlinuz";
 pub(super) const INITRAMFS: &str = "initramfs";
-pub(super) const BASE: &str = "base.ext4";
+pub(super) const BASE_EXT4: &str = "base.ext4";
+pub(super) const BASE_EROFS: &str = "base.erofs";
 pub(super) const DRIVE: &str = "drive.ext4";
-/// Everything that a manifest lists.
-pub(super) const FILES: [&str; 4] = [KERNEL, INITRAMFS, BASE, DRIVE];
+/// Everything that the manifest of an image with this base lists.
+pub(super) fn files(base: &'static str) -> [&'static str; 4] {
+    [KERNEL, INITRAMFS, base, DRIVE]
+}
 
 const SIZE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -149,12 +172,13 @@ mod tests {
             own_agent: false,
             drive_size_bytes: 0,
             files: BTreeMap::from([(
-                BASE.to_owned(),
+                BASE_EXT4.to_owned(),
                 FileRecord { size_bytes: 1, allocated_bytes: 1, sha256: sha256.to_owned() },
             )]),
             built_at_unix_s,
             packages: vec![],
             defaults: Defaults::default(),
+            oci: None,
         };
         assert_eq!(manifest(1, "a").digest(), manifest(2, "a").digest());
         assert_ne!(manifest(1, "a").digest(), manifest(1, "b").digest());

@@ -4,7 +4,7 @@
 //! ```text
 //! Image::builder -> ImageBuilder::build -> Image        images/<name>/vmlinuz    the distribution's kernel
 //!                                            |                        initramfs  agent and kernel modules
-//!                   Image::open -------------|                        base.ext4  shared by every sandbox
+//!                   Image::open -------------|                        base.*     shared by every sandbox: ext4, or EROFS
 //!                                            |                        drive.ext4 sparse; copied for each sandbox
 //!                   Image::renew <-----------+                        image.json written last
 //! ```
@@ -29,6 +29,8 @@ mod lookup;
 mod manifest;
 mod modules;
 mod name;
+mod oci_settings;
+mod removal;
 mod rootfs;
 mod scratch;
 mod settings;
@@ -37,8 +39,9 @@ mod store;
 mod tools;
 pub(crate) mod vmlinux;
 
-pub use error::ImageError;
+pub use error::{ImageError, PullError};
 pub use installed::Image;
+pub(crate) use oci_settings::is_reference;
 pub use settings::ImageBuilder;
 pub use step::Step;
 pub use tools::{Purpose, Requirement, requirements};

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::kernel::Freshness;
+use crate::image::manifest::{BASE_EROFS, BASE_EXT4};
+use crate::image::oci_settings::{OciSettings, is_reference, name_of};
 use crate::image::rootfs::Recipe;
 
 /// The settings of an image to build, made by [`Image::builder`](crate::image::Image::builder).
@@ -23,15 +25,70 @@ use crate::image::rootfs::Recipe;
 pub struct ImageBuilder {
     pub(super) name: String,
     pub(super) agent: Option<PathBuf>,
-    pub(super) recipe: Recipe,
+    /// The Debian release that the kernel comes from, and a base that is Debian's.
+    pub(super) suite: String,
+    pub(super) packages: Vec<String>,
+    /// What the base is, where it is not Debian's.
+    pub(super) oci: Option<OciSettings>,
     pub(super) drive_size_bytes: u64,
     pub(super) freshness: Freshness,
 }
 
 impl ImageBuilder {
     pub(super) fn new(name: String) -> Self {
-        let recipe = Recipe { suite: "bookworm".to_owned(), extra_packages: Vec::new() };
-        Self { name, agent: None, recipe, drive_size_bytes: DRIVE_SIZE_BYTES, freshness: Freshness::Kept }
+        Self {
+            name,
+            agent: None,
+            suite: "bookworm".to_owned(),
+            packages: Vec::new(),
+            oci: None,
+            drive_size_bytes: DRIVE_SIZE_BYTES,
+            freshness: Freshness::Kept,
+        }
+    }
+
+    /// Has the image of a reference as its base, as [`Image::from_oci`](crate::image::Image::from_oci) does, under the
+    /// builder's name.
+    pub fn oci(mut self, reference: impl Into<String>) -> Self {
+        self.oci = Some(OciSettings::new(reference.into()));
+        self
+    }
+
+    /// Logs in at the registry of the reference that was named before. Default: what the file of Docker's client says
+    /// (`~/.docker/config.json` or `DOCKER_CONFIG`), with its credential helpers. No password is written down.
+    pub fn registry_login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        if let Some(oci) = &mut self.oci {
+            oci.log_in(user.into(), password.into());
+        }
+        self
+    }
+
+    /// Asks `mirror` before `registry`, for one `mirror.example:5000` before `docker.io`. May be called more than once.
+    pub fn registry_mirror(mut self, registry: impl Into<String>, mirror: impl Into<String>) -> Self {
+        if let Some(oci) = &mut self.oci {
+            let (registry, mirror) = (registry.into(), mirror.into());
+            match oci.pull.mirrors.iter_mut().find(|(known, _)| *known == registry) {
+                Some((_, mirrors)) => mirrors.push(mirror),
+                None => oci.pull.mirrors.push((registry, vec![mirror])),
+            }
+        }
+        self
+    }
+
+    /// Asks a registry without TLS, by its host and port. Default: only those of this machine are.
+    pub fn registry_plain_http(mut self, registry: impl Into<String>) -> Self {
+        if let Some(oci) = &mut self.oci {
+            oci.pull.plain_http.push(registry.into());
+        }
+        self
+    }
+
+    /// Trusts an authority, in PEM, besides the host's own, when it asks registries.
+    pub fn registry_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        if let Some(oci) = &mut self.oci {
+            oci.pull.authorities.push(pem.into());
+        }
+        self
     }
 
     /// The path of another agent's binary, which is static and for x86-64. Default: the agent that comes with this
@@ -48,21 +105,23 @@ impl ImageBuilder {
         self
     }
 
-    /// The code name of the Debian release. Default: `bookworm`. Another release costs a new base.
+    /// The code name of the Debian release that the kernel comes from, and the base unless that is an OCI image. Default:
+    /// `bookworm`. Another release costs a new kernel, and a new base.
     pub fn suite(mut self, suite: impl Into<String>) -> Self {
-        self.recipe.suite = suite.into();
+        self.suite = suite.into();
         self
     }
 
     /// Adds a Debian package to the base. Default: none besides wrenn's own. Each package makes the base larger, and a
-    /// change of the packages costs a new base.
+    /// change of the packages costs a new base. An OCI image takes none.
     pub fn package(mut self, package: impl Into<String>) -> Self {
-        self.recipe.extra_packages.push(package.into());
+        self.packages.push(package.into());
         self
     }
 
-    /// Has the build ask for newer packages and a newer kernel, where an image is there already. Default: an image with the
-    /// same settings stays as it is, however old it is. Sandboxes that were created from an image go on with its base.
+    /// Has the build ask for what is newer, where an image is there already: packages, a kernel, what a tag of a registry's
+    /// leads to. Default: an image with the same settings stays as it is, however old it is, and nobody is asked. Sandboxes
+    /// that were created from an image go on with its base.
     pub fn refresh(mut self) -> Self {
         self.freshness = Freshness::Newest;
         self
@@ -70,7 +129,22 @@ impl ImageBuilder {
 
     /// The Debian release whose kernel the guests boot.
     pub(super) fn kernel_suite(&self) -> &str {
-        &self.recipe.suite
+        &self.suite
+    }
+
+    /// What a base of Debian's is made of.
+    pub(super) fn recipe(&self) -> Recipe {
+        Recipe { suite: self.suite.clone(), extra_packages: self.packages.clone() }
+    }
+
+    /// Changes with anything that goes into the base, but for what Debian and registries change.
+    pub(super) fn base_digest(&self) -> Result<String, ImageError> {
+        self.oci.as_ref().map_or_else(|| Ok(self.recipe().digest()), OciSettings::digest)
+    }
+
+    /// The file name of the base.
+    pub(super) fn base_file(&self) -> &'static str {
+        if self.oci.is_some() { BASE_EROFS } else { BASE_EXT4 }
     }
 
     /// The agent to pack. Blocks.
@@ -84,12 +158,18 @@ impl ImageBuilder {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
             text.bytes().next().is_some_and(plain) && text.bytes().all(|byte| plain(byte) || more.contains(&byte))
         };
-        if !word(&self.recipe.suite, b"-") {
-            return Err(setting("suite", &self.recipe.suite, "a code name, like `bookworm`"));
+        if !word(&self.suite, b"-") {
+            return Err(setting("suite", &self.suite, "a code name, like `bookworm`"));
         }
-        for package in &self.recipe.extra_packages {
+        for package in &self.packages {
             if !word(package, b"+.-") {
                 return Err(setting("package", package, "a Debian package's name"));
+            }
+        }
+        if let Some(oci) = &self.oci {
+            oci.check()?;
+            if let Some(package) = self.packages.first() {
+                return Err(setting("package", package, "of a base of Debian's: install it in a step of a template"));
             }
         }
         let size = self.drive_size_bytes;
@@ -100,16 +180,17 @@ impl ImageBuilder {
     }
 }
 
-/// The settings of an image with this name, and the defaults.
+/// The settings of the image of a reference, which has a `:`, `/` or `@`, or else of Debian's packages under this name. Both have
+/// the default of every other setting.
 impl From<&str> for ImageBuilder {
-    fn from(name: &str) -> Self {
-        Self::new(name.to_owned())
+    fn from(text: &str) -> Self {
+        if is_reference(text) { Self::new(name_of(text)).oci(text) } else { Self::new(text.to_owned()) }
     }
 }
 
 impl From<String> for ImageBuilder {
-    fn from(name: String) -> Self {
-        Self::new(name)
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
     }
 }
 

@@ -123,6 +123,11 @@ pub(super) fn images(data_dir: &Path) -> PathBuf {
     data_dir.join("images")
 }
 
+/// Where a data directory has the layers of OCI images.
+pub(super) fn layers(data_dir: &Path) -> PathBuf {
+    data_dir.join("layers")
+}
+
 /// Where a data directory has the kernels of its images.
 pub(super) fn kernels(data_dir: &Path) -> PathBuf {
     data_dir.join("kernels")
@@ -172,7 +177,7 @@ const KEPT_DIGITS: usize = 12;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::manifest::{FILES, MANIFEST};
+    use crate::image::manifest::{BASE_EXT4, MANIFEST, files};
 
     #[tokio::test]
     async fn what_is_kept_is_whole_even_where_somebody_began_to_remove_it() {
@@ -181,15 +186,15 @@ mod tests {
         let store = Store::lock(images(dir.path()), &name, &mut |_: &Step| {}).await.unwrap();
         let image = images(dir.path()).join("base");
         fs::create_dir(&image).unwrap();
-        for file in FILES.into_iter().chain([MANIFEST]) {
+        for file in files(BASE_EXT4).into_iter().chain([MANIFEST]) {
             fs::write(image.join(file), file).unwrap();
         }
         let kept = images(dir.path()).join("base@0123456789ab");
         fs::create_dir(&kept).unwrap();
-        fs::write(kept.join(FILES[0]), "old").unwrap();
+        fs::write(kept.join(files(BASE_EXT4)[0]), "old").unwrap();
         for _ in 0..2 {
             store.keep(&image, &kept).unwrap();
-            for file in FILES.into_iter().chain([MANIFEST]) {
+            for file in files(BASE_EXT4).into_iter().chain([MANIFEST]) {
                 assert_eq!(fs::read_to_string(kept.join(file)).unwrap(), file);
             }
         }

@@ -45,8 +45,7 @@ mod tar_reader;
 mod testing;
 
 pub(crate) use error::OciError;
-pub(crate) use limits::Limits;
 pub(crate) use manifest::ImageConfig;
 pub(crate) use options::{Credentials, Progress, PullOptions};
-pub(crate) use pull::{LayerInfo, Made, make_base, prune, resolve, verify};
+pub(crate) use pull::{make_base, prune, resolve, verify};
 pub(crate) use source::Source;

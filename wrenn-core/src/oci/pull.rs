@@ -39,7 +39,6 @@ pub(crate) struct Made {
     pub(crate) config: ImageConfig,
     /// The lowest first.
     pub(crate) layers: Vec<LayerInfo>,
-    pub(crate) base_bytes: u64,
 }
 
 /// A layer of an image.
@@ -94,8 +93,8 @@ pub(crate) async fn make_base(
         parts.iter().map(|layer| LayerInfo { digest: layer.digest.to_string(), size: layer.totals.unpacked_bytes });
     let infos = infos.collect();
     let path = base.to_owned();
-    let base_bytes = blocking(base, move || base::write(&parts, &path)).await?;
-    Ok(Made { digest: digest.to_string(), reference: source.to_string(), config, layers: infos, base_bytes })
+    blocking(base, move || base::write(&parts, &path)).await?;
+    Ok(Made { digest: digest.to_string(), reference: source.to_string(), config, layers: infos })
 }
 
 /// The digest that [`make_base`] would give, without layers. A tar archive or a directory is read for it.
@@ -140,22 +139,21 @@ pub(crate) async fn prune(layers: &Path, keep: BTreeSet<String>) -> Result<Vec<S
     .await
 }
 
-/// Reads every layer, and returns the digests of those that are damaged. Removing one with [`prune`] has it fetched anew.
-pub(crate) async fn verify(layers: &Path) -> Result<Vec<String>, OciError> {
+/// Reads every layer, and returns the digests of those that are whole and of those that are damaged. Removing one with
+/// [`prune`] has it fetched anew.
+pub(crate) async fn verify(layers: &Path) -> Result<(Vec<String>, Vec<String>), OciError> {
     let path = layers.to_owned();
     blocking(layers, move || {
         let cache = Cache::open(&path)?;
-        let mut damaged = Vec::new();
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
         for digest in cache.digests()? {
-            let whole = match cache.peek(digest)? {
+            let is_whole = match cache.peek(digest)? {
                 Some(layer) => layer.verify().map_err(OciError::io("read", &path))?,
                 None => false,
             };
-            if !whole {
-                damaged.push(digest.to_string());
-            }
+            if is_whole { &mut whole } else { &mut damaged }.push(digest.to_string());
         }
-        Ok(damaged)
+        Ok((whole, damaged))
     })
     .await
 }
@@ -324,6 +322,7 @@ impl Image {
         let downloaded = Mutex::new(0);
         let parallel = options.parallel.max(1);
         let fetches = parts.values().map(|part| self.layer(part, cache, budget, report, &downloaded));
+        let fetches: Vec<_> = fetches.collect();
         let fetched: BTreeMap<Digest, Arc<Layer>> = stream::iter(fetches)
             .buffer_unordered(parallel)
             .map_ok(|layer| (layer.digest, Arc::new(layer)))

@@ -18,7 +18,6 @@ use crate::oci::testing::{Archive, Mounted, TestImage, gzip, listing};
 async fn make(source: &Source, directory: &Path, name: &str) -> Result<(Made, PathBuf), OciError> {
     let base = directory.join(format!("{name}.erofs"));
     let made = make_base(source, &PullOptions::default(), &directory.join("layers"), &base, &mut |_| {}).await?;
-    assert_eq!(fs::metadata(&base).unwrap().len(), made.base_bytes);
     Ok((made, base))
 }
 
@@ -197,16 +196,16 @@ async fn kept_layers_are_shared_counted_checked_and_removed() {
     let error = make_base(&source, &few, &layers, &directory.path().join("third"), &mut |_| {}).await.unwrap_err();
     assert!(matches!(error, OciError::Limit { .. }), "what is kept counts, too: {error}");
 
-    assert!(verify(&layers).await.unwrap().is_empty());
+    assert!(verify(&layers).await.unwrap().1.is_empty());
     let damaged = &made.layers[0].digest;
     let data = layers.join(damaged.strip_prefix("sha256:").unwrap()).join("data");
     let mut bytes = fs::read(&data).unwrap();
     bytes[100] ^= 1;
     fs::write(&data, bytes).unwrap();
-    assert_eq!(verify(&layers).await.unwrap(), std::slice::from_ref(damaged));
+    assert_eq!(verify(&layers).await.unwrap().1, std::slice::from_ref(damaged));
     let keep: BTreeSet<String> = made.layers[1..].iter().map(|layer| layer.digest.clone()).collect();
     assert_eq!(prune(&layers, keep).await.unwrap(), std::slice::from_ref(damaged));
-    assert!(verify(&layers).await.unwrap().is_empty());
+    assert!(verify(&layers).await.unwrap().1.is_empty());
     make(&source, directory.path(), "fourth").await.unwrap();
     assert!(
         fs::read(directory.path().join("first.erofs")).unwrap()

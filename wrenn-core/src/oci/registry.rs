@@ -95,7 +95,8 @@ impl Registry {
         let what = format!("the manifest {named} of {}", reference.repository());
         let accept = Document::accepted();
         let path = format!("manifests/{named}");
-        let bytes = self.retrying(&what, tell, async |_| self.whole(&path, &what, Some(&accept), limit).await).await?;
+        let attempt = || self.whole(&path, &what, Some(&accept), limit);
+        let bytes = self.retrying(&what, tell, &AtomicBool::new(false), attempt).await?;
         if let Ok(expected) = Digest::parse(&named, &what) {
             expected.check(Digest::of(&bytes), what)?;
         }
@@ -106,7 +107,8 @@ impl Registry {
     pub(super) async fn small(&self, digest: Digest, limit: u64, tell: &Tell<'_>) -> Result<Vec<u8>, OciError> {
         let what = format!("the blob {digest}");
         let path = format!("blobs/{digest}");
-        let bytes = self.retrying(&what, tell, async |_| self.whole(&path, &what, None, limit).await).await?;
+        let attempt = || self.whole(&path, &what, None, limit);
+        let bytes = self.retrying(&what, tell, &AtomicBool::new(false), attempt).await?;
         digest.check(Digest::of(&bytes), what)?;
         Ok(bytes)
     }
@@ -123,7 +125,8 @@ impl Registry {
         let what = format!("the layer {digest}");
         let path = format!("blobs/{digest}");
         let received = std::sync::atomic::AtomicU64::new(0);
-        self.retrying(&what, tell, async |progressed: &AtomicBool| {
+        let progressed = AtomicBool::new(false);
+        let attempt = || async {
             let start = received.load(Ordering::Relaxed);
             if start == size {
                 return Ok(());
@@ -164,8 +167,8 @@ impl Registry {
                 return Err(OciError::Transport { registry: self.reference().registry().to_owned(), source });
             }
             Ok(())
-        })
-        .await
+        };
+        self.retrying(&what, tell, &progressed, attempt).await
     }
 
     fn reference(&self) -> &Reference {
@@ -173,20 +176,25 @@ impl Registry {
         &self.endpoints[self.endpoints.len() - 1].reference
     }
 
-    async fn retrying<T>(
+    /// An attempt sets `progressed` where it has brought something.
+    async fn retrying<T, Attempt>(
         &self,
         what: &str,
         tell: &Tell<'_>,
-        attempt: impl AsyncFn(&AtomicBool) -> Result<T, OciError>,
-    ) -> Result<T, OciError> {
+        progressed: &AtomicBool,
+        attempt: impl Fn() -> Attempt,
+    ) -> Result<T, OciError>
+    where
+        Attempt: Future<Output = Result<T, OciError>>,
+    {
         let mut failures = 0;
         for total in 0.. {
-            let progressed = AtomicBool::new(false);
-            let error = match attempt(&progressed).await {
+            progressed.store(false, Ordering::Relaxed);
+            let error = match attempt().await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            failures = if progressed.into_inner() { 1 } else { failures + 1 };
+            failures = if progressed.load(Ordering::Relaxed) { 1 } else { failures + 1 };
             if !error.is_retryable() || failures > self.retries || total >= ATTEMPTS_MAX {
                 return Err(error);
             }

@@ -326,6 +326,11 @@ async fn booted(site: &Arc<Site>, image: Image, shape: MachineShape) -> Result<(
     let keeper = Arc::clone(site);
     let keep = move || {
         keeper.keep(&path, &record)?;
+        // Whoever removes an image looks at what is recorded.
+        if let Err(error) = Image::base_of_digest(keeper.data.path(), image.name(), image.base_digest()) {
+            record::remove(&path)?;
+            return Err(error.into());
+        }
         forget_boots(&keeper, &image, &key)
     };
     blocking("record the booted template", keep).await??;
@@ -381,6 +386,18 @@ pub(crate) fn forget_boots(site: &Site, image: &Image, own: &str) -> Result<()> 
     }
     if kept < boots.len() {
         tracing::debug!(image = image.name(), count = boots.len() - kept, "forgot booted templates");
+    }
+    Ok(())
+}
+
+/// Removes the records of all boots of an image that is no more. Blocks.
+pub(crate) fn forget_boots_of(site: &Site, image: &str) -> Result<()> {
+    let of_image = format!("{image}-");
+    for stem in record::stems(&site.data.booted())? {
+        if stem.strip_prefix(&of_image).is_some_and(is_shape) {
+            record::remove(&boot_path(site, &stem))?;
+            site.data.forget_lock(&format!("boot-{stem}"));
+        }
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ impl Written {
         let expanded = || self.expand(&self.rest, place);
         let words = || array(&self.rest);
         match self.keyword.as_str() {
-            "RUN" => self.run(place).map(Instruction::Run),
+            "RUN" => self.run(place).map(|step| Instruction::Run(Box::new(step))),
             "COPY" | "ADD" => self.copy(place).map(Instruction::Copy),
             "ENV" => self.pairs(place).map(Instruction::Env),
             "ARG" => self.arg(place),

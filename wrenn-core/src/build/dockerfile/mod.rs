@@ -91,8 +91,8 @@ impl Dockerfile {
             let default = expand(default, written.escape, &globals).map_err(|problem| written.fault(problem))?;
             globals.insert(name.trim().to_owned(), given.get(name.trim()).cloned().unwrap_or(default));
         }
-        let (mut known, mut names) = (BTreeMap::new(), Vec::new());
-        let mut stages = Vec::new();
+        let (mut known, mut names) = (BTreeMap::new(), Vec::<BTreeMap<String, usize>>::new());
+        let mut stages: Vec<Resolved> = Vec::new();
         for (number, section) in self.stages.iter().enumerate() {
             let expanded = expand(&section.base, section.from.escape, &globals);
             let base = expanded.map_err(|problem| section.from.fault(problem))?;
@@ -111,15 +111,15 @@ impl Dockerfile {
             stages.push(Resolved { name: section.name.clone(), base, lines: section.lines.clone() });
         }
         let last = stages.len() - 1;
-        for number in 0..=last {
-            for written in self.stages[number].lines.iter().filter(|written| written.keyword == "COPY") {
-                let Some(from) = written.copies_from() else { continue };
-                if names[number].contains_key(&from.to_ascii_lowercase()) || names[number].contains_key(&from) {
+        for (number, names) in names.iter_mut().enumerate() {
+            let copies = stages[number].lines.iter().filter(|written| written.keyword == "COPY");
+            let sources = copies.filter_map(|written| Some((written.copies_from()?, written.line)));
+            for (from, line) in sources.collect::<Vec<_>>() {
+                if names.contains_key(&from.to_ascii_lowercase()) || names.contains_key(&from) {
                     continue;
                 }
-                names[number].insert(from.clone(), stages.len());
-                let base = BaseOf::Reference(from, Some(written.line));
-                stages.push(Resolved { name: None, base, lines: Vec::new() });
+                names.insert(from.clone(), stages.len());
+                stages.push(Resolved { name: None, base: BaseOf::Reference(from, Some(line)), lines: Vec::new() });
             }
         }
         Ok(Resolution { stages, last, names, globals })
