@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use wrenn_core::image::Image;
 use wrenn_server::packages;
 use wrenn_server::setup::Setup;
@@ -14,7 +15,37 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     let more_packages = [missing_programs(&TEST_PROGRAMS), missing_for_building()].concat();
     let setup = Setup { image: Image::builder("base"), more_packages, may_remove: true };
     setup.run(&wrenn_core::default_data_dir(), |line| println!("setup: {line}")).await?;
-    Ok(())
+    TEST_TOOLS.iter().try_for_each(|tool| tool.fetch())
+}
+
+/// A program that tests run, and that is not installed: its package would start a service, or remove another.
+struct TestTool {
+    package: &'static str,
+    /// Where it is in the package.
+    path: &'static str,
+}
+
+const TEST_TOOLS: [TestTool; 2] = [
+    TestTool { package: "docker-registry", path: "usr/bin/docker-registry" },
+    TestTool { package: "busybox-static", path: "bin/busybox" },
+];
+
+impl TestTool {
+    /// Unpacks it below cargo's target directory, where the tests look for it.
+    fn fetch(&self) -> anyhow::Result<()> {
+        let tools = crate::shell::target().join("test-tools");
+        if tools.join(self.path).is_file() {
+            return Ok(());
+        }
+        println!("setup: fetching {}, which only the tests run", self.package);
+        let place = tempfile::tempdir()?;
+        // As root apt would fetch as another user, to whom the directory is closed.
+        let download = ["-q", "-o", "APT::Sandbox::User=root", "download", self.package];
+        crate::shell::run(Command::new("apt-get").args(download).current_dir(place.path()))?;
+        let package = std::fs::read_dir(place.path())?.next().context("apt-get has left no package")??.path();
+        std::fs::create_dir_all(&tools)?;
+        crate::shell::run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&tools))
+    }
 }
 
 /// Installs what the whole workspace with every feature needs to be built, where that is missing.
@@ -35,7 +66,7 @@ pub(crate) fn for_building() -> anyhow::Result<()> {
 }
 
 /// What the tests alone want, and the package that has it. `patchelf` is for the lab with QEMU.
-const TEST_PROGRAMS: [(&str, &str); 2] = [("mkfs.xfs", "xfsprogs"), ("patchelf", "patchelf")];
+const TEST_PROGRAMS: [(&str, &str); 3] = [("curl", "curl"), ("mkfs.xfs", "xfsprogs"), ("patchelf", "patchelf")];
 
 /// The build of the `userfaultfd` crate, to which wrenn's calls are compared, has `bindgen` read a header of Linux. No user
 /// of wrenn's crates builds it, unless by the feature of that name.

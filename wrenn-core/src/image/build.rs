@@ -33,7 +33,7 @@ use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
-use crate::image::{ext4, rootfs, scratch, tools};
+use crate::image::{ext4, scratch, tools};
 use crate::oci::{self, ImageConfig, Progress};
 
 /// Which files of the previous image will do.
@@ -271,7 +271,7 @@ impl FoundBase {
         let rootfs = recipe.bootstrap(&staging.join(SCRATCH), progress).await?;
         progress(&Step::Base);
         ext4::write_base(&rootfs.root, &staging.join(BASE_EXT4)).await?;
-        let (packages, defaults) = (rootfs.packages, rootfs::defaults());
+        let (packages, defaults) = (rootfs.packages, defaults_of_debian());
         Ok(Self { recipe_sha256: recipe.digest(), packages, defaults, oci: None })
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::defaults::Defaults;
 use crate::image::error::ImageError;
-use crate::image::{digest, rootfs};
+use crate::image::digest;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -38,7 +38,7 @@ pub(super) struct Manifest {
     /// `name version` of each package in the base.
     pub(super) packages: Vec<String>,
     /// What it says of its sandboxes' processes. Images were of one kind before this was written down.
-    #[serde(default = "rootfs::defaults")]
+    #[serde(default = "defaults_of_debian")]
     pub(super) defaults: Defaults,
     /// The image that is the base, where that is not made of Debian's packages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +123,14 @@ impl FileRecord {
         Ok(Self { size_bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512, sha256: sha256.map_err(io())? })
     }
 }
+
+/// What an image of Debian's packages says of its sandboxes' processes.
+pub(super) fn defaults_of_debian() -> Defaults {
+    Defaults { user: Some(USER.to_owned()), ..Defaults::default() }
+}
+
+/// The user that such a base has for commands.
+const USER: &str = "user";
 
 pub(super) const FORMAT: u32 = 1;
 pub(super) const MANIFEST: &str = "image.json";

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::tools;
-use crate::defaults::Defaults;
 use crate::image::digest;
 use crate::image::error::ImageError;
 use crate::image::step::Step;
@@ -119,14 +118,6 @@ fn bytes_in(directory: &Path) -> u64 {
 }
 
 const REPORT_EVERY: Duration = Duration::from_secs(3);
-
-/// What an image of Debian's packages says of its sandboxes' processes.
-pub(super) fn defaults() -> Defaults {
-    Defaults { user: Some(USER.to_owned()), ..Defaults::default() }
-}
-
-/// The user that the base has for commands.
-const USER: &str = "user";
 
 /// A file of ours in the tree.
 #[derive(Debug)]
