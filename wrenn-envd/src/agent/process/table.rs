@@ -2,8 +2,12 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     convert::Infallible,
     io, mem,
+    pin::pin,
     process::ExitStatus,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +18,7 @@ use nix::sys::{
 use tokio::{
     io::unix::AsyncFd,
     sync::{
-        AcquireError, Semaphore,
+        OwnedSemaphorePermit, Semaphore,
         oneshot::{self, error::TryRecvError},
     },
     time::{Instant, sleep, timeout},
@@ -44,6 +48,8 @@ pub(crate) struct Table {
     starters: Arc<Threads>,
     /// One for each of the threads, so that what waits for none of them is given up, and its descriptors with it.
     starts: Arc<Semaphore>,
+    /// How many starts have come to an end, one way or another, that nothing held up.
+    answered: AtomicU64,
     /// One for each pipe that is read on.
     leftovers: Arc<Semaphore>,
 }
@@ -119,6 +125,7 @@ impl Table {
             budget: Arc::new(Budget::new(kept_bytes_max)),
             starters: Threads::new("starter", STARTS_MAX),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            answered: AtomicU64::new(0),
             leftovers: Arc::new(Semaphore::new(LEFTOVERS_MAX)),
         }
     }
@@ -131,33 +138,54 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`StartError::HeldUp`] also where so many processes that cannot begin are being started that none can be added.
+    /// [`StartError::HeldUp`] also where so many processes that cannot begin are being started that none can be added. In a
+    /// guest that is only busy it takes as long as it takes.
     ///
     /// # Cancel-Safety
     ///
     /// A process that begins all the same is killed.
     pub(in crate::agent) async fn spawn(self: &Arc<Self>, program: Program) -> Result<Begun, StartError> {
-        let closed = |error: AcquireError| StartError::Process(io::Error::other(error));
-        let permit = timeout(START_MAX, self.starts.clone().acquire_owned()).await.map_err(|_| StartError::HeldUp)?;
-        let (permit, this) = (permit.map_err(closed)?, self.clone());
+        let (permit, this, newborn) = (self.turn().await?, self.clone(), Arc::<Newborn>::default());
+        let watched = newborn.clone();
         let starting = self.starters.run(move || {
-            let begun = this.start(&program);
+            let begun = this.start(&program, &newborn);
+            if !matches!(begun, Err(StartError::HeldUp)) {
+                this.answered.fetch_add(1, Ordering::Relaxed);
+            }
             drop(permit);
             begun
         });
-        let begun = timeout(START_MAX, starting.map_err(StartError::Process)?).await.map_err(|_| StartError::HeldUp)?;
+        let mut starting = starting.map_err(StartError::Process)?;
+        let begun = tokio::select! {
+            biased;
+            begun = &mut starting => begun,
+            () = watched.is_given_up() => timeout(REAPED_MAX, starting).await.map_err(|_| StartError::HeldUp)?,
+        };
         begun.map_err(|error| StartError::Process(io::Error::other(error)))?
     }
 
+    /// Waits for one of the threads, in the order of the calls. It is given up where none of those that have a turn
+    /// comes to an end: a guest that has much to do, or a host that does, makes no caller wait for nothing.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, StartError> {
+        let mut turn = pin!(self.starts.clone().acquire_owned());
+        loop {
+            let answered = self.answered.load(Ordering::Relaxed);
+            match timeout(TURN_MAX, &mut turn).await {
+                Ok(permit) => return permit.map_err(|error| StartError::Process(io::Error::other(error))),
+                Err(_) if self.answered.load(Ordering::Relaxed) == answered => return Err(StartError::HeldUp),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Starts `program`, and waits for it to begin. It may end, and be reaped, before this knows its number.
-    fn start(&self, program: &Program) -> Result<Begun, StartError> {
-        let newborn = Arc::<Newborn>::default();
+    fn start(&self, program: &Program, newborn: &Arc<Newborn>) -> Result<Begun, StartError> {
         self.lock().starting.push(Starting { newborn: newborn.clone(), status: None });
         let began = Instant::now();
-        let started = program.start(&newborn);
+        let started = program.start(newborn);
         let took = began.elapsed();
         let mut state = self.lock();
-        let found = state.starting.iter().position(|starting| Arc::ptr_eq(&starting.newborn, &newborn));
+        let found = state.starting.iter().position(|starting| Arc::ptr_eq(&starting.newborn, newborn));
         let status = found.and_then(|index| state.starting.swap_remove(index).status);
         let pid = started?;
         let (sender, exit) = oneshot::channel();
@@ -309,9 +337,12 @@ const ENDED_FOR: Duration = Duration::from_secs(600);
 /// How many processes are being started at once. One that waits for a file system that does not answer is one of them.
 const STARTS_MAX: usize = 16;
 
-/// How long a process may wait for its turn, and as long again to begin: more than it takes until one that is held up is
-/// killed.
-const START_MAX: Duration = Duration::from_secs(12);
+/// How long a process waits for its turn while no other's comes to an end: more than it takes until those that are held up
+/// are killed.
+const TURN_MAX: Duration = Duration::from_secs(20);
+
+/// How long a process that was killed before it began may take to be gone.
+const REAPED_MAX: Duration = Duration::from_secs(2);
 
 /// How many pipes are read whose process has ended: each takes a descriptor.
 const LEFTOVERS_MAX: usize = 4096;
@@ -324,6 +355,26 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_waited_for_as_long_as_others_come_to_an_end() {
+        let table = Arc::new(Table::new(1));
+        let taken = table.starts.clone().acquire_many_owned(STARTS_MAX.try_into().unwrap()).await.unwrap();
+        let (begun, busy) = (Instant::now(), 10 * TURN_MAX);
+        let others = async {
+            while begun.elapsed() < busy {
+                table.answered.fetch_add(1, Ordering::Relaxed);
+                sleep(TURN_MAX - Duration::from_secs(1)).await;
+            }
+        };
+        let (refused, ()) = tokio::join!(table.turn(), others);
+        assert!(matches!(refused, Err(StartError::HeldUp)), "they stand still now");
+        assert!(begun.elapsed() > busy && begun.elapsed() < busy + 2 * TURN_MAX, "{:?}", begun.elapsed());
+        let waiting = tokio::spawn(async move { table.turn().await.is_ok() });
+        sleep(TURN_MAX / 2).await;
+        drop(taken);
+        assert!(waiting.await.unwrap());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_told_and_followed_by_another_attempt() {

@@ -8,16 +8,20 @@
 //!  starter    watch ---- clone, waits ------------------- goes on ---- Watched::was_ended
 //!  timer        +---------- PERIOD ---> thread: is it stopped, or late? kill it
 //! ```
+//!
+//! Late is not what a clock says. In a guest whose host gives it little time, or that has much to do itself, a process that
+//! nothing holds up takes long to begin too. So what counts is how often this thread has come to look, and found the process
+//! waiting for something else than a processor.
 
 use std::{
-    io,
+    fs, io,
     os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -41,7 +45,7 @@ pub(super) struct Watchdog {
 /// One process that has not begun.
 struct Watch {
     newborn: Arc<Newborn>,
-    since: Instant,
+    delay: Mutex<Delay>,
     ended: AtomicBool,
 }
 
@@ -65,7 +69,7 @@ pub(super) fn watch(newborn: &Arc<Newborn>) -> io::Result<Watched<'static>> {
             WATCHDOG.get_or_init(|| made)
         }
     };
-    let watch = Arc::new(Watch { newborn: newborn.clone(), since: Instant::now(), ended: AtomicBool::new(false) });
+    let watch = Arc::new(Watch { newborn: newborn.clone(), delay: Mutex::default(), ended: AtomicBool::new(false) });
     let mut watched = watchdog.lock();
     if watched.is_empty() {
         watchdog.timer.set(Expiration::Interval(TimeSpec::from_duration(PERIOD)), TimerSetTimeFlags::empty())?;
@@ -125,18 +129,103 @@ impl Watchdog {
 
 impl Watch {
     fn look(&self) {
-        let Some(pid) = self.newborn.pid().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else { return };
+        let pid = self.newborn.pid().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        let is_late = self.delay.lock().unwrap_or_else(PoisonError::into_inner).is_over(|| pid.is_some_and(waits));
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let is_late = self.since.elapsed() > LATE;
-        if is_late || matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))) {
+        if let Some(pid) = pid
+            && (is_late || matches!(waitid(Id::Pid(pid), flags), Ok(WaitStatus::Stopped(..))))
+        {
             let was_killed = kill(pid, Signal::SIGKILL).is_ok();
             self.ended.fetch_or(was_killed, Ordering::AcqRel);
         }
+        if is_late {
+            // What is in a call that cannot be interrupted does not die of that.
+            self.newborn.give_up();
+        }
     }
+}
+
+/// How long a process has not begun, in looks.
+#[derive(Debug, Default)]
+struct Delay {
+    looks: u32,
+    /// How many of those that asked found the process waiting.
+    waits: u32,
+}
+
+impl Delay {
+    /// Counts one look, and says whether it is one too many. Some looks ask whether the process `waits`.
+    fn is_over(&mut self, waits: impl FnOnce() -> bool) -> bool {
+        self.looks = self.looks.saturating_add(1);
+        if self.looks.is_multiple_of(LOOKS_PER_QUESTION) && waits() {
+            self.waits = self.waits.saturating_add(1);
+        }
+        self.waits >= WAITS_MAX || self.looks >= LOOKS_MAX
+    }
+}
+
+/// Whether a process is about nothing that a processor could further. One that has ended is not said to.
+fn waits(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its name is in brackets, and may have any character.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'R' | 'Z' | 'X'))
 }
 
 /// Nobody who is not attacked waits for it.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Far more than a disk under load takes for a program's first page.
-const LATE: Duration = Duration::from_secs(10);
+/// Each how many looks it is asked what the process is about, which takes a file of `/proc`: half a second at least.
+const LOOKS_PER_QUESTION: u32 = 25;
+
+/// How often a process may be found waiting, which takes ten seconds: far more than a disk under load takes for a program's
+/// first page.
+const WAITS_MAX: u32 = 20;
+
+/// How often a process is looked at that has not begun, whatever it is about: two minutes, in which even a process that
+/// hardly gets a processor has begun.
+const LOOKS_MAX: u32 = 6000;
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// After how many looks a process is late.
+    fn looks_until_late(waits: impl Fn(u32) -> bool) -> u32 {
+        let mut delay = Delay::default();
+        (1..).find(|look| delay.is_over(|| waits(*look))).unwrap()
+    }
+
+    #[test]
+    fn a_process_is_late_by_what_it_was_found_waiting_for_and_not_by_the_clock() {
+        assert_eq!(looks_until_late(|_| true), WAITS_MAX * LOOKS_PER_QUESTION);
+        assert_eq!(looks_until_late(|_| false), LOOKS_MAX);
+        // A disk that answers slowly, and a processor that is there half of the time.
+        assert_eq!(looks_until_late(|look| look / LOOKS_PER_QUESTION % 2 == 0), 2 * WAITS_MAX * LOOKS_PER_QUESTION);
+        assert_eq!(PERIOD * LOOKS_PER_QUESTION * WAITS_MAX, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn only_what_sleeps_is_found_waiting() {
+        let shell = |line: &str| Command::new("sh").args(["-c", line]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = |child: &std::process::Child| Pid::from_raw(child.id().try_into().unwrap());
+        let (mut sleeper, mut spinner, mut ended) = (shell("read a"), shell("while :; do :; done"), shell("exit"));
+        let is_it = |child: &_, expected: bool| {
+            (0..250).any(|_| {
+                thread::sleep(PERIOD);
+                waits(pid(child)) == expected
+            })
+        };
+        assert!(is_it(&sleeper, true));
+        assert!(is_it(&spinner, false) && !waits(pid(&spinner)), "it has all of a processor, or waits for one");
+        assert!(is_it(&ended, false), "nobody has reaped it");
+        ended.wait().unwrap();
+        for child in [&mut sleeper, &mut spinner] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(!waits(pid(&sleeper)), "it is gone");
+    }
+}
