@@ -3,5 +3,6 @@
 pub mod contract;
 pub mod postgres;
 pub mod records;
+mod rows;
 mod sql;
 pub mod sqlite;

@@ -12,6 +12,7 @@ use crate::store::records::{
     Asked, EventRecord, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
     TagRecord, Usage, WebhookRecord,
 };
+use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};
 
 /// A store that is a database of a PostgreSQL server. It has one `wrenn-server`: the sandboxes are of one host.

@@ -2,9 +2,8 @@
 //! written once and made for each by a macro.
 
 use sqlx::AssertSqlSafe;
-use wrenn_core::SandboxId;
 
-use crate::store::records::{By, Order, Page, Status};
+use crate::store::records::{By, Order, Page};
 
 /// Makes a `Store` of a type whose first field is a pool. `$row` is the pool's type of rows. Where this is used there have
 /// to be `reading` and `writing`, which make a [`StoreError`](crate::store::contract::StoreError) of sqlx's.
@@ -361,92 +360,7 @@ macro_rules! store_by_sql {
             }
         }
 
-        fn key_of(row: &$row) -> Result<KeyRecord, sqlx::Error> {
-            Ok(KeyRecord {
-                id: row.try_get("id")?,
-                name: row.try_get("name")?,
-                hash: row.try_get("hash")?,
-                created_at_ms: row.try_get("created_at_ms")?,
-                revoked_at_ms: row.try_get("revoked_at_ms")?,
-                terms: sql::of_json(row.try_get("terms")?)?,
-            })
-        }
-
-        fn sandbox_of(row: &$row) -> Result<SandboxRecord, sqlx::Error> {
-            Ok(SandboxRecord {
-                id: sql::id(row.try_get("id")?)?,
-                owner: row.try_get("owner")?,
-                template: row.try_get("template")?,
-                vcpus: sql::number(row.try_get("vcpus")?)?,
-                memory_mib: sql::number(row.try_get("memory_mib")?)?,
-                timeout_sec: sql::number(row.try_get("timeout_sec")?)?,
-                pauses_at_timeout: row.try_get("pauses_at_timeout")?,
-                status: sql::status(row.try_get("status")?)?,
-                why: row.try_get("why")?,
-                created_at_ms: row.try_get("created_at_ms")?,
-                started_at_ms: row.try_get("started_at_ms")?,
-                updated_at_ms: row.try_get("updated_at_ms")?,
-                asked: sql::of_json(row.try_get("asked")?)?,
-            })
-        }
-
-        fn snapshot_of(row: &$row) -> Result<SnapshotRecord, sqlx::Error> {
-            Ok(SnapshotRecord {
-                name: row.try_get("name")?,
-                owner: row.try_get("owner")?,
-                vcpus: sql::number(row.try_get("vcpus")?)?,
-                memory_mib: sql::number(row.try_get("memory_mib")?)?,
-                disk_mib: sql::number(row.try_get("disk_mib")?)?,
-                source: row.try_get("sandbox_id")?,
-                created_at_ms: row.try_get("created_at_ms")?,
-            })
-        }
-
-        fn tag_of(row: &$row) -> Result<TagRecord, sqlx::Error> {
-            Ok(TagRecord {
-                owner: row.try_get("owner")?,
-                name: row.try_get("name")?,
-                tag: row.try_get("tag")?,
-                template: row.try_get("template")?,
-                created_at_ms: row.try_get("created_at_ms")?,
-            })
-        }
-
-        fn request_of(row: &$row) -> Result<RequestRecord, sqlx::Error> {
-            let sandbox: Option<&str> = row.try_get("sandbox_id")?;
-            Ok(RequestRecord {
-                digest: row.try_get("digest")?,
-                sandbox: sandbox.map(sql::id).transpose()?,
-                created_at_ms: row.try_get("created_at_ms")?,
-            })
-        }
-
-        fn event_of(row: &$row) -> Result<EventRecord, sqlx::Error> {
-            Ok(EventRecord {
-                id: row.try_get("id")?,
-                owner: row.try_get("owner")?,
-                sandbox: sql::id(row.try_get("sandbox_id")?)?,
-                template: row.try_get("template")?,
-                kind: row.try_get("kind")?,
-                why: row.try_get("why")?,
-                at_ms: row.try_get("at_ms")?,
-            })
-        }
-
-        fn webhook_of(row: &$row) -> Result<WebhookRecord, sqlx::Error> {
-            Ok(WebhookRecord {
-                id: row.try_get("id")?,
-                owner: row.try_get("owner")?,
-                name: row.try_get("name")?,
-                url: row.try_get("url")?,
-                is_enabled: row.try_get("is_enabled")?,
-                kinds: sql::of_json(row.try_get("kinds")?)?,
-                secret: Hidden(row.try_get("secret")?),
-                failing_since_ms: row.try_get("failing_since_ms")?,
-                why: row.try_get("why")?,
-                created_at_ms: row.try_get("created_at_ms")?,
-            })
-        }
+        $crate::store::rows::records_of_rows!($row);
 
         fn as_json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
             serde_json::to_string(value).map_err(|error| writing(sqlx::Error::Encode(error.into())))
@@ -493,21 +407,4 @@ pub(super) fn events(order: Order) -> AssertSqlSafe<String> {
         "SELECT * FROM events WHERE owner = $1 AND (CAST($2 AS TEXT) IS NULL OR sandbox_id = $2) \
          ORDER BY seq {sorted} LIMIT $3 OFFSET $4"
     ))
-}
-
-pub(super) fn of_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
-    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-/// The databases have no numbers without a sign.
-pub(super) fn number(number: i64) -> Result<u32, sqlx::Error> {
-    u32::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
-}
-
-pub(super) fn id(text: &str) -> Result<SandboxId, sqlx::Error> {
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
-pub(super) fn status(name: &str) -> Result<Status, sqlx::Error> {
-    Status::named(name).ok_or_else(|| sqlx::Error::Decode(format!("{name:?} is an unknown status").into()))
 }

@@ -15,6 +15,7 @@ use crate::store::records::{
     Asked, EventRecord, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
     TagRecord, Usage, WebhookRecord,
 };
+use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};
 
 /// A store that is one file, which one server has open.
