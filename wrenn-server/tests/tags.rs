@@ -40,6 +40,31 @@ fn a_name_with_a_tag_stands_for_the_template_that_it_was_assigned_to() {
     assert_eq!((build.len(), build.matches('-').count()), (36, 4), "{build}");
     assert_eq!(list("warm"), ["default", "stable", "v1"].map(|tag| format!("{tag}={build}")));
     assert_eq!(client.get("/templates/warm/tags/count"), (200, json!({"total": 3})));
+    let (status, groups) = client.get("/templates/warm/tags/groups?sort=name_asc&tagsLimit=2");
+    let names = |groups: &Value| -> Vec<String> {
+        let groups = groups["tags"].as_array().expect("a list").iter();
+        groups.map(|one| one["tag"].as_str().expect("a tag").to_owned()).collect()
+    };
+    assert_eq!(
+        (status, names(&groups), &groups["nextCursor"]),
+        (200, vec!["default".into(), "stable".into()], &json!("stable"))
+    );
+    assert_eq!(groups["tags"][1]["assignments"][0]["buildId"], json!(build), "{groups}");
+    let (_, rest) = client.get("/templates/warm/tags/groups?sort=name_asc&tagsLimit=2&tagsCursor=stable");
+    assert_eq!((names(&rest), &rest["nextCursor"]), (vec!["v1".to_owned()], &Value::Null), "{rest}");
+    assert_eq!(names(&client.get("/templates/warm/tags/groups?search=Stab").1), ["stable"]);
+    let (status, assignments) = client.get("/templates/warm/tags/STABLE/assignments");
+    assert_eq!((status, &assignments["data"]), (200, &groups["tags"][1]["assignments"]), "{assignments}");
+    for (path, status) in [
+        ("groups?sort=x", 400),
+        ("groups?tagsCursor=x", 400),
+        ("groups?tagsLimit=101", 400),
+        ("v2/assignments", 404),
+        ("a%20b/assignments", 400),
+    ] {
+        assert_eq!(client.get(&format!("/templates/warm/tags/{path}")).0, status, "{path}");
+    }
+    assert_eq!(other.get("/templates/warm/tags/groups").0, 404);
     for (tag, exists) in [("STABLE", true), ("default", true), ("latest", true), ("v2", false)] {
         let (status, answer) = client.get(&format!("/templates/warm/tags/exists?tag={tag}"));
         let right = json!({"exists": exists, "normalizedTag": tag.to_lowercase()});

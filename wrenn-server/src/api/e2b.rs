@@ -12,6 +12,7 @@ mod query;
 pub(crate) mod router;
 mod sandboxes;
 mod snapshots;
+mod tag_groups;
 mod tags;
 mod templates;
 mod unbuilt;

@@ -4,7 +4,9 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post, put};
 
-use crate::api::e2b::{events, life, logs, metrics, sandboxes, snapshots, tags, templates, unbuilt, webhooks};
+use crate::api::e2b::{
+    events, life, logs, metrics, sandboxes, snapshots, tag_groups, tags, templates, unbuilt, webhooks,
+};
 use crate::api::state::Context;
 
 /// Everything that E2B's clients ask for.
@@ -51,6 +53,8 @@ fn templates_router() -> Router<Context> {
         .route("/templates/{id}/tags", get(tags::list))
         .route("/templates/{id}/tags/count", get(tags::count))
         .route("/templates/{id}/tags/exists", get(tags::exists))
+        .route("/templates/{id}/tags/groups", get(tag_groups::groups))
+        .route("/templates/{id}/tags/{tag}/assignments", get(tag_groups::assignments))
         .route("/templates/{id}/files/{hash}", any(unbuilt::builds))
         .route("/templates/{id}/builds/{build}", any(unbuilt::builds))
         .route("/v2/templates/{id}/builds/{build}", any(unbuilt::builds))

@@ -110,7 +110,12 @@ pub(super) async fn exists(
 /// A build's name, which E2B's clients take for a UUID (version 8 of RFC 9562). A template has one build, so that it follows
 /// from the template's name.
 pub(super) fn build_id(template: &str) -> String {
-    let digest = Sha256::digest(template);
+    uuid_of(template)
+}
+
+/// A UUID that follows from a text.
+pub(super) fn uuid_of(text: &str) -> String {
+    let digest = Sha256::digest(text);
     let mut digits: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     digits.replace_range(12..13, "8");
     digits.replace_range(16..17, "8");
@@ -125,12 +130,12 @@ fn all_tagged(name: &str, tags: &[String]) -> Result<Vec<Tagged>, Refused> {
     tags.iter().map(|tag| Tagged::of(bare(name), tag).ok_or_else(|| no_tag(tag))).collect()
 }
 
-fn no_tag(tag: &str) -> Refused {
+pub(super) fn no_tag(tag: &str) -> Refused {
     Refused::bad_request(format!("{tag:?} is no tag: it has 1 to 128 letters, digits, dots, hyphens and underscores"))
 }
 
 /// A name without a tag.
-fn bare(name: &str) -> &str {
+pub(super) fn bare(name: &str) -> &str {
     name.split_once(':').map_or(name, |(name, _)| name)
 }
 

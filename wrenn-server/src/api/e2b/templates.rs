@@ -129,7 +129,7 @@ async fn template(context: &Context, owner: &str, name: &str, asked: &str) -> Re
     found.ok_or_else(|| Refused::not_found(format!("template '{asked}' not found")))
 }
 
-fn created_at(template: &Template) -> String {
+pub(super) fn created_at(template: &Template) -> String {
     rfc3339(template.created_at().map_or(OffsetDateTime::UNIX_EPOCH, OffsetDateTime::from))
 }
 
