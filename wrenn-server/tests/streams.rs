@@ -260,7 +260,9 @@ fn what_is_wrong_with_a_stream_is_told() {
         assert_eq!(refused(&server.client(&other), &at), (404, "not_found".to_owned()));
         assert_eq!(refused(&client, &format!("/v1/sandboxes/sb0000000000000000/{route}")).0, 404);
         let (status, answer) = client.get(&at);
-        assert_eq!((status, &answer["error"]["code"]), (400, &json!("no_websocket")), "{answer}");
+        assert_eq!((status, &answer["error"]["code"]), (426, &json!("no_websocket")), "{answer}");
+        let (head, _) = client.head_and_body(&at);
+        assert!(head.lines().any(|line| line == "upgrade: websocket"), "{head}");
 
         for bad in [
             json!({"type": "stdin", "data": "a"}),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -18,6 +18,8 @@ pub(super) struct Refused {
     code: &'static str,
     message: String,
     retry_after_sec: Option<u32>,
+    /// The protocol that the route speaks in place of HTTP.
+    upgrade_to: Option<&'static str>,
 }
 
 /// An error within an answer, or as one.
@@ -39,7 +41,7 @@ struct ErrorText {
 
 impl Refused {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_sec: None }
+        Self { status, code, message: message.into(), retry_after_sec: None, upgrade_to: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -52,6 +54,12 @@ impl Refused {
             retry_after_sec: Some(seconds),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
         }
+    }
+
+    /// For a request that asks by HTTP where a WebSocket is.
+    pub(super) fn wants_websocket(message: impl Into<String>) -> Self {
+        let refused = Self::new(StatusCode::UPGRADE_REQUIRED, "no_websocket", message);
+        Self { upgrade_to: Some("websocket"), ..refused }
     }
 
     /// The code, and the message.
@@ -136,10 +144,13 @@ impl Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let (status, retry_after) = (self.status, self.retry_after_sec);
+        let (status, retry_after, upgrade_to) = (self.status, self.retry_after_sec, self.upgrade_to);
         let mut response = (status, Json(self.into_body())).into_response();
         if let Some(seconds) = retry_after {
-            response.headers_mut().insert(axum::http::header::RETRY_AFTER, seconds.into());
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(protocol) = upgrade_to {
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol));
         }
         response
     }

@@ -23,6 +23,10 @@ pub(super) struct Failing;
 #[derive(Debug)]
 pub(super) struct BadInput;
 
+/// Of a route that speaks no HTTP.
+#[derive(Debug)]
+pub(super) struct NoWebSocket;
+
 /// Of a route that takes something for as long as it comes.
 #[derive(Debug)]
 pub(super) struct TooSlow;
@@ -42,6 +46,12 @@ impl IntoResponses for Failing {
             (502, "vm_ended", "The guest or its VMM failed, or what is stored is damaged."),
             (507, "no_space", "The machine's disk is full."),
         ])
+    }
+}
+
+impl IntoResponses for NoWebSocket {
+    fn responses() -> Responses {
+        refusals(&[(426, "no_websocket", "The request asks for no WebSocket. `Upgrade` says that it has to.")])
     }
 }
 

@@ -12,7 +12,7 @@ use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
-use crate::api::v1::refusals::{BadInput, Failing, Missing};
+use crate::api::v1::refusals::{BadInput, Failing, Missing, NoWebSocket};
 use crate::api::v1::streams::place::Place;
 use crate::api::v1::streams::pump::ClientGone;
 use crate::api::v1::streams::upgrade::{Start, Upgrade, open};
@@ -48,7 +48,7 @@ pub(in crate::api::v1) struct ExecStart {
 #[utoipa::path(
     get, path = "/v1/sandboxes/{id}/exec/stream", operation_id = "exec_stream", tag = "commands",
     params(SandboxPath),
-    responses((status = 101, description = "The WebSocket is open."), BadInput, Missing, Failing),
+    responses((status = 101, description = "The WebSocket is open."), BadInput, NoWebSocket, Missing, Failing),
 )]
 pub(in crate::api::v1) async fn stream(
     State(context): State<Context>,

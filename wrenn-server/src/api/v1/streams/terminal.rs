@@ -10,7 +10,7 @@ use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
-use crate::api::v1::refusals::{BadInput, Failing, Missing};
+use crate::api::v1::refusals::{BadInput, Failing, Missing, NoWebSocket};
 use crate::api::v1::streams::message::Size;
 use crate::api::v1::streams::place::Place;
 use crate::api::v1::streams::pump::ClientGone;
@@ -52,7 +52,7 @@ pub(in crate::api::v1) struct TerminalStart {
 #[utoipa::path(
     get, path = "/v1/sandboxes/{id}/terminal", operation_id = "terminal", tag = "commands",
     params(SandboxPath),
-    responses((status = 101, description = "The WebSocket is open."), BadInput, Missing, Failing),
+    responses((status = 101, description = "The WebSocket is open."), BadInput, NoWebSocket, Missing, Failing),
 )]
 pub(in crate::api::v1) async fn stream(
     State(context): State<Context>,

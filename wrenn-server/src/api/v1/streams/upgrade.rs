@@ -32,7 +32,14 @@ pub(super) async fn open<S: Start>(place: Place, upgrade: Upgrade) -> Result<Res
     place.running().await?;
     let upgrade = upgrade.map_err(|rejection| {
         let message = format!("{}: open a WebSocket here", rejection.body_text());
-        Refused::new(rejection.status(), "no_websocket", message)
+        match rejection {
+            // What asks for another version, or without a key, has read of WebSockets.
+            WebSocketUpgradeRejection::InvalidWebSocketVersionHeader(_)
+            | WebSocketUpgradeRejection::WebSocketKeyHeaderMissing(_) => {
+                Refused::new(rejection.status(), "no_websocket", message)
+            }
+            _ => Refused::wants_websocket(message),
+        }
     })?;
     let slot = Arc::clone(&place.context.streams).try_acquire_owned().map_err(|_none| {
         let message = "the server has as many streams as it takes: close some, or try again later";
