@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use wrenn_core::{Event, Host, Sandbox};
+use wrenn_server::memory;
 use wrenn_server::serve::{Options, Server};
 use wrenn_server::service::admission::Capacity;
 
@@ -33,6 +34,7 @@ const IDLE_BYTES_MAX: f64 = 25.0 * 1048576.0;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     if let Some(data_dir) = std::env::var_os(SERVES) {
+        memory::give_back_what_is_free();
         return serve(Path::new(&data_dir)).await;
     }
     let dir = tempfile::tempdir()?;

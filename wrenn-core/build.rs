@@ -1,4 +1,4 @@
-//! Puts the guest's agent into the library, as `OUT_DIR/agent`.
+//! Puts the guest's agent into the library, as `OUT_DIR/agent`, and beside it the SHA-256 of one that is not packed.
 //!
 //! ```text
 //! WRENN_AGENT=/path/to/wrenn-envd   taken as it is
@@ -14,6 +14,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+
+use sha2::{Digest as _, Sha256};
 
 fn main() -> ExitCode {
     match run() {
@@ -46,8 +48,17 @@ fn run() -> Result<(), Box<dyn Error>> {
     // A copy, so that the library does not depend on a place that another build may write.
     let bytes =
         agent.map(|path| fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))).transpose()?;
-    fs::write(out.join("agent"), bytes.as_deref().unwrap_or_default())?;
+    let bytes = bytes.unwrap_or_default();
+    // One that is packed is identified by what comes out of it.
+    let is_plain = !bytes.is_empty() && !bytes.starts_with(&ZSTD_MAGIC);
+    let digest: String = if is_plain { hex(&Sha256::digest(&bytes)) } else { String::new() };
+    fs::write(out.join("agent"), bytes)?;
+    fs::write(out.join("agent.sha256"), digest)?;
     Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The repository that the package is in, if it is. A directory of vendored packages has wrenn-envd beside it too.
@@ -128,6 +139,8 @@ fn path_of(variable: &str) -> Result<PathBuf, Box<dyn Error>> {
     env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {variable}").into())
 }
 
+/// RFC 8878, 3.1.1.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const VARIABLE: &str = "WRENN_AGENT";
 const PACKAGED: &str = "agent/wrenn-envd.zst";
 /// Guests are x86-64 wherever this is compiled.

@@ -4,6 +4,8 @@
 #[cfg(feature = "serve")]
 mod api;
 #[cfg(feature = "serve")]
+pub mod memory;
+#[cfg(feature = "serve")]
 pub mod ops;
 pub mod packages;
 #[cfg(feature = "serve")]

@@ -15,6 +15,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use wrenn_core::Host;
 use wrenn_core::image::{Image, requirements};
+use wrenn_server::memory;
 use wrenn_server::ops::log::{Format, Log};
 use wrenn_server::serve::{Options, Server, open_store};
 use wrenn_server::service::admission::Capacity;
@@ -214,6 +215,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             drain_seconds,
             log_format,
         } => {
+            memory::give_back_what_is_free();
             let log = Log::start(log_format)?;
             let tls = tls(tls_cert, tls_key, tls_own)?;
             let webhooks_reach = if webhooks_private { Reach::Any } else { Reach::Public };

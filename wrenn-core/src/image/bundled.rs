@@ -18,8 +18,12 @@ pub(super) fn bytes() -> Result<Vec<u8>, ImageError> {
     unpacked(PACKED).map_err(ImageError::io("unpack", Path::new("the agent in this program")))
 }
 
-/// Identifies the agent; `None` where the library was built without one. The first call takes some 20 ms.
+/// Identifies the agent; `None` where the library was built without one. Of one that is packed the first call takes some
+/// 20 ms. The other's bytes are not looked at: every program that makes a sandbox would have them in memory from then on.
 pub(super) fn sha256() -> Option<&'static str> {
+    if !PLAIN_DIGEST.is_empty() {
+        return Some(PLAIN_DIGEST);
+    }
     static DIGEST: OnceLock<Option<String>> = OnceLock::new();
     DIGEST.get_or_init(|| bytes().ok().map(|bytes| digest::of_bytes(&bytes))).as_deref()
 }
@@ -30,6 +34,8 @@ fn unpacked(packed: &[u8]) -> io::Result<Vec<u8>> {
 
 /// As it is, or compressed with zstd; empty where `WRENN_AGENT=none` was set for the build.
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+/// That of an agent that is not compressed.
+static PLAIN_DIGEST: &str = include_str!(concat!(env!("OUT_DIR"), "/agent.sha256"));
 /// RFC 8878, 3.1.1.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// The agent has some 4 MB.
