@@ -243,6 +243,7 @@ fn a_terminal_is_one() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn what_is_wrong_with_a_stream_is_told() {
     if !can_run("what_is_wrong_with_a_stream_is_told") {
         return;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use common::{Server, can_run, data_dir, new_key, sandbox};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn a_name_with_a_tag_stands_for_the_template_that_it_was_assigned_to() {
     if !can_run("a_name_with_a_tag_stands_for_the_template_that_it_was_assigned_to") {
         return;

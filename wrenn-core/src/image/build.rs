@@ -25,7 +25,7 @@ use crate::image::initramfs::Init;
 use crate::image::installed::Image;
 use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::{
-    BASE_EXT4, DRIVE, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, OciRecord, files,
+    BASE_EXT4, DRIVE, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, OciRecord, defaults_of_debian, files,
 };
 use crate::image::modules::Module;
 use crate::image::oci_settings::OciSettings;

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::defaults::Defaults;
-use crate::image::error::ImageError;
 use crate::image::digest;
+use crate::image::error::ImageError;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {

@@ -203,7 +203,10 @@ mod tests {
         assert_eq!(looks_until_late(|_| true), WAITS_MAX * LOOKS_PER_QUESTION);
         assert_eq!(looks_until_late(|_| false), LOOKS_MAX);
         // A disk that answers slowly, and a processor that is there half of the time.
-        assert_eq!(looks_until_late(|look| look / LOOKS_PER_QUESTION % 2 == 0), 2 * WAITS_MAX * LOOKS_PER_QUESTION);
+        assert_eq!(
+            looks_until_late(|look| (look / LOOKS_PER_QUESTION).is_multiple_of(2)),
+            2 * WAITS_MAX * LOOKS_PER_QUESTION
+        );
         assert_eq!(PERIOD * LOOKS_PER_QUESTION * WAITS_MAX, Duration::from_secs(10));
     }
 
