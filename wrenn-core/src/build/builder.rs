@@ -105,6 +105,7 @@ impl TemplateBuilder {
             added: Vec::new(),
             context,
             arguments: BTreeMap::new(),
+            bases: BTreeMap::new(),
             secrets: BTreeMap::new(),
             target: None,
             start: None,
@@ -206,6 +207,29 @@ impl TemplateBuilder {
     /// given.
     pub fn context(mut self, directory: impl Into<PathBuf>) -> Self {
         self.recipe.context.directory = directory.into();
+        self
+    }
+
+    /// What the recipe begins with, as it names it, with what it copies from besides: templates' names, and no stages. Each is
+    /// there once.
+    ///
+    /// ```
+    /// use wrenn_core::Template;
+    ///
+    /// let recipe = Template::from_dockerfile_text("FROM python:3 AS made\nRUN make\nFROM base\nCOPY --from=made /a /a", ".")?;
+    /// assert_eq!(recipe.bases()?, ["base", "python:3"]);
+    /// # Ok::<_, wrenn_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for stages of a Dockerfile that make no sense.
+    pub fn bases(&self) -> Result<Vec<String>> {
+        self.recipe.references()
+    }
+
+    /// Has a name of [`bases`](Self::bases) stand for a template. Default: for the template of that name.
+    pub fn base_is(mut self, reference: impl Into<String>, template: impl Into<String>) -> Self {
+        self.recipe.bases.insert(reference.into(), template.into());
         self
     }
 

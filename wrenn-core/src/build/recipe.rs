@@ -1,6 +1,6 @@
 //! What a build is asked to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wrenn_net::NetworkPolicy;
 
@@ -20,6 +20,8 @@ pub(super) struct Recipe {
     pub(super) added: Vec<Step>,
     pub(super) context: Context,
     pub(super) arguments: BTreeMap<String, String>,
+    /// The templates that references of stages stand for.
+    pub(super) bases: BTreeMap<String, String>,
     /// The values of a Dockerfile's secrets, by their ids.
     pub(super) secrets: BTreeMap<String, String>,
     pub(super) target: Option<String>,
@@ -94,6 +96,20 @@ pub(super) struct Stage {
 }
 
 impl Recipe {
+    /// What its stages begin with that is no other stage, each once.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub(super) fn references(&self) -> Result<Vec<String>> {
+        let mut references = BTreeSet::new();
+        for stage in self.plan()?.stages {
+            if let BaseOf::Reference(reference, _) = stage.base {
+                references.insert(reference);
+            }
+        }
+        Ok(references.into_iter().collect())
+    }
+
     /// The stages to build.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::build::at::At;
 use crate::build::cache;
+use crate::build::context::{Bounds, Context as FilesOf};
 use crate::build::dockerfile::instruction::{Place, absolute};
 use crate::build::event::BuildEventKind;
 use crate::build::recipe::{Asked, Recipe, Stage as Planned, Start, Step, invalid};
@@ -235,8 +236,11 @@ impl Context<'_> {
                 Files::Stage { at: Box::new(at), defaults: Box::new(defaults) }
             }
             None => {
-                let (context, sources, excludes) =
-                    (self.build.recipe.context.clone(), step.sources.clone(), step.excludes.clone());
+                let context = match step.within.clone() {
+                    Some(directory) => FilesOf { directory, bounds: Bounds::Confined },
+                    None => self.build.recipe.context.clone(),
+                };
+                let (sources, excludes) = (step.sources.clone(), step.excludes.clone());
                 let find = move || {
                     let mut found = Vec::new();
                     for source in &sources {

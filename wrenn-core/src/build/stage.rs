@@ -147,6 +147,7 @@ impl Stage {
             }
             BaseOf::Reference(reference, line) => {
                 let found = async {
+                    let reference = build.recipe.bases.get(reference).unwrap_or(reference);
                     let plain = match build.recipe.origin {
                         Beginning::Base(_) => PlainName::Template,
                         Beginning::Dockerfile(_) => PlainName::Image,

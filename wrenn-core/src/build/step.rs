@@ -1,6 +1,7 @@
 //! The steps of a recipe.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wrenn_net::NetworkPolicy;
@@ -57,6 +58,8 @@ pub struct CopyStep {
     /// The stage whose files are copied; `None` for the host's.
     pub(super) from: Option<usize>,
     pub(super) archives: Archives,
+    /// The directory that no path of it leads out of; `None` for the build's context.
+    pub(super) within: Option<PathBuf>,
 }
 
 /// What becomes of a source that is an archive.
@@ -184,7 +187,16 @@ impl CopyStep {
     }
 
     pub(super) fn of(sources: Vec<Source>, to: String) -> Self {
-        Self { sources, to, excludes: Vec::new(), mode: None, owner: None, from: None, archives: Archives::Copied }
+        Self {
+            sources,
+            to,
+            excludes: Vec::new(),
+            mode: None,
+            owner: None,
+            from: None,
+            archives: Archives::Copied,
+            within: None,
+        }
     }
 
     /// Adds another source. The destination is a directory then.
@@ -213,6 +225,14 @@ impl CopyStep {
     #[must_use]
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
+        self
+    }
+
+    /// The directory that the sources are in: their paths are relative to it, and neither `..` nor a symbolic link leads out of
+    /// it. Such a directory may be a stranger's. Default: that of the build.
+    #[must_use]
+    pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.within = Some(directory.into());
         self
     }
 
