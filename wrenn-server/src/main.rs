@@ -19,6 +19,7 @@ use wrenn_server::memory;
 use wrenn_server::ops::log::{Format, Log};
 use wrenn_server::serve::{Options, Server, open_store};
 use wrenn_server::service::admission::Capacity;
+use wrenn_server::service::builds::registries::{self, Registries};
 use wrenn_server::service::clock::now_ms;
 use wrenn_server::service::keys;
 use wrenn_server::service::sandboxes::tend::Chores;
@@ -86,6 +87,10 @@ enum Command {
         /// another. Default: never.
         #[arg(long, env = "WRENN_PAUSE_BELOW_MIB", value_name = "MIB")]
         pause_below_mib: Option<u64>,
+        /// The registries that builds of templates may pull images from, by their hosts' names, with commas between them; `*.`
+        /// stands for any beginning.
+        #[arg(long, env = "WRENN_REGISTRIES", value_name = "HOSTS", default_value = registries::DEFAULT)]
+        registries: String,
         /// For how many seconds the server goes on after SIGTERM or SIGINT, with `/readyz` at 503, so that a load balancer
         /// turns away. A second signal ends that at once.
         #[arg(long, env = "WRENN_DRAIN_SECONDS", default_value_t = 0, value_name = "SECONDS")]
@@ -212,6 +217,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             queue_seconds,
             checkpoint_every,
             pause_below_mib,
+            registries,
             drain_seconds,
             log_format,
         } => {
@@ -224,8 +230,19 @@ async fn main() -> anyhow::Result<ExitCode> {
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
             let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
             let needs_key = !no_auth;
-            let options =
-                Options { data_dir, listen, needs_key, database_url, domain, tls, webhooks_reach, capacity, chores };
+            let registries = Registries::of(&registries);
+            let options = Options {
+                data_dir,
+                listen,
+                needs_key,
+                database_url,
+                domain,
+                tls,
+                webhooks_reach,
+                capacity,
+                chores,
+                registries,
+            };
             serve(options, Duration::from_secs(drain_seconds.into())).await?;
             log.end().await;
         }

@@ -31,6 +31,7 @@ use crate::ops::requests::follow;
 use crate::ops::state::Ops;
 use crate::proxy::door::{Door, door};
 use crate::service::admission::Capacity;
+use crate::service::builds::registries::Registries;
 use crate::service::cut::Cut;
 use crate::service::rate::Rates;
 use crate::service::readiness::Readiness;
@@ -67,6 +68,8 @@ pub struct Options {
     pub capacity: Capacity,
     /// What is done for sandboxes unasked.
     pub chores: Chores,
+    /// Which registries builds of templates may pull images from.
+    pub registries: Registries,
 }
 
 impl Options {
@@ -84,6 +87,7 @@ impl Options {
             webhooks_reach: Reach::Public,
             capacity: Capacity::of_this_machine(2.0, 32.0, Duration::from_secs(20)),
             chores: Chores::default(),
+            registries: Registries::default(),
         }
     }
 }
@@ -127,7 +131,7 @@ impl Server {
         let store = open_store(&options.data_dir, options.database_url.as_deref()).await?;
         let secret = secret(&options.data_dir)?;
         let host = Host::builder().data_dir(&options.data_dir).open().await?;
-        let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity).await?;
+        let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity, options.registries.clone()).await?;
         let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
         let (records, readiness) = (Arc::clone(&store), Arc::new(Readiness::new(Arc::clone(&store))));
         let courier = Courier::new(Arc::clone(&store), options.webhooks_reach);
@@ -140,6 +144,7 @@ impl Server {
             streams: Arc::clone(&streams),
             needs_key: options.needs_key,
             domain: options.domain.as_deref().map(Arc::from),
+            scheme: if options.tls.is_some() { "https" } else { "http" },
         };
         let domain = options.domain.as_deref().unwrap_or("localhost").to_ascii_lowercase();
         let cut = Arc::new(Cut::open(&own_directory(&options.data_dir)?.join("cut.json")));

@@ -1,6 +1,7 @@
 //! What was asked for and what is: the same for each API.
 
 pub mod admission;
+pub mod builds;
 pub mod carried;
 pub mod clock;
 pub mod cut;

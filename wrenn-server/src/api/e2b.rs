@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod builds;
 mod events;
 mod life;
 mod logs;
@@ -16,4 +17,5 @@ mod tag_groups;
 mod tags;
 mod templates;
 mod unbuilt;
+mod uploads;
 mod webhooks;

@@ -29,4 +29,6 @@ pub(crate) struct Context {
     pub(crate) needs_key: bool,
     /// The domain below which each port of each sandbox has a name, if there is one.
     pub(crate) domain: Option<Arc<str>>,
+    /// What clients reach this server by: `http` or `https`.
+    pub(crate) scheme: &'static str,
 }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod builds;
 mod commands;
 mod document;
 mod encoding;

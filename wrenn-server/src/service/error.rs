@@ -40,6 +40,35 @@ pub enum ServiceError {
         /// What is wrong with it.
         why: String,
     },
+    /// The key has no such build, or it was too long ago.
+    #[error("there is no build {id:?} of this key, or the server has ended since it began: builds are kept for a day")]
+    NoBuild {
+        /// The build, as it was named.
+        id: String,
+    },
+    /// A build cannot be as it was asked for.
+    #[error("{why}")]
+    BadBuild {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The build has begun, or is over.
+    #[error("the build {id} is {status}: ask for another one")]
+    BuildBegun {
+        /// The build.
+        id: String,
+        /// How far it is.
+        status: &'static str,
+    },
+    /// Files that are sent for builds are larger than they may be.
+    #[error("the files that are sent have {max} bytes at most: leave some out, such as by a .dockerignore")]
+    UploadTooLarge {
+        /// How many bytes there may be.
+        max: u64,
+    },
+    /// Nothing came for a while.
+    #[error("nothing came for a while: send it again")]
+    TooSlow,
     /// A name has as many tags as it may have.
     #[error("a name has {max} tags at most: remove some")]
     TooManyTags {
@@ -97,6 +126,9 @@ pub enum ServiceError {
     /// It failed in `wrenn-core`.
     #[error(transparent)]
     Sandbox(#[from] wrenn_core::Error),
+    /// What clients send cannot be written to the disk.
+    #[error("the files cannot be kept on this machine's disk")]
+    Disk(#[from] std::io::Error),
     /// The records cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -127,7 +159,8 @@ impl ServiceError {
                 | Error::InvalidState { .. }
                 | Error::OutputTooLong { .. },
             ) => Blame::Client,
-            Self::Sandbox(_) | Self::Store(_) | Self::Panicked(_) => Blame::Server,
+            Self::Sandbox(_) | Self::Disk(_) | Self::Store(_) | Self::Panicked(_) => Blame::Server,
+            Self::TooSlow => Blame::Time,
             _ => Blame::Client,
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! A record is written from what is, under the lock of its sandbox, so that whoever comes last writes what is still so.
 
+pub mod building;
 mod checkpoints;
 pub mod life;
 pub mod making;
@@ -28,6 +29,9 @@ use tokio::sync::Notify;
 use wrenn_core::{Error, GuestMetrics, Host, Running, Sandbox, SandboxId, SandboxState, Template};
 
 use crate::service::admission::{Admission, Capacity, Share};
+use crate::service::builds::Builds;
+use crate::service::builds::files::Files;
+use crate::service::builds::registries::Registries;
 use crate::service::error::ServiceError;
 use crate::service::events::Events;
 use crate::service::history::History;
@@ -46,6 +50,7 @@ pub struct Sandboxes {
     history: History,
     meters: Arc<Meters>,
     admission: Admission,
+    builds: Builds,
     running: Mutex<HashMap<SandboxId, Kept>>,
     /// Told when one begins to run, and when one no longer does.
     changed: Notify,
@@ -101,11 +106,18 @@ impl Sandboxes {
     /// Takes over what an earlier server has left: what ran is woken from its last pause, and what has none is stopped.
     ///
     /// # Errors
-    /// [`ServiceError::Store`].
-    pub async fn open(host: Host, store: Arc<dyn Store>, capacity: Capacity) -> Result<Arc<Self>, ServiceError> {
+    /// [`ServiceError::Store`], and those of [`Host::templates`].
+    pub async fn open(
+        host: Host,
+        store: Arc<dyn Store>,
+        capacity: Capacity,
+        registries: Registries,
+    ) -> Result<Arc<Self>, ServiceError> {
         let meters = Arc::new(Meters::default());
+        let files = Files::new(host.data_dir().join("server/build-files"));
         let this = Arc::new(Self {
             host,
+            builds: Builds::new(files, registries),
             events: Events::new(Arc::clone(&store)),
             store,
             history: History::default(),
@@ -117,6 +129,7 @@ impl Sandboxes {
             requests: Mutex::default(),
             is_closing: AtomicBool::new(false),
         });
+        this.sweep_builds().await?;
         let left = this.store.sandboxes_with(Status::Running).await?;
         stream::iter(left).for_each_concurrent(WOKEN_AT_ONCE, |record| this.wake(record)).await;
         Ok(this)
@@ -187,21 +200,30 @@ impl Sandboxes {
         Ok(self.history.of(&record.id))
     }
 
-    /// The images, and the owner's snapshots.
+    /// The images, and the owner's snapshots, but not what was built.
     ///
     /// # Errors
     /// [`ServiceError::Store`], and those of [`Host::templates`].
     pub async fn templates(&self, owner: &str) -> Result<Vec<Template>, ServiceError> {
+        templates::list_plain(&self.host, &*self.store, owner).await
+    }
+
+    /// All that an owner may make sandboxes of, also what was built, by the library's names.
+    pub(super) async fn all_templates(&self, owner: &str) -> Result<Vec<Template>, ServiceError> {
         templates::list(&self.host, &*self.store, owner).await
     }
 
-    /// The names of the owner's snapshots, sorted; or of those that were made of one sandbox.
+    /// The names of the owner's snapshots, sorted; or of those that were made of one sandbox. What was built is none.
     ///
     /// # Errors
     /// [`ServiceError::Store`].
     pub async fn snapshots(&self, owner: &str, source: Option<&str>) -> Result<Vec<String>, ServiceError> {
         let all = self.store.snapshots().await?.into_iter();
-        let own = all.filter(|record| record.owner == owner && source.is_none_or(|source| record.source == source));
+        let own = all.filter(|record| {
+            record.owner == owner
+                && source.is_none_or(|source| record.source == source)
+                && !templates::is_made_by_builds(record)
+        });
         Ok(own.map(|record| record.name).collect())
     }
 
@@ -221,6 +243,8 @@ impl Sandboxes {
     pub async fn close(&self) -> Vec<(SandboxId, Error)> {
         self.is_closing.store(true, Ordering::Relaxed);
         self.events.close();
+        // Their guests are nobody's to resume.
+        self.builds.close().await;
         self.host.shutdown(Running::Pause).await
     }
 

@@ -66,13 +66,31 @@ impl Secret {
         is_right.then_some(id)
     }
 
+    /// The token by which whoever has it may send an owner's files of a hash, until `until_sec` seconds after 1970.
+    #[must_use]
+    pub fn upload_token(&self, owner: &str, hash: &str, until_sec: i64) -> String {
+        let digest =
+            self.mac(&[b"upload ", owner.as_bytes(), b"\0", hash.as_bytes(), format!("\0{until_sec}").as_bytes()]);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether that is such a token, whether or not it is too late.
+    #[must_use]
+    pub fn is_upload_token(&self, token: &str, owner: &str, hash: &str, until_sec: i64) -> bool {
+        self.upload_token(owner, hash, until_sec).as_bytes().ct_eq(token.as_bytes()).into()
+    }
+
     fn digest(&self, id: &SandboxId, purpose: Purpose) -> [u8; LEN] {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("a key of any length");
-        mac.update(match purpose {
+        let purpose: &[u8] = match purpose {
             Purpose::Agent => b"agent ",
             Purpose::Traffic => b"traffic ",
-        });
-        mac.update(id.as_str().as_bytes());
+        };
+        self.mac(&[purpose, id.as_str().as_bytes()])
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> [u8; LEN] {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.0).expect("a key of any length");
+        parts.iter().for_each(|part| mac.update(part));
         mac.finalize().into_bytes().into()
     }
 }
@@ -110,6 +128,11 @@ mod tests {
             "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
         ] {
             assert_eq!(secret.owner_of(bad, Purpose::Agent), None, "{bad}");
+        }
+        let upload = secret.upload_token("ada", "00", 7);
+        assert!(secret.is_upload_token(&upload, "ada", "00", 7));
+        for (owner, hash, until_sec) in [("eve", "00", 7), ("ada", "01", 7), ("ada", "00", 70), ("ada\000", "", 7)] {
+            assert!(!secret.is_upload_token(&upload, owner, hash, until_sec), "{owner:?}");
         }
         assert_ne!(secret.token(&other, Purpose::Agent), token);
         assert_eq!(Secret::open(&path).expect("the same").token(&id, Purpose::Agent), token);

@@ -57,7 +57,7 @@ impl Sandboxes {
     /// [`templates`](Self::templates).
     pub async fn assign_tags(&self, owner: &str, target: &str, tags: &[Tagged]) -> Result<String, ServiceError> {
         let template = self.resolve(owner, target).await?;
-        let is_there = self.templates(owner).await?.iter().any(|one| one.name().as_str() == template);
+        let is_there = self.all_templates(owner).await?.iter().any(|one| one.name().as_str() == template);
         if !is_there {
             return Err(ServiceError::NoSnapshot { name: target.to_owned() });
         }

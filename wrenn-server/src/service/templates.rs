@@ -9,11 +9,13 @@ use crate::store::contract::Store;
 use crate::store::records::{SandboxRecord, SnapshotRecord};
 
 /// What a template's sandboxes have where nothing else is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) vcpus: u32,
     pub(super) memory_mib: u32,
     pub(super) disk_mib: u32,
+    /// The name that it was built under, if it was.
+    pub(super) built_as: Option<String>,
 }
 
 /// The name of the template that a name, with or without a tag, stands for.
@@ -38,8 +40,8 @@ pub(super) fn normalized(tag: &str) -> Option<String> {
 /// The shape of a template that an owner may make sandboxes of. One that is another's is none.
 pub(super) async fn shape(host: &Host, store: &dyn Store, owner: &str, name: &str) -> Result<Shape, ServiceError> {
     match store.snapshot(name).await? {
-        Some(SnapshotRecord { owner: its, vcpus, memory_mib, disk_mib, .. }) if its == owner => {
-            Ok(Shape { vcpus, memory_mib, disk_mib })
+        Some(SnapshotRecord { owner: its, vcpus, memory_mib, disk_mib, source, .. }) if its == owner => {
+            Ok(Shape { vcpus, memory_mib, disk_mib, built_as: source.strip_prefix(BUILD).map(str::to_owned) })
         }
         Some(_) => Err(ServiceError::NoSnapshot { name: name.to_owned() }),
         None => {
@@ -81,12 +83,22 @@ pub(super) async fn snapshot(
     }
 }
 
+/// All that an owner may make sandboxes of.
 pub(super) async fn list(host: &Host, store: &dyn Store, owner: &str) -> Result<Vec<Template>, ServiceError> {
     let (templates, records) = (host.templates().await?, store.snapshots().await?);
     let is_anothers = |template: &Template| {
         records.iter().any(|record| record.name == template.name().as_str() && record.owner != owner)
     };
     Ok(templates.into_iter().filter(|template| !is_anothers(template)).collect())
+}
+
+/// The same without what builds have made, or pulled, and is known by other names.
+pub(super) async fn list_plain(host: &Host, store: &dyn Store, owner: &str) -> Result<Vec<Template>, ServiceError> {
+    let (mut templates, records) = (list(host, store, owner).await?, store.snapshots().await?);
+    templates.retain(|template| {
+        !records.iter().any(|record| record.name == template.name().as_str() && is_made_by_builds(record))
+    });
+    Ok(templates)
 }
 
 pub(super) async fn remove(host: &Host, store: &dyn Store, owner: &str, name: &str) -> Result<(), ServiceError> {
@@ -108,4 +120,13 @@ pub(super) const DEFAULT: &str = "default";
 pub(super) const LATEST: &str = "latest";
 const TAG_BYTES_MAX: usize = 128;
 /// What `wrenn-core` gives a sandbox of an image.
-const IMAGES_SHAPE: Shape = Shape { vcpus: 1, memory_mib: 512, disk_mib: 0 };
+const IMAGES_SHAPE: Shape = Shape { vcpus: 1, memory_mib: 512, disk_mib: 0, built_as: None };
+/// Whether a record is of what builds have made, or pulled.
+pub(super) fn is_made_by_builds(record: &SnapshotRecord) -> bool {
+    [BUILD, IMAGE].iter().any(|kind| record.source.starts_with(kind))
+}
+
+/// What the source of a template that was built begins with; its name comes then.
+pub(super) const BUILD: &str = "build:";
+/// The same of an image that was pulled; its registry's name for it comes then.
+pub(super) const IMAGE: &str = "image:";

@@ -90,6 +90,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The tags of an owner's name, sorted.
     async fn tags(&self, owner: &str, name: &str) -> Result<Vec<TagRecord>, StoreError>;
 
+    /// The tags that stand for a template, whosever they are.
+    async fn tags_of(&self, template: &str) -> Result<Vec<TagRecord>, StoreError>;
+
     /// Removes a tag, if it is there.
     async fn remove_tag(&self, owner: &str, name: &str, tag: &str) -> Result<(), StoreError>;
 

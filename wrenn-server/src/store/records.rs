@@ -87,6 +87,8 @@ pub struct Asked {
     pub network: Network,
     /// The size of its drive, in MiB, which is its template's.
     pub disk_mib: u32,
+    /// The name that its template was built under, if it was built.
+    pub built_as: Option<String>,
 }
 
 /// Where a time-out counts from.
@@ -141,7 +143,8 @@ pub struct SnapshotRecord {
     pub memory_mib: u32,
     /// The size of their drives, in MiB.
     pub disk_mib: u32,
-    /// The id of the sandbox that it was made of; empty where that was not noted.
+    /// The id of the sandbox that it was made of, or `build:` and the name that it was built under; empty where that was not
+    /// noted.
     pub source: String,
     /// When it was made, in milliseconds since 1970.
     pub created_at_ms: i64,
@@ -284,6 +287,14 @@ pub struct Usage {
     pub vcpus: u64,
     /// Their memory, in MiB.
     pub memory_mib: u64,
+}
+
+impl SandboxRecord {
+    /// The name of its template for clients: one that was built has the name that it was built under.
+    #[must_use]
+    pub fn template_name(&self) -> &str {
+        self.asked.built_as.as_deref().unwrap_or(&self.template)
+    }
 }
 
 impl Status {

@@ -211,6 +211,14 @@ macro_rules! store_by_sql {
                 Ok(tags)
             }
 
+            async fn tags_of(&self, template: &str) -> Result<Vec<TagRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM tags WHERE template = $1").bind(template);
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                let mut tags = rows.iter().map(tag_of).collect::<Result<Vec<_>, _>>().map_err(reading)?;
+                tags.sort_by(|a, b| (&a.name, &a.tag, &a.owner).cmp(&(&b.name, &b.tag, &b.owner)));
+                Ok(tags)
+            }
+
             async fn remove_tag(&self, owner: &str, name: &str, tag: &str) -> Result<(), StoreError> {
                 let query = sqlx::query("DELETE FROM tags WHERE owner = $1 AND name = $2 AND tag = $3");
                 query.bind(owner).bind(name).bind(tag).execute(&self.0).await.map(drop).map_err(writing)

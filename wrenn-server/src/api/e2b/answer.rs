@@ -66,14 +66,21 @@ impl From<ServiceError> for Refused {
             }
             ServiceError::Over { id, .. } => Self::not_found(format!("Sandbox \"{id}\" doesn't exist any more")),
             ServiceError::NoSnapshot { name } => Self::not_found(format!("template '{name}' not found")),
-            ServiceError::NoEvent { .. } | ServiceError::NoWebhook { .. } => Self::not_found(message),
+            ServiceError::NoEvent { .. } | ServiceError::NoWebhook { .. } | ServiceError::NoBuild { .. } => {
+                Self::not_found(message)
+            }
             ServiceError::Closing => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("sandbox_capacity_unavailable").retry_after(5)
             }
             ServiceError::LimitReached { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
-            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } | ServiceError::BadWebhook { .. } => {
-                Self::bad_request(message)
-            }
+            ServiceError::TooLarge { .. }
+            | ServiceError::TooManyTags { .. }
+            | ServiceError::BadWebhook { .. }
+            | ServiceError::BadBuild { .. } => Self::bad_request(message),
+            ServiceError::BuildBegun { .. } => Self::conflict(message),
+            ServiceError::UploadTooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message),
+            ServiceError::TooSlow => Self::new(StatusCode::REQUEST_TIMEOUT, message),
+            ServiceError::Disk(_) => Self::internal(StatusCode::INSUFFICIENT_STORAGE, &message),
             ServiceError::Full { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("sandbox_placement_timeout").retry_after(5)
             }

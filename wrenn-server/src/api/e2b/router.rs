@@ -1,11 +1,12 @@
 //! The routes of E2B's API: those of the first clients, and those of today's.
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::{any, get, post, put};
 
 use crate::api::e2b::{
-    events, life, logs, metrics, sandboxes, snapshots, tag_groups, tags, templates, unbuilt, webhooks,
+    builds, events, life, logs, metrics, sandboxes, snapshots, tag_groups, tags, templates, unbuilt, uploads, webhooks,
 };
 use crate::api::state::Context;
 
@@ -39,27 +40,23 @@ pub(crate) fn router() -> Router<Context> {
 
 fn templates_router() -> Router<Context> {
     Router::new()
-        .route("/templates", get(templates::list).post(unbuilt::builds))
-        .route("/v2/templates", get(templates::list).post(unbuilt::builds))
-        .route("/v3/templates", post(unbuilt::builds))
+        .route("/templates", get(templates::list).post(builds::request))
+        .route("/v2/templates", get(templates::list).post(builds::request))
+        .route("/v3/templates", post(builds::request))
         .route("/default-templates", get(templates::list))
         .route("/templates/tags", post(tags::assign).delete(tags::remove))
         .route("/templates/aliases/{alias}", get(templates::alias))
-        .route(
-            "/templates/{id}",
-            get(templates::get).delete(templates::delete).patch(templates::patch).post(unbuilt::builds),
-        )
+        .route("/templates/{id}", get(templates::get).delete(templates::delete).patch(templates::patch))
         .route("/v2/templates/{id}", axum::routing::patch(templates::patch))
         .route("/templates/{id}/tags", get(tags::list))
         .route("/templates/{id}/tags/count", get(tags::count))
         .route("/templates/{id}/tags/exists", get(tags::exists))
         .route("/templates/{id}/tags/groups", get(tag_groups::groups))
         .route("/templates/{id}/tags/{tag}/assignments", get(tag_groups::assignments))
-        .route("/templates/{id}/files/{hash}", any(unbuilt::builds))
-        .route("/templates/{id}/builds/{build}", any(unbuilt::builds))
-        .route("/v2/templates/{id}/builds/{build}", any(unbuilt::builds))
-        .route("/templates/{id}/builds/{build}/status", any(unbuilt::builds))
-        .route("/templates/{id}/builds/{build}/logs", any(unbuilt::builds))
+        .route("/templates/{id}/files/{hash}", get(uploads::link).put(uploads::take).layer(DefaultBodyLimit::disable()))
+        .route("/v2/templates/{id}/builds/{build}", post(builds::start))
+        .route("/templates/{id}/builds/{build}/status", get(builds::status))
+        .route("/templates/{id}/builds/{build}/logs", get(builds::logs))
         .route("/volumes", any(unbuilt::volumes))
         .route("/volumes/{id}", any(unbuilt::volumes))
         .route("/secrets", any(unbuilt::secrets))

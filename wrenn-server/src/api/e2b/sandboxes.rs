@@ -180,7 +180,7 @@ pub(super) async fn list_v2(
     let fits = |found: &Found| {
         let record = &found.record;
         labels.iter().all(|(name, value)| record.asked.labels.get(name) == Some(value))
-            && template.is_none_or(|template| record.template == template_name(template))
+            && template.is_none_or(|template| record.template_name() == template_name(template))
             && started_after_ms.is_none_or(|after| record.started_at_ms > after)
     };
     let len_max = query.number("limit", PAGE_MAX, PAGE_MAX)?.max(1);
@@ -315,6 +315,7 @@ impl NewSandbox {
                 wakes,
                 network: self.network.unwrap_or_default().wanted(self.allow_internet_access)?,
                 disk_mib: 0,
+                built_as: None,
             },
             ..Wanted::default()
         })
@@ -326,10 +327,10 @@ impl SandboxBody {
         let (id, secret) = (&found.record.id, &context.secret);
         let needs_token = found.record.asked.network.inbound.needs_token;
         Self {
-            template_id: found.record.template.clone(),
+            template_id: found.record.template_name().to_owned(),
             sandbox_id: id.to_string(),
             client_id: CLIENT_ID,
-            alias: found.record.template.clone(),
+            alias: found.record.template_name().to_owned(),
             envd_version: wrenn_envd::PROTOCOL_VERSION,
             envd_access_token: secret.token(id, Purpose::Agent),
             traffic_access_token: needs_token.then(|| secret.token(id, Purpose::Traffic)),
@@ -344,8 +345,8 @@ impl From<Found> for ListedBody {
         Self {
             sandbox_id: record.id.to_string(),
             client_id: CLIENT_ID,
-            alias: record.template.clone(),
-            template_id: record.template,
+            alias: record.template_name().to_owned(),
+            template_id: record.template_name().to_owned(),
             envd_version: wrenn_envd::PROTOCOL_VERSION,
             started_at: rfc3339(of_ms(record.started_at_ms)),
             end_at: match ends_at {

@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::api::e2b::answer::Refused;
 use crate::api::e2b::owner::Owner;
 use crate::api::e2b::query::Pairs;
-use crate::api::e2b::tags::{bare, build_id, no_tag, uuid_of};
+use crate::api::e2b::tags::{bare, no_tag};
 use crate::api::e2b::templates::created_at;
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
+use crate::service::builds::{build_id, uuid_of};
 use crate::service::tags::normalized;
 use crate::store::records::TagRecord;
 

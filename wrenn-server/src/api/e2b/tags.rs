@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::api::e2b::answer::Refused;
 use crate::api::e2b::body::Body;
@@ -12,6 +11,7 @@ use crate::api::e2b::owner::Owner;
 use crate::api::e2b::query::Pairs;
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
+use crate::service::builds::build_id;
 use crate::service::tags::{DEFAULT, Tagged, normalized};
 use crate::store::records::TagRecord;
 
@@ -105,22 +105,6 @@ pub(super) async fn exists(
     let is_there = |tag: &str| tags.iter().any(|record| record.tag == tag);
     let exists = is_there(&normalized_tag) || tagged.is_implied() && is_there(DEFAULT);
     Ok(Json(ExistsBody { exists, normalized_tag }))
-}
-
-/// A build's name, which E2B's clients take for a UUID (version 8 of RFC 9562). A template has one build, so that it follows
-/// from the template's name.
-pub(super) fn build_id(template: &str) -> String {
-    uuid_of(template)
-}
-
-/// A UUID that follows from a text.
-pub(super) fn uuid_of(text: &str) -> String {
-    let digest = Sha256::digest(text);
-    let mut digits: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    digits.replace_range(12..13, "8");
-    digits.replace_range(16..17, "8");
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| digits.get(part).unwrap_or_default());
-    parts.join("-")
 }
 
 fn all_tagged(name: &str, tags: &[String]) -> Result<Vec<Tagged>, Refused> {

@@ -4,10 +4,6 @@ use axum::http::StatusCode;
 
 use crate::api::e2b::answer::Refused;
 
-pub(super) async fn builds() -> Refused {
-    unbuilt("the building of templates: make an image with `wrenn-server setup`, and snapshots of sandboxes")
-}
-
 pub(super) async fn volumes() -> Refused {
     unbuilt("volumes")
 }

@@ -79,7 +79,8 @@ impl From<ServiceError> for Refused {
             ServiceError::NoSandbox { .. }
             | ServiceError::NoSnapshot { .. }
             | ServiceError::NoEvent { .. }
-            | ServiceError::NoWebhook { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            | ServiceError::NoWebhook { .. }
+            | ServiceError::NoBuild { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ServiceError::Over { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
             ServiceError::Closing => Self {
                 retry_after_sec: Some(CLOSED_SEC),
@@ -89,9 +90,14 @@ impl From<ServiceError> for Refused {
                 retry_after_sec: Some(FULL_SEC),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", message)
             },
-            ServiceError::TooLarge { .. } | ServiceError::TooManyTags { .. } | ServiceError::BadWebhook { .. } => {
-                Self::bad_request(message)
-            }
+            ServiceError::TooLarge { .. }
+            | ServiceError::TooManyTags { .. }
+            | ServiceError::BadWebhook { .. }
+            | ServiceError::BadBuild { .. } => Self::bad_request(message),
+            ServiceError::BuildBegun { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
+            ServiceError::UploadTooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
+            ServiceError::TooSlow => Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message),
+            ServiceError::Disk(_) => Self::internal(StatusCode::INSUFFICIENT_STORAGE, "no_space", &message),
             ServiceError::Full { .. } => {
                 Self { retry_after_sec: Some(FULL_SEC), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", message) }
             }

@@ -34,6 +34,15 @@ pub(super) struct WebhookPath {
     pub(super) id: String,
 }
 
+/// The build of `/v1/builds/{id}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct BuildPath {
+    /// The build's id.
+    #[param(pattern = "^[0-9a-f-]{36}$")]
+    pub(super) id: String,
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for SandboxPath {
     type Rejection = Refused;
 
@@ -51,6 +60,14 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        Ok(Self { id: segment(parts, state).await? })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for BuildPath {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {

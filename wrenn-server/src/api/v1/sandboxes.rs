@@ -194,6 +194,7 @@ pub(super) async fn create(
             wakes: body.auto_resume,
             network: body.network.into(),
             disk_mib: 0,
+            built_as: None,
         },
     };
     let found = context.sandboxes.create(&owner, wanted, None).await?;
@@ -352,11 +353,12 @@ impl From<StatusBody> for Status {
 
 impl From<Found> for SandboxBody {
     fn from(Found { record, last_active_at, .. }: Found) -> Self {
+        let template = record.template_name().to_owned();
         Self {
             id: record.id.to_string(),
             status: record.status.into(),
             reason: record.why,
-            template: record.template,
+            template,
             vcpus: record.vcpus,
             memory_mb: record.memory_mib,
             timeout_sec: record.timeout_sec,

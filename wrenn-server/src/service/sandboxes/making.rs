@@ -103,7 +103,7 @@ impl Sandboxes {
         builder = wanted.envs.into_iter().fold(builder, |builder, (name, value)| builder.env(name, value));
         let sandbox = builder.create().await?;
         let timeout = (wanted.timeout_sec, wanted.pauses_at_timeout);
-        let asked = Asked { disk_mib: shape.disk_mib, ..wanted.asked };
+        let asked = Asked { disk_mib: shape.disk_mib, built_as: shape.built_as, ..wanted.asked };
         self.add(sandbox, owner, timeout, asked, share).await
     }
 

@@ -24,6 +24,7 @@ impl Sandboxes {
         all.spawn(Arc::clone(self).reconcile());
         all.spawn(Arc::clone(self).measure());
         all.spawn(Arc::clone(self).count());
+        all.spawn(Arc::clone(self).tidy_files());
         if let Some(each) = chores.checkpoint_each {
             all.spawn(Arc::clone(self).checkpoint(each));
         }
