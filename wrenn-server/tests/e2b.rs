@@ -162,6 +162,8 @@ fn made(text: &str, name_of: impl Fn(&str) -> String) -> BTreeSet<String> {
         let name = name_of(name);
         Some(if ["commands", "files", "pty"].contains(&room) {
             format!("{room}.{name}")
+        } else if ["Template", "AsyncTemplate"].contains(&room) {
+            format!("Template.{name}")
         } else {
             format!("Sandbox.{name}")
         })
@@ -183,7 +185,7 @@ fn snake_case(name: &str) -> String {
 const TABLE_BEGINS: &str = "<!-- made by the tests -->";
 const TABLE_ENDS: &str = "<!-- end -->";
 /// As the newest Python client has them.
-const CALLS: [&str; 41] = [
+const CALLS: [&str; 48] = [
     "Sandbox.create",
     "Sandbox.connect",
     "Sandbox.list",
@@ -225,4 +227,11 @@ const CALLS: [&str; 41] = [
     "pty.resize",
     "pty.kill",
     "Sandbox.get_mcp_token",
+    "Template.build",
+    "Template.build_in_background",
+    "Template.get_build_status",
+    "Template.exists",
+    "Template.assign_tags",
+    "Template.remove_tags",
+    "Template.get_tags",
 ];

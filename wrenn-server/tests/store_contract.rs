@@ -217,6 +217,9 @@ async fn keeps_tags(store: &dyn Store) {
     store.remove_tag("ada", "n", "a.1").await.unwrap();
     store.remove_tag("ada", "n", "a.1").await.unwrap();
     assert_eq!(store.tags("ada", "n").await.unwrap(), sorted[1..]);
+    assert_eq!(store.tags_of("one").await.unwrap(), [record("ada", "m", "b", "one")]);
+    let of_two = [TagRecord { created_at_ms: 2, ..record("ada", "n", "b", "two") }, record("ada", "n", "c", "two")];
+    assert_eq!(store.tags_of("two").await.unwrap(), of_two);
     // A template takes its tags with it.
     store.remove_snapshot("two").await.unwrap();
     assert_eq!(store.tags("ada", "n").await.unwrap(), []);

@@ -131,7 +131,7 @@ mod tests {
         }
         let upload = secret.upload_token("ada", "00", 7);
         assert!(secret.is_upload_token(&upload, "ada", "00", 7));
-        for (owner, hash, until_sec) in [("eve", "00", 7), ("ada", "01", 7), ("ada", "00", 70), ("ada\000", "", 7)] {
+        for (owner, hash, until_sec) in [("eve", "00", 7), ("ada", "01", 7), ("ada", "00", 70), ("ada\x0000", "", 7)] {
             assert!(!secret.is_upload_token(&upload, owner, hash, until_sec), "{owner:?}");
         }
         assert_ne!(secret.token(&other, Purpose::Agent), token);

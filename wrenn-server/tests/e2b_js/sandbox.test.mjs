@@ -1,10 +1,13 @@
 // E2B's client as it is published, against a wrenn-server that E2B_API_URL and E2B_SANDBOX_URL name.
 import assert from 'node:assert/strict'
+import fs from 'node:fs'
 import http from 'node:http'
+import os from 'node:os'
+import path from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { CommandExitError, NotFoundError, Sandbox } from 'e2b'
+import { BuildError, CommandExitError, NotFoundError, Sandbox, Template, waitForPort } from 'e2b'
 
 const made = []
 
@@ -171,4 +174,44 @@ test('what has ended is not found', async () => {
   assert.equal(await sandbox.isRunning(), false)
   await assert.rejects(Sandbox.connect(sandbox.sandboxId), NotFoundError)
   await assert.rejects(Sandbox.create('no-such-template'), /no-such-template/)
+})
+
+test('templates are built', async () => {
+  const place = fs.mkdtempSync(path.join(os.tmpdir(), 'wrenn-test-'))
+  const name = `t${Date.now()}`
+  try {
+    fs.mkdirSync(path.join(place, 'app'))
+    fs.writeFileSync(path.join(place, 'app', 'a.txt'), 'text')
+    const told = []
+    const recipe = () =>
+      Template({ fileContextPath: place })
+        .fromTemplate('base')
+        .setUser('root')
+        .runCmd('echo made > /made')
+        .copy('app', '/srv/app', { user: 'user', mode: 0o750 })
+        .setEnvs({ COLOUR: 'blue' })
+        .setWorkdir('/srv/app')
+        .setUser('user')
+        .setStartCmd('python3 -m http.server 8123', waitForPort(8123))
+    const built = await Template.build(recipe(), name, { onBuildLogs: (entry) => told.push(entry.message) })
+    assert.equal(built.name, name)
+    assert.ok(told.some((message) => message.includes('RUN echo made')), told.join('\n'))
+    const sandbox = await create(name)
+    const result = await sandbox.commands.run('cat /made a.txt; stat -c "%U %a" a.txt; echo $COLOUR; curl -s localhost:8123/a.txt', {
+      cwd: '/srv/app',
+    })
+    assert.equal(result.stdout, 'made\ntextuser 750\nblue\ntext')
+    await Template.build(recipe(), `${name}:again`, { onBuildLogs: (entry) => told.push(entry.message) })
+    assert.ok(told.some((message) => message.includes('CACHED')), told.join('\n'))
+    assert.ok((await Template.exists(`${name}:again`)) && !(await Template.exists(`${name}:never`)))
+    await Template.assignTags(`${name}:again`, 'stable')
+    assert.deepEqual((await Template.getTags(name)).map((tag) => tag.tag), ['again', 'default', 'stable'])
+    await Template.removeTags(name, 'again')
+    const failing = Template().fromBaseImage().runCmd('echo to see >&2; exit 7')
+    await assert.rejects(Template.build(failing, name), (error) => error instanceof BuildError && /exit 7[^]*to see/.test(error.message))
+    const begun = await Template.buildInBackground(failing, name)
+    await eventually(async () => (await Template.getBuildStatus(begun)).status === 'error')
+  } finally {
+    fs.rmSync(place, { recursive: true })
+  }
 })

@@ -14,6 +14,7 @@ use crate::api::e2b::query::Pairs;
 use crate::api::state::Context;
 use crate::service::builds::files::is_hash;
 use crate::service::clock::now_ms;
+use crate::service::error::ServiceError;
 
 #[derive(Debug, Serialize)]
 pub(super) struct LinkBody {
@@ -29,6 +30,10 @@ pub(super) async fn link(
     parts: Parts,
 ) -> Result<(StatusCode, Json<LinkBody>), Refused> {
     known(&hash)?;
+    // The link has the right to write, whose asking is a reading.
+    if !may_send(&context, &owner).await? {
+        return Err(Refused::new(StatusCode::FORBIDDEN, "This API key may only look"));
+    }
     let until_sec = now_ms() / 1000 + LINK_SEC;
     let token = context.secret.upload_token(&owner, &hash, until_sec);
     let (id, by) = (utf8_percent_encode(&id, NON_ALPHANUMERIC), utf8_percent_encode(&owner, NON_ALPHANUMERIC));
@@ -53,10 +58,22 @@ pub(super) async fn take(
     if !context.secret.is_upload_token(token, owner, &hash, until_sec) || until_sec < now_ms() / 1000 {
         return Err(refused());
     }
+    if !may_send(&context, owner).await? {
+        return Err(refused());
+    }
     let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
     let len = len.ok_or_else(|| Refused::new(StatusCode::LENGTH_REQUIRED, "The upload needs a Content-Length"))?;
     context.sandboxes.take_files(owner, &hash, len, body.into_data_stream()).await?;
     Ok(StatusCode::OK)
+}
+
+/// Whether an owner may send files, and still may where the link was made before.
+async fn may_send(context: &Context, owner: &str) -> Result<bool, Refused> {
+    if !context.needs_key {
+        return Ok(true);
+    }
+    let key = context.store.key(owner).await.map_err(ServiceError::from)?;
+    Ok(key.is_some_and(|key| key.revoked_at_ms.is_none() && !key.terms.reads_only))
 }
 
 fn known(hash: &str) -> Result<(), Refused> {

@@ -9,12 +9,13 @@ use utoipa::{IntoParams, ToSchema};
 use wrenn_core::Template;
 
 use crate::api::state::Context;
-use crate::api::time::rfc3339;
+use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SnapshotPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
+use crate::service::sandboxes::building::Built;
 
 /// A snapshot to make.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -61,6 +62,8 @@ enum TemplateKind {
     Image,
     /// A sandbox that ran, which its sandboxes go on from. It is its key's.
     Snapshot,
+    /// What was built under that name. It is its key's, too.
+    Build,
 }
 
 /// Makes a snapshot of a sandbox that runs: a template for sandboxes of the same key.
@@ -82,7 +85,7 @@ pub(super) async fn create(
 #[utoipa::path(
     get, path = "/v1/snapshots", operation_id = "list_snapshots", tag = "snapshots",
     params(Filter),
-    responses((status = 200, description = "The images, and the key's snapshots.", body = Vec<TemplateBody>), BadInput, Failing),
+    responses((status = 200, description = "The images, and the key's snapshots and builds.", body = Vec<TemplateBody>), BadInput, Failing),
 )]
 pub(super) async fn list(
     State(context): State<Context>,
@@ -90,11 +93,13 @@ pub(super) async fn list(
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<TemplateBody>>, Refused> {
     let Query(Filter { r#type }) = filter.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
+    let built = context.sandboxes.built(&owner).await?;
     let all = context.sandboxes.templates(&owner).await?.into_iter().map(TemplateBody::from);
+    let all = all.chain(built.iter().filter_map(TemplateBody::of_built));
     Ok(Json(all.filter(|template| r#type.is_none_or(|kind| kind == template.r#type)).collect()))
 }
 
-/// Removes a snapshot. Sandboxes that were made of it stay.
+/// Removes a snapshot, or all that was built under a name. Sandboxes that were made of it stay.
 #[utoipa::path(
     delete, path = "/v1/snapshots/{name}", operation_id = "delete_snapshot", tag = "snapshots",
     params(SnapshotPath),
@@ -105,8 +110,26 @@ pub(super) async fn delete(
     Owner(owner): Owner,
     SnapshotPath { name }: SnapshotPath,
 ) -> Result<StatusCode, Refused> {
-    context.sandboxes.remove_snapshot(&owner, &name).await?;
+    let is_built = context.sandboxes.built(&owner).await?.iter().any(|built| built.name == name);
+    if is_built {
+        context.sandboxes.remove_built(&owner, &name).await?;
+    } else {
+        context.sandboxes.remove_snapshot(&owner, &name).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+impl TemplateBody {
+    fn of_built(built: &Built) -> Option<Self> {
+        let foremost = built.foremost()?;
+        Some(Self {
+            name: built.name.clone(),
+            r#type: TemplateKind::Build,
+            vcpus: Some(foremost.vcpus),
+            memory_mb: Some(foremost.memory_mib),
+            created_at: Some(rfc3339(of_ms(foremost.created_at_ms))),
+        })
+    }
 }
 
 impl From<Template> for TemplateBody {

@@ -65,7 +65,10 @@ impl Reference {
         let host = if host == "index.docker.io" { DOCKER.to_owned() } else { host };
         let (path, _) = rest.split_once([':', '@']).unwrap_or((&rest, ""));
         let is_name = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && !part.contains("..");
-        let is_host = host.starts_with(|c: char| c.is_ascii_alphanumeric()) && !host.contains('@');
+        let (domain, port) = host.split_once(':').map_or((&*host, None), |(domain, port)| (domain, Some(port)));
+        let is_host = domain.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && !domain.contains('@')
+            && port.is_none_or(|port| port.parse::<u16>().is_ok());
         (is_host && path.split('/').all(is_name)).then_some(Self { host, rest })
     }
 }

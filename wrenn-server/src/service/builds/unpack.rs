@@ -61,7 +61,7 @@ impl Unpacking<'_> {
         let path = entry.path().map_err(told)?.into_owned();
         let path = below(&path).ok_or_else(|| format!("{shown:?} leads out of its archive"))?;
         let Some(name) = path.file_name() else { return Ok(()) };
-        let directory = self.directory(path.parent().unwrap_or(Path::new("")), None).map_err(told)?;
+        let directory = self.directory(path.parent().unwrap_or_else(|| Path::new("")), None).map_err(told)?;
         let to = directory.join(name);
         let mode = entry.header().mode().map_err(told)?;
         match kind {

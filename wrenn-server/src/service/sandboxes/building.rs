@@ -46,7 +46,7 @@ impl Built {
     pub fn foremost(&self) -> Option<&SnapshotRecord> {
         let tag = self.tags.iter().find(|record| record.tag == templates::DEFAULT);
         let tagged = tag.and_then(|tag| self.templates.iter().find(|record| record.name == tag.template));
-        tagged.or(self.templates.first())
+        tagged.or_else(|| self.templates.first())
     }
 }
 
