@@ -8,6 +8,7 @@ use crate::image::kernel::Freshness;
 use crate::image::manifest::{BASE_EROFS, BASE_EXT4};
 use crate::image::oci_settings::{OciSettings, is_reference, name_of};
 use crate::image::rootfs::Recipe;
+use crate::oci::Credentials;
 
 /// The settings of an image to build, made by [`Image::builder`](crate::image::Image::builder).
 ///
@@ -59,6 +60,14 @@ impl ImageBuilder {
     pub fn registry_login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         if let Some(oci) = &mut self.oci {
             oci.log_in(user.into(), password.into());
+        }
+        self
+    }
+
+    /// Asks registries as nobody, whatever the file of Docker's client says: for a reference that comes from somebody else.
+    pub fn registry_anonymous(mut self) -> Self {
+        if let Some(oci) = &mut self.oci {
+            oci.pull.credentials = Some(Credentials::Anonymous);
         }
         self
     }

@@ -2,6 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 use wrenn_core::Host;
+use wrenn_core::image::{Image, ImageError, Step};
 
 use crate::service::builds::recipe::Login;
 use crate::service::builds::registries::Reference;
@@ -34,19 +35,32 @@ pub(in crate::service) async fn pulled(
     };
     let is_new = store.add_snapshot(&record).await?;
     report(format!("pulling {reference}"));
-    let pulled = pull(host, &name, reference, login).await;
+    let pulled = pull(host, &name, reference, login, report).await;
     if pulled.is_err() && is_new {
         store.remove_snapshot(&name).await?;
     }
     pulled.map(|()| name)
 }
 
-async fn pull(_: &Host, _: &str, reference: &Reference, _: Option<&Login>) -> Result<(), ServiceError> {
-    let why = format!(
-        "{reference} cannot be pulled: this version of wrenn pulls no images. Begin with the template `base`, or with one \
-         of this server's"
-    );
-    std::future::ready(Err(ServiceError::BadBuild { why })).await
+async fn pull(
+    host: &Host,
+    name: &str,
+    reference: &Reference,
+    login: Option<&Login>,
+    report: impl Fn(String) + Send,
+) -> Result<(), ServiceError> {
+    let builder = Image::builder(name).oci(reference.to_string());
+    // The logins of this machine are its operator's.
+    let builder = match login {
+        Some(login) => builder.registry_login(&login.user, &login.password.0),
+        None => builder.registry_anonymous(),
+    };
+    let built = builder.build(host.data_dir(), move |step: &Step| report(step.to_string())).await;
+    match built {
+        Ok(_) => Ok(()),
+        Err(error @ ImageError::Oci(_)) => Err(ServiceError::BadBuild { why: error.to_string() }),
+        Err(error) => Err(wrenn_core::Error::from(error).into()),
+    }
 }
 
 /// Each owner has images of its own, since the registry may give each of them another one.

@@ -348,12 +348,24 @@ impl Sandboxes {
                 let mut builder = Template::from_dockerfile_text(text, empty.path())?;
                 let mut last = Ground::default();
                 for reference in builder.bases()? {
-                    last = self.ground(&build.owner, &reference).await?;
+                    last = self.ground_of_dockerfile(build, &reference).await?;
                     builder = builder.base_is(reference, &last.template);
                 }
                 Ok((builder, Ground { kind: GroundKind::Snapshot, ..last }, Some(empty)))
             }
         }
+    }
+
+    /// A template of the owner's, or else an image of a registry.
+    async fn ground_of_dockerfile(&self, build: &Build, reference: &str) -> Result<Ground, ServiceError> {
+        match self.ground(&build.owner, reference).await {
+            Err(ServiceError::NoSnapshot { .. }) => {}
+            ground => return ground,
+        }
+        let reference = self.registries().allowed(reference).map_err(|why| ServiceError::BadBuild { why })?;
+        let report = |line: String| build.tell(Level::Info, Some(BASE), &line);
+        let image = pulled(&self.host, &*self.store, &build.owner, &reference, None, report).await?;
+        self.ground(&build.owner, &image).await
     }
 
     /// What is there under a name, if the owner may begin with it.
