@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
+#[path = "../../wrenn-core/tests/common/registry.rs"]
+mod registry;
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -376,4 +378,51 @@ fn ended(client: &Client, id: &str) -> Value {
         assert!(Instant::now() < end, "{build}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn an_image_of_a_registry_is_its_keys_alone_and_of_registries_that_the_operator_allows() {
+    if !can_run("an_image_of_a_registry_is_its_keys_alone_and_of_registries_that_the_operator_allows") {
+        return;
+    }
+    let (Some(busybox), Some(registry)) = (registry::busybox(), registry::Registry::start(Some(registry::SESAME)))
+    else {
+        let reason = "there is no docker-registry or no busybox: run `cargo xtask setup`";
+        writeln!(std::io::stderr(), "skipped: an_image_of_a_registry_is_its_keys_alone…: {reason}").unwrap();
+        return;
+    };
+    let layout = registry::Layout::new().layer(&registry::busybox_root(&busybox).done());
+    layout.config(&json!({"Env": ["PATH=/bin"]}));
+    registry.push(&layout, "private/app", Some("ada:sesame"));
+    let image = format!("{}/private/app:1", registry.address);
+    // What is pulled is not to be the other tests'.
+    let dir = tempfile::Builder::new().prefix("wrenn-test-").tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("images")).unwrap();
+    for shared in ["images/base", "kernels"] {
+        std::os::unix::fs::symlink(wrenn_core::default_data_dir().join(shared), dir.path().join(shared)).unwrap();
+    }
+    let (ada, eve) = (new_key(dir.path(), "ada"), new_key(dir.path(), "eve"));
+    let server = Server::start(dir.path(), &["--registries", &registry.address]);
+    let (ada, eve) = (server.client(&ada), server.client(&eve));
+    let login = json!({"type": "registry", "username": "ada", "password": "sesame"});
+    let recipe = |login: Option<&Value>| json!({"fromImage": image, "fromImageRegistry": login, "steps": [{"type": "RUN", "args": ["id -un > who; pwd >> who"]}]});
+    let build = requested(&ada, "mine");
+    assert_eq!(start(&build, &recipe(Some(&login))).0, 202);
+    assert_eq!(build.status(), "ready");
+    let id = sandbox(&ada, &json!({"template": "mine"}));
+    assert_eq!(run(&ada, &id, "cat /home/user/who"), "user\n/home/user");
+    // What one key has pulled, another one has not.
+    let build = requested(&eve, "mine");
+    assert_eq!(start(&build, &recipe(None)).0, 202);
+    let status = build.status();
+    assert!(status.starts_with("error") && status.contains("docker login"), "{status}");
+    let names = |client: &Client| client.get("/templates").1.to_string();
+    assert!(names(&ada).contains("mine") && !names(&eve).contains("mine"), "{}", names(&eve));
+    assert!(!names(&eve).contains("\"i-") && !names(&ada).contains("sesame"));
+    for refused in ["localhost:1/x", "docker.io/library/python:3", "dir:/etc", "oci:/etc"] {
+        let build = requested(&ada, "other");
+        let (status, answer) = start(&build, &json!({"fromImage": refused, "steps": []}));
+        assert_eq!(status, 400, "{refused}: {answer}");
+    }
+    server.stop();
 }

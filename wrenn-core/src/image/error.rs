@@ -189,6 +189,10 @@ impl From<OciError> for ImageError {
 }
 
 impl ImageError {
+    pub(super) fn setting(setting: &'static str, value: &str, rule: &'static str) -> Self {
+        Self::Setting { setting, value: value.to_owned(), rule }
+    }
+
     /// Wraps an [`io::Error`]: `.map_err(ImageError::io("write", path))`.
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

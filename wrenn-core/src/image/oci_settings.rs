@@ -2,7 +2,6 @@
 
 use crate::image::digest;
 use crate::image::error::ImageError;
-use crate::image::settings::setting;
 use crate::oci::{Credentials, PullOptions, Source};
 
 /// A reference to an OCI image, and how it is pulled.
@@ -34,11 +33,11 @@ impl OciSettings {
     pub(super) fn check(&self) -> Result<(), ImageError> {
         for (registry, mirrors) in &self.pull.mirrors {
             if let Some(bad) = [registry].into_iter().chain(mirrors).find(|host| !is_host(host)) {
-                return Err(setting("mirror", bad, HOST));
+                return Err(ImageError::setting("mirror", bad, HOST));
             }
         }
         match self.pull.plain_http.iter().find(|host| !is_host(host)) {
-            Some(bad) => Err(setting("plain_http", bad, HOST)),
+            Some(bad) => Err(ImageError::setting("plain_http", bad, HOST)),
             None => self.source().map(drop),
         }
     }

@@ -168,22 +168,30 @@ impl ImageBuilder {
             text.bytes().next().is_some_and(plain) && text.bytes().all(|byte| plain(byte) || more.contains(&byte))
         };
         if !word(&self.suite, b"-") {
-            return Err(setting("suite", &self.suite, "a code name, like `bookworm`"));
+            return Err(ImageError::setting("suite", &self.suite, "a code name, like `bookworm`"));
         }
         for package in &self.packages {
             if !word(package, b"+.-") {
-                return Err(setting("package", package, "a Debian package's name"));
+                return Err(ImageError::setting("package", package, "a Debian package's name"));
             }
         }
         if let Some(oci) = &self.oci {
             oci.check()?;
             if let Some(package) = self.packages.first() {
-                return Err(setting("package", package, "of a base of Debian's: install it in a step of a template"));
+                return Err(ImageError::setting(
+                    "package",
+                    package,
+                    "of a base of Debian's: install it in a step of a template",
+                ));
             }
         }
         let size = self.drive_size_bytes;
         if !DRIVE_SIZES_BYTES.contains(&size) || !size.is_multiple_of(4096) {
-            return Err(setting("drive_size_bytes", &size.to_string(), "a multiple of 4096 from 16 MiB to 8 TiB"));
+            return Err(ImageError::setting(
+                "drive_size_bytes",
+                &size.to_string(),
+                "a multiple of 4096 from 16 MiB to 8 TiB",
+            ));
         }
         Ok(())
     }
@@ -201,10 +209,6 @@ impl From<String> for ImageBuilder {
     fn from(text: String) -> Self {
         Self::from(text.as_str())
     }
-}
-
-pub(super) fn setting(setting: &'static str, value: &str, rule: &'static str) -> ImageError {
-    ImageError::Setting { setting, value: value.to_owned(), rule }
 }
 
 const DRIVE_SIZE_BYTES: u64 = 4 << 30;
