@@ -437,7 +437,7 @@ async fn recipes_that_make_no_sense_are_refused() {
     let owned = CopyStep::new("/etc/hostname", "/x").owner("nobody-here");
     let table: Vec<(wrenn_core::Result<TemplateBuilder>, &str)> = vec![
         (Ok(Template::builder("none")), "none"),
-        (Ok(Template::builder("python:3.12")), "ensure_image"),
+        (Ok(Template::builder("oci:/nowhere")), "could not use the image"),
         (Ok(Template::builder("base").ready(Ready::port(1))), "start command"),
         (Ok(Template::builder("base").start_from_image()), "ENTRYPOINT"),
         (Ok(Template::builder("base").env("A=B", "1")), "A=B"),
@@ -446,7 +446,7 @@ async fn recipes_that_make_no_sense_are_refused() {
         (Ok(Template::builder("base").run(RunStep::new("true").user("nobody-here"))), "nobody-here"),
         (Ok(Template::builder("base").copy_step(owned)), "nobody-here"),
         (docker("FROM base\nONBUILD RUN x"), "line 2"),
-        (docker("FROM none"), "line 1"),
+        (docker("FROM oci:/nowhere"), "could not use the image"),
         (docker("FROM base\nCOPY --from=later a b\n"), "line 2"),
         (docker("FROM base\nCOPY ../x y\n"), "leads out"),
         (docker("FROM base\nENV A=${B\n"), "line 2"),
