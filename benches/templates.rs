@@ -18,9 +18,8 @@ async fn main() -> anyhow::Result<()> {
     Sandbox::create(&host, "base").await?.kill().await?;
     let salt = std::process::id();
     let recipe = |last: &str| -> TemplateBuilder {
-        let first = (1..STEPS).fold(Template::builder("base"), |recipe, step| {
-            recipe.run(format!("echo {salt} {step} >> /tmp/steps"))
-        });
+        let first = (1..STEPS)
+            .fold(Template::builder("base"), |recipe, step| recipe.run(format!("echo {salt} {step} >> /tmp/steps")));
         first.run(format!("echo {last} >> /tmp/steps"))
     };
     let build = async |recipe: TemplateBuilder| {

@@ -124,11 +124,9 @@ fn a_pull_that_finds_no_space_leaves_nothing_half_made_and_goes_on_where_there_i
 #[test]
 fn what_cannot_be_pulled_is_said_in_one_line_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    for (reference, said) in [
-        ("UPPER", "accepted are"),
-        ("127.0.0.1:1/x:1", "check the network"),
-        ("tar:/nowhere", "cannot open /nowhere"),
-    ] {
+    for (reference, said) in
+        [("UPPER", "accepted are"), ("127.0.0.1:1/x:1", "check the network"), ("tar:/nowhere", "cannot open /nowhere")]
+    {
         let (is_done, text) = images(dir.path(), &["pull", "--name", "x", reference]);
         assert!(!is_done && text.contains(said), "{reference}: {text}");
     }

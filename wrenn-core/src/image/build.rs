@@ -27,7 +27,7 @@ use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::{
     BASE_EXT4, DRIVE, FORMAT, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, OciRecord, defaults_of_debian, files,
 };
-use crate::image::modules::Module;
+use crate::image::modules::{self, Module};
 use crate::image::oci_settings::OciSettings;
 use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
@@ -98,6 +98,7 @@ struct FoundBase {
 struct FoundKernel {
     release: String,
     sha256: String,
+    wanted: String,
     fetched_at_unix_s: u64,
     modules: Vec<Module>,
 }
@@ -226,6 +227,7 @@ impl Build {
             recipe_sha256: found.base.recipe_sha256,
             kernel_release: found.kernel.release,
             kernel_sha256: found.kernel.sha256,
+            kernel_wanted: found.kernel.wanted,
             kernel_fetched_at_unix_s: found.kernel.fetched_at_unix_s,
             modules: found.kernel.modules.into_iter().map(|module| module.file_name).collect(),
             agent_sha256: self.init.sha256.clone(),
@@ -320,6 +322,7 @@ impl FoundKernel {
         Ok(Self {
             release: image.manifest.kernel_release.clone(),
             sha256: image.manifest.kernel_sha256.clone(),
+            wanted: image.manifest.kernel_wanted.clone(),
             fetched_at_unix_s: image.manifest.kernel_fetched_at_unix_s,
             modules: modules.map_err(ImageError::io("read", &path))?,
         })
@@ -331,6 +334,7 @@ impl FoundKernel {
         Ok(Self {
             release: kernel.release().to_owned(),
             sha256: kernel.digest(),
+            wanted: modules::wanted_digest(),
             fetched_at_unix_s: kernel.fetched_at_unix_s(),
             modules: kernel.modules()?,
         })

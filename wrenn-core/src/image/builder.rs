@@ -9,6 +9,7 @@ use crate::image::initramfs::Init;
 use crate::image::installed::Image;
 use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::Manifest;
+use crate::image::modules;
 use crate::image::name::Name;
 use crate::image::oci_settings::{OciSettings, name_of};
 use crate::image::settings::ImageBuilder;
@@ -122,7 +123,9 @@ impl ImageBuilder {
             return Ok(Plan::EVERYTHING);
         };
         let is_wanted = manifest.recipe_sha256 == self.base_digest()? && self.is_new_enough(manifest).await?;
-        let kernel = Origin::reuse_if(kernel.is_some_and(|kernel| kernel.digest() == manifest.kernel_sha256));
+        // Where none is kept, as beside images that were brought from elsewhere, none is fetched without need.
+        let is_kept = kernel.is_none_or(|kernel| kernel.digest() == manifest.kernel_sha256);
+        let kernel = Origin::reuse_if(is_kept && manifest.kernel_wanted == modules::wanted_digest());
         let same_agent = manifest.agent_sha256 == init.sha256 && manifest.own_agent == init.own;
         let same_init = kernel == Origin::Reuse && same_agent;
         Ok(Plan {

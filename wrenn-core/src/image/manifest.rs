@@ -23,6 +23,9 @@ pub(super) struct Manifest {
     /// [`Kernel::digest`](super::kernel::Kernel::digest) of the kernel that the image was built with; empty in an older one.
     #[serde(default)]
     pub(super) kernel_sha256: String,
+    /// [`modules::wanted_digest`](super::modules::wanted_digest) of the library that fetched the kernel.
+    #[serde(default)]
+    pub(super) kernel_wanted: String,
     /// 0 in an image that was built before this was written down.
     #[serde(default)]
     pub(super) kernel_fetched_at_unix_s: u64,
@@ -174,6 +177,7 @@ mod tests {
             recipe_sha256: String::new(),
             kernel_release: String::new(),
             kernel_sha256: String::new(),
+            kernel_wanted: String::new(),
             kernel_fetched_at_unix_s: 0,
             modules: vec![],
             agent_sha256: String::new(),

@@ -59,6 +59,10 @@ fn registry(text: &str) -> Result<Source, OciError> {
         return Err(refused("it looks like a path, and its kind has to stand before it".to_owned()));
     }
     let reference: Reference = text.parse().map_err(|error: oci_client::ParseError| refused(error.to_string()))?;
+    // The parser takes some names that it does not take again once they are written out.
+    if reference.whole().parse::<Reference>().ok().as_ref() != Some(&reference) {
+        return Err(refused("its name has other than small letters, digits and `.`, `_`, `-` between them".to_owned()));
+    }
     if reference.digest().is_some_and(|digest| !digest.starts_with("sha256:")) {
         return Err(refused("its digest is not of SHA-256".to_owned()));
     }
@@ -112,9 +116,21 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_with_what_can() {
         let sha512 = format!("x@sha512:{}", "a".repeat(128));
-        for text in
-            ["", "UPPER", "a b", "x:", "x@sha256:12", &sha512, "/a/path", "./x", "oci:", "tar:", "dir:", "oci:p:"]
-        {
+        for text in [
+            "",
+            "UPPER",
+            "Upper/name",
+            "a b",
+            "x:",
+            "x@sha256:12",
+            &sha512,
+            "/a/path",
+            "./x",
+            "oci:",
+            "tar:",
+            "dir:",
+            "oci:p:",
+        ] {
             let error = text.parse::<Source>().unwrap_err();
             assert!(matches!(error, OciError::Source { .. }), "{text}");
             assert!(error.to_string().contains("oci-archive:FILE"), "{error}");

@@ -282,7 +282,7 @@ const ADD_USER: &str = r#"set -eu
 has() { while IFS=: read -r name _; do if [ "$name" = user ]; then return 0; fi; done < "$1"; return 1; }
 taken() {
   for table in /etc/passwd /etc/group; do
-    while IFS=: read -r _ _ id _; do if [ "$id" = "$1" ]; then return 0; fi; done < "$table"
+    while IFS=: read -r _ _ its _; do if [ "$its" = "$1" ]; then return 0; fi; done < "$table"
   done
   return 1
 }
