@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rand::RngCore as _;
+use rand::Rng as _;
 use serde_json::json;
 
 use common::wrenn_server;
