@@ -447,7 +447,7 @@ async fn recipes_that_make_no_sense_are_refused() {
         (Ok(Template::builder("base").copy_step(owned)), "nobody-here"),
         (docker("FROM base\nONBUILD RUN x"), "line 2"),
         (docker("FROM oci:/nowhere"), "could not use the image"),
-        (docker("FROM base\nCOPY --from=later a b\n"), "line 2"),
+        (docker("FROM base\nCOPY --from=oci:/later a b\n"), "could not use the image"),
         (docker("FROM base\nCOPY ../x y\n"), "leads out"),
         (docker("FROM base\nENV A=${B\n"), "line 2"),
         (docker("FROM base").map(|recipe| recipe.target("x")), "stage x"),
