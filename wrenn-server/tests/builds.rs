@@ -390,7 +390,8 @@ fn an_image_of_a_registry_is_its_keys_alone_and_of_registries_that_the_operator_
     let (Some(busybox), Some(registry)) = (registry::busybox(), registry::Registry::start(Some(registry::SESAME)))
     else {
         let reason = "there is no docker-registry or no busybox: run `cargo xtask setup`";
-        writeln!(std::io::stderr(), "skipped: an_image_of_a_registry_is_its_keys_alone…: {reason}").unwrap();
+        writeln!(std::io::stderr(), "skipped: an_image_of_a_registry_is_its_keys_alone…: {reason}")
+            .expect("standard error is open");
         return;
     };
     let layout = registry::Layout::new().layer(&registry::busybox_root(&busybox).done());

@@ -21,7 +21,8 @@ use registry::{Layer, Layout};
 fn can_run(test: &str) -> bool {
     let is_there = wrenn_core::default_data_dir().join("kernels/bookworm/kernel.json").is_file();
     if !is_there {
-        writeln!(std::io::stderr(), "skipped: {test}: there is no kernel: run `cargo xtask setup`").unwrap();
+        writeln!(std::io::stderr(), "skipped: {test}: there is no kernel: run `cargo xtask setup`")
+            .expect("standard error is open");
     }
     is_there
 }
@@ -100,7 +101,7 @@ fn a_pull_that_finds_no_space_leaves_nothing_half_made_and_goes_on_where_there_i
     let at = dir.path().to_str().unwrap();
     let mount = |args: &[&str]| Command::new("mount").args(args).status().is_ok_and(|status| status.success());
     if !mount(&["-t", "tmpfs", "-o", "size=40m", "tmpfs", at]) {
-        return writeln!(std::io::stderr(), "skipped: {test}: only root mounts").unwrap();
+        return writeln!(std::io::stderr(), "skipped: {test}: only root mounts").expect("standard error is open");
     }
     share_kernels(dir.path());
     let (_layout, reference) = layout(3, 16);
