@@ -201,6 +201,8 @@ struct TermsArguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
+    // Nobody has chosen one before, and libraries that find none panic.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let Arguments { data_dir, database_url, command, .. } = arguments()?;
     let data_dir = data_dir.unwrap_or_else(wrenn_core::default_data_dir);
     match command {
