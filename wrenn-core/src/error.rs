@@ -405,6 +405,7 @@ impl From<ImageError> for Error {
                 Self::NotFound { subject: Some(Subject::Image(name.clone())), message: error.to_string() }
             }
             ImageError::Name(_) | ImageError::Setting { .. } => Self::invalid(error.to_string()),
+            ImageError::Oci(ref pull) if pull.is_malformed_reference() => Self::invalid(error.to_string()),
             ImageError::Io { action, path, source } if source.kind() == io::ErrorKind::PermissionDenied => Self::Host {
                 problem: format!("this user may not {action} {}", path.display()),
                 remedy: "run as a user who may, or name another directory with WRENN_DATA_DIR".to_owned(),

@@ -175,6 +175,12 @@ impl PullError {
         matches!(self.0, OciError::Denied { .. })
     }
 
+    /// Whether the text that was to name an image names none.
+    #[must_use]
+    pub fn is_malformed_reference(&self) -> bool {
+        matches!(self.0, OciError::Source { .. })
+    }
+
     /// Whether the same pull may succeed later with nothing changed on this host.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
