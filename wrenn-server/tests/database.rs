@@ -27,7 +27,8 @@ fn sandboxes_outlive_their_database() {
     let client = server.client(&key);
     let (kept, ended) =
         (sandbox(&client, &json!({"timeout_sec": 3600})), sandbox(&client, &json!({"timeout_sec": 3600})));
-    run(&client, &kept, "(while :; do date +%s%N > now; sleep 0.1; done) > /dev/null 2>&1 &");
+    let writer = "(while :; do date +%s%N > new; mv new now; sleep 0.1; done) > /dev/null 2>&1 &";
+    run(&client, &kept, &format!("{writer} until [ -e now ]; do sleep 0.1; done"));
 
     database.kill();
     let begun = Instant::now();
