@@ -15,8 +15,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
-use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 
 use super::initramfs;
 use crate::defaults::Defaults;
@@ -31,6 +29,7 @@ use crate::image::modules::{self, Module};
 use crate::image::oci_settings::OciSettings;
 use crate::image::rootfs::Recipe;
 use crate::image::settings::ImageBuilder;
+use crate::image::staged::Staged;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
 use crate::image::{ext4, scratch, tools};
@@ -114,7 +113,7 @@ impl Build {
         let (plan, previous) = (self.plan, self.previous.clone());
         let staged = blocking(data_dir, move || {
             let directory = stage(&store, plan, previous.as_ref())?;
-            Ok(Staged(Some((directory, store))))
+            Ok(Staged::new(directory, store))
         })
         .await?;
         let staging = staged.path();
@@ -349,48 +348,6 @@ fn link_or_copy(file: &Path, link: &Path) -> io::Result<()> {
     }
 }
 
-/// The directory of a build, and the lock of its image. Removing it can take seconds, so nobody's asynchronous work does it;
-/// the lock is held until it is done, since the next build removes what it finds.
-struct Staged(Option<(TempDir, Store)>);
-
-impl Staged {
-    fn path(&self) -> PathBuf {
-        self.0.as_ref().map(|(directory, _)| directory.path().to_owned()).unwrap_or_default()
-    }
-
-    /// Blocks.
-    fn publish(mut self, keep: Option<&str>) -> Result<(), ImageError> {
-        self.0.take().map_or(Ok(()), |(directory, store)| store.publish(directory, keep))
-    }
-
-    /// Removes it, and waits for that.
-    async fn remove(mut self) {
-        if let Some(staged) = self.0.take() {
-            // An error is a panic of the removal: there is nothing to do, and the next build tries it again.
-            spawn_blocking(move || discard(staged)).await.ok();
-        }
-    }
-}
-
-impl Drop for Staged {
-    /// For a build whose future was dropped.
-    fn drop(&mut self) {
-        let staged = self.0.take();
-        if let (Some(staged), Ok(runtime)) = (staged, Handle::try_current()) {
-            runtime.spawn_blocking(move || discard(staged));
-        }
-    }
-}
-
-/// Removes what was staged, under the lock.
-fn discard((directory, lock): (TempDir, Store)) {
-    let path = directory.keep();
-    if let Err(error) = scratch::remove(&path) {
-        tracing::warn!(path = %path.display(), %error, "what a build has left is still there; the next one tries again");
-    }
-    drop(lock);
-}
-
 /// A directory with a place for scratch, and links to what is reused of the image before.
 fn stage(store: &Store, plan: Plan, previous: Option<&Image>) -> Result<TempDir, ImageError> {
     let staged = store.stage()?;
@@ -418,33 +375,3 @@ fn check_space(staging: &Path) -> Result<(), ImageError> {
 const SCRATCH: &str = "scratch";
 /// The tree, its packages, the kernel's, and the base image, all at once, with room to spare.
 const SPACE_BYTES: u64 = 1536 << 20;
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-    use crate::image::name::Name;
-
-    /// The one blocking thread is busy, so whatever is removed meanwhile was removed by the thread that gave it up.
-    #[test]
-    fn a_build_that_is_given_up_is_removed_by_a_blocking_thread() {
-        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build();
-        let runtime = runtime.unwrap();
-        let (data, name) = (tempfile::tempdir().unwrap(), Name::parse("base").unwrap());
-        let (go_on, held) = mpsc::channel::<()>();
-        let path = runtime.block_on(async {
-            let store = Store::lock(store::images(data.path()), &name, &mut |_: &Step| {}).await.unwrap();
-            let staged = Staged(Some((store.stage().unwrap(), store)));
-            spawn_blocking(move || held.recv());
-            let path = staged.path();
-            drop(staged);
-            assert!(path.exists(), "it is removed where it was dropped");
-            path
-        });
-        drop(go_on);
-        // It waits for the blocking threads.
-        drop(runtime);
-        assert!(!path.exists());
-    }
-}

@@ -30,6 +30,9 @@ impl Image {
     /// (`oci:DIRECTORY[:TAG]`), an archive (`oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`), or a root file
     /// system (`tar:FILE`, `dir:DIRECTORY`). Pulling one needs no rights.
     ///
+    /// TLS is rustls's. Where the program has chosen no provider of cryptography for it by then, the first pull from a
+    /// registry chooses `ring` for the whole process.
+    ///
     /// ```no_run
     /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
     /// use wrenn_core::{Sandbox, image::Image};

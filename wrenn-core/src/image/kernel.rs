@@ -21,6 +21,7 @@ use crate::image::kernel_package::KernelPackage;
 use crate::image::manifest::KERNEL;
 use crate::image::modules::{self, Module};
 use crate::image::name::Name;
+use crate::image::staged::Staged;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
 use crate::image::{digest, initramfs, scratch};
@@ -71,18 +72,29 @@ impl Kernel {
             return Ok(kernel.clone());
         }
         progress(&Step::Kernel);
-        let (staged, store) = blocking(data_dir, move || Ok((store.stage()?, store))).await?;
-        let scratch = staged.path().join(SCRATCH);
-        fs::create_dir(&scratch).map_err(ImageError::io("create", &scratch))?;
-        let package = KernelPackage::fetch(suite, &scratch).await?;
+        let (staged, scratch) = blocking(data_dir, move || {
+            let staged = Staged::new(store.stage()?, store);
+            let scratch = staged.path().join(SCRATCH);
+            fs::create_dir(&scratch).map_err(ImageError::io("create", &scratch))?;
+            Ok((staged, scratch))
+        })
+        .await?;
+        let package = match KernelPackage::fetch(suite, &scratch).await {
+            Ok(package) => package,
+            Err(error) => {
+                staged.remove().await;
+                return Err(error);
+            }
+        };
         if let Some(kernel) = kept.filter(|kernel| kernel.record.package == package.file_name) {
+            staged.remove().await;
             return Ok(kernel);
         }
         let (here, named) = (data_dir.to_owned(), suite.to_owned());
         blocking(data_dir, move || {
-            Record::make(&package, staged.path())?.write(&staged.path().join(RECORD))?;
+            Record::make(&package, &staged.path())?.write(&staged.path().join(RECORD))?;
             scratch::remove(&scratch).map_err(ImageError::io("remove", &scratch))?;
-            store.publish(staged, None)?;
+            staged.publish(None)?;
             Self::open(&here, &named)?.ok_or_else(|| ImageError::Kernel("it is gone again".to_owned()))
         })
         .await

@@ -34,6 +34,7 @@ mod removal;
 mod rootfs;
 mod scratch;
 mod settings;
+mod staged;
 mod step;
 mod store;
 mod tools;
