@@ -8,7 +8,7 @@ use wrenn_snapshot::Generation;
 use crate::error::Result;
 use crate::host::handle::Host;
 use crate::runtime::blocking;
-use crate::sandbox::template::note_use;
+use crate::sandbox::boots::note_use;
 use crate::site::lock::FileLock;
 use crate::site::records::StepRecord;
 use crate::site::{Site, record};

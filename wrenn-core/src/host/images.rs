@@ -10,7 +10,7 @@ use crate::host::handle::Host;
 use crate::id::TemplateName;
 use crate::image::{Image, ImageError};
 use crate::runtime::blocking;
-use crate::sandbox::template::forget_boots_of;
+use crate::sandbox::boots::forget_boots_of;
 use crate::site::Site;
 
 /// What [`Host::prune_images`] has removed.

@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::host::filter::SandboxFilter;
 use crate::host::handle::Host;
 use crate::image::Image;
+use crate::sandbox::boots;
 use crate::sandbox::handle::Sandbox;
-use crate::sandbox::template;
 use crate::site::data_dir::DataDir;
 use crate::site::record;
 use crate::site::records::TemplateRecord;
@@ -206,7 +206,7 @@ fn booting_key(host: &Host) -> String {
     let site = &host.0.site;
     let image = Image::open(site.data.path(), "base").unwrap();
     let shape = MachineShape { vcpus: 1, memory_mib: 512, acceleration: Acceleration::Tcg, tsc_khz: None };
-    template::boot_key(site, &image, &shape)
+    boots::boot_key(site, &image, &shape)
 }
 
 #[tokio::test]
@@ -231,8 +231,8 @@ async fn of_an_images_boots_those_used_last_are_kept() {
     }
     // The oldest one is used, and number 3 has just been booted, whatever the clock says.
     let oldest = site.data.booted().join(format!("{}.json", key(current, 0)));
-    template::find(site, &oldest).await.unwrap().unwrap();
-    template::forget_boots(site, &image, &key(current, 3)).unwrap();
+    boots::find(site, &oldest).await.unwrap().unwrap();
+    boots::forget_boots(site, &image, &key(current, 3)).unwrap();
     let left = record::stems(&site.data.booted()).unwrap();
     let mut expected: Vec<String> = [0, 3, 6, 7, 8, 9, 10, 11].map(|memory_mib| key(current, memory_mib)).to_vec();
     expected.push(format!("base-2-1c-512m-fake-1-tcg-{current}"));

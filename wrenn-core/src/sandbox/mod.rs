@@ -1,6 +1,7 @@
 //! A sandbox: one task owns what is behind it, and handles send it requests.
 
 pub(crate) mod alive;
+pub(crate) mod boots;
 pub(crate) mod countdown;
 pub(crate) mod event;
 #[cfg(test)]
