@@ -153,8 +153,16 @@ fn images(data_dir: &Path) -> Finding {
             "make one: `Host::ensure_image(\"base\")`, or from a shell `wrenn-server setup`",
         ),
         Ok(names) => {
-            let said = names.iter().map(|name| format!("{name}{}", age(data_dir, name))).collect::<Vec<_>>().join(", ");
-            if names.iter().any(|name| is_old(data_dir, name)) {
+            let ages: Vec<(&String, Option<u64>)> = names.iter().map(|name| (name, age_days(data_dir, name))).collect();
+            let said: Vec<String> = ages
+                .iter()
+                .map(|(name, days)| match days {
+                    Some(days) if *days > 0 => format!("{name} ({days} days old)"),
+                    _ => (*name).clone(),
+                })
+                .collect();
+            let said = said.join(", ");
+            if ages.iter().any(|(_, days)| days.is_some_and(|days| days > OLD_DAYS)) {
                 let remedy = "have those that are old made anew, for the fixes of their kernels and packages: \
                     `ImageBuilder::refresh`, `wrenn-server setup --refresh`, or `wrenn-server images pull --refresh`";
                 return Finding::lacking(WHAT, said, remedy);
@@ -174,17 +182,6 @@ fn age_days(data_dir: &Path, name: &str) -> Option<u64> {
     let image = Image::open(data_dir, name).ok()?;
     let since = image.kernel_fetched_at().map_or_else(|| image.built_at(), |kernel| kernel.min(image.built_at()));
     Some(since.elapsed().ok()?.as_secs() / 86_400)
-}
-
-fn age(data_dir: &Path, name: &str) -> String {
-    match age_days(data_dir, name) {
-        Some(days) if days > 0 => format!(" ({days} days old)"),
-        _ => String::new(),
-    }
-}
-
-fn is_old(data_dir: &Path, name: &str) -> bool {
-    age_days(data_dir, name).is_some_and(|days| days > OLD_DAYS)
 }
 
 /// Debian's stable kernel has fixes of security each few weeks.
