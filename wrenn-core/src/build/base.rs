@@ -29,7 +29,15 @@ pub(super) async fn base(host: &Host, text: &str, plain: PlainName, teller: &Tel
     if is_reference(text) || plain == PlainName::Image {
         let builder = Image::from_oci(text);
         let tell = |step: &Step| teller.tell(None, BuildEventKind::Image { text: step.to_string() });
-        return Ok(builder.build(host.data_dir(), tell).await?.name().parse()?);
+        let name: TemplateName = builder.build(host.data_dir(), tell).await?.name().parse()?;
+        // A snapshot's name comes before an image's, so the build would begin with something else than was named.
+        if templates.iter().any(|template| template.is_snapshot() && *template.name() == name) {
+            return Err(Error::invalid(format!(
+                "the image {text} is called {name} here, and so is a snapshot: remove the snapshot, or make the image under \
+                 another name, with `Image::builder(NAME).oci(\"{text}\")`, and begin with that"
+            )));
+        }
+        return Ok(name);
     }
     let name: TemplateName = text.parse()?;
     let names: Vec<&str> = templates.iter().map(|template| template.name().as_str()).collect();
