@@ -20,6 +20,7 @@ use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::service::error::ServiceError;
@@ -30,6 +31,25 @@ pub(in crate::service) struct Files {
     root: PathBuf,
     /// By owner, the bytes that are on their way.
     coming: Mutex<HashMap<String, u64>>,
+}
+
+/// A directory that is removed when this is dropped. It may have a hundred thousand files, so nobody's asynchronous work removes
+/// them.
+#[derive(Debug)]
+pub(in crate::service) struct WorkDir(Option<TempDir>);
+
+impl WorkDir {
+    pub(in crate::service) fn path(&self) -> &Path {
+        self.0.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        if let (Some(directory), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(directory));
+        }
+    }
 }
 
 /// Whether a text can be the hash of files.
@@ -78,10 +98,10 @@ impl Files {
         File::options().read(true).write(true).open(self.of(owner).join(hash))
     }
 
-    /// A directory to unpack into, for the server's user alone. It is removed when this is dropped.
-    pub(in crate::service) fn place(&self) -> io::Result<TempDir> {
+    /// A directory to unpack into, for the server's user alone.
+    pub(in crate::service) fn work_dir(&self) -> io::Result<WorkDir> {
         make(&self.root)?;
-        tempfile::Builder::new().prefix(UNPACKED).tempdir_in(&self.root)
+        Ok(WorkDir(Some(tempfile::Builder::new().prefix(UNPACKED).tempdir_in(&self.root)?)))
     }
 
     /// Takes an archive of `len` bytes, which is there whole afterwards, or not at all.

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream};
-use tempfile::TempDir;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::Instrument as _;
 use wrenn_core::image::Image;
 use wrenn_core::{BuildEvent, BuildEventKind, BuildStream, Error, Subject, Template, TemplateBuilder, TemplateName};
 
+use crate::service::builds::files::WorkDir;
 use crate::service::builds::log::Level;
 use crate::service::builds::recipe::{BASE, Base, Ground, GroundKind, Labels, Recipe, from_template};
 use crate::service::builds::registries::Registries;
@@ -330,7 +330,7 @@ impl Sandboxes {
         &self,
         build: &Build,
         recipe: &Recipe,
-    ) -> Result<(TemplateBuilder, Ground, Option<TempDir>), ServiceError> {
+    ) -> Result<(TemplateBuilder, Ground, Option<WorkDir>), ServiceError> {
         match &recipe.base {
             Base::Template(name) => {
                 let ground = self.ground(&build.owner, name).await?;
@@ -344,7 +344,7 @@ impl Sandboxes {
                 Ok((from_template(&image), Ground { kind: GroundKind::Pulled, ..ground }, None))
             }
             Base::Dockerfile(text) => {
-                let empty = self.builds.files.place()?;
+                let empty = self.builds.files.work_dir()?;
                 let mut builder = Template::from_dockerfile_text(text, empty.path())?;
                 let mut last = Ground::default();
                 for reference in builder.bases()? {
@@ -387,12 +387,12 @@ impl Sandboxes {
         &self,
         owner: &str,
         recipe: &Recipe,
-    ) -> Result<(Option<TempDir>, BTreeMap<String, PathBuf>), Reason> {
+    ) -> Result<(Option<WorkDir>, BTreeMap<String, PathBuf>), Reason> {
         let mut places = BTreeMap::new();
         if recipe.hashes().is_empty() {
             return Ok((None, places));
         }
-        let place = self.builds.files.place().map_err(|error| reason(&error.into(), None))?;
+        let place = self.builds.files.work_dir().map_err(|error| reason(&error.into(), None))?;
         for (hash, step) in recipe.hashes() {
             let refused = |message: String| Reason { message, step: Some(step.clone()) };
             let archive =
@@ -400,9 +400,10 @@ impl Sandboxes {
                     refused("its files are no longer there: build it again, which sends them".to_owned())
                 })?;
             let into = place.path().join(hash);
-            std::fs::create_dir(&into).map_err(|error| reason(&error.into(), None))?;
             let to = into.clone();
-            let done = tokio::task::spawn_blocking(move || unpack(archive, &to)).await;
+            let unpack =
+                move || std::fs::create_dir(&to).map_err(|error| error.to_string()).and_then(|()| unpack(archive, &to));
+            let done = tokio::task::spawn_blocking(unpack).await;
             done.map_err(|error| reason(&error.into(), None))?.map_err(refused)?;
             places.insert(hash.to_owned(), into);
         }
