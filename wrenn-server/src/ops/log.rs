@@ -36,7 +36,6 @@ impl Log {
     ///
     /// # Errors
     /// What the environment says of a collector of spans cannot be used.
-    #[cfg_attr(not(feature = "otel"), expect(clippy::unnecessary_wraps, reason = "with a collector there is an error"))]
     pub fn start(format: Format) -> anyhow::Result<Self> {
         #[cfg(feature = "otel")]
         let spans = Spans::of_environment()?;
