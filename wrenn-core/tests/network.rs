@@ -142,6 +142,45 @@ fn a_policy_acts_at_once_and_is_kept_by_pauses_and_forks() {
 }
 
 #[test]
+fn the_dns_servers_of_a_policy_are_kept_by_pauses_and_forks_and_not_by_snapshots() {
+    let test = "the_dns_servers_of_a_policy_are_kept_by_pauses_and_forks_and_not_by_snapshots";
+    if !common::can_run(test) {
+        return;
+    }
+    in_a_world(test, async |world| {
+        for at in ["93.184.216.34:80", "93.184.216.35:80"] {
+            world.web(at);
+        }
+        world.dns(&[("good.example", &[[93, 184, 216, 34]])]);
+        world.dns_at("93.184.216.35:53", &[("good.example", &[[93, 184, 216, 35]])]);
+        let dir = common::own_data_dir();
+        let host = common::own_host(&dir).nameservers(["8.8.8.8".parse().unwrap()]).open().await.unwrap();
+        let unasked = NetworkPolicy::default().with_dns_servers(["10.9.0.7".parse().unwrap()]);
+        let error = Sandbox::builder(&host, "base").network(unasked).create().await.unwrap_err();
+        assert!(matches!(&error, Error::InvalidInput { message, .. } if message.contains("10.9.0.7")), "{error:?}");
+        let policy = NetworkPolicy::default().with_dns_servers(["93.184.216.35".parse().unwrap()]);
+        let sandbox = Sandbox::builder(&host, "base").network(policy.clone()).create().await.unwrap();
+        let led_to = async |sandbox: &Sandbox| get(sandbox, "http://good.example/").await;
+        assert_eq!(led_to(&sandbox).await.as_deref(), Ok("93.184.216.35:80"));
+        let child = sandbox.fork(1).await.unwrap().remove(0).unwrap();
+        assert_eq!(led_to(&child).await.as_deref(), Ok("93.184.216.35:80"));
+        child.kill().await.unwrap();
+        sandbox.snapshot("asks").await.unwrap();
+        let of_it = Sandbox::create(&host, "asks").await.unwrap();
+        assert_eq!(led_to(&of_it).await.as_deref(), Ok("93.184.216.34:80"));
+        of_it.kill().await.unwrap();
+        let resumed = sandbox.pause().await.unwrap().resume().await.unwrap();
+        assert_eq!(resumed.network().await.unwrap(), policy);
+        assert_eq!(led_to(&resumed).await.as_deref(), Ok("93.184.216.35:80"));
+        resumed.set_network(policy.with_dns_servers([])).await.unwrap();
+        assert_eq!(led_to(&resumed).await, Err(NAME_NOT_RESOLVED));
+        resumed.set_network(NetworkPolicy::default()).await.unwrap();
+        assert_eq!(led_to(&resumed).await.as_deref(), Ok("93.184.216.34:80"));
+        resumed.kill().await.unwrap();
+    });
+}
+
+#[test]
 fn a_pause_ends_connections_at_both_of_their_ends_and_a_resume_makes_new_ones() {
     let test = "a_pause_ends_connections_at_both_of_their_ends_and_a_resume_makes_new_ones";
     if !common::can_run(test) {

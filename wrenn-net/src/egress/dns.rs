@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::egress::names::{Known, address_of};
 use crate::egress::shared::{Destination, Shared};
-use crate::policy::{Protocol, Refusal};
+use crate::policy::{NetworkPolicy, Protocol, Refusal};
 
 /// The answer to a question that came as a datagram; `None` if it is none.
 pub(super) async fn answer_datagram(shared: &Shared, question: &[u8]) -> Option<Vec<u8>> {
@@ -90,8 +90,8 @@ pub(super) fn read(question: &Message) -> Option<Asked> {
 
 async fn records(shared: &Shared, query: &Query, name: String) -> (ResponseCode, Vec<Record>) {
     shared.counters.count_question();
-    if !shared.policy().may_ask(&name) {
-        shared.refuse(&Destination::Name { name }, Protocol::Udp, Refusal::Name);
+    if let Some(refusal) = refusal_of(&shared.policy(), &name) {
+        shared.refuse(&Destination::Name { name }, Protocol::Udp, refusal);
         return (ResponseCode::Refused, Vec::new());
     }
     match query.query_type {
@@ -100,7 +100,7 @@ async fn records(shared: &Shared, query: &Query, name: String) -> (ResponseCode,
         RecordType::ANY | RecordType::AXFR | RecordType::IXFR => return (ResponseCode::NotImp, Vec::new()),
         _ => {}
     }
-    let all = match timeout(ANSWER_MAX, shared.names.look_up(query)).await {
+    let all = match timeout(ANSWER_MAX, shared.names().look_up(query)).await {
         Ok(Known::Records(records)) => records,
         Ok(Known::Nothing(code)) => return (code, Vec::new()),
         Err(_elapsed) => return (ResponseCode::ServFail, Vec::new()),
@@ -117,6 +117,14 @@ async fn records(shared: &Shared, query: &Query, name: String) -> (ResponseCode,
         return (ResponseCode::Refused, Vec::new());
     }
     (ResponseCode::NoError, told)
+}
+
+/// Why nobody is asked for a name.
+fn refusal_of(policy: &NetworkPolicy, name: &str) -> Option<Refusal> {
+    if policy.dns_servers().is_some_and(<[_]>::is_empty) {
+        return Some(Refusal::NoDnsServer);
+    }
+    (!policy.may_ask(name)).then_some(Refusal::Name)
 }
 
 /// In lower case, and without the dot at its end.

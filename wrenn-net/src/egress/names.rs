@@ -63,6 +63,11 @@ impl Names {
         Self { servers, ipv6: Ipv6::default() }
     }
 
+    /// Whether exactly these servers are asked.
+    pub(super) fn asks(&self, servers: &[IpAddr]) -> bool {
+        matches!(&self.servers, Servers::Fixed(fixed, _) if fixed == servers)
+    }
+
     /// Whether this host has a way to IPv6 addresses.
     pub(super) fn has_ipv6(&self) -> bool {
         self.ipv6.is_there()

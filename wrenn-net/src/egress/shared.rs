@@ -25,7 +25,8 @@ pub(super) struct Shared {
     pace: Mutex<Pace>,
     out: Option<Bandwidth>,
     into: Option<Bandwidth>,
-    pub(super) names: Arc<Names>,
+    /// As all guests of the host share them.
+    host_names: Arc<Names>,
     pub(super) sender: Sender,
     pub(super) counters: Counters,
     on_refusal: Option<OnRefusal>,
@@ -37,6 +38,8 @@ pub(super) struct Shared {
 struct Current {
     policy: Arc<NetworkPolicy>,
     route: Route,
+    /// Those of the policy's servers, where it has some; else those that all guests share.
+    names: Arc<Names>,
 }
 
 /// A way that connections leave by: those of another one may not go on. It changes with the proxy.
@@ -130,13 +133,17 @@ impl Shared {
     ) -> Self {
         let limits = limits.within(budget.of_one_guest());
         Self {
-            current: RwLock::new(Current { policy: Arc::new(policy), route: Route(0) }),
+            current: RwLock::new(Current {
+                names: names_of(&policy, &names, &names),
+                policy: Arc::new(policy),
+                route: Route(0),
+            }),
             limits,
             budget,
             pace: Mutex::new(Pace::new(limits.begun_per_second)),
             out: limits.bytes_out_per_second.map(Bandwidth::new),
             into: limits.bytes_in_per_second.map(Bandwidth::new),
-            names,
+            host_names: names,
             sender,
             counters: Counters::default(),
             on_refusal: None,
@@ -201,7 +208,13 @@ impl Shared {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let is_other = policy.proxy() != current.policy.proxy();
         let route = Route(current.route.0 + u64::from(is_other));
-        *current = Current { policy: Arc::new(policy), route };
+        let names = names_of(&policy, &self.host_names, &current.names);
+        *current = Current { policy: Arc::new(policy), route, names };
+    }
+
+    /// Who resolves names for this guest.
+    pub(super) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).names)
     }
 
     /// Why a datagram of this verdict is not sent: a proxy carries TCP alone, and nothing goes around it. `is_named` tells
@@ -227,7 +240,7 @@ impl Shared {
 
     /// Whether the guest may be told IPv6 addresses: it has IPv6, and the host has a way to them.
     pub(super) fn has_ipv6(&self) -> bool {
-        self.sender.has_ipv6() && self.names.has_ipv6()
+        self.sender.has_ipv6() && self.host_names.has_ipv6()
     }
 
     /// Of the names that led the guest to an address, one by which it may be reached.
@@ -273,6 +286,20 @@ impl Shared {
     fn told(&self) -> MutexGuard<'_, HashMap<IpAddr, Vec<(String, Instant)>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The names for a guest with this policy. Answers that are kept stay so where the `current` ones have the same servers.
+fn names_of(policy: &NetworkPolicy, host_names: &Arc<Names>, current: &Arc<Names>) -> Arc<Names> {
+    let servers = policy.dns_servers().unwrap_or_default();
+    if servers.is_empty() {
+        return Arc::clone(host_names);
+    }
+    let (asked, left): (Vec<IpAddr>, Vec<IpAddr>) =
+        servers.iter().copied().partition(|&server| policy.may_ask_server(server) && !is_hosts(server));
+    if !left.is_empty() {
+        tracing::warn!(?left, "DNS servers of a policy are not asked: they are the host's, or in a private network");
+    }
+    if current.asks(&asked) { Arc::clone(current) } else { Arc::new(Names::asking(asked)) }
 }
 
 /// Whether an address is the host's own, or stands for one that is.

@@ -272,7 +272,7 @@ impl Tcp {
     /// where that is refused.
     async fn led_to(&self, pair: Pair, target: Option<&Target>, dialled: Dialled) -> io::Result<Option<Dialled>> {
         let Some(target) = target else { return Ok(Some(dialled)) };
-        let addresses = self.shared.names.addresses_of(&target.name, pair.to.ip()).await?;
+        let addresses = self.shared.names().addresses_of(&target.name, pair.to.ip()).await?;
         if addresses.contains(&pair.to.ip()) {
             return Ok(Some(dialled));
         }
@@ -302,7 +302,7 @@ impl Tcp {
         let (to, protocol) = (pair.to, Protocol::Tcp);
         match told {
             Told::Name(name) if self.shared.policy().has_name(protocol, &name, to.port()) => {
-                let addresses = self.shared.names.addresses_of(&name, to.ip()).await?;
+                let addresses = self.shared.names().addresses_of(&name, to.ip()).await?;
                 let may_be_dialled = |address: &IpAddr| {
                     self.shared.policy().may_mean_by_name(protocol, *address, to.port()) && !is_hosts(*address)
                 };

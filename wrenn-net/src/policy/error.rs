@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 /// What is wrong with a policy, or with limits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -45,6 +47,20 @@ pub enum PolicyError {
     Proxy {
         /// What is wrong with it, and how it is written.
         why: &'static str,
+    },
+    /// A DNS server may not be asked.
+    #[error("the DNS server {server} cannot be asked: {why}")]
+    DnsServer {
+        /// Its address.
+        server: IpAddr,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
+    /// There are too many DNS servers.
+    #[error("a policy has at most {max} DNS servers")]
+    DnsServers {
+        /// How many there may be.
+        max: usize,
     },
     /// There are too many rules.
     #[error("a policy has at most {max} rules")]

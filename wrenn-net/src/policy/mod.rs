@@ -63,6 +63,8 @@ pub struct NetworkPolicy {
     rules: Vec<Rule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<UpstreamProxy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_servers: Option<Vec<IpAddr>>,
 }
 
 /// What a policy says of an address.
@@ -140,6 +142,37 @@ impl NetworkPolicy {
         self.proxy.as_ref()
     }
 
+    /// The DNS servers that wrenn asks for this guest, in place of the host's: 10 at most, by UDP and TCP at port 53, from the
+    /// host's own network. The guest goes on to ask any server, and wrenn to answer. With no server at all the guest's
+    /// questions are refused, and names that a connection tells are still resolved by the host's servers.
+    ///
+    /// A server in a private network is asked where [`allow`](Self::allow) names port 53 of it; one on the host, its loopback
+    /// or its link never is. [`deny`](Self::deny) says nothing of them. Default: the host's servers. It costs a cache of its own for
+    /// the guest: some hundred bytes for each name, and 4096 names at most.
+    ///
+    /// ```
+    /// use wrenn_net::NetworkPolicy;
+    ///
+    /// # fn main() -> Result<(), wrenn_net::PolicyError> {
+    /// let policy = NetworkPolicy::default().with_dns_servers([[9, 9, 9, 9].into()]);
+    /// policy.check()?;
+    /// let inside = NetworkPolicy::default().with_dns_servers([[10, 2, 0, 53].into()]);
+    /// assert!(inside.check().is_err());
+    /// inside.allow(["10.2.0.53:53"])?.check()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn with_dns_servers(mut self, servers: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.dns_servers = Some(servers.into_iter().collect());
+        self
+    }
+
+    /// The DNS servers that are asked in place of the host's; `None` where the host's are.
+    #[must_use]
+    pub fn dns_servers(&self) -> Option<&[IpAddr]> {
+        self.dns_servers.as_deref()
+    }
+
     /// What is put into requests on their way out.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
@@ -161,9 +194,11 @@ impl NetworkPolicy {
     /// Whether each entry has an effect.
     ///
     /// # Errors
-    /// A name is denied; or names are allowed, and everything is reached as well; or a rule sets and replaces nothing.
+    /// A name is denied; or names are allowed, and everything is reached as well; or a rule sets and replaces nothing; or a DNS
+    /// server [may not be asked](Self::with_dns_servers), or there are too many of them.
     pub fn check(&self) -> Result<(), PolicyError> {
         self.check_rules()?;
+        self.check_dns_servers()?;
         if let Some(name) = self.deny.iter().find(|entry| entry.is_name()) {
             return Err(PolicyError::DeniedName { entry: name.to_string() });
         }
@@ -178,6 +213,23 @@ impl NetworkPolicy {
             return Err(PolicyError::Rules { max: RULES_MAX });
         }
         self.rules.iter().try_for_each(Rule::check)
+    }
+
+    fn check_dns_servers(&self) -> Result<(), PolicyError> {
+        let servers = self.dns_servers.as_deref().unwrap_or_default();
+        if servers.len() > DNS_SERVERS_MAX {
+            return Err(PolicyError::DnsServers { max: DNS_SERVERS_MAX });
+        }
+        match servers.iter().find(|&&server| !self.may_ask_server(server)) {
+            Some(&server) => Err(PolicyError::DnsServer { server, why: why_not_asked(address::realm(server)) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a DNS server may be asked for the guest. Whether it is the host's own is for others to say.
+    pub(crate) fn may_ask_server(&self, server: IpAddr) -> bool {
+        let may_mean = |protocol| self.may_mean_by_name(protocol, server, DNS_PORT);
+        may_mean(Protocol::Udp) && may_mean(Protocol::Tcp)
     }
 
     /// Whether there are rules for any name at this port.
@@ -248,5 +300,16 @@ impl NetworkPolicy {
     }
 }
 
+fn why_not_asked(realm: Realm) -> &'static str {
+    match realm {
+        Realm::Local => "it is on the host, its loopback or its link, or of many: take one that is elsewhere",
+        Realm::Private | Realm::Public => {
+            "it is in a private network: allow port 53 of it as well, or take a public one"
+        }
+    }
+}
+
 const EVERYTHING: &str = "*";
 const RULES_MAX: usize = 64;
+const DNS_SERVERS_MAX: usize = 10;
+const DNS_PORT: u16 = 53;

@@ -35,6 +35,8 @@ pub enum Refusal {
     Denied(PolicyEntry),
     /// Names are allowed, and this is none of them, or the connection tells none.
     Name,
+    /// The policy has no DNS server to ask.
+    NoDnsServer,
     /// The guest has as many connections, or flows, as it may have.
     Limit,
     /// Connections leave by a proxy, which carries TCP alone.

@@ -200,3 +200,29 @@ fn a_proxy_is_kept_with_the_policy_and_changes_nothing_of_what_is_decided() {
         NetworkPolicy::closed().of_address(Protocol::Tcp, [10, 0, 0, 1].into(), 1080, false)
     );
 }
+
+#[test]
+fn dns_servers_are_kept_with_the_policy_and_held_to_it() {
+    let asking = |servers: &[&str]| {
+        NetworkPolicy::default().with_dns_servers(servers.iter().map(|server| server.parse().expect("an address")))
+    };
+    let text = serde_json::to_string(&asking(&["9.9.9.9"])).expect("JSON");
+    assert_eq!(text, r#"{"allow":[],"deny":[],"dns_servers":["9.9.9.9"]}"#);
+    assert_eq!(serde_json::from_str::<NetworkPolicy>(&text).expect("a policy"), asking(&["9.9.9.9"]));
+    assert_eq!(asking(&[]).check(), Ok(()));
+    assert_eq!(asking(&["9.9.9.9"; 10]).check(), Ok(()));
+    assert_eq!(asking(&["9.9.9.9"; 11]).check(), Err(PolicyError::DnsServers { max: 10 }));
+    for server in ["10.2.0.53", "127.0.0.53", "169.254.169.254", "fd00::53", "::ffff:10.2.0.53", "64:ff9b::7f00:1"] {
+        let error = asking(&["9.9.9.9", server]).check().expect_err(server);
+        assert!(matches!(error, PolicyError::DnsServer { .. }), "{error:?}");
+    }
+    for (entry, may) in [("10.2.0.53", true), ("10.2.0.0/16:53", true), ("udp://10.2.0.53", false), ("*", false)] {
+        let policy = asking(&["10.2.0.53"]).allow([entry]).expect("an entry");
+        assert_eq!(policy.check().is_ok(), may, "{entry}");
+    }
+    let local = asking(&["127.0.0.53"]).allow(["127.0.0.0/8"]).expect("an entry");
+    assert!(local.check().is_err(), "the loopback is no network that can be allowed");
+    // A closed policy asks them, as it does the host's.
+    let closed = NetworkPolicy::closed().with_dns_servers([Ipv4Addr::new(9, 9, 9, 9).into()]);
+    assert_eq!(closed.check(), Ok(()));
+}

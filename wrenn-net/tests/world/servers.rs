@@ -86,10 +86,15 @@ impl World {
 
     /// Knows these names, at 8.8.8.8, by both of its protocols. What they are can be changed.
     pub(crate) fn dns(&self, names: &[(&str, &[[u8; 4]])]) -> Arc<Mutex<HashMap<String, Vec<IpAddr>>>> {
+        self.dns_at("8.8.8.8:53", names)
+    }
+
+    /// The same elsewhere.
+    pub(crate) fn dns_at(&self, at: &str, names: &[(&str, &[[u8; 4]])]) -> Arc<Mutex<HashMap<String, Vec<IpAddr>>>> {
         let as_address = |addresses: &&[[u8; 4]]| addresses.iter().map(|&address| address.into()).collect();
         let names = names.iter().map(|(name, addresses)| ((*name).to_owned(), as_address(addresses)));
         let known = Arc::new(Mutex::new(names.collect::<HashMap<_, Vec<IpAddr>>>()));
-        let (socket, listener) = (self.receive("8.8.8.8:53"), self.listen("8.8.8.8:53"));
+        let (socket, listener) = (self.receive(at), self.listen(at));
         let names = Arc::clone(&known);
         tokio::spawn(async move {
             let mut question = [0; 4096];

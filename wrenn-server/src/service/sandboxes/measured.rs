@@ -92,6 +92,7 @@ fn reason(refusal: &Refusal) -> &'static str {
         Refusal::Private => "private",
         Refusal::Denied(_) => "denied",
         Refusal::Name => "name",
+        Refusal::NoDnsServer => "no_dns_server",
         Refusal::Limit => "limit",
         Refusal::NotByProxy => "not_by_proxy",
         Refusal::Proxy { .. } => "proxy",
