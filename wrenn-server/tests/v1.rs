@@ -283,6 +283,9 @@ fn an_end_by_itself_is_told() {
         sandbox(&client, &json!({"timeout_sec": 1})),
         sandbox(&client, &json!({"timeout_sec": 1, "auto_pause": true})),
     );
+        (r#"{"network": {"dns_servers": ["dns.example"]}}"#, 400, "invalid_input"),
+        (r#"{"network": {"dns_servers": ["10.0.0.53"]}}"#, 400, "invalid_input"),
+        (r#"{"network": {"dns_servers": ["127.0.0.53"], "allow": ["127.0.0.0/8"]}}"#, 400, "invalid_input"),
     let told = |id: &str, wanted: &str| {
         for _ in 0..300 {
             let (_, answer) = client.get(&format!("/v1/sandboxes/{id}"));

@@ -7,7 +7,7 @@ use crate::store::records::Network;
 /// The policy that was asked for.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] for an entry or a header that is none.
+/// [`Error::InvalidInput`] for an entry or a header that is none, and for a DNS server that may not be asked.
 pub(super) fn policy(network: &Network) -> Result<NetworkPolicy, Error> {
     let policy = match network.internet {
         Some(false) => NetworkPolicy::closed(),
@@ -20,6 +20,9 @@ pub(super) fn policy(network: &Network) -> Result<NetworkPolicy, Error> {
             rule = rule.set_header(name, value)?;
         }
         policy = policy.rule(rule)?;
+    }
+    if let Some(servers) = &network.dns_servers {
+        policy = policy.with_dns_servers(servers.iter().copied());
     }
     policy.check()?;
     Ok(policy)

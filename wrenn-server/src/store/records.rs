@@ -1,6 +1,7 @@
 //! What is kept: keys, sandboxes as they were asked for, snapshots, requests and events.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use wrenn_core::SandboxId;
@@ -116,6 +117,8 @@ pub struct Network {
     pub headers: BTreeMap<String, BTreeMap<String, String>>,
     /// Who reaches its ports.
     pub inbound: Inbound,
+    /// The DNS servers that are asked for it; `None` for the host's.
+    pub dns_servers: Option<Vec<IpAddr>>,
 }
 
 /// Who reaches a sandbox's ports through the server.

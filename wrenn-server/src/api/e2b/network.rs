@@ -1,6 +1,7 @@
 //! E2B's network object, and ours.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ pub(super) struct NetworkBody {
     mask_request_host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     https_ports: Option<Vec<u16>>,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     dns_servers: Option<Vec<String>>,
     #[serde(skip_serializing)]
     egress_proxy: Option<Value>,
@@ -52,18 +53,19 @@ impl NetworkBody {
         if self.egress_proxy.is_some_and(|proxy| !proxy.is_null()) {
             return Err(unbuilt("egressProxy"));
         }
-        if self.dns_servers.is_some() {
-            return Err(unbuilt("dnsServers"));
-        }
         let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
         if let Some(name) = deny.iter().find(|entry| !is_address(entry)) {
             return Err(Refused::bad_request(format!("invalid denied CIDR {name}")));
         }
         let internet = self.allow_internet_access.or(internet);
         let denies_all = internet == Some(false) || deny.iter().any(|entry| entry == ALL_TRAFFIC);
-        if !denies_all && allow.iter().any(|entry| !is_address(entry)) {
+        let has_names = allow.iter().any(|entry| !is_address(entry));
+        if !denies_all && has_names {
             return Err(Refused::bad_request(NAME_WITHOUT_DENY));
         }
+        let dns_servers = self.dns_servers.map(addresses).transpose()?;
+        // With none at all, a sandbox that reaches addresses goes on to ask servers by itself.
+        let dns_servers = dns_servers.filter(|servers| has_names || !servers.is_empty());
         let https_ports = self.https_ports.unwrap_or_default();
         if https_ports.contains(&AGENT_PORT) {
             return Err(Refused::bad_request(format!("httpsPorts: {AGENT_PORT} is the agent's port")));
@@ -73,7 +75,8 @@ impl NetworkBody {
             host: self.mask_request_host,
             tls_ports: https_ports,
         };
-        Ok(Network { internet, allow, deny, headers: headers(self.rules.unwrap_or_default())?, inbound })
+        let headers = headers(self.rules.unwrap_or_default())?;
+        Ok(Network { internet, allow, deny, headers, dns_servers, inbound })
     }
 }
 
@@ -85,11 +88,13 @@ impl From<&Network> for NetworkBody {
             (host.clone(), vec![RuleBody { transform }])
         });
         let rules: BTreeMap<_, _> = rules.collect();
+        let dns_servers = network.dns_servers.as_ref();
         Self {
             allow_out: some(&network.allow),
             deny_out: some(&network.deny),
             rules: Some(rules).filter(|rules| !rules.is_empty()),
             allow_public_traffic: Some(!network.inbound.needs_token),
+            dns_servers: dns_servers.map(|servers| servers.iter().map(ToString::to_string).collect()),
             mask_request_host: network.inbound.host.clone(),
             https_ports: Some(network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
             ..Self::default()
@@ -118,9 +123,21 @@ fn headers(rules: BTreeMap<String, Vec<RuleBody>>) -> Result<BTreeMap<String, BT
     Ok(headers)
 }
 
+/// The addresses of DNS servers.
+fn addresses(servers: Vec<String>) -> Result<Vec<IpAddr>, Refused> {
+    if servers.len() > DNS_SERVERS_MAX {
+        return Err(Refused::bad_request(format!("dnsServers are {DNS_SERVERS_MAX} addresses at most")));
+    }
+    let address = |server: String| match server.parse::<Ipv4Addr>() {
+        Ok(address) => Ok(address.into()),
+        Err(_) => Err(Refused::bad_request(format!("invalid DNS server {server}: it is an IPv4 address"))),
+    };
+    servers.into_iter().map(address).collect()
+}
+
 /// Whether it is an address or a network of them, and no name.
 fn is_address(entry: &str) -> bool {
-    entry.parse::<std::net::IpAddr>().is_ok() || entry.parse::<ipnet::IpNet>().is_ok()
+    entry.parse::<IpAddr>().is_ok() || entry.parse::<ipnet::IpNet>().is_ok()
 }
 
 fn unbuilt(what: &str) -> Refused {
@@ -133,6 +150,7 @@ const NAME_WITHOUT_DENY: &str = "When specifying allowed domains in allow out, y
                                  to block all other traffic.";
 const AGENT_PORT: u16 = wrenn_envd::AGENT_PORT;
 const RULES_MAX: usize = 10;
+const DNS_SERVERS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +165,7 @@ mod tests {
     fn what_is_asked_for_comes_back() {
         let asked = serde_json::json!({
             "allowOut": ["pypi.org", "8.8.8.8"], "denyOut": ["0.0.0.0/0"], "allowPublicTraffic": false,
-            "maskRequestHost": "x:${PORT}", "httpsPorts": [8443],
+            "maskRequestHost": "x:${PORT}", "httpsPorts": [8443], "dnsServers": ["1.1.1.1"],
             "rules": {"*.example.com": [{"transform": {"headers": {"x-key": "v"}}}]},
         });
         let network = wanted(asked.clone()).expect("a network");
@@ -156,11 +174,25 @@ mod tests {
     }
 
     #[test]
+    fn no_dns_servers_are_none_for_names_and_nothing_otherwise() {
+        let none = |allow: &[&str]| {
+            let body = serde_json::json!({"allowOut": allow, "denyOut": ["0.0.0.0/0"], "dnsServers": []});
+            wanted(body).expect("a network").dns_servers
+        };
+        assert_eq!(none(&["pypi.org"]), Some(Vec::new()));
+        assert_eq!(none(&["1.1.1.1"]), None);
+        assert_eq!(wanted(serde_json::json!({"dnsServers": null})).expect("a network").dns_servers, None);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_in_e2bs_words() {
         let refused = |body| wanted(body).expect_err("it is refused");
         assert!(refused(serde_json::json!({"denyOut": ["evil.example"]})).contains("invalid denied CIDR evil.example"));
         assert!(refused(serde_json::json!({"allowOut": ["pypi.org"]})).contains("ALL_TRAFFIC"));
         assert!(refused(serde_json::json!({"httpsPorts": [49983]})).contains("49983"));
+        assert!(refused(serde_json::json!({"dnsServers": ["2606:4700::1"]})).contains("2606:4700::1"));
+        assert!(refused(serde_json::json!({"dnsServers": ["dns.example"]})).contains("dns.example"));
+        assert!(refused(serde_json::json!({"dnsServers": vec!["1.1.1.1"; 11]})).contains("10 addresses"));
         assert!(refused(serde_json::json!({"egressProxy": {"address": "a:1"}})).contains("egressProxy"));
         wanted(serde_json::json!({"egressProxy": null, "allowOut": ["1.1.1.1/32"]})).expect("a network");
     }

@@ -1,6 +1,7 @@
 //! What a sandbox may reach, and who may reach it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -29,6 +30,10 @@ pub(super) struct NetworkBody {
     deny: Vec<String>,
     /// The headers that are put into requests to a name on their way out, by the name.
     headers: BTreeMap<String, BTreeMap<String, String>>,
+    /// The DNS servers that are asked for it, 10 at most: public ones, or those in a private network that `allow` names with
+    /// their port 53. With an empty list its questions are refused; null stands for the server's own.
+    #[schema(value_type = Option<Vec<String>>, example = json!(["9.9.9.9"]))]
+    dns_servers: Option<Vec<IpAddr>>,
     /// Whether requests to the sandbox's ports need no token.
     #[schema(default = true)]
     public: bool,
@@ -62,16 +67,17 @@ impl Default for NetworkBody {
 
 impl From<NetworkBody> for Network {
     fn from(body: NetworkBody) -> Self {
-        let NetworkBody { internet, allow, deny, headers, public, host, tls_ports } = body;
+        let NetworkBody { internet, allow, deny, headers, dns_servers, public, host, tls_ports } = body;
         let inbound = Inbound { needs_token: !public, host, tls_ports };
-        Self { internet: Some(internet), allow, deny, headers, inbound }
+        Self { internet: Some(internet), allow, deny, headers, dns_servers, inbound }
     }
 }
 
 impl From<Network> for NetworkBody {
     fn from(network: Network) -> Self {
-        let Network { internet, allow, deny, headers, inbound } = network;
+        let Network { internet, allow, deny, headers, dns_servers, inbound } = network;
         let Inbound { needs_token, host, tls_ports } = inbound;
-        Self { internet: internet != Some(false), allow, deny, headers, public: !needs_token, host, tls_ports }
+        let internet = internet != Some(false);
+        Self { internet, allow, deny, headers, dns_servers, public: !needs_token, host, tls_ports }
     }
 }
