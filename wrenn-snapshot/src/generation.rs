@@ -1,6 +1,6 @@
 //! A published generation.
 
-use std::{fs::File, os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use crate::{
     chunks::ChunkTable,
@@ -16,6 +16,7 @@ use crate::{
     shared::Shared,
     sidecar::Sidecar,
     space::Space,
+    usage,
 };
 
 /// One node of a sandbox's lineage: what was stored at one pause, snapshot or fork. It never changes.
@@ -204,14 +205,7 @@ impl Generation {
     /// # Errors
     /// The directory cannot be read.
     pub fn bytes_on_disk(&self) -> Result<u64> {
-        let (root, dir) = (&self.0.store.root, self.dir());
-        let inside = root.list(&dir)?.into_iter().map(|name| dir.join(name));
-        let mut blocks = 0;
-        for path in inside.chain([dir.clone()]) {
-            let metadata = root.disk.open(&path).and_then(|file| file.metadata());
-            blocks += metadata.map_err(|source| Error::io("inspect", &path, source))?.blocks();
-        }
-        Ok(blocks * STAT_BLOCK_BYTES)
+        usage::of_one(&self.0.store.root, self.id())
     }
 
     fn position(&self, space: Space) -> Option<usize> {
@@ -238,6 +232,3 @@ fn read_index(root: &Root, id: GenerationId, record: &SpaceRecord) -> Result<Ext
     }
     Ok(header.index)
 }
-
-/// The unit of `st_blocks`, whatever the file system's own block is (stat(2)).
-const STAT_BLOCK_BYTES: u64 = 512;

@@ -95,6 +95,7 @@ mod sweep;
 mod sys;
 mod temp_dir;
 mod touched;
+mod usage;
 mod working_set;
 mod written;
 

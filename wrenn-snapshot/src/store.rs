@@ -32,6 +32,7 @@ use crate::{
     shared::Shared,
     sidecar::Sidecar,
     sweep::sweep,
+    usage,
 };
 
 /// A directory of generations. Cloning is cheap; clones are the same store.
@@ -176,6 +177,17 @@ impl LocalStore {
     /// The store's directory cannot be read, or a directory cannot be removed.
     pub fn collect_around_damage(&self, roots: &[GenerationId]) -> Result<Collected> {
         collect::collect(&self.shared.root, roots, UponDamage::Spare)
+    }
+
+    /// The bytes that the file system has allocated for what `ids` reach and `without` do not: for the directories of whole
+    /// generations, each counted once, though other generations need them as well. It is what a collection frees when
+    /// `without` are all that is kept. What is not there has none, and one that cannot be read is counted without what it
+    /// reaches. It reads some small files of each generation that is named.
+    ///
+    /// # Errors
+    /// A directory or a file cannot be inspected.
+    pub fn reached_bytes(&self, ids: &[GenerationId], without: &[GenerationId]) -> Result<u64> {
+        usage::reached(&self.shared.root, ids, without)
     }
 
     /// Folds those ancestors into a new generation that store mostly pages which `generation` does not need, and says

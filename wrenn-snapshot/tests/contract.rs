@@ -34,6 +34,7 @@ contract! {
     a_space_is_copied_with_its_holes,
     a_blob_is_read_by_descriptor_too,
     what_is_in_use_stays_and_the_rest_goes,
+    what_generations_reach_is_counted_once,
     threads_that_publish_and_collect_do_not_harm_each_other,
 }
 
@@ -95,6 +96,22 @@ fn what_is_not_there_is_named(store: &LocalStore) {
     assert!(matches!(generation.reader(Space::Drive), Err(Error::Missing { .. })));
     assert!(matches!(generation.blob("other"), Err(Error::Missing { .. })));
     assert!(matches!(generation.open_blob("other"), Err(Error::Missing { .. })));
+}
+
+fn what_generations_reach_is_counted_once(store: &LocalStore) {
+    let first = publish(store, None, &filled(1), &all());
+    let one = publish(store, Some(&first), &filled(2), &[PageRange::new(1, 1)]);
+    let other = publish(store, Some(&first), &filled(3), &[PageRange::new(2, 1)]);
+    let size = |generation: &Generation| generation.bytes_on_disk().expect("counted");
+    let reached = |ids: &[&Generation], without: &[&Generation]| {
+        let [ids, without] = [ids, without].map(|of| of.iter().map(|one| one.id()).collect::<Vec<_>>());
+        store.reached_bytes(&ids, &without).expect("counted")
+    };
+    assert_eq!(reached(&[&one], &[]), size(&first) + size(&one));
+    assert_eq!(reached(&[&one, &other, &one], &[]), size(&first) + size(&one) + size(&other));
+    assert_eq!(reached(&[&one, &other], &[&first]), size(&one) + size(&other));
+    assert_eq!((reached(&[&first], &[&one]), reached(&[], &[&one])), (0, 0));
+    assert_eq!(store.reached_bytes(&[GenerationId::random()], &[]).expect("counted"), 0, "it is not there");
 }
 
 fn a_space_is_copied_with_its_holes(store: &LocalStore) {

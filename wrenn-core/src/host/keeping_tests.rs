@@ -48,6 +48,23 @@ async fn of_two_snapshots_under_one_name_one_is_refused() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_some_is_counted_once() {
+    let (_dir, host, _script) = fake_host().await;
+    let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    let (id, name) = (sandbox.id().clone(), "warm".parse().unwrap());
+    assert_eq!(host.stored_bytes(std::slice::from_ref(&id), &[name]).await.unwrap(), 0, "nothing is on disk");
+    sandbox.snapshot("warm").await.unwrap();
+    let name = "warm".parse().unwrap();
+    let snapshot = host.stored_bytes(&[], std::slice::from_ref(&name)).await.unwrap();
+    sandbox.pause().await.unwrap();
+    let paused = host.stored_bytes(std::slice::from_ref(&id), &[]).await.unwrap();
+    let both = host.stored_bytes(&[id.clone(), id.clone()], &[name]).await.unwrap();
+    assert!(snapshot > 0 && paused > 0 && both >= paused && both <= snapshot + paused, "{snapshot} {paused} {both}");
+    host.paused(&id).await.unwrap().delete().await.unwrap();
+    assert_eq!(host.stored_bytes(&[id], &[]).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_kill_does_not_wait_for_a_collection() {
     let (dir, host, _script) = fake_host().await;
     let sandbox = Sandbox::create(&host, "fake").await.unwrap();

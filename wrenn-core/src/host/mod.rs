@@ -19,5 +19,6 @@ pub(crate) mod metrics;
 pub(crate) mod shutdown;
 #[cfg(test)]
 mod spans_tests;
+pub(crate) mod stored;
 #[cfg(test)]
 mod wake_tests;
