@@ -48,6 +48,24 @@ async fn of_two_snapshots_under_one_name_one_is_refused() {
 }
 
 #[tokio::test]
+async fn a_snapshot_is_replaced_by_one_that_is_there() {
+    let (_dir, host, script) = fake_host().await;
+    let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    let first = sandbox.replace_snapshot("warm").await.unwrap();
+    let of_first = Sandbox::create(&host, "warm").await.unwrap();
+    let second = sandbox.replace_snapshot("warm").await.unwrap();
+    assert_ne!(first.created_at(), second.created_at());
+    host.collect_garbage().await.unwrap();
+    let of_second = Sandbox::create(&host, "warm").await.unwrap();
+    assert_eq!((of_first.state(), of_second.state()), (SandboxState::Running, SandboxState::Running));
+    script.fail(Op::Save, 1);
+    sandbox.replace_snapshot("warm").await.unwrap_err();
+    Sandbox::create(&host, "warm").await.unwrap();
+    let refused = of_first.snapshot("warm").await.unwrap_err();
+    assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn what_is_kept_for_some_is_counted_once() {
     let (_dir, host, _script) = fake_host().await;
     let sandbox = Sandbox::create(&host, "fake").await.unwrap();

@@ -15,7 +15,7 @@ use crate::sandbox::alive::Watch;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
-use crate::sandbox::template::Template;
+use crate::sandbox::template::{Taken, Template};
 use crate::state::{Exit, SandboxInfo, SandboxState};
 use crate::vmm::paging::RestoreReport;
 
@@ -77,7 +77,28 @@ impl Sandbox {
     /// A snapshot that has begun goes on; [`Host::templates`](crate::Host::templates) lists its result.
     pub async fn snapshot(&self, name: &str) -> Result<Template> {
         let name = name.parse()?;
-        self.request("be snapshotted", |reply| Request::Snapshot(name, reply)).await
+        self.request("be snapshotted", |reply| Request::Snapshot(name, Taken::Refused, reply)).await
+    }
+
+    /// As [`snapshot`](Self::snapshot), under a name that another snapshot may have: that one is replaced when this one is
+    /// there, and not before. Sandboxes that were made of it go on.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// sandbox.snapshot("nightly").await?;
+    /// sandbox.exec("git pull").await?;
+    /// sandbox.replace_snapshot("nightly").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] for the name of an image; otherwise as [`snapshot`](Self::snapshot). What was there stays.
+    ///
+    /// # Cancel-Safety
+    /// As [`snapshot`](Self::snapshot).
+    pub async fn replace_snapshot(&self, name: &str) -> Result<Template> {
+        let name = name.parse()?;
+        self.request("be snapshotted", |reply| Request::Snapshot(name, Taken::Replaced, reply)).await
     }
 
     /// Ends the sandbox and removes everything of it, its last pause too. Returns when the VM is gone. It succeeds

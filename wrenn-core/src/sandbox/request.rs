@@ -6,7 +6,7 @@ use wrenn_snapshot::Generation;
 use crate::error::Result;
 use crate::guest::then::SaveReport;
 use crate::id::TemplateName;
-use crate::sandbox::template::Template;
+use crate::sandbox::template::{Taken, Template};
 use crate::site::records::PausedRecord;
 use crate::state::Fixed;
 use crate::vmm::paging::RestoreReport;
@@ -24,7 +24,7 @@ pub(super) enum Request {
     Fork(Reply<(Generation, Fixed)>),
     /// Answers with the record on disk. The sandbox goes on.
     Checkpoint(Reply<PausedRecord>),
-    Snapshot(TemplateName, Reply<Template>),
+    Snapshot(TemplateName, Taken, Reply<Template>),
     /// Makes the guest trust these certificate authorities, in PEM: not while its drive stands still for a pause or a fork.
     Trust(String, Reply<()>),
     Report(Reply<RestoreReport>),

@@ -32,7 +32,7 @@ use crate::sandbox::inbox::{Inbox, Urgent, Wake};
 use crate::sandbox::registry::Premises;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::sleepers::Sleepers;
-use crate::sandbox::template::Template;
+use crate::sandbox::template::{Taken, Template};
 use crate::site::Site;
 use crate::site::lock::FileLock;
 use crate::site::record;
@@ -148,8 +148,8 @@ impl Task {
                 let recorded = self.checkpoint().await;
                 self.answer(recorded, reply).await
             }
-            Request::Snapshot(name, reply) => {
-                let template = self.snapshot(&name).await;
+            Request::Snapshot(name, former, reply) => {
+                let template = self.snapshot(&name, former).await;
                 self.answer(template, reply).await
             }
             Request::Trust(authorities, reply) => {
@@ -353,15 +353,22 @@ impl Task {
         Ok(record)
     }
 
-    async fn snapshot(&mut self, name: &TemplateName) -> Result<Template> {
+    async fn snapshot(&mut self, name: &TemplateName, former: Taken) -> Result<Template> {
         let site = Arc::clone(&self.site);
-        let (here, free) = (Arc::clone(&site), name.clone());
-        blocking("look for the name", move || Template::check_free(&here, &free)).await??;
+        let (here, wanted) = (Arc::clone(&site), name.clone());
+        let check = move || match former {
+            Taken::Replaced => Template::check_no_image(&here, &wanted),
+            Taken::Refused => Template::check_free(&here, &wanted),
+        };
+        blocking("look for the name", check).await??;
         let generation = self.capture_and_go_on().await?;
         let (taken, shape) = (name.clone(), self.guest.manifest.shape.clone());
         let defaults = self.fixed.defaults.clone();
-        let keep = move || Template::name_snapshot(&site, &taken, &generation, &shape, &defaults);
+        let keep = move || Template::publish(&site, &taken, &generation, &shape, &defaults, former);
         let template = blocking("record the snapshot", keep).await??;
+        if former == Taken::Replaced {
+            self.site.tidy();
+        }
         self.events.tell(&self.fixed.id, HostEventKind::Snapshot { template: name.clone() });
         Ok(template)
     }

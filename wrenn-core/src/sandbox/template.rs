@@ -156,7 +156,7 @@ impl Template {
         }
     }
 
-    /// Gives what a build has made its name. A snapshot of that name is replaced, if it may be: sandboxes of it go on, and
+    /// Gives a generation its name. A snapshot of that name is replaced, if it may be: sandboxes of it go on, and
     /// what it has is kept for as long as anybody needs it. Blocks.
     ///
     /// # Errors
