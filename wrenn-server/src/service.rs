@@ -18,5 +18,5 @@ mod run;
 pub mod sandboxes;
 pub mod secret;
 pub mod tags;
-mod templates;
+pub mod templates;
 pub mod webhooks;

@@ -189,6 +189,11 @@ async fn keeps_snapshots(store: &dyn Store) {
     assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada"), record("warm", "ada")]);
     assert_eq!(store.snapshot("warm").await.unwrap(), Some(record("warm", "ada")));
     assert_eq!(store.snapshot("Warm").await.unwrap(), None);
+    let anew = SnapshotRecord { vcpus: 4, source: id(2).to_string(), created_at_ms: 7, ..record("warm", "ada") };
+    assert!(store.set_snapshot(&anew).await.unwrap());
+    assert!(!store.set_snapshot(&record("warm", "eve")).await.unwrap(), "it is another's");
+    assert!(!store.set_snapshot(&record("none", "ada")).await.unwrap());
+    assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada"), anew]);
     store.remove_snapshot("warm").await.unwrap();
     store.remove_snapshot("warm").await.unwrap();
     assert_eq!(store.snapshots().await.unwrap(), [record("cold", "ada")]);

@@ -223,55 +223,6 @@ fn files_go_in_and_out() {
 }
 
 #[test]
-fn a_snapshot_is_its_keys_alone() {
-    if !can_run("a_snapshot_is_its_keys_alone") {
-        return;
-    }
-    let dir = data_dir();
-    let (ada, eve) = (new_key(dir.path(), "ada"), new_key(dir.path(), "eve"));
-    let server = Server::start(dir.path(), &[]);
-    let (ada, eve) = (server.client(&ada), server.client(&eve));
-    let id = sandbox(&ada, &json!({}));
-    run(&ada, &id, "echo warm > state");
-    let snapshot =
-        |client: &common::Client, name: &str| client.post("/v1/snapshots", &json!({"sandbox_id": id, "name": name}));
-    let (status, answer) = snapshot(&ada, "warm");
-    assert_eq!((status, &answer["name"], &answer["type"]), (201, &json!("warm"), &json!("snapshot")), "{answer}");
-    assert_eq!((&answer["vcpus"], &answer["memory_mb"]), (&json!(1), &json!(512)));
-    assert_eq!(snapshot(&ada, "warm").0, 409);
-    assert_eq!(snapshot(&ada, "../warm").0, 400);
-    assert_eq!(snapshot(&eve, "hers").0, 404, "it is not her sandbox");
-    let copy = sandbox(&ada, &json!({"template": "warm"}));
-    assert_eq!(run(&ada, &copy, "cat state"), "warm");
-    let (status, _) = ada.post("/v1/sandboxes", &json!({"template": "warm", "memory_mb": 1024}));
-    assert_eq!(status, 400, "a snapshot's memory is what it is");
-
-    let names = |client: &common::Client, query: &str| {
-        let (status, answer) = client.get(&format!("/v1/snapshots{query}"));
-        assert_eq!(status, 200, "{answer}");
-        let names = answer.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned());
-        names.collect::<Vec<_>>()
-    };
-    assert_eq!(names(&ada, ""), ["base", "warm"]);
-    assert_eq!((names(&ada, "?type=snapshot"), names(&eve, "")), (vec!["warm".to_owned()], vec!["base".to_owned()]));
-    assert_eq!(ada.get("/v1/snapshots?type=other").0, 400);
-    let listed = common::output(dir.path(), &["templates", "list"]);
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    assert_eq!(
-        listed.lines().collect::<Vec<_>>(),
-        ["image     -         base".to_owned(), format!("snapshot  {}  warm", &ada.key[4..12])]
-    );
-    assert_eq!(eve.post("/v1/sandboxes", &json!({"template": "warm"})).0, 404);
-    for name in ["warm", "base", "nowhere", "..%2fwarm"] {
-        assert_eq!(eve.delete(&format!("/v1/snapshots/{name}")), 404, "{name}");
-    }
-    assert_eq!((ada.delete("/v1/snapshots/base"), ada.delete("/v1/snapshots/warm")), (404, 204));
-    assert_eq!((ada.delete("/v1/snapshots/warm"), names(&ada, "")), (404, vec!["base".to_owned()]));
-    assert_eq!(run(&ada, &copy, "cat state"), "warm", "what was made of it stays");
-    server.stop();
-}
-
-#[test]
 fn an_end_by_itself_is_told() {
     if !can_run("an_end_by_itself_is_told") {
         return;
@@ -283,9 +234,6 @@ fn an_end_by_itself_is_told() {
         sandbox(&client, &json!({"timeout_sec": 1})),
         sandbox(&client, &json!({"timeout_sec": 1, "auto_pause": true})),
     );
-        (r#"{"network": {"dns_servers": ["dns.example"]}}"#, 400, "invalid_input"),
-        (r#"{"network": {"dns_servers": ["10.0.0.53"]}}"#, 400, "invalid_input"),
-        (r#"{"network": {"dns_servers": ["127.0.0.53"], "allow": ["127.0.0.0/8"]}}"#, 400, "invalid_input"),
     let told = |id: &str, wanted: &str| {
         for _ in 0..300 {
             let (_, answer) = client.get(&format!("/v1/sandboxes/{id}"));
@@ -335,6 +283,9 @@ fn bad_requests_get_the_right_answer() {
         (r#"{"memory_mb": 1}"#, 400, "invalid_input"),
         (r#"{"envs": {"A=B": "c"}}"#, 400, "invalid_input"),
         (r#"{"template": "../etc"}"#, 400, "invalid_input"),
+        (r#"{"network": {"dns_servers": ["dns.example"]}}"#, 400, "invalid_input"),
+        (r#"{"network": {"dns_servers": ["10.0.0.53"]}}"#, 400, "invalid_input"),
+        (r#"{"network": {"dns_servers": ["127.0.0.53"], "allow": ["127.0.0.0/8"]}}"#, 400, "invalid_input"),
         (r#"{"template": "nowhere"}"#, 404, "not_found"),
         (&giant, 413, "too_large"),
     ] {

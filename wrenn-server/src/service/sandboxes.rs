@@ -17,6 +17,7 @@ mod pressure;
 pub mod reach;
 mod settle;
 pub mod tend;
+mod stored;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,8 +55,8 @@ pub struct Sandboxes {
     running: Mutex<HashMap<SandboxId, Kept>>,
     /// Told when one begins to run, and when one no longer does.
     changed: Notify,
-    /// Whoever changes a sandbox or its record has its lock; a kill waits for none.
-    locks: Mutex<HashMap<SandboxId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Whoever changes a sandbox or its record has its lock; a kill waits for none. The same of the names of snapshots.
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The requests with a key of their own that are under way, by their owner and that key.
     requests: Mutex<HashSet<(String, String)>>,
     is_closing: AtomicBool,
@@ -233,6 +234,8 @@ impl Sandboxes {
     /// [`ServiceError::NoSnapshot`], [`ServiceError::Store`], and those of [`Host::remove_template`].
     pub async fn remove_snapshot(&self, owner: &str, name: &str) -> Result<(), ServiceError> {
         templates::remove(&self.host, &*self.store, owner, name).await
+        let locked = self.lock_of_snapshot(name);
+        let _change = locked.lock().await;
     }
 
     /// Pauses what runs, and takes nothing more. The records stay as they are: the next server wakes what ran. Returns those
@@ -307,11 +310,19 @@ impl Sandboxes {
 
     fn lock_of(&self, id: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = lock(&self.locks);
+        self.lock_named(id.to_string())
+    }
+
+    fn lock_of_snapshot(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.lock_named(format!("snapshot:{name}"))
+    }
+
+    fn lock_named(&self, name: String) -> Arc<tokio::sync::Mutex<()>> {
         // Those that nobody has.
         if locks.len() > LOCKS_MAX {
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         }
-        Arc::clone(locks.entry(id.clone()).or_default())
+        Arc::clone(locks.entry(name).or_default())
     }
 }
 

@@ -8,6 +8,15 @@ use crate::service::error::ServiceError;
 use crate::store::contract::Store;
 use crate::store::records::{SandboxRecord, SnapshotRecord};
 
+/// What becomes of a snapshot that has the name of a new one, and the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Former {
+    /// It stays, and the new one is refused.
+    Kept,
+    /// It is replaced.
+    Replaced,
+}
+
 /// What a template's sandboxes have where nothing else is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -54,11 +63,14 @@ pub(super) async fn shape(host: &Host, store: &dyn Store, owner: &str, name: &st
     }
 }
 
+/// Makes a snapshot, for who has the lock of its name.
 pub(super) async fn snapshot(
+    host: &Host,
     store: &dyn Store,
     sandbox: &Sandbox,
     of: &SandboxRecord,
     name: String,
+    former: Former,
 ) -> Result<Template, ServiceError> {
     let parsed: TemplateName = name.parse().map_err(Error::from)?;
     // The record comes first: without one, what is there would be everybody's.
@@ -72,7 +84,17 @@ pub(super) async fn snapshot(
         created_at_ms: now_ms(),
     };
     if !store.add_snapshot(&record).await? {
-        return Err(Error::AlreadyExists { subject: Subject::Template(parsed) }.into());
+        let is_own = |its: SnapshotRecord| its.owner == of.owner && !is_made_by_builds(&its);
+        if former == Former::Kept || !store.snapshot(&record.name).await?.is_some_and(is_own) {
+            return Err(Error::AlreadyExists { subject: Subject::Template(parsed) }.into());
+        }
+        let template = sandbox.replace_snapshot(&record.name).await?;
+        if !store.set_snapshot(&record).await? {
+            // An operator has removed it meanwhile: without a record it would be everybody's.
+            host.remove_template(&record.name).await?;
+            return Err(ServiceError::NoSnapshot { name: record.name });
+        }
+        return Ok(template);
     }
     match sandbox.snapshot(&record.name).await {
         Ok(template) => Ok(template),

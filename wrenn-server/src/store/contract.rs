@@ -72,6 +72,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Adds a snapshot; `false` if there is a record of that name.
     async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError>;
 
+    /// Notes what the snapshot of this name and owner is from now on; `false` if there is none. Tags that stand for it stay.
+    async fn set_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError>;
+
     /// The snapshot of this name.
     async fn snapshot(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError>;
 

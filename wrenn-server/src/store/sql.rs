@@ -158,6 +158,24 @@ macro_rules! store_by_sql {
                 .map_err(writing)
             }
 
+            async fn set_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
+                sqlx::query(
+                    "UPDATE snapshots SET vcpus = $3, memory_mib = $4, disk_mib = $5, sandbox_id = $6, created_at_ms = $7 \
+                     WHERE name = $1 AND owner = $2",
+                )
+                .bind(&snapshot.name)
+                .bind(&snapshot.owner)
+                .bind(i64::from(snapshot.vcpus))
+                .bind(i64::from(snapshot.memory_mib))
+                .bind(i64::from(snapshot.disk_mib))
+                .bind(&snapshot.source)
+                .bind(snapshot.created_at_ms)
+                .execute(&self.0)
+                .await
+                .map(|done| done.rows_affected() > 0)
+                .map_err(writing)
+            }
+
             async fn snapshot(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
                 let query = sqlx::query("SELECT * FROM snapshots WHERE name = $1").bind(name);
                 let row = query.fetch_optional(&self.0).await.map_err(reading)?;

@@ -11,6 +11,7 @@ use crate::api::e2b::owner::Owner;
 use crate::api::e2b::query::Pairs;
 use crate::api::e2b::sandboxes::{bare, template_name, there};
 use crate::api::state::Context;
+use crate::service::templates::Former;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct NewSnapshot {
@@ -40,7 +41,7 @@ pub(super) async fn create(
         Some(name) => name.to_owned(),
         None => format!("snap{:016x}", rand::random::<u64>()),
     };
-    let template = context.sandboxes.snapshot(&owner, bare(&id), name).await?;
+    let template = context.sandboxes.snapshot(&owner, bare(&id), name, Former::Kept).await?;
     Ok((StatusCode::CREATED, Json(SnapshotBody::new(template.name().as_str()))))
 }
 

@@ -16,6 +16,7 @@ use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SnapshotPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
 use crate::service::sandboxes::building::Built;
+use crate::service::templates::Former;
 
 /// A snapshot to make.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,6 +28,16 @@ pub(super) struct Snapshot {
     /// What it is to be called.
     #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "warm")]
     name: String,
+}
+
+/// How a snapshot is made.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Making {
+    /// Whether it replaces the key's own snapshot of that name, if there is one.
+    #[serde(default)]
+    #[param(default = false)]
+    overwrite: bool,
 }
 
 /// Which templates are listed.
@@ -49,6 +60,10 @@ pub(super) struct TemplateBody {
     vcpus: Option<u32>,
     /// Their memory, in MiB; null for an image.
     memory_mb: Option<u32>,
+    /// How much disk is kept for it, in bytes, also where other snapshots and sandboxes share that: of a build, for all that
+    /// is there of its name. Null for an image.
+    #[schema(example = 12_345_678)]
+    size_bytes: Option<u64>,
     /// When it was made.
     #[schema(format = DateTime)]
     created_at: Option<String>,
@@ -66,19 +81,22 @@ enum TemplateKind {
     Build,
 }
 
-/// Makes a snapshot of a sandbox that runs: a template for sandboxes of the same key.
+/// Makes a snapshot of a sandbox that runs: a template for sandboxes of the same key. What it replaces is there until then.
 #[utoipa::path(
     post, path = "/v1/snapshots", operation_id = "create_snapshot", tag = "snapshots",
-    request_body = Snapshot,
+    params(Making), request_body = Snapshot,
     responses((status = 201, description = "It is there.", body = TemplateBody), Missing, Failing),
 )]
 pub(super) async fn create(
     State(context): State<Context>,
     Owner(owner): Owner,
+    making: Result<Query<Making>, QueryRejection>,
     Body(Snapshot { sandbox_id, name }): Body<Snapshot>,
 ) -> Result<(StatusCode, Json<TemplateBody>), Refused> {
-    let template = context.sandboxes.snapshot(&owner, &sandbox_id, name).await?;
-    Ok((StatusCode::CREATED, Json(template.into())))
+    let Query(Making { overwrite }) = making.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
+    let former = if overwrite { Former::Replaced } else { Former::Kept };
+    let template = context.sandboxes.snapshot(&owner, &sandbox_id, name, former).await?;
+    Ok((StatusCode::CREATED, Json(TemplateBody::of(&context, template).await?)))
 }
 
 /// Lists what sandboxes can be made from.
@@ -93,10 +111,19 @@ pub(super) async fn list(
     filter: Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<TemplateBody>>, Refused> {
     let Query(Filter { r#type }) = filter.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
-    let built = context.sandboxes.built(&owner).await?;
-    let all = context.sandboxes.templates(&owner).await?.into_iter().map(TemplateBody::from);
-    let all = all.chain(built.iter().filter_map(TemplateBody::of_built));
-    Ok(Json(all.filter(|template| r#type.is_none_or(|kind| kind == template.r#type)).collect()))
+    let is_wanted = |kind| r#type.is_none_or(|wanted| wanted == kind);
+    let mut all = Vec::new();
+    for template in context.sandboxes.templates(&owner).await? {
+        if is_wanted(kind_of(&template)) {
+            all.push(TemplateBody::of(&context, template).await?);
+        }
+    }
+    if is_wanted(TemplateKind::Build) {
+        for built in context.sandboxes.built(&owner).await? {
+            all.extend(TemplateBody::of_built(&context, &built).await?);
+        }
+    }
+    Ok(Json(all))
 }
 
 /// Removes a snapshot, or all that was built under a name. Sandboxes that were made of it stay.
@@ -120,26 +147,35 @@ pub(super) async fn delete(
 }
 
 impl TemplateBody {
-    fn of_built(built: &Built) -> Option<Self> {
-        let foremost = built.foremost()?;
-        Some(Self {
+    async fn of(context: &Context, template: Template) -> Result<Self, Refused> {
+        let size_bytes = match kind_of(&template) {
+            TemplateKind::Image => None,
+            _ => Some(context.sandboxes.template_bytes(&[template.name().as_str()]).await?),
+        };
+        Ok(Self {
+            name: template.name().to_string(),
+            r#type: kind_of(&template),
+            vcpus: template.vcpus(),
+            memory_mb: template.memory_mib(),
+            size_bytes,
+            created_at: template.created_at().map(|at| rfc3339(at.into())),
+        })
+    }
+
+    async fn of_built(context: &Context, built: &Built) -> Result<Option<Self>, Refused> {
+        let Some(foremost) = built.foremost() else { return Ok(None) };
+        let names: Vec<&str> = built.templates.iter().map(|record| &*record.name).collect();
+        Ok(Some(Self {
             name: built.name.clone(),
             r#type: TemplateKind::Build,
             vcpus: Some(foremost.vcpus),
             memory_mb: Some(foremost.memory_mib),
+            size_bytes: Some(context.sandboxes.template_bytes(&names).await?),
             created_at: Some(rfc3339(of_ms(foremost.created_at_ms))),
-        })
+        }))
     }
 }
 
-impl From<Template> for TemplateBody {
-    fn from(template: Template) -> Self {
-        Self {
-            name: template.name().to_string(),
-            r#type: if template.is_snapshot() { TemplateKind::Snapshot } else { TemplateKind::Image },
-            vcpus: template.vcpus(),
-            memory_mb: template.memory_mib(),
-            created_at: template.created_at().map(|at| rfc3339(at.into())),
-        }
-    }
+fn kind_of(template: &Template) -> TemplateKind {
+    if template.is_snapshot() { TemplateKind::Snapshot } else { TemplateKind::Image }
 }

@@ -12,6 +12,7 @@ use crate::service::error::ServiceError;
 use crate::service::events::EventKind;
 use crate::service::meters::Work;
 use crate::service::sandboxes::{Found, Sandboxes, Wanted, lock};
+use crate::service::templates::Former;
 use crate::service::{network, templates};
 use crate::store::records::{Asked, SandboxRecord, Status, TimeoutFrom};
 
@@ -165,19 +166,28 @@ impl Sandboxes {
         tokio::spawn(work.in_current_span()).await?
     }
 
-    /// Makes a template of one that runs, of a name that nobody has.
+    /// Makes a template of one that runs, of a name that nobody has, or that a snapshot of the same key may have.
     ///
     /// # Errors
-    /// As [`running`](Self::running) and [`Sandbox::snapshot`].
+    /// As [`running`](Self::running), [`Sandbox::snapshot`] and [`Sandbox::replace_snapshot`]; and
+    /// [`ServiceError::StoredLimit`].
     ///
     /// # Cancel-Safety
     /// It goes on.
-    pub async fn snapshot(self: &Arc<Self>, owner: &str, id: &str, name: String) -> Result<Template, ServiceError> {
+    pub async fn snapshot(
+        self: &Arc<Self>,
+        owner: &str,
+        id: &str,
+        name: String,
+        former: Former,
+    ) -> Result<Template, ServiceError> {
         let record = self.record(owner, id).await?;
         let sandbox = self.running(owner, id, "be snapshotted").await?;
         let this = Arc::clone(self);
         let work = async move {
-            let making = templates::snapshot(&*this.store, &sandbox, &record, name);
+            let locked = this.lock_of_snapshot(&name);
+            let _change = locked.lock().await;
+            let making = templates::snapshot(&this.host, &*this.store, &sandbox, &record, name, former);
             let made = this.meters.time(Work::Snapshot, making).await?;
             this.events.note(&record, EventKind::Checkpointed, Some(made.name().as_str())).await;
             Ok(made)

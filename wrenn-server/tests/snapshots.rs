@@ -1,0 +1,113 @@
+//! Snapshots by the native API, with real guests.
+
+mod common;
+
+use serde_json::{Value, json};
+
+use common::{Client, Server, can_run, data_dir, new_key, run, sandbox};
+
+#[test]
+fn a_snapshot_is_its_keys_alone() {
+    if !can_run("a_snapshot_is_its_keys_alone") {
+        return;
+    }
+    let dir = data_dir();
+    let (ada, eve) = (new_key(dir.path(), "ada"), new_key(dir.path(), "eve"));
+    let server = Server::start(dir.path(), &[]);
+    let (ada, eve) = (server.client(&ada), server.client(&eve));
+    let id = sandbox(&ada, &json!({}));
+    run(&ada, &id, "echo warm > state");
+    let snapshot = |client: &Client, name: &str| client.post("/v1/snapshots", &json!({"sandbox_id": id, "name": name}));
+    let (status, answer) = snapshot(&ada, "warm");
+    assert_eq!((status, &answer["name"], &answer["type"]), (201, &json!("warm"), &json!("snapshot")), "{answer}");
+    assert_eq!((&answer["vcpus"], &answer["memory_mb"]), (&json!(1), &json!(512)));
+    assert_eq!(snapshot(&ada, "warm").0, 409);
+    assert_eq!(snapshot(&ada, "../warm").0, 400);
+    assert_eq!(snapshot(&eve, "hers").0, 404, "it is not her sandbox");
+    let copy = sandbox(&ada, &json!({"template": "warm"}));
+    assert_eq!(run(&ada, &copy, "cat state"), "warm");
+    let (status, _) = ada.post("/v1/sandboxes", &json!({"template": "warm", "memory_mb": 1024}));
+    assert_eq!(status, 400, "a snapshot's memory is what it is");
+
+    let names = |client: &Client, query: &str| {
+        let (status, answer) = client.get(&format!("/v1/snapshots{query}"));
+        assert_eq!(status, 200, "{answer}");
+        let names = answer.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&ada, ""), ["base", "warm"]);
+    assert_eq!((names(&ada, "?type=snapshot"), names(&eve, "")), (vec!["warm".to_owned()], vec!["base".to_owned()]));
+    assert_eq!(ada.get("/v1/snapshots?type=other").0, 400);
+    let listed = common::output(dir.path(), &["templates", "list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(
+        listed.lines().collect::<Vec<_>>(),
+        ["image     -         base".to_owned(), format!("snapshot  {}  warm", &ada.key[4..12])]
+    );
+    assert_eq!(eve.post("/v1/sandboxes", &json!({"template": "warm"})).0, 404);
+    for name in ["warm", "base", "nowhere", "..%2fwarm"] {
+        assert_eq!(eve.delete(&format!("/v1/snapshots/{name}")), 404, "{name}");
+    }
+    assert_eq!((ada.delete("/v1/snapshots/base"), ada.delete("/v1/snapshots/warm")), (404, 204));
+    assert_eq!((ada.delete("/v1/snapshots/warm"), names(&ada, "")), (404, vec!["base".to_owned()]));
+    assert_eq!(run(&ada, &copy, "cat state"), "warm", "what was made of it stays");
+    server.stop();
+}
+
+/// Asks for a snapshot of this name, with what follows `?`.
+fn snapshot(client: &Client, sandbox: &str, name: &str, query: &str) -> (u16, Value) {
+    client.post(&format!("/v1/snapshots{query}"), &json!({"sandbox_id": sandbox, "name": name}))
+}
+
+#[test]
+fn a_snapshot_is_replaced_where_that_is_asked_for_by_its_own_key() {
+    if !can_run("a_snapshot_is_replaced_where_that_is_asked_for_by_its_own_key") {
+        return;
+    }
+    let dir = data_dir();
+    let (ada, eve) = (new_key(dir.path(), "ada"), new_key(dir.path(), "eve"));
+    let server = Server::start(dir.path(), &[]);
+    let (client, other) = (server.client(&ada), server.client(&eve));
+    let id = sandbox(&client, &json!({}));
+    run(&client, &id, "echo first > state; head -c 5000000 /dev/urandom > big; sync");
+    let (status, first) = snapshot(&client, &id, "warm", "?overwrite=true");
+    assert_eq!((status, &first["name"]), (201, &json!("warm")), "nothing is there to replace: {first}");
+    assert!(first["size_bytes"].as_u64().unwrap() > 5_000_000, "{first}");
+    assert_eq!(client.post("/templates/tags", &json!({"target": "warm", "tags": ["app:stable"]})).0, 201);
+    let of_first = sandbox(&client, &json!({"template": "warm"}));
+
+    run(&client, &id, "echo second > state");
+    for query in ["", "?overwrite=false"] {
+        let (status, answer) = snapshot(&client, &id, "warm", query);
+        assert_eq!((status, &answer["error"]["code"]), (409, &json!("already_exists")), "{answer}");
+    }
+    assert_eq!(snapshot(&client, &id, "warm", "?overwrite=perhaps").0, 400);
+    let (status, second) = snapshot(&client, &id, "warm", "?overwrite=true");
+    assert_eq!((status, &second["type"]), (201, &json!("snapshot")), "{second}");
+    assert!(second["created_at"].as_str() > first["created_at"].as_str(), "{first} {second}");
+    for template in ["warm", "app:stable"] {
+        let of_second = sandbox(&client, &json!({"template": template}));
+        assert_eq!(run(&client, &of_second, "cat state"), "second", "{template}");
+        assert_eq!(client.delete(&format!("/v1/sandboxes/{of_second}")), 204);
+    }
+    assert_eq!(run(&client, &of_first, "cat state"), "first", "what was made of the former one stays");
+
+    // What is everybody's and what is another's are not replaced.
+    assert_eq!(snapshot(&client, &id, "base", "?overwrite=true").0, 409);
+    let hers = sandbox(&other, &json!({}));
+    assert_eq!(snapshot(&other, &hers, "warm", "?overwrite=true").0, 409);
+    assert_eq!(snapshot(&other, &id, "warm", "?overwrite=true").0, 404, "it is not her sandbox");
+    server.stop();
+
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&ada);
+    let (_, all) = client.get("/v1/snapshots");
+    let size =
+        |name: &str| all.as_array().unwrap().iter().find(|one| one["name"] == name).unwrap()["size_bytes"].clone();
+    assert_eq!((size("base"), all.as_array().unwrap().len()), (Value::Null, 2), "{all}");
+    assert!(size("warm").as_u64().unwrap() > 5_000_000, "{all}");
+    let of_second = sandbox(&client, &json!({"template": "warm"}));
+    assert_eq!(run(&client, &of_second, "cat state"), "second");
+    assert_eq!((client.delete("/v1/snapshots/warm"), client.delete("/v1/snapshots/warm")), (204, 404));
+    server.stop();
+}
