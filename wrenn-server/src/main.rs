@@ -194,6 +194,9 @@ struct TermsArguments {
     /// How much memory its running sandboxes may have together, in MiB.
     #[arg(long, value_name = "MIB")]
     max_memory_mib: Option<u64>,
+    /// How much disk may be kept for it, in MiB: for its paused sandboxes, checkpoints, snapshots and builds.
+    #[arg(long, value_name = "MIB")]
+    max_stored_mib: Option<u64>,
     /// How many requests it may send in a second.
     #[arg(long, value_name = "NUMBER")]
     max_requests_per_second: Option<u32>,
@@ -357,7 +360,7 @@ async fn manage(command: Keys, data_dir: &Path, database_url: Option<&str>) -> a
         Keys::List => {
             for key in store.keys().await? {
                 let state = if key.revoked_at_ms.is_some() { "revoked" } else { "good" };
-                println!("{}  {state:<7}  {}", key.id, key.name);
+                println!("{}  {state:<7}  {}{}", key.id, key.name, limits(&key.terms));
             }
         }
         Keys::Revoke { id } => {
@@ -366,6 +369,20 @@ async fn manage(command: Keys, data_dir: &Path, database_url: Option<&str>) -> a
         }
     }
     Ok(())
+}
+
+/// What a key may have at most, in brackets; nothing where nothing is limited.
+fn limits(terms: &Terms) -> String {
+    let limits = [
+        (terms.sandboxes_max.map(u64::from), "sandboxes"),
+        (terms.vcpus_max.map(u64::from), "vCPUs"),
+        (terms.memory_mib_max, "MiB of memory"),
+        (terms.stored_mib_max, "MiB stored"),
+        (terms.requests_per_sec_max.map(u64::from), "requests a second"),
+    ];
+    let limits = limits.into_iter().filter_map(|(max, what)| Some(format!("{} {what}", max?)));
+    let limits = limits.collect::<Vec<_>>().join(", ");
+    if limits.is_empty() { limits } else { format!("  (at most {limits})") }
 }
 
 impl From<TermsArguments> for Terms {
@@ -377,6 +394,7 @@ impl From<TermsArguments> for Terms {
             sandboxes_max: of.max_sandboxes,
             vcpus_max: of.max_vcpus,
             memory_mib_max: of.max_memory_mib,
+            stored_mib_max: of.max_stored_mib,
             requests_per_sec_max: of.max_requests_per_second,
         }
     }

@@ -111,3 +111,68 @@ fn a_snapshot_is_replaced_where_that_is_asked_for_by_its_own_key() {
     assert_eq!((client.delete("/v1/snapshots/warm"), client.delete("/v1/snapshots/warm")), (204, 404));
     server.stop();
 }
+
+#[test]
+fn a_key_that_stores_as_much_as_it_may_stores_no_more_and_loses_nothing() {
+    if !can_run("a_key_that_stores_as_much_as_it_may_stores_no_more_and_loses_nothing") {
+        return;
+    }
+    let dir = data_dir();
+    let made = common::output(dir.path(), &["keys", "create", "ada", "--max-stored-mib", "40"]);
+    let ada = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let listed = common::output(dir.path(), &["keys", "list"]).stdout;
+    assert!(String::from_utf8(listed).unwrap().contains("ada  (at most 40 MiB stored)"));
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&ada);
+    let id = sandbox(&client, &json!({"timeout_sec": 600}));
+    let sleeps = sandbox(&client, &json!({"timeout_sec": 20, "auto_pause": true}));
+    for id in [&id, &sleeps] {
+        run(&client, id, "echo kept > kept");
+    }
+    run(&client, &id, "head -c 50000000 /dev/urandom > big; sync");
+    assert_eq!(snapshot(&client, &id, "one", "").0, 201, "until then nothing was stored");
+
+    let path = format!("/v1/sandboxes/{id}");
+    let refused = [
+        snapshot(&client, &id, "two", ""),
+        client.post("/v1/sandboxes", &json!({})),
+        client.post(&format!("{path}/pause"), &json!({})),
+        client.post(&format!("{path}/fork"), &json!({"count": 1})),
+        client.post("/v1/builds", &json!({"name": "app", "steps": []})),
+    ];
+    for (status, answer) in refused {
+        assert_eq!((status, &answer["error"]["code"]), (507, &json!("storage_limit_reached")), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("may have 40"), "{answer}");
+    }
+    for path in ["/v2/sandboxes", &format!("/sandboxes/{id}/pause"), &format!("/sandboxes/{id}/snapshots")] {
+        let (status, answer) = client.post(path, &json!({"templateID": "base"}));
+        assert_eq!((status, &answer["code"]), (507, &json!(507)), "{path}: {answer}");
+    }
+    let (_, names) = client.get("/v1/snapshots?type=snapshot");
+    assert_eq!(names.as_array().unwrap().len(), 1, "{names}");
+
+    // What nobody asks for is done in any case, and a resume stores nothing.
+    let status = |client: &Client, id: &str| client.get(&format!("/v1/sandboxes/{id}")).1["status"].clone();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+    while status(&client, &sleeps) != "paused" {
+        assert!(std::time::Instant::now() < deadline, "its time is over");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(client.post(&format!("/v1/sandboxes/{sleeps}/resume"), &json!({})).0, 200);
+    server.stop();
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&ada);
+    for id in [&id, &sleeps] {
+        assert_eq!(status(&client, id), "running");
+        assert_eq!(run(&client, id, "cat kept"), "kept");
+    }
+
+    // Another key has a limit of its own, and this one has room again when it has deleted something.
+    sandbox(&server.client(&new_key(dir.path(), "eve")), &json!({}));
+    assert_eq!(client.post("/v1/sandboxes", &json!({})).0, 507);
+    assert_eq!((client.delete("/v1/snapshots/one"), client.delete(&path)), (204, 204));
+    assert_eq!(client.delete(&format!("/v1/sandboxes/{sleeps}")), 204);
+    let fresh = sandbox(&client, &json!({}));
+    assert_eq!(client.post(&format!("/v1/sandboxes/{fresh}/pause"), &json!({})).0, 200);
+    server.stop();
+}

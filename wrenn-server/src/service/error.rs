@@ -96,6 +96,16 @@ pub enum ServiceError {
         /// The limit.
         max: u64,
     },
+    /// The key has as much on disk as it may have.
+    #[error(
+        "{used_mib} MiB of disk are kept for this key, which may have {max_mib}: delete paused sandboxes, snapshots or builds, or have its limit raised"
+    )]
+    StoredLimit {
+        /// How much is kept for it, in MiB.
+        used_mib: u64,
+        /// How much it may have, in MiB.
+        max_mib: u64,
+    },
     /// No machine of that size is to be had here.
     #[error(
         "sandboxes of this server have {vcpus_max} virtual processors and {memory_mib_max} MiB of memory in all: ask for less"

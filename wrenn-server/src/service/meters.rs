@@ -140,7 +140,7 @@ impl Meters {
             }
             drop(self.work_seconds.get_or_create_owned(&[("operation", work.name())]));
         }
-        for reason in ["too_large", "limit", "full"] {
+        for reason in ["too_large", "limit", "stored", "full"] {
             self.refusals.get_or_create(&[("reason", reason)]).inc_by(0);
         }
         for reason in ["killed", "expired", "vm_ended", "broken"] {

@@ -39,6 +39,8 @@ pub struct Terms {
     pub vcpus_max: Option<u32>,
     /// How much memory its running sandboxes may have together, in MiB.
     pub memory_mib_max: Option<u64>,
+    /// How much disk may be kept for it, in MiB: for its paused sandboxes, checkpoints, snapshots and builds.
+    pub stored_mib_max: Option<u64>,
     /// How many requests it may send in a second, on average.
     pub requests_per_sec_max: Option<u32>,
 }
@@ -115,10 +117,10 @@ pub struct Network {
     pub deny: Vec<String>,
     /// The headers that are put into its requests to a name, by the name.
     pub headers: BTreeMap<String, BTreeMap<String, String>>,
-    /// Who reaches its ports.
-    pub inbound: Inbound,
     /// The DNS servers that are asked for it; `None` for the host's.
     pub dns_servers: Option<Vec<IpAddr>>,
+    /// Who reaches its ports.
+    pub inbound: Inbound,
 }
 
 /// Who reaches a sandbox's ports through the server.

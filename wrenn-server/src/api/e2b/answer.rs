@@ -73,6 +73,7 @@ impl From<ServiceError> for Refused {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("sandbox_capacity_unavailable").retry_after(5)
             }
             ServiceError::LimitReached { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
+            ServiceError::StoredLimit { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
             ServiceError::TooLarge { .. }
             | ServiceError::TooManyTags { .. }
             | ServiceError::BadWebhook { .. }

@@ -90,6 +90,9 @@ impl From<ServiceError> for Refused {
                 retry_after_sec: Some(FULL_SEC),
                 ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limit_reached", message)
             },
+            ServiceError::StoredLimit { .. } => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_limit_reached", message)
+            }
             ServiceError::TooLarge { .. }
             | ServiceError::TooManyTags { .. }
             | ServiceError::BadWebhook { .. }

@@ -44,7 +44,7 @@ impl IntoResponses for Failing {
         refusals(&[
             (409, "invalid_state", "Its state stands against it, such as that of a paused sandbox, or the guest does."),
             (502, "vm_ended", "The guest or its VMM failed, or what is stored is damaged."),
-            (507, "no_space", "The machine's disk is full."),
+            (507, "no_space", "The machine's disk is full, or as much is kept for the key as it may have."),
         ])
     }
 }

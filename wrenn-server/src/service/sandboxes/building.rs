@@ -42,6 +42,7 @@ pub struct Built {
 
 impl Built {
     /// What the name stands for without a tag, or else the newest.
+        self.check_stored(owner).await?;
     #[must_use]
     pub fn foremost(&self) -> Option<&SnapshotRecord> {
         let tag = self.tags.iter().find(|record| record.tag == templates::DEFAULT);
@@ -55,7 +56,7 @@ impl Sandboxes {
     ///
     /// # Errors
     /// [`ServiceError::BadBuild`] for a name or a tag that cannot be one; [`Error::AlreadyExists`] for the name of an image or of
-    /// a snapshot; [`ServiceError::LimitReached`], and those of [`templates`](Self::templates).
+    /// a snapshot; [`ServiceError::LimitReached`], [`ServiceError::StoredLimit`], and those of [`templates`](Self::templates).
     pub async fn request_build(&self, owner: &str, wanted: Wanted) -> Result<Arc<Build>, ServiceError> {
         self.take_nothing_more_while_closing()?;
         let name: TemplateName = wanted.name.parse().map_err(Error::from)?;
@@ -214,6 +215,7 @@ impl Sandboxes {
         }
     }
 
+        self.check_stored(owner).await.map_err(no_step)?;
     async fn carry_out(&self, build: &Build, recipe: &Recipe) {
         let work = AssertUnwindSafe(self.make_template(build, recipe)).catch_unwind();
         let done = tokio::select! {

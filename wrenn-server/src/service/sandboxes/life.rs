@@ -28,12 +28,19 @@ impl Sandboxes {
     /// Pauses one that runs.
     ///
     /// # Errors
-    /// As [`running`](Self::running) and [`Sandbox::pause`].
+    /// As [`running`](Self::running) and [`Sandbox::pause`]; and [`ServiceError::StoredLimit`].
     ///
     /// # Cancel-Safety
     /// It goes on.
     pub async fn pause(self: &Arc<Self>, owner: &str, id: &str) -> Result<Found, ServiceError> {
         let sandbox = self.running(owner, id, "be paused").await?;
+        self.check_stored(owner).await?;
+        self.pause_in_any_case(sandbox).await?;
+        self.find(owner, id).await
+    }
+
+    /// Pauses one that runs, whatever is kept for its owner. It goes on when it is cancelled.
+    pub(super) async fn pause_in_any_case(self: &Arc<Self>, sandbox: Sandbox) -> Result<(), ServiceError> {
         let this = Arc::clone(self);
         let work = async move {
             let locked = this.lock_of(sandbox.id());
@@ -44,10 +51,9 @@ impl Sandboxes {
             this.meters.time(Work::Pause, async { Ok(sandbox.pause().await?) }).await?;
             // Before whoever waits for its end does: the event is this request's.
             this.write(sandbox.id(), None, false).await;
-            Ok::<_, ServiceError>(())
+            Ok(())
         };
-        tokio::spawn(work.in_current_span()).await??;
-        self.find(owner, id).await
+        tokio::spawn(work.in_current_span()).await?
     }
 
     /// Resumes one that is paused.

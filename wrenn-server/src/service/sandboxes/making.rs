@@ -29,8 +29,8 @@ impl Sandboxes {
     /// Makes a sandbox. With `once` it is the one that the same request has made before, if there is one.
     ///
     /// # Errors
-    /// As [`SandboxBuilder::create`](wrenn_core::SandboxBuilder::create); those of the key's limits and of the room that there
-    /// is; those of a request that was sent before; [`ServiceError::Store`], and then it is gone again.
+    /// As [`SandboxBuilder::create`](wrenn_core::SandboxBuilder::create); those of the key's limits, [`ServiceError::StoredLimit`]
+    /// too, and of the room that there is; those of a request that was sent before; [`ServiceError::Store`], and then it is gone again.
     ///
     /// # Cancel-Safety
     /// It goes on.
@@ -86,6 +86,7 @@ impl Sandboxes {
         let shape = templates::shape(&self.host, &*self.store, owner, &template).await?;
         let (vcpus, memory_mib) = (wanted.vcpus.unwrap_or(shape.vcpus), wanted.memory_mib.unwrap_or(shape.memory_mib));
         let policy = network::policy(&wanted.asked.network)?;
+        self.check_stored(owner).await?;
         let share = self.admission.admit(owner, &self.terms(owner).await?, vcpus, memory_mib).await?;
         let mut builder = Sandbox::builder(&self.host, &template)
             .ttl(Duration::from_secs(wanted.timeout_sec.into()))
@@ -111,7 +112,7 @@ impl Sandboxes {
     /// Forks one that runs: each child, or why there is none. With a `timeout_sec` the children have that one.
     ///
     /// # Errors
-    /// As [`running`](Self::running) and [`Sandbox::fork`].
+    /// As [`running`](Self::running) and [`Sandbox::fork`]; and [`ServiceError::StoredLimit`].
     ///
     /// # Cancel-Safety
     /// It goes on.
@@ -125,6 +126,7 @@ impl Sandboxes {
         self.take_nothing_more_while_closing()?;
         let record = self.record(owner, id).await?;
         let sandbox = self.running(owner, id, "be forked").await?;
+        self.check_stored(owner).await?;
         let this = Arc::clone(self);
         let work = async move {
             let terms = this.terms(&record.owner).await?;
@@ -183,6 +185,7 @@ impl Sandboxes {
     ) -> Result<Template, ServiceError> {
         let record = self.record(owner, id).await?;
         let sandbox = self.running(owner, id, "be snapshotted").await?;
+        self.check_stored(owner).await?;
         let this = Arc::clone(self);
         let work = async move {
             let locked = this.lock_of_snapshot(&name);

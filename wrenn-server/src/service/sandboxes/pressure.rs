@@ -28,14 +28,13 @@ impl Sandboxes {
         let idlest = {
             let running = lock(&self.running);
             let idlest = running.values().min_by_key(|kept| kept.sandbox.info().last_used_at);
-            idlest.map(|kept| kept.record.clone())
+            idlest.map(|kept| kept.sandbox.clone())
         };
-        let Some(record) = idlest else { return };
-        match self.pause(&record.owner, record.id.as_str()).await {
-            Ok(_) => tracing::info!(id = %record.id, available_mib, "memory is short: the idlest sandbox was paused"),
-            Err(error) => {
-                tracing::warn!(id = %record.id, %error, available_mib, "memory is short, and no pause succeeded")
-            }
+        let Some(sandbox) = idlest else { return };
+        let id = sandbox.id().clone();
+        match self.pause_in_any_case(sandbox).await {
+            Ok(()) => tracing::info!(%id, available_mib, "memory is short: the idlest sandbox was paused"),
+            Err(error) => tracing::warn!(%id, %error, available_mib, "memory is short, and no pause succeeded"),
         }
     }
 }
