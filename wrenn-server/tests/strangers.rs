@@ -76,7 +76,7 @@ const SEGMENTS: [&str; 58] = [
     "%E2%82%AC",
     "{id}",
 ];
-const ROUTES: [&str; 40] = [
+const ROUTES: [&str; 43] = [
     "/v1/sandboxes",
     "/v1/sandboxes/ID",
     "/v1/sandboxes/ID/exec",
@@ -92,6 +92,9 @@ const ROUTES: [&str; 40] = [
     "/v1/sandboxes/ID/ports/80/",
     "/v1/snapshots",
     "/v1/snapshots/warm",
+    "/v1/templates/warm/tags",
+    "/v1/templates/warm/tags/a",
+    "/v1/templates/warm/history",
     "/sandboxes",
     "/v2/sandboxes",
     "/sandboxes/ID",

@@ -16,5 +16,6 @@ pub(crate) mod router;
 mod sandboxes;
 mod snapshots;
 mod streams;
+mod tags;
 mod variables;
 mod webhooks;

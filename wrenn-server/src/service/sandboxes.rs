@@ -9,6 +9,7 @@
 //! A record is written from what is, under the lock of its sandbox, so that whoever comes last writes what is still so.
 
 pub mod building;
+pub mod built;
 mod checkpoints;
 pub mod life;
 pub mod making;
@@ -16,8 +17,8 @@ mod measured;
 mod pressure;
 pub mod reach;
 mod settle;
-pub mod tend;
 mod stored;
+pub mod tend;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -233,9 +234,9 @@ impl Sandboxes {
     /// # Errors
     /// [`ServiceError::NoSnapshot`], [`ServiceError::Store`], and those of [`Host::remove_template`].
     pub async fn remove_snapshot(&self, owner: &str, name: &str) -> Result<(), ServiceError> {
-        templates::remove(&self.host, &*self.store, owner, name).await
         let locked = self.lock_of_snapshot(name);
         let _change = locked.lock().await;
+        templates::remove(&self.host, &*self.store, owner, name).await
     }
 
     /// Pauses what runs, and takes nothing more. The records stay as they are: the next server wakes what ran. Returns those
@@ -309,7 +310,6 @@ impl Sandboxes {
     }
 
     fn lock_of(&self, id: &SandboxId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = lock(&self.locks);
         self.lock_named(id.to_string())
     }
 
@@ -318,6 +318,7 @@ impl Sandboxes {
     }
 
     fn lock_named(&self, name: String) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = lock(&self.locks);
         // Those that nobody has.
         if locks.len() > LOCKS_MAX {
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);

@@ -17,6 +17,15 @@ pub struct Tagged {
     pub tag: String,
 }
 
+/// What a name stands for with a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// The tag, and the template by the library's name.
+    pub record: TagRecord,
+    /// The name that the template was built under, if it was built.
+    pub built_as: Option<String>,
+}
+
 /// What stands for the template of the name itself, unless it is assigned.
 pub const DEFAULT: &str = templates::DEFAULT;
 
@@ -90,6 +99,30 @@ impl Sandboxes {
             self.store().remove_tag(owner, name, tag).await?;
         }
         Ok(())
+    }
+
+    /// The tags of a name, as [`tags`](Self::tags), with what their templates are called.
+    ///
+    /// # Errors
+    /// As [`tags`](Self::tags).
+    pub async fn assigned(&self, owner: &str, name: &str) -> Result<Vec<Assigned>, ServiceError> {
+        let mut all = Vec::new();
+        for record in self.tags(owner, name).await? {
+            let source = self.store().snapshot(&record.template).await?.map(|template| template.source);
+            let built_as =
+                source.as_deref().and_then(|source| source.strip_prefix(templates::BUILD)).map(str::to_owned);
+            all.push(Assigned { record, built_as });
+        }
+        Ok(all)
+    }
+
+    /// What a name stands for with one tag.
+    ///
+    /// # Errors
+    /// As [`tags`](Self::tags), and [`ServiceError::NoSnapshot`] where the name has no such tag.
+    pub async fn assigned_to(&self, owner: &str, tagged: &Tagged) -> Result<Assigned, ServiceError> {
+        let found = self.assigned(owner, &tagged.name).await?.into_iter().find(|one| one.record.tag == tagged.tag);
+        found.ok_or_else(|| ServiceError::NoSnapshot { name: format!("{}:{}", tagged.name, tagged.tag) })
     }
 
     /// The tags of a name, sorted, `default` among them where there is a template of that name.

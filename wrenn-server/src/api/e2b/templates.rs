@@ -15,7 +15,7 @@ use crate::api::e2b::tags::bare;
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
 use crate::service::builds::{Build, build_id};
-use crate::service::sandboxes::building::Built;
+use crate::service::sandboxes::built::Built;
 use crate::store::records::SnapshotRecord;
 
 #[derive(Debug, Serialize)]

@@ -93,6 +93,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         (name = "commands", description = "Commands in a sandbox, and terminals."),
         (name = "files", description = "A sandbox's files."),
         (name = "snapshots", description = "What sandboxes are made from."),
+        (name = "templates", description = "What names stand for with their tags."),
         (name = "builds", description = "Templates that are built."),
         (name = "events", description = "What happens to sandboxes."),
         (name = "server", description = "The server itself."),

@@ -3,6 +3,7 @@
 use axum::extract::{FromRequestParts, Path};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
 use crate::api::v1::answer::Refused;
@@ -23,6 +24,27 @@ pub(super) struct SnapshotPath {
     /// The snapshot's name.
     #[param(example = "warm")]
     pub(super) name: String,
+}
+
+/// The template of `/v1/templates/{name}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct TemplatePath {
+    /// The template's name.
+    #[param(example = "app")]
+    pub(super) name: String,
+}
+
+/// The tag of `/v1/templates/{name}/tags/{tag}`.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct TagPath {
+    /// The template's name.
+    #[param(example = "app")]
+    pub(super) name: String,
+    /// The tag.
+    #[param(example = "stable")]
+    pub(super) tag: String,
 }
 
 /// The webhook of `/v1/webhooks/{id}`.
@@ -59,6 +81,23 @@ impl<S: Send + Sync> FromRequestParts<S> for SnapshotPath {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for TemplatePath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        Ok(Self { name: segment(parts, state).await? })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for TagPath {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let (name, tag) = segment(parts, state).await?;
+        Ok(Self { name, tag })
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
     type Rejection = Refused;
 
@@ -75,8 +114,9 @@ impl<S: Send + Sync> FromRequestParts<S> for BuildPath {
     }
 }
 
-async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Refused> {
-    let found = Path::<String>::from_request_parts(parts, state).await;
+/// What the path has of names, decoded.
+async fn segment<T: DeserializeOwned + Send, S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<T, Refused> {
+    let found = Path::<T>::from_request_parts(parts, state).await;
     found.map(|Path(segment)| segment).map_err(|rejection| {
         // Nothing has such a name.
         Refused::new(StatusCode::NOT_FOUND, "not_found", format!("the path cannot be read: {}", rejection.body_text()))

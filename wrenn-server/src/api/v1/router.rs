@@ -10,7 +10,9 @@ use utoipa_axum::routes;
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
-use crate::api::v1::{builds, commands, document, events, files, network, sandboxes, snapshots, streams, webhooks};
+use crate::api::v1::{
+    builds, commands, document, events, files, network, sandboxes, snapshots, streams, tags, webhooks,
+};
 
 /// Everything of the native API, and the document of it.
 pub(crate) fn router() -> Router<Context> {
@@ -38,6 +40,9 @@ fn routes() -> (Router<Context>, Document) {
         .routes(routes!(files::remove))
         .routes(routes!(snapshots::create, snapshots::list))
         .routes(routes!(snapshots::delete))
+        .routes(routes!(tags::list))
+        .routes(routes!(tags::get, tags::assign, tags::remove))
+        .routes(routes!(tags::history))
         .routes(routes!(builds::create, builds::list))
         .routes(routes!(builds::get, builds::cancel))
         .routes(routes!(builds::logs))
@@ -107,7 +112,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(names.len(), 33, "as many as docs/server.md has");
+        assert_eq!(names.len(), 38, "as many as docs/server.md has");
     }
 
     /// Whether its body names what may not be there.

@@ -15,7 +15,7 @@ use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SnapshotPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
-use crate::service::sandboxes::building::Built;
+use crate::service::sandboxes::built::Built;
 use crate::service::templates::Former;
 
 /// A snapshot to make.

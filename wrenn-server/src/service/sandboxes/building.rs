@@ -21,35 +21,13 @@ use crate::service::builds::files::WorkDir;
 use crate::service::builds::log::Level;
 use crate::service::builds::recipe::{BASE, Base, Ground, GroundKind, Labels, Recipe, from_template};
 use crate::service::builds::registries::Registries;
-use crate::service::builds::{Build, BuildStatus, Reason, Wanted, build_id, pulled, unpack};
+use crate::service::builds::{Build, BuildStatus, Reason, Wanted, pulled, unpack};
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::tags::Tagged;
 use crate::service::templates;
-use crate::store::records::{SnapshotRecord, TagRecord};
-
-/// A name that templates were built under.
-#[derive(Debug, Clone)]
-pub struct Built {
-    /// The name.
-    pub name: String,
-    /// What was built, the newest first; one at least.
-    pub templates: Vec<SnapshotRecord>,
-    /// What the name stands for by its tags, sorted by these.
-    pub tags: Vec<TagRecord>,
-}
-
-impl Built {
-    /// What the name stands for without a tag, or else the newest.
-        self.check_stored(owner).await?;
-    #[must_use]
-    pub fn foremost(&self) -> Option<&SnapshotRecord> {
-        let tag = self.tags.iter().find(|record| record.tag == templates::DEFAULT);
-        let tagged = tag.and_then(|tag| self.templates.iter().find(|record| record.name == tag.template));
-        tagged.or_else(|| self.templates.first())
-    }
-}
+use crate::store::records::SnapshotRecord;
 
 impl Sandboxes {
     /// Notes that a template is to be built. Its recipe comes then.
@@ -64,6 +42,7 @@ impl Sandboxes {
         if is_taken {
             return Err(Error::AlreadyExists { subject: Subject::Template(name) }.into());
         }
+        self.check_stored(owner).await?;
         self.builds.add(owner, wanted)
     }
 
@@ -142,29 +121,6 @@ impl Sandboxes {
         &self.builds.registries
     }
 
-    /// The names that an owner's templates were built under, sorted.
-    ///
-    /// # Errors
-    /// [`ServiceError::Store`].
-    pub async fn built(&self, owner: &str) -> Result<Vec<Built>, ServiceError> {
-        let mut names: BTreeMap<String, Vec<SnapshotRecord>> = BTreeMap::new();
-        for record in self.store.snapshots().await?.into_iter().filter(|record| record.owner == owner) {
-            let Some(name) = record.source.strip_prefix(templates::BUILD) else { continue };
-            // One whose build goes on is none yet.
-            let is_done = self.builds.find(owner, &build_id(&record.name)).is_none_or(|build| build.is_over());
-            if is_done {
-                names.entry(name.to_owned()).or_default().push(record);
-            }
-        }
-        let mut all = Vec::with_capacity(names.len());
-        for (name, mut templates) in names {
-            templates.sort_by_key(|record| std::cmp::Reverse(record.created_at_ms));
-            let tags = self.store.tags(owner, &name).await?;
-            all.push(Built { name, templates, tags });
-        }
-        Ok(all)
-    }
-
     /// Removes all that was built under a name, with the name's tags. Sandboxes that were made of it stay, and builds of that
     /// name end.
     ///
@@ -215,7 +171,6 @@ impl Sandboxes {
         }
     }
 
-        self.check_stored(owner).await.map_err(no_step)?;
     async fn carry_out(&self, build: &Build, recipe: &Recipe) {
         let work = AssertUnwindSafe(self.make_template(build, recipe)).catch_unwind();
         let done = tokio::select! {
@@ -260,6 +215,7 @@ impl Sandboxes {
             move |error: ServiceError| reason(&error, step)
         };
         let no_step = |error: ServiceError| reason(&error, None);
+        self.check_stored(owner).await.map_err(no_step)?;
         let (builder, ground, empty) = self.base(build, recipe).await.map_err(at(BASE))?;
         let shape = templates::shape(&self.host, &*self.store, owner, &ground.template).await.map_err(at(BASE))?;
         let vcpus = build.wanted.vcpus.unwrap_or(shape.vcpus);
