@@ -100,3 +100,46 @@ fn what_happens_is_told_to_its_key_as_it_happens_and_after_a_gap() {
     server.stop();
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
+
+#[test]
+fn builds_are_told_and_counted_as_sandboxes_are() {
+    if !can_run("builds_are_told_and_counted_as_sandboxes_are") {
+        return;
+    }
+    let dir = data_dir();
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&new_key(dir.path(), "ada"));
+    let mut listener = Listener::new(&client, None);
+    let mut ids = Vec::new();
+    for (cmd, ends) in [("true", "build_succeeded"), ("echo confidential; exit 3", "build_failed")] {
+        let recipe = json!({"name": "app", "steps": [{"type": "run", "cmd": cmd}]});
+        let (status, build) = client.post("/v1/builds", &recipe);
+        assert_eq!(status, 202, "{build}");
+        for wanted in ["build_started", ends] {
+            let (_, kind, event) = listener.next();
+            assert_eq!((&*kind, &event["type"]), (wanted, &json!(wanted)), "{event}");
+            assert_eq!((&event["build_id"], &event["template"]), (&build["id"], &json!("app")), "{event}");
+            assert_eq!(event["sandbox_id"], Value::Null, "{event}");
+            assert!(!event.to_string().contains("confidential"), "{event}");
+            ids.push((kind, event["reason"].clone()));
+        }
+    }
+    assert_eq!(ids[3].1, "its step 1 failed");
+    let (status, listed) = client.get("/v1/events?order=asc");
+    let kinds: Vec<_> = listed.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!((status, kinds), (200, ids.iter().map(|(kind, _)| &**kind).collect()));
+    assert_eq!(client.get("/events/sandboxes"), (200, json!([])), "E2B's are of sandboxes alone");
+
+    let (_, body) = client.head_and_body("/metrics");
+    let told = String::from_utf8(body).unwrap();
+    for line in [
+        "wrenn_builds_started_total 2",
+        r#"wrenn_builds_total{outcome="ready"} 1"#,
+        r#"wrenn_builds_total{outcome="error"} 1"#,
+        r#"wrenn_builds_total{outcome="cancelled"} 0"#,
+        "wrenn_build_duration_seconds_count 1",
+    ] {
+        assert!(told.lines().any(|one| one == line), "{line}: {told}");
+    }
+    server.stop();
+}

@@ -7,8 +7,8 @@ use wrenn_core::SandboxId;
 use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
-    Asked, By, EventRecord, Hidden, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
-    Status, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
+    Asked, By, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord,
+    SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
 };
 use wrenn_server::store::sqlite::Sqlite;
 
@@ -146,30 +146,33 @@ async fn keeps_events(store: &dyn Store) {
     let event = |number: u64, sandbox: u64, why: Option<&str>| EventRecord {
         id: format!("ev{number}"),
         owner: "ada".to_owned(),
-        sandbox: id(sandbox),
+        subject: Subject::Sandbox(id(sandbox)),
         template: "base".to_owned(),
         kind: "paused".to_owned(),
         why: why.map(str::to_owned),
         at_ms: i64::try_from(number).unwrap(),
     };
-    let all = [event(11, 1, None), event(12, 2, Some("it's over")), event(13, 1, None)];
+    let of_build = EventRecord { subject: Subject::Build("b".to_owned()), ..event(12, 2, Some("it's over")) };
+    let all = [event(11, 1, None), of_build, event(13, 1, None)];
     for event in &all {
         store.add_event(event).await.unwrap();
     }
-    let events = async |of: Option<&SandboxId>, order, skipped, len_max| {
+    let events = async |of: EventsOf<'_>, order, skipped, len_max| {
         store.events("ada", of, order, skipped, len_max).await.unwrap()
     };
-    assert_eq!(events(None, Order::OldestFirst, 0, 9).await, all);
-    assert_eq!(events(None, Order::NewestFirst, 1, 1).await, all[1..2]);
-    assert_eq!(events(Some(&id(1)), Order::OldestFirst, 0, 9).await, [all[0].clone(), all[2].clone()]);
-    assert_eq!(store.events("eve", None, Order::OldestFirst, 0, 9).await.unwrap(), []);
+    assert_eq!(events(EventsOf::Everything, Order::OldestFirst, 0, 9).await, all);
+    assert_eq!(events(EventsOf::Everything, Order::NewestFirst, 1, 1).await, all[1..2]);
+    for of in [EventsOf::Sandboxes, EventsOf::Sandbox(&id(1))] {
+        assert_eq!(events(of, Order::OldestFirst, 0, 9).await, [all[0].clone(), all[2].clone()], "{of:?}");
+    }
+    assert_eq!(store.events("eve", EventsOf::Everything, Order::OldestFirst, 0, 9).await.unwrap(), []);
     let after = async |owner, id, len_max| store.events_after(owner, id, len_max).await.unwrap();
     assert_eq!(after("ada", "ev11", 9).await, Some(all[1..].to_vec()));
     assert_eq!(after("ada", "ev11", 1).await, Some(all[1..2].to_vec()));
     assert_eq!(after("ada", "ev13", 9).await, Some(Vec::new()));
     assert_eq!((after("ada", "ev9", 9).await, after("eve", "ev11", 9).await), (None, None));
     store.forget_before(13).await.unwrap();
-    assert_eq!(events(None, Order::OldestFirst, 0, 9).await, all[2..]);
+    assert_eq!(events(EventsOf::Everything, Order::OldestFirst, 0, 9).await, all[2..]);
 }
 
 async fn keeps_snapshots(store: &dyn Store) {

@@ -117,6 +117,16 @@ struct State {
     log: Log,
 }
 
+impl Reason {
+    /// The same without what the recipe and its commands have said, which may be a secret.
+    pub(super) fn brief(&self) -> String {
+        match &self.step {
+            Some(step) => format!("its step {step} failed"),
+            None => self.message.lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
 impl Builds {
     pub(super) fn new(files: Files, registries: Registries) -> Self {
         Self { all: Mutex::default(), turns: Mutex::default(), tasks: Mutex::default(), files, registries }

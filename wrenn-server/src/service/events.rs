@@ -1,4 +1,4 @@
-//! What happens to sandboxes: kept for a while, and told to who listens.
+//! What happens to sandboxes and builds: kept for a while, and told to who listens.
 
 pub mod follow;
 
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
-use wrenn_core::SandboxId;
 
+use crate::service::builds::Build;
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::store::contract::Store;
-use crate::store::records::{EventRecord, Order, SandboxRecord};
+use crate::store::records::{EventRecord, EventsOf, Order, SandboxRecord, Subject};
 
-/// The events of all sandboxes.
+/// The events of all sandboxes and builds.
 #[derive(Debug)]
 pub struct Events {
     store: Arc<dyn Store>,
@@ -21,7 +21,7 @@ pub struct Events {
     closing: CancellationToken,
 }
 
-/// What has happened to a sandbox.
+/// What has happened to a sandbox, or to a build of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// It was made, also by a fork.
@@ -36,12 +36,27 @@ pub enum EventKind {
     Checkpointed,
     /// It is over.
     Killed,
+    /// A build has its share of the machine, and begins.
+    BuildStarted,
+    /// The template is there.
+    BuildSucceeded,
+    /// A build has failed, or was cancelled.
+    BuildFailed,
 }
 
 impl EventKind {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Created, Self::Paused, Self::Resumed, Self::Updated, Self::Checkpointed, Self::Killed];
+    pub const ALL: [Self; 9] = [
+        Self::Created,
+        Self::Paused,
+        Self::Resumed,
+        Self::Updated,
+        Self::Checkpointed,
+        Self::Killed,
+        Self::BuildStarted,
+        Self::BuildSucceeded,
+        Self::BuildFailed,
+    ];
 
     /// Its name in records and answers.
     #[must_use]
@@ -53,6 +68,9 @@ impl EventKind {
             Self::Updated => "updated",
             Self::Checkpointed => "checkpointed",
             Self::Killed => "killed",
+            Self::BuildStarted => "build_started",
+            Self::BuildSucceeded => "build_succeeded",
+            Self::BuildFailed => "build_failed",
         }
     }
 }
@@ -62,19 +80,19 @@ impl Events {
         Self { store, listeners: broadcast::Sender::new(LISTENED_MAX), closing: CancellationToken::new() }
     }
 
-    /// Those of an owner, or of one of its sandboxes.
+    /// Those of an owner that are wanted.
     ///
     /// # Errors
     /// [`ServiceError::Store`].
     pub async fn list(
         &self,
         owner: &str,
-        sandbox: Option<&SandboxId>,
+        of: EventsOf<'_>,
         order: Order,
         skipped: u32,
         len_max: u32,
     ) -> Result<Vec<EventRecord>, ServiceError> {
-        Ok(self.store.events(owner, sandbox, order, skipped, len_max).await?)
+        Ok(self.store.events(owner, of, order, skipped, len_max).await?)
     }
 
     /// Those of all owners, from now on. Who is slow misses some.
@@ -88,23 +106,40 @@ impl Events {
         self.closing.cancel();
     }
 
-    /// Notes an event of a sandbox. It is also the line of the audit: who, what, which.
+    /// Notes an event of a sandbox.
     pub(super) async fn note(&self, record: &SandboxRecord, kind: EventKind, why: Option<&str>) {
-        let event = EventRecord {
-            id: format!("ev{:032x}", rand::random::<u128>()),
-            owner: record.owner.clone(),
-            sandbox: record.id.clone(),
-            template: record.template.clone(),
-            kind: kind.name().to_owned(),
-            why: why.map(str::to_owned),
-            at_ms: now_ms(),
-        };
-        tracing::info!(target: "audit", key = event.owner, sandbox = %event.sandbox, event = event.kind, why);
+        let subject = Subject::Sandbox(record.id.clone());
+        self.keep(event(&record.owner, subject, &record.template, kind, why)).await;
+    }
+
+    /// Notes an event of a build.
+    pub(super) async fn note_build(&self, build: &Build, kind: EventKind, why: Option<&str>) {
+        let subject = Subject::Build(build.id.clone());
+        self.keep(event(&build.owner, subject, &build.wanted.name, kind, why)).await;
+    }
+
+    /// Keeps an event and tells it. It is also the line of the audit: who, what, which.
+    async fn keep(&self, event: EventRecord) {
+        let sandbox = event.subject.sandbox().map(tracing::field::display);
+        let (build, why) = (event.subject.build(), event.why.as_deref());
+        tracing::info!(target: "audit", key = event.owner, sandbox, build, event = event.kind, why);
         if let Err(error) = self.store.add_event(&event).await {
-            tracing::warn!(id = %event.sandbox, %error, "an event was not kept");
+            tracing::warn!(id = event.id, kind = event.kind, %error, "an event was not kept");
         }
         // Nobody listens.
         let _ = self.listeners.send(event);
+    }
+}
+
+fn event(owner: &str, subject: Subject, template: &str, kind: EventKind, why: Option<&str>) -> EventRecord {
+    EventRecord {
+        id: format!("ev{:032x}", rand::random::<u128>()),
+        owner: owner.to_owned(),
+        subject,
+        template: template.to_owned(),
+        kind: kind.name().to_owned(),
+        why: why.map(str::to_owned),
+        at_ms: now_ms(),
     }
 }
 

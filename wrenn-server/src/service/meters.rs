@@ -30,6 +30,10 @@ pub struct Meters {
     /// Sandboxes whose time was over.
     pub(super) expiries: Counter,
     ends: Family<Labels<1>, Counter>,
+    /// Builds of templates that have begun.
+    pub(super) builds_started: Counter,
+    builds: Family<Labels<1>, Counter>,
+    build_seconds: Histogram,
     egress_refusals: Family<Labels<1>, Counter>,
     /// Page faults of guests that were served from their snapshots.
     pub(super) page_faults: Counter,
@@ -80,6 +84,9 @@ impl Default for Meters {
             refusals: Family::default(),
             expiries: Counter::default(),
             ends: Family::default(),
+            builds_started: Counter::default(),
+            builds: Family::default(),
+            build_seconds: Histogram::new(BUILD_SECONDS),
             egress_refusals: Family::default(),
             page_faults: Counter::default(),
             restored_bytes: Counter::default(),
@@ -107,6 +114,13 @@ impl Meters {
         all.register("admission_refusals", "Sandboxes that were not let run, by the reason", self.refusals.clone());
         all.register("expiries", "Sandboxes whose time was over", self.expiries.clone());
         all.register("ends", "Sandboxes that ended and were not paused, by the reason", self.ends.clone());
+        all.register("builds_started", "Builds of templates that have begun", self.builds_started.clone());
+        all.register("builds", "Builds of templates that have ended, by how they ended", self.builds.clone());
+        all.register(
+            "build_duration_seconds",
+            "How long builds took that succeeded, with the wait for their turn",
+            self.build_seconds.clone(),
+        );
         all.register(
             "egress_refusals",
             "What policies refused to sandboxes, by the reason",
@@ -145,6 +159,9 @@ impl Meters {
         }
         for reason in ["killed", "expired", "vm_ended", "broken"] {
             self.ends.get_or_create(&[("reason", reason)]).inc_by(0);
+        }
+        for outcome in ["ready", "error", "cancelled"] {
+            self.builds.get_or_create(&[("outcome", outcome)]).inc_by(0);
         }
         for reason in ["local", "private", "denied", "name", "limit"] {
             self.egress_refusals.get_or_create(&[("reason", reason)]).inc_by(0);
@@ -194,6 +211,16 @@ impl Meters {
         self.ends.get_or_create(&[("reason", reason)]).inc();
     }
 
+    /// Counts a build that has made its template.
+    pub(super) fn built(&self, took: Duration) {
+        self.build_seconds.observe(took.as_secs_f64());
+        self.builds.get_or_create(&[("outcome", "ready")]).inc();
+    }
+
+    pub(super) fn not_built(&self, outcome: &'static str) {
+        self.builds.get_or_create(&[("outcome", outcome)]).inc();
+    }
+
     pub(super) fn egress_refused(&self, reason: &'static str) {
         self.egress_refusals.get_or_create(&[("reason", reason)]).inc();
     }
@@ -238,6 +265,7 @@ impl Work {
 }
 
 /// From the resume of a small guest to a command that takes its time.
+const BUILD_SECONDS: [f64; 10] = [0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 const WORK_SECONDS: [f64; 14] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Whose the use is of a server without keys. No key's id: those have digits alone.
 const NO_KEY: &str = "none";

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
 use crate::store::records::{
-    Asked, EventRecord, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status, TagRecord, Usage,
-    WebhookRecord,
+    Asked, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
+    TagRecord, Usage, WebhookRecord,
 };
 
 /// Why a store did not answer.
@@ -115,11 +115,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Adds an event.
     async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError>;
 
-    /// The events of an owner, or of one sandbox of it, beyond the first `skipped` of that order.
+    /// The events of an owner that are wanted, beyond the first `skipped` of that order.
     async fn events(
         &self,
         owner: &str,
-        sandbox: Option<&SandboxId>,
+        of: EventsOf<'_>,
         order: Order,
         skipped: u32,
         len_max: u32,

@@ -9,8 +9,8 @@ use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
 use crate::store::records::{
-    Asked, EventRecord, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    TagRecord, Usage, WebhookRecord,
+    Asked, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
+    Subject, TagRecord, Usage, WebhookRecord,
 };
 use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};

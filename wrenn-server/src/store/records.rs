@@ -181,16 +181,16 @@ pub struct RequestRecord {
     pub created_at_ms: i64,
 }
 
-/// Something that has happened to a sandbox.
+/// Something that has happened to a sandbox, or to a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRecord {
     /// A name that no other event has.
     pub id: String,
-    /// The [id](KeyRecord::id) of the key that the sandbox was made with.
+    /// The [id](KeyRecord::id) of the key that the sandbox or the build was made with.
     pub owner: String,
-    /// The sandbox.
-    pub sandbox: SandboxId,
-    /// What it was made from.
+    /// What it has happened to.
+    pub subject: Subject,
+    /// What the sandbox was made from, or the name that is built.
     pub template: String,
     /// What has happened, such as `paused`.
     pub kind: String,
@@ -198,6 +198,26 @@ pub struct EventRecord {
     pub why: Option<String>,
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
+}
+
+/// What an event has happened to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A sandbox.
+    Sandbox(SandboxId),
+    /// A build of a template, by its id.
+    Build(String),
+}
+
+/// Which events are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventsOf<'a> {
+    /// All.
+    Everything,
+    /// Those of sandboxes.
+    Sandboxes,
+    /// Those of one sandbox.
+    Sandbox(&'a SandboxId),
 }
 
 /// Where a key wants to be told what happens to its sandboxes.
@@ -292,6 +312,26 @@ pub struct Usage {
     pub vcpus: u64,
     /// Their memory, in MiB.
     pub memory_mib: u64,
+}
+
+impl Subject {
+    /// The sandbox, if it is one.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<&SandboxId> {
+        match self {
+            Self::Sandbox(id) => Some(id),
+            Self::Build(_) => None,
+        }
+    }
+
+    /// The build's id, if it is one.
+    #[must_use]
+    pub fn build(&self) -> Option<&str> {
+        match self {
+            Self::Sandbox(_) => None,
+            Self::Build(id) => Some(id),
+        }
+    }
 }
 
 impl SandboxRecord {

@@ -68,10 +68,14 @@ macro_rules! records_of_rows {
         }
 
         fn event_of(row: &$row) -> Result<EventRecord, sqlx::Error> {
+            let subject = match row.try_get("build_id")? {
+                Some(build) => Subject::Build(build),
+                None => Subject::Sandbox(rows::id(row.try_get("sandbox_id")?)?),
+            };
             Ok(EventRecord {
                 id: row.try_get("id")?,
                 owner: row.try_get("owner")?,
-                sandbox: rows::id(row.try_get("sandbox_id")?)?,
+                subject,
                 template: row.try_get("template")?,
                 kind: row.try_get("kind")?,
                 why: row.try_get("why")?,

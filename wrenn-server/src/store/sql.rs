@@ -275,12 +275,13 @@ macro_rules! store_by_sql {
 
             async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError> {
                 sqlx::query(
-                    "INSERT INTO events (id, owner, sandbox_id, template, kind, why, at_ms) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    "INSERT INTO events (id, owner, sandbox_id, build_id, template, kind, why, at_ms) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                 )
                 .bind(&event.id)
                 .bind(&event.owner)
-                .bind(event.sandbox.as_str())
+                .bind(event.subject.sandbox().map(SandboxId::as_str).unwrap_or_default())
+                .bind(event.subject.build())
                 .bind(&event.template)
                 .bind(&event.kind)
                 .bind(&event.why)
@@ -294,12 +295,17 @@ macro_rules! store_by_sql {
             async fn events(
                 &self,
                 owner: &str,
-                sandbox: Option<&SandboxId>,
+                of: EventsOf<'_>,
                 order: Order,
                 skipped: u32,
                 len_max: u32,
             ) -> Result<Vec<EventRecord>, StoreError> {
-                let query = sqlx::query(sql::events(order)).bind(owner).bind(sandbox.map(SandboxId::as_str));
+                let (sandbox, builds_too) = match of {
+                    EventsOf::Everything => (None, true),
+                    EventsOf::Sandboxes => (None, false),
+                    EventsOf::Sandbox(id) => (Some(id.as_str()), false),
+                };
+                let query = sqlx::query(sql::events(order, builds_too)).bind(owner).bind(sandbox);
                 let query = query.bind(i64::from(len_max)).bind(i64::from(skipped));
                 let rows = query.fetch_all(&self.0).await.map_err(reading)?;
                 rows.iter().map(event_of).collect::<Result<_, _>>().map_err(reading)
@@ -424,13 +430,15 @@ pub(super) fn bound<'a>(page: &'a Page<'_>) -> (i64, &'a str) {
     }
 }
 
-pub(super) fn events(order: Order) -> AssertSqlSafe<String> {
+/// The text for a page of events: their owner, their sandbox or NULL, and where the page is, are bound.
+pub(super) fn events(order: Order, builds_too: bool) -> AssertSqlSafe<String> {
+    let of_sandboxes = if builds_too { "" } else { "AND build_id IS NULL " };
     let sorted = match order {
         Order::NewestFirst => "DESC",
         Order::OldestFirst => "ASC",
     };
     AssertSqlSafe(format!(
-        "SELECT * FROM events WHERE owner = $1 AND (CAST($2 AS TEXT) IS NULL OR sandbox_id = $2) \
+        "SELECT * FROM events WHERE owner = $1 AND (CAST($2 AS TEXT) IS NULL OR sandbox_id = $2) {of_sandboxes}\
          ORDER BY seq {sorted} LIMIT $3 OFFSET $4"
     ))
 }

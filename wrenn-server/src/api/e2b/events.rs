@@ -12,7 +12,7 @@ use crate::api::e2b::query::Pairs;
 use crate::api::e2b::sandboxes::bare;
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
-use crate::store::records::{EventRecord, Order};
+use crate::store::records::{EventRecord, EventsOf, Order};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -60,20 +60,22 @@ async fn list(
     };
     let skipped = query.number("offset", 0, u32::MAX)?;
     let len_max = query.number("limit", LISTED, LISTED_MAX)?;
-    let events = context.sandboxes.events().list(owner, sandbox, order, skipped, len_max).await?;
+    let of = sandbox.map_or(EventsOf::Sandboxes, EventsOf::Sandbox);
+    let events = context.sandboxes.events().list(owner, of, order, skipped, len_max).await?;
     Ok(Json(events.into_iter().map(EventBody::from).collect()))
 }
 
 impl From<EventRecord> for EventBody {
     fn from(event: EventRecord) -> Self {
+        let sandbox = event.subject.sandbox().map(ToString::to_string).unwrap_or_default();
         Self {
             version: "v1",
             id: event.id,
             r#type: format!("sandbox.lifecycle.{}", event.kind),
             event_data: event.why.map(|why| serde_json::json!({ "reason": why })),
             sandbox_build_id: event.template.clone(),
-            sandbox_execution_id: event.sandbox.to_string(),
-            sandbox_id: event.sandbox.into(),
+            sandbox_execution_id: sandbox.clone(),
+            sandbox_id: sandbox,
             sandbox_team_id: event.owner,
             sandbox_template_id: event.template,
             timestamp: rfc3339(of_ms(event.at_ms)),

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use serde_json::Value;
+use wrenn_core::SandboxId;
 
 use crate::api::e2b::answer::Refused;
 use crate::api::e2b::owner::Owner;
@@ -11,7 +12,7 @@ use crate::api::e2b::query::Pairs;
 use crate::api::e2b::sandboxes::bare;
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
-use crate::store::records::{EventRecord, Order};
+use crate::store::records::{EventRecord, EventsOf, Order};
 
 #[derive(Debug, Serialize)]
 pub(super) struct LogsBody {
@@ -89,7 +90,7 @@ pub(super) async fn v1(
 
 async fn events(context: &Context, owner: &str, id: &str, order: Order) -> Result<Vec<EventRecord>, Refused> {
     let found = context.sandboxes.find(owner, bare(id)).await?;
-    Ok(context.sandboxes.events().list(owner, Some(&found.record.id), order, 0, LOGS_MAX).await?)
+    Ok(context.sandboxes.events().list(owner, EventsOf::Sandbox(&found.record.id), order, 0, LOGS_MAX).await?)
 }
 
 fn message(event: &EventRecord) -> String {
@@ -105,7 +106,7 @@ impl From<&EventRecord> for LogBody {
             timestamp: rfc3339(of_ms(event.at_ms)),
             message: message(event),
             level: "info",
-            fields: serde_json::json!({ "event": event.kind, "sandboxID": event.sandbox.as_str() }),
+            fields: serde_json::json!({ "event": event.kind, "sandboxID": event.subject.sandbox().map(SandboxId::as_str) }),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What has happened to sandboxes: listed, and told as it happens.
+//! What has happened to sandboxes and builds: listed, and told as it happens.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::api::v1::answer::Refused;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::refusals::{BadInput, Missing};
 use crate::service::events::follow::Told;
-use crate::store::records::{EventRecord, Order};
+use crate::store::records::{EventRecord, EventsOf, Order};
 
 /// Which events are listed.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -50,19 +50,22 @@ enum OrderBody {
     Desc,
 }
 
-/// Something that has happened to a sandbox.
+/// Something that has happened to a sandbox, or to a build.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(super) struct EventBody {
     /// A name that no other event has.
     id: String,
-    /// What has happened: `created`, `paused`, `resumed`, `updated`, `checkpointed` or `killed`.
+    /// What has happened: `created`, `paused`, `resumed`, `updated`, `checkpointed` or `killed`;
+    /// `build_started`, `build_succeeded` or `build_failed`.
     #[schema(example = "paused")]
     r#type: String,
-    /// The sandbox.
+    /// The sandbox; null for a build.
     #[schema(example = "sb0123456789abcdef")]
-    sandbox_id: String,
-    /// What the sandbox was made from.
+    sandbox_id: Option<String>,
+    /// The build; null for a sandbox.
+    build_id: Option<String>,
+    /// What the sandbox was made from, or the name that is built.
     #[schema(example = "base")]
     template: String,
     /// Why, where that is known.
@@ -73,7 +76,7 @@ pub(super) struct EventBody {
     at: String,
 }
 
-/// Lists what has happened to the key's sandboxes.
+/// Lists what has happened to the key's sandboxes and builds.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "list_events", tag = "events",
     params(Filter),
@@ -98,12 +101,13 @@ pub(super) async fn list(
         .map(|id| id.parse())
         .transpose()
         .map_err(|_| Refused::bad_request("sandbox_id is no sandbox's: it is `sb` and 16 hex digits"))?;
+    let of = sandbox.as_ref().map_or(EventsOf::Everything, EventsOf::Sandbox);
     let skipped = filter.offset.unwrap_or_default();
-    let events = context.sandboxes.events().list(&owner, sandbox.as_ref(), order, skipped, len_max).await?;
+    let events = context.sandboxes.events().list(&owner, of, order, skipped, len_max).await?;
     Ok(Json(events.into_iter().map(EventBody::from).collect()))
 }
 
-/// Tells what happens to the key's sandboxes, as server-sent events: from now on, or after the event that `Last-Event-ID`
+/// Tells what happens to the key's sandboxes and builds, as server-sent events: from now on, or after the event that `Last-Event-ID`
 /// names.
 ///
 /// Each one has its `id`, its type as `event`, and an Event as `data`. A listener that does not keep up is sent `too_slow`,
@@ -149,7 +153,8 @@ impl From<EventRecord> for EventBody {
         Self {
             id: event.id,
             r#type: event.kind,
-            sandbox_id: event.sandbox.into(),
+            sandbox_id: event.subject.sandbox().map(ToString::to_string),
+            build_id: event.subject.build().map(str::to_owned),
             template: event.template,
             reason: event.why,
             at: rfc3339(of_ms(event.at_ms)),

@@ -91,13 +91,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::store::records::Subject;
     use crate::store::sqlite::Sqlite;
 
     fn event(number: u64, owner: &str) -> EventRecord {
         EventRecord {
             id: format!("ev{number}"),
             owner: owner.to_owned(),
-            sandbox: "sb00f00ba70000002a".parse().expect("an id"),
+            subject: Subject::Sandbox("sb00f00ba70000002a".parse().expect("an id")),
             template: "base".to_owned(),
             kind: "paused".to_owned(),
             why: None,

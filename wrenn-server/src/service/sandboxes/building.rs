@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream};
@@ -24,6 +24,7 @@ use crate::service::builds::registries::Registries;
 use crate::service::builds::{Build, BuildStatus, Reason, Wanted, pulled, unpack};
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
+use crate::service::events::EventKind;
 use crate::service::sandboxes::Sandboxes;
 use crate::service::tags::Tagged;
 use crate::service::templates;
@@ -172,6 +173,7 @@ impl Sandboxes {
     }
 
     async fn carry_out(&self, build: &Build, recipe: &Recipe) {
+        let began = Instant::now();
         let work = AssertUnwindSafe(self.make_template(build, recipe)).catch_unwind();
         let done = tokio::select! {
             biased;
@@ -189,6 +191,8 @@ impl Sandboxes {
         let Err((status, reason)) = done else {
             build.tell(Level::Info, None, &format!("template {} is there", build.wanted.name));
             build.go_on(&under_way, BuildStatus::Ready, None);
+            self.meters.built(began.elapsed());
+            self.events.note_build(build, EventKind::BuildSucceeded, None).await;
             return;
         };
         if let Err(error) = self.drop_template(&build.owner, &build.template).await {
@@ -196,6 +200,8 @@ impl Sandboxes {
             tracing::warn!(%error, template = build.template, "what a build has left was not removed");
         }
         build.tell(Level::Error, reason.step.as_deref(), &reason.message);
+        self.meters.not_built(status.name());
+        self.events.note_build(build, EventKind::BuildFailed, Some(&reason.brief())).await;
         build.go_on(&under_way, status, Some(reason));
     }
 
@@ -223,6 +229,8 @@ impl Sandboxes {
         let terms = self.terms(owner).await.map_err(no_step)?;
         let _share = self.admission.admit(owner, &terms, vcpus, memory_mib).await.map_err(no_step)?;
         build.go_on(&[BuildStatus::Waiting], BuildStatus::Building, None);
+        self.meters.builds_started.inc();
+        self.events.note_build(build, EventKind::BuildStarted, None).await;
         let (place, places) = self.unpacked(owner, recipe).await?;
         let (builder, labels) = recipe.compile(builder, &ground, &places);
         let builder = match build.wanted.vcpus {

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
+use wrenn_core::SandboxId;
 
 use crate::service::clock::now_ms;
 use crate::service::webhooks::target::{NoTarget, Reach, Target};
@@ -207,17 +208,18 @@ fn request(webhook: &WebhookRecord, target: &Target, delivery: &Delivery) -> Res
         .body(Body::from(delivery.body.clone()))
 }
 
-/// An event as E2B's receivers expect it, which is as E2B's API lists it.
+/// An event as E2B's receivers expect it, which is as E2B's API lists it. One of a build is like it, without a sandbox.
 fn payload(event: &EventRecord) -> Vec<u8> {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.at_ms) * 1_000_000);
+    let (sandbox, build) = (event.subject.sandbox().map(SandboxId::as_str), event.subject.build());
     let body = json!({
         "version": "v1",
         "id": event.id,
         "type": format!("sandbox.lifecycle.{}", event.kind),
         "eventData": event.why.as_ref().map(|why| json!({ "reason": why })),
-        "sandboxId": event.sandbox.as_str(),
-        "sandboxBuildId": event.template,
-        "sandboxExecutionId": event.sandbox.as_str(),
+        "sandboxId": sandbox,
+        "sandboxBuildId": build.unwrap_or(&event.template),
+        "sandboxExecutionId": sandbox,
         "sandboxTeamId": event.owner,
         "sandboxTemplateId": event.template,
         "timestamp": at.ok().and_then(|at| at.format(&Rfc3339).ok()),
