@@ -40,7 +40,7 @@ pub(in crate::service) struct WorkDir(Option<TempDir>);
 
 impl WorkDir {
     pub(in crate::service) fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), TempDir::path)
+        self.0.as_ref().map_or_else(|| Path::new(""), TempDir::path)
     }
 }
 
