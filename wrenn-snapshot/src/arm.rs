@@ -41,6 +41,21 @@ pub fn arm_file(uffd: BorrowedFd<'_>, regions: &[Region], features: Features) ->
     Ok(())
 }
 
+/// As [`arm_file`], for writes alone: for memory that is a private mapping of a file which has all of it
+/// ([`DirtyTracker::of_private`](crate::DirtyTracker::of_private)). A page that was written is the VMM's own, and no longer the
+/// file's, so nothing has to be protected first.
+///
+/// # Errors
+/// As [`arm`].
+pub fn arm_private(uffd: BorrowedFd<'_>, region: &Region) -> Result<()> {
+    let regions = Regions::new(vec![*region])?;
+    uffd::handshake(uffd, Features::SERVE_AND_TRACK)?;
+    for region in regions.iter() {
+        uffd::register(uffd, region.host_addr, region.len_bytes, Watched::Writes)?;
+    }
+    Ok(())
+}
+
 /// Registers regions on a descriptor whose VMM has made the first call, and write-protects them if writes are tracked.
 /// The VMM may have registered them too, for missing pages: Firecracker does.
 ///

@@ -11,6 +11,7 @@ use crate::{
     hold::held::HeldPages,
     hold::keeper::Piece,
     id::GenerationId,
+    memory_file::MemoryFile,
     packer::{Diff, Packer, PageState, written},
     page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, whole_pages},
     reader::GenerationReader,
@@ -39,19 +40,18 @@ pub(crate) fn of_dirty(mut packer: Packer<'_>, view: &[u8], dirty: &[PageRange])
     packer.finish(pages)
 }
 
-/// Packs the `dirty` pages of a file that a guest may be writing: each is read once, so that what is packed is what its
+/// Packs the `dirty` pages of a memory that a guest may be writing: each is read once, so that what is packed is what its
 /// checksum says, whatever becomes of it.
-pub(crate) fn of_running(mut packer: Packer<'_>, file: &File, dirty: &[PageRange]) -> Result<Diff> {
-    let pages = file_pages(file)?;
+pub(crate) fn of_running(mut packer: Packer<'_>, memory: &MemoryFile, dirty: &[PageRange]) -> Result<Diff> {
     let mut buffer = vec![0; bytes_of(CHUNK_PAGES)];
     for range in dirty {
         for chunk in chunks(*range) {
             let bytes = &mut buffer[..bytes_of(chunk.count)];
-            read_file(file, chunk.start, bytes)?;
+            memory.read(chunk.start, bytes)?;
             packer.pack(chunk.start.0, bytes, written)?;
         }
     }
-    packer.finish(pages)
+    packer.finish(memory.page_count())
 }
 
 /// Packs pages that are held, in the order in which they come.

@@ -13,9 +13,13 @@ pub(crate) mod told;
 use std::{fs::File, os::fd::BorrowedFd};
 
 use crate::{
-    dirty::{scanned::Scanned, told::Told},
+    dirty::{
+        scanned::{Memory, Scanned},
+        told::Told,
+    },
     error::{Error, Result},
     hold::held::HeldPages,
+    memory_file::MemoryFile,
     page::PageRange,
     page_set::PageSet,
     region::{Region, Regions},
@@ -46,7 +50,17 @@ impl DirtyTracker {
     /// # Errors
     /// The regions are not whole pages or overlap.
     pub fn new(pagemap: File, regions: Vec<Region>) -> Result<Self> {
-        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(regions)?, None))))
+        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(regions)?, Memory::Unknown))))
+    }
+
+    /// Tracks a region that maps a file privately, which is all of the memory space, and was [armed as such](crate::arm_private).
+    /// The guest's own pages are those that it wrote. `mem` is `/proc/<pid>/mem` of the VMM.
+    ///
+    /// # Errors
+    /// The region is not whole pages, or not all of the space.
+    pub fn of_private(pagemap: File, region: Region, mem: File) -> Result<Self> {
+        let memory = Memory::Private(MemoryFile::private(mem, region)?);
+        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(vec![region])?, memory))))
     }
 
     /// Tracks regions that map `file`, a memfd, and were [armed as such](crate::arm_file). A hole in the file is a page
@@ -56,7 +70,7 @@ impl DirtyTracker {
     /// # Errors
     /// The regions are not whole pages or overlap.
     pub fn of_file(pagemap: File, regions: Vec<Region>, file: File) -> Result<Self> {
-        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(regions)?, Some(file)))))
+        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(regions)?, Memory::Shared(file)))))
     }
 
     pub(crate) fn told(told: Told) -> Self {
@@ -72,7 +86,7 @@ impl DirtyTracker {
     /// A tracker of a page server needs none.
     ///
     /// # Errors
-    /// The tracker is not [of a file](Self::of_file), pages are larger than 4 KiB, or the kernel lacks a feature.
+    /// The tracker is not [of a file](Self::of_file) or [of a private mapping](Self::of_private), pages are larger than 4 KiB, or the kernel lacks a feature.
     pub fn hold_with(&mut self, armed: BorrowedFd<'_>, synchronous: impl Into<Uffd>) -> Result<()> {
         match &mut self.way {
             Way::Scanned(scanned) => scanned.hold_with(armed, synchronous.into()),

@@ -30,7 +30,6 @@ mod tests;
 mod writes;
 
 use std::{
-    fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{Arc, PoisonError, Weak},
 };
@@ -43,6 +42,7 @@ use crate::{
         plan::Plan,
         writes::{Current, Writes},
     },
+    memory_file::MemoryFile,
     page::{PageIndex, PageRange},
     region::{Granule, Region, Regions},
     stop::StopHandle,
@@ -55,6 +55,8 @@ pub(crate) struct Hold {
     asynchronous: OwnedFd,
     synchronous: Arc<Uffd>,
     regions: Regions,
+    /// What the asynchronous descriptor watches for.
+    watched: Watched,
     /// Moved: sorted, and apart.
     runs: Vec<PageRange>,
     current: Current,
@@ -66,8 +68,9 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// `synchronous` is new, and of the same process as `asynchronous`, on which `regions` are registered.
-    pub(crate) fn new(asynchronous: OwnedFd, synchronous: Uffd, regions: Regions) -> Result<Self> {
+    /// `synchronous` is new, and of the same process as `asynchronous`, on which `regions` are registered for what is
+    /// `watched`.
+    pub(crate) fn new(asynchronous: OwnedFd, synchronous: Uffd, regions: Regions, watched: Watched) -> Result<Self> {
         if regions.iter().any(|region| region.granule != Granule::Kib4) {
             return Err(Error::invalid("only memory of 4 KiB pages can be held"));
         }
@@ -77,6 +80,7 @@ impl Hold {
             asynchronous,
             synchronous,
             regions,
+            watched,
             runs: Vec::new(),
             current: Current::default(),
             alive: Weak::new(),
@@ -108,15 +112,15 @@ impl Hold {
 
     /// Holds pages as planned. The guest is stopped, and nothing [is wanted](Self::is_wanted). After an error, protection is
     /// as it may be.
-    pub(crate) fn hold(&mut self, plan: Plan, memory: File) -> Result<HeldPages> {
+    pub(crate) fn hold(&mut self, plan: Plan, memory: MemoryFile) -> Result<HeldPages> {
         if !self.is_served {
             self.serve()?;
         }
         let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
-        let held = HeldPages::of_file(&plan.held, memory, space_pages);
+        let held = HeldPages::of_memory(&plan.held, memory, space_pages);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         for run in std::mem::take(&mut self.runs) {
-            self.move_run(run, self.synchronous.as_fd(), self.asynchronous.as_fd(), Watched::MissingAndWrites)?;
+            self.move_run(run, self.synchronous.as_fd(), self.asynchronous.as_fd(), self.watched)?;
         }
         *current = Arc::downgrade(&held.keeper);
         for run in &plan.runs {

@@ -10,6 +10,7 @@ use crate::{
     generation::Generation,
     hold::held::HeldPages,
     id::GenerationId,
+    memory_file::MemoryFile,
     packer::{Diff, Packer},
     page::PageRange,
     space::Space,
@@ -66,13 +67,13 @@ impl SpaceWriter {
         self.pack(|packer, _| diff::of_dirty(packer, view, dirty))
     }
 
-    /// Adds the `dirty` pages of a file of the space's size that a running guest may write meanwhile. What is kept of a
+    /// Adds the `dirty` pages of a memory of the space's size that a running guest may write meanwhile. What is kept of a
     /// page that it does write is of no use, so it is found as written afterwards and added again.
     ///
     /// # Errors
-    /// The file is not whole pages or cannot be read, the ranges are not sorted, or a write failed.
-    pub fn add_running(&mut self, file: &File, dirty: &[PageRange]) -> Result<()> {
-        self.pack(|packer, _| diff::of_running(packer, file, dirty))
+    /// The memory cannot be read, the ranges are not sorted, or a write failed.
+    pub fn add_running(&mut self, memory: &MemoryFile, dirty: &[PageRange]) -> Result<()> {
+        self.pack(|packer, _| diff::of_running(packer, memory, dirty))
     }
 
     /// Adds pages of a running guest, as they were when they were [held](crate::DirtyTracker::hold). The guest may write

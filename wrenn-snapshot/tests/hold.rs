@@ -1,9 +1,12 @@
 //! Pages that are held are copied as they were at one instant, while the guest writes hard; and what it writes meanwhile
 //! is found afterwards.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::{
+    fd::{AsFd, OwnedFd},
+    unix::fs::FileExt,
+};
 
-use guest::{Backing, Guest, serving::Serving};
+use guest::{Backing, CLONED, Guest, serving::Serving};
 use wrenn_snapshot::{
     ByteSource, DirtyTracker, Features, Generation, HeldPages, LocalStore, PAGE_BYTES, PageIndex, PageRange,
     PageServer, ServeOptions, Space, Tracking,
@@ -17,12 +20,23 @@ fn guest_process() {
     guest::run();
 }
 
-/// A guest whose memory is served lazily and can be held, tracked in some way.
+/// How a guest gets its memory, and how its writes are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Async,
+    Sync,
+    /// Nobody serves it: it maps privately what is there.
+    Clone,
+}
+
+const WAYS: [Way; 3] = [Way::Async, Way::Sync, Way::Clone];
+
+/// A guest whose memory comes in some way, and can be held.
 struct Scene {
-    tracking: Tracking,
+    way: Way,
     guest: Guest,
     tracker: DirtyTracker,
-    serving: Serving,
+    serving: Option<Serving>,
     store: LocalStore,
     parent: Generation,
 }
@@ -30,35 +44,44 @@ struct Scene {
 impl Scene {
     /// Runs a test with each way of tracking.
     fn each(name: &str, mut test: impl FnMut(Self)) {
-        [Tracking::Async, Tracking::Sync].into_iter().filter_map(|way| Self::of(name, PAGES, way)).for_each(&mut test);
+        WAYS.into_iter().filter_map(|way| Self::of(name, PAGES, way)).for_each(&mut test);
     }
 
-    fn of(test: &str, pages: u32, tracking: Tracking) -> Option<Self> {
-        let features = match tracking {
-            Tracking::Sync => Features::SERVE_AND_TRACK_SYNC,
-            _ => Features::SERVE_AND_TRACK,
+    fn of(test: &str, pages: u32, way: Way) -> Option<Self> {
+        let (mut guest, uffd, mut tracker) = match way {
+            Way::Async => Guest::armed_file(test, pages, Features::SERVE_AND_TRACK)?,
+            Way::Sync => Guest::armed_file(test, pages, Features::SERVE_AND_TRACK_SYNC)?,
+            Way::Clone => Guest::armed_clone(test, pages)?,
         };
-        let (mut guest, uffd, mut tracker) = Guest::armed_file(test, pages, features)?;
         let second: OwnedFd = guest.second.take().expect("nobody took it");
-        if tracking == Tracking::Async
+        if way != Way::Sync
             && let Err(error) = tracker.hold_with(uffd.as_fd(), second)
         {
             guest::skipped(test, Backing::Shared, &error);
             return None;
         }
         let store = LocalStore::in_memory().expect("a store");
-        let memory = vec![3; pages as usize * PAGE_BYTES];
+        let memory = vec![CLONED; pages as usize * PAGE_BYTES];
         let mut pending = store.begin(None).expect("begun");
         pending.write_dirty(Space::Memory, &memory, &[PageRange::new(0, pages)]).expect("written");
         let parent = pending.publish(b"").expect("published");
+        let tracking = if way == Way::Sync { Tracking::Sync } else { Tracking::Async };
         let options = ServeOptions { tracking, ..ServeOptions::default() };
         let source = ByteSource::new(memory).expect("whole pages");
-        let server = PageServer::new(uffd, vec![guest.region], Box::new(source), options).expect("it fits");
-        if tracking == Tracking::Sync {
-            let file = guest.memory.try_clone().expect("a descriptor is free");
-            tracker = server.tracker(Some(file)).expect("it is told of writes");
-        }
-        Some(Self { tracking, guest, tracker, serving: Serving::start(server), store, parent })
+        let serving = (way != Way::Clone).then(|| {
+            let server = PageServer::new(uffd, vec![guest.region], Box::new(source), options).expect("it fits");
+            if way == Way::Sync {
+                let file = guest.memory.try_clone().expect("a descriptor is free");
+                tracker = server.tracker(Some(file)).expect("it is told of writes");
+            }
+            Serving::start(server)
+        });
+        Some(Self { way, guest, tracker, serving, store, parent })
+    }
+
+    fn end(self) {
+        drop(self.tracker);
+        self.serving.map(Serving::end);
     }
 
     /// Holds what the guest, which stands still, has written, and returns what is left to copy.
@@ -72,8 +95,14 @@ impl Scene {
     /// The memory as the guest has it, where a page that it never touched is the parent's.
     fn instant(&self) -> Vec<u8> {
         let len = self.guest.memory.metadata().expect("open").len();
-        let mut memory = vec![3; usize::try_from(len).expect("it fits")];
-        guest::read_data(&self.guest.memory, &mut memory);
+        let mut memory = vec![CLONED; usize::try_from(len).expect("it fits")];
+        match self.way {
+            Way::Async | Way::Sync => guest::read_data(&self.guest.memory, &mut memory),
+            Way::Clone => {
+                let read = self.guest.address_space().read_exact_at(&mut memory, self.guest.region.host_addr);
+                read.expect("read");
+            }
+        }
         memory
     }
 
@@ -115,7 +144,7 @@ fn a_generation_of_held_pages_is_that_of_the_instant_while_the_guest_writes_hard
             let instant = scene.instant();
             let (held, rest) = scene.hold();
             // With synchronous protection nothing is too small to be held.
-            let is_split = scene.tracking == Tracking::Sync || rest.len() > 10;
+            let is_split = scene.way == Way::Sync || rest.len() > 10;
             assert!(held.count() >= 700 && is_split, "both ways are used: {held:?}, {}", rest.len());
             scene.guest.begin_to_write_hard(3);
             scene.publish(held, &rest, &instant);
@@ -138,7 +167,7 @@ fn a_generation_of_held_pages_is_that_of_the_instant_while_the_guest_writes_hard
             scene.tracker.commit();
             scene.assert_published(&instant);
         }
-        scene.serving.end();
+        scene.end();
     });
 }
 
@@ -164,7 +193,7 @@ fn pages_that_the_guest_writes_after_a_hold_are_found_and_no_others() {
         let mut pages: Vec<u32> = found.iter().flat_map(|range| range.start.0..range.start.0 + range.count).collect();
         pages.sort_unstable();
         assert_eq!(pages, [50, 100, 500, 502, 504, 899, 2000]);
-        scene.serving.end();
+        scene.end();
     });
 }
 
@@ -202,7 +231,7 @@ fn what_is_written_between_the_last_scan_and_the_hold_is_in_this_generation() {
         assert_eq!((held.count(), rest.as_slice()), (40, &[PageRange::new(225, 1)][..]));
         assert_eq!(scene.tracker.pending(), [PageRange::new(200, 50)]);
         drop(held);
-        scene.serving.end();
+        scene.end();
     });
 }
 
@@ -218,7 +247,7 @@ fn what_a_guest_writes_in_order_is_found_with_few_pages_more() {
         let found = scene.tracker.collect().expect("collected");
         assert_eq!(found.first().map(|range| range.start), Some(PageIndex(200)));
         assert!((100..116).contains(&count(&found)), "{found:?}");
-        scene.serving.end();
+        scene.end();
     });
 }
 
@@ -234,7 +263,7 @@ fn a_guest_that_writes_faster_than_its_pages_are_copied_waits_and_loses_nothing(
         scene.publish(held, &rest, &instant);
         assert_eq!(scene.guest.finish(), u64::from(PAGES));
         scene.assert_published(&instant);
-        scene.serving.end();
+        scene.end();
     });
 }
 
@@ -242,7 +271,7 @@ fn a_guest_that_writes_faster_than_its_pages_are_copied_waits_and_loses_nothing(
 fn a_guest_that_writes_more_than_is_kept_before_anybody_copies_goes_on() {
     let pages = 16 << 10;
     let name = "a_guest_that_writes_more_than_is_kept_before_anybody_copies";
-    for mut scene in [Tracking::Async, Tracking::Sync].into_iter().filter_map(|way| Scene::of(name, pages, way)) {
+    for mut scene in WAYS.into_iter().filter_map(|way| Scene::of(name, pages, way)) {
         (0..pages).for_each(|page| scene.guest.fill(page, page % 200 + 20));
         let instant = scene.instant();
         let (held, rest) = scene.hold();
@@ -250,7 +279,7 @@ fn a_guest_that_writes_more_than_is_kept_before_anybody_copies_goes_on() {
         assert_eq!(scene.guest.finish(), u64::from(pages), "it waits for nobody who is not there");
         scene.publish(held, &rest, &instant);
         scene.assert_published(&instant);
-        scene.serving.end();
+        scene.end();
     }
 }
 
@@ -273,6 +302,6 @@ fn a_guest_goes_on_when_its_snapshot_is_given_up_and_dies_when_it_is_killed() {
         drop(held);
         assert_eq!(guest.finish(), u64::from(PAGES));
         guest.kill();
-        serving.end();
+        serving.map(Serving::end);
     });
 }

@@ -3,7 +3,7 @@
 use std::{io::Write as _, os::unix::fs::FileExt as _};
 
 use proptest::prelude::*;
-use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageIndex, PageRange, Space};
+use wrenn_snapshot::{LocalStore, MemoryFile, PAGE_BYTES, PageIndex, PageRange, Space};
 
 mod seed;
 
@@ -40,13 +40,14 @@ proptest! {
         let parent = pending.publish(b"").expect("published");
 
         file.write_all(&memory).expect("written");
+        let running_memory = MemoryFile::shared(file.try_clone().expect("another")).expect("whole pages");
         let mut pending = store.begin(Some(&parent)).expect("begun");
         let mut writer = pending.space_writer(Space::Memory).expect("a writer");
         let (last, running) = rounds.split_last().expect("one at least");
         for pages in running {
             apply(&mut memory, pages);
             file.write_all_at(&memory, 0).expect("written");
-            writer.add_running(&file, &ranges(pages)).expect("added");
+            writer.add_running(&running_memory, &ranges(pages)).expect("added");
         }
         apply(&mut memory, last);
         writer.add_dirty(&memory, &ranges(last)).expect("added");

@@ -403,7 +403,7 @@ fn a_server_that_hears_of_discards_stays_however_resident_all_is() {
 
 /// As Firecracker does: the VMM makes the handshake, for discards alone.
 fn handed_over(name: &str, mut test: impl FnMut(Scene)) {
-    for backing in Backing::ALL {
+    for backing in Backing::SERVED {
         let Some((guest, uffd)) = Guest::start_on(name, backing, granules_of(backing)) else { continue };
         wrenn_snapshot::arm(uffd.as_fd(), &[], Features::EVENT_REMOVE).expect("the first call alone");
         let (memory, granules) = (pattern(backing), granules_of(backing));

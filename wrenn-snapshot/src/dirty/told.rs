@@ -9,6 +9,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     hold::held::HeldPages,
+    memory_file::MemoryFile,
     page::{PageIndex, PageRange},
     page_set::PageSet,
     region::Regions,
@@ -57,7 +58,7 @@ impl Told {
         let Some(file) = &self.file else { return Ok(None) };
         let file = file.try_clone().map_err(|error| Error::kernel("dup", error))?;
         let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
-        let held = HeldPages::of_file(pages, file, space_pages);
+        let held = HeldPages::of_memory(pages, MemoryFile::shared(file)?, space_pages);
         let written = self.written.take_and_keep(&held.keeper, |pages| self.protect(pages))?;
         let mut late = PageSet::default();
         written.iter().for_each(|pages| late.insert(*pages));

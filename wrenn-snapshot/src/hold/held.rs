@@ -1,13 +1,14 @@
 //! Pages that are held, as a copier has them.
 
-use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     hold::{
         in_order::AHEAD_PAGES_MAX,
         keeper::{Keeper, Piece},
     },
+    memory_file::MemoryFile,
     page::{PageRange, bytes_of},
 };
 
@@ -31,8 +32,8 @@ impl HeldPages {
         self.pages
     }
 
-    /// Pages of a memory that is a file, to which nobody writes before the keeper has been asked.
-    pub(crate) fn of_file(pages: &[PageRange], memory: File, space_pages: u32) -> Self {
+    /// Pages of a memory to which nobody writes before the keeper has been asked.
+    pub(crate) fn of_memory(pages: &[PageRange], memory: MemoryFile, space_pages: u32) -> Self {
         let pieces = pages.iter().copied().flat_map(pieces).collect();
         let read: Read = Box::new(move |pages| read(&memory, pages));
         let count = pages.iter().map(|range| u64::from(range.count)).sum();
@@ -78,8 +79,8 @@ fn pieces(range: PageRange) -> impl Iterator<Item = PageRange> {
     (range.start.0..end).step_by(most as usize).map(move |at| PageRange::new(at, most.min(end - at)))
 }
 
-fn read(memory: &File, pages: PageRange) -> Result<Vec<u8>> {
+fn read(memory: &MemoryFile, pages: PageRange) -> Result<Vec<u8>> {
     let mut bytes = vec![0; bytes_of(pages.count)];
-    memory.read_exact_at(&mut bytes, pages.start.byte_offset()).map_err(|error| Error::kernel("pread", error))?;
+    memory.read(pages.start, &mut bytes)?;
     Ok(bytes)
 }

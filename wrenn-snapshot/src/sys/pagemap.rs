@@ -18,17 +18,25 @@ use crate::error::{Error, Result};
 pub(crate) struct Scan {
     range: Range<u64>,
     flags: u64,
+    /// Only pages that are not the file's which is mapped.
+    is_private: bool,
 }
 
 impl Scan {
     /// Looks for the written pages of `range`, which is page-aligned and protected asynchronously.
     pub(crate) fn written(range: Range<u64>) -> Self {
-        Self { range, flags: PM_SCAN_CHECK_WPASYNC }
+        Self { range, flags: PM_SCAN_CHECK_WPASYNC, is_private: false }
     }
 
     /// Looks for the pages of `range` that are not protected. It cannot re-arm.
     pub(crate) fn unprotected(range: Range<u64>) -> Self {
-        Self { range, flags: 0 }
+        Self { range, flags: 0, is_private: false }
+    }
+
+    /// Leaves out what is the page of a file that `range` maps privately, or was never touched: neither was written.
+    pub(crate) fn private(mut self) -> Self {
+        self.is_private = true;
+        self
     }
 
     /// Protects each page again in the same step that reports it, so that no write comes between.
@@ -56,6 +64,19 @@ impl Scan {
         Ok(())
     }
 
+    /// Which pages it looks for.
+    fn categories(&self) -> PmScanArg {
+        match self.is_private {
+            false => PmScanArg { category_mask: PAGE_IS_WRITTEN, ..PmScanArg::default() },
+            true => PmScanArg {
+                category_mask: PAGE_IS_WRITTEN | PAGE_IS_FILE,
+                category_inverted: PAGE_IS_FILE,
+                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                ..PmScanArg::default()
+            },
+        }
+    }
+
     /// One call: how many runs it found, and the address that it has got to.
     fn step(&self, pagemap: &File, start: u64, runs: &mut [PageRegion]) -> Result<(usize, u64)> {
         loop {
@@ -66,9 +87,8 @@ impl Scan {
                 end: self.range.end,
                 vec: runs.as_mut_ptr() as u64,
                 vec_len: runs.len() as u64,
-                category_mask: PAGE_IS_WRITTEN,
                 return_mask: PAGE_IS_WRITTEN,
-                ..PmScanArg::default()
+                ..self.categories()
             };
             // SAFETY: the kernel writes at most `vec_len` records at `vec`, which is `runs`, and the fields of
             // `request`. Re-arming changes protection in the process that `pagemap` belongs to, not what is in it.
@@ -122,6 +142,9 @@ use request::pagemap_scan;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
 
 /// 24 KiB: scattered writes take few calls, and the buffer stays in the processor's cache.
 const RUNS_AT_ONCE: usize = 1024;

@@ -23,7 +23,11 @@ pub(crate) fn run() {
     let Some(socket) = std::env::var_os("GUEST_SOCKET") else { return };
     let mut stream = UnixStream::connect(socket).expect("the test listens");
     let backing = std::env::var("GUEST_BACKING").expect("a backing");
-    let backing = Backing::ALL.into_iter().find(|known| format!("{known:?}") == backing).expect("a known one");
+    let backing = Backing::SERVED
+        .into_iter()
+        .chain([Backing::Clone])
+        .find(|known| format!("{known:?}") == backing)
+        .expect("a known one");
     let memory: &'static Memory = Box::leak(Box::new(Memory::map(backing)));
     let (uffd, second) = (create_uffd().expect("a userfaultfd"), create_uffd().expect("another"));
     let addr = (memory.map.as_ptr() as u64).to_le_bytes();
@@ -63,6 +67,12 @@ impl Memory {
                 let file = std::env::var_os("GUEST_MEMORY").expect("a path");
                 let file = File::options().read(true).write(true).open(file).expect("the memory");
                 MmapRaw::map_raw(&file).expect("a mapping")
+            }
+            Backing::Clone => {
+                let file = std::env::var_os("GUEST_MEMORY").expect("a path");
+                let file = File::open(file).expect("the memory");
+                // SAFETY: nobody writes to the file or truncates it.
+                unsafe { MmapOptions::new().map_copy(&file) }.expect("a mapping").into()
             }
             Backing::Private => MmapMut::map_anon(len).expect("a mapping").into(),
             Backing::PrivateHuge => MmapOptions::new().len(len).huge(Some(21)).map_anon().expect("a mapping").into(),
@@ -106,7 +116,7 @@ impl Memory {
     fn discard(&self, granule: usize, count: usize) {
         let advice = match self.backing {
             Backing::Shared | Backing::SharedHuge => UncheckedAdvice::Remove,
-            Backing::Private | Backing::PrivateHuge => UncheckedAdvice::DontNeed,
+            Backing::Private | Backing::PrivateHuge | Backing::Clone => UncheckedAdvice::DontNeed,
         };
         let (start, len) = (granule * self.granule_bytes, count * self.granule_bytes);
         // SAFETY: that the pages read as zeros afterwards is what is wanted.

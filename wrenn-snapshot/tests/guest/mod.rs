@@ -26,7 +26,7 @@ use nix::{
     },
     unistd::Whence,
 };
-use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, create_uffd};
+use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, arm_private, create_uffd};
 
 mod huge;
 mod inside;
@@ -40,14 +40,19 @@ pub(crate) enum Backing {
     Private,
     SharedHuge,
     PrivateHuge,
+    /// A private mapping of a file that has all of it, each byte of it [`CLONED`].
+    Clone,
 }
 
+/// What a clone has before it writes.
+pub(crate) const CLONED: u8 = 3;
+
 impl Backing {
-    pub(crate) const ALL: [Self; 4] = [Self::Shared, Self::Private, Self::SharedHuge, Self::PrivateHuge];
+    pub(crate) const SERVED: [Self; 4] = [Self::Shared, Self::Private, Self::SharedHuge, Self::PrivateHuge];
 
     pub(crate) fn granule(self) -> Granule {
         match self {
-            Self::Shared | Self::Private => Granule::Kib4,
+            Self::Shared | Self::Private | Self::Clone => Granule::Kib4,
             Self::SharedHuge | Self::PrivateHuge => Granule::Mib2,
         }
     }
@@ -160,6 +165,31 @@ impl Guest {
         let file = guest.memory.try_clone().expect("a descriptor is free");
         let tracker = DirtyTracker::of_file(guest.pagemap(), vec![guest.region], file);
         Some((guest, uffd, tracker.expect("the region is whole pages")))
+    }
+
+    /// Starts a guest that is a clone, or says why the test is skipped.
+    pub(crate) fn armed_clone(test: &str, pages: u32) -> Option<(Self, OwnedFd, DirtyTracker)> {
+        let (guest, uffd) = Self::start_on(test, Backing::Clone, pages)?;
+        if let Err(error) = arm_private(uffd.as_fd(), &guest.region) {
+            skipped(test, Backing::Clone, &error);
+            return None;
+        }
+        let tracker = DirtyTracker::of_private(guest.pagemap(), guest.region, guest.address_space());
+        Some((guest, uffd, tracker.expect("the region is whole pages")))
+    }
+
+    pub(crate) fn address_space(&self) -> File {
+        File::open(format!("/proc/{}/mem", self.child.id())).expect("the guest has memory")
+    }
+
+    /// How much memory is its own alone, in pages of its memory.
+    pub(crate) fn own_pages(&self) -> u64 {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", self.child.id())).expect("the guest has mappings");
+        let start = format!("{:x}-", self.region.host_addr);
+        let of_memory = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let anonymous = of_memory.filter_map(|line| line.strip_prefix("Anonymous:")).next().expect("it is told");
+        let kib: u64 = anonymous.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib / 4
     }
 
     pub(crate) fn pagemap(&self) -> File {
@@ -289,8 +319,12 @@ fn memory(backing: Backing, len_bytes: u64) -> File {
         Granule::Mib2 => MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
     };
     let memory = File::from(memfd_create(c"guest", flags).expect("a memfd"));
-    let is_shared = matches!(backing, Backing::Shared | Backing::SharedHuge);
-    memory.set_len(if is_shared { len_bytes } else { 0 }).expect("the memory has a size");
+    let is_file = matches!(backing, Backing::Shared | Backing::SharedHuge | Backing::Clone);
+    memory.set_len(if is_file { len_bytes } else { 0 }).expect("the memory has a size");
+    if backing == Backing::Clone {
+        let bytes = vec![CLONED; usize::try_from(len_bytes).expect("it fits")];
+        memory.write_all_at(&bytes, 0).expect("written");
+    }
     memory
 }
 
