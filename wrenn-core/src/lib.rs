@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod exec;
 mod files;
+mod free_memory;
 mod guest;
 mod host;
 mod id;

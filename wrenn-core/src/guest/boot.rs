@@ -53,6 +53,7 @@ impl Guest {
             agent,
             drive: Arc::new(drive),
             _connector: connector,
+            _share: None,
             egress,
             restored_from: None,
             lineage: None,

@@ -39,6 +39,7 @@ use crate::vmm::exit::Exit;
 use crate::vmm::machine::Machine;
 use crate::vmm::paging::RestoreReport;
 use crate::vmm::phases::RestoreSteps;
+use crate::vmm::residents::Share;
 
 pub(crate) struct Guest {
     pub(crate) machine: Box<dyn Machine>,
@@ -46,6 +47,8 @@ pub(crate) struct Guest {
     drive: Arc<File>,
     /// Keeps the network: the agent's client only borrows it.
     _connector: Arc<dyn Connector>,
+    /// Keeps the memory that clones share.
+    _share: Option<Share>,
     /// Keeps the way out, which a sandbox's handles only borrow; `None` for a fake.
     pub(crate) egress: Option<Arc<Egress>>,
     /// The generation that the guest was restored from.

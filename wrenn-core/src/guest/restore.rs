@@ -27,6 +27,8 @@ use crate::vmm::metadata::Metadata;
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{Parts, Restore};
 use crate::vmm::phases::RestoreSteps;
+use crate::vmm::tracking::Tracking;
+use crate::vmm::ways::Handling;
 
 /// What a restored guest becomes.
 #[derive(Debug, Clone)]
@@ -73,15 +75,20 @@ impl Guest {
         steps.open = checked + watch.lap();
         step(Step::Machine)?;
         let fill = drive::fill(site, from.clone(), &drive);
+        let (share, shared) = match site.memory.sharing() {
+            Some(sharing) => site.residents.join(&from, sharing).await.map(|(share, memory)| (Some(share), memory))?,
+            None => (None, None),
+        };
         let restore = Restore {
             generation: from.clone(),
             paging: site.memory.paging,
             tracking: site.memory.tracking,
             working_set,
-            flat: match site.memory.paging {
-                Paging::Mapped => Some(flat::memory(site, &from).await?),
-                Paging::Lazy | Paging::Populate | Paging::OnDemand | Paging::Eager => None,
+            flat: match site.memory {
+                Handling { paging: Paging::Mapped, tracking: Tracking::Vmm } => Some(flat::memory(site, &from).await?),
+                _ => None,
             },
+            shared,
         };
         let started = async { Ok((site.vmm.restore(&manifest.shape, parts, restore).await?, watch.lap())) };
         // The drive is filled while the VMM starts.
@@ -100,6 +107,7 @@ impl Guest {
             agent,
             drive,
             _connector,
+            _share: share,
             egress,
             restored_from,
             lineage,

@@ -26,6 +26,7 @@ use crate::site::step::{Observer, Step};
 use crate::vmm::driver::{Confinement, Driver};
 use crate::vmm::machine::Vmm;
 use crate::vmm::paging::Paging;
+use crate::vmm::residents::Residents;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::{Asked, Handling};
 
@@ -252,8 +253,8 @@ impl HostBuilder {
             secrets: self.secrets,
             refusals: Refusals::default(),
         };
-        let (observer, collector) = (self.observer, Collector::default());
-        Ok(Host::assemble(Site { data, store, vmm, probe, memory, network, observer, collector }))
+        let (observer, collector, residents) = (self.observer, Collector::default(), Residents::default());
+        Ok(Host::assemble(Site { data, store, vmm, probe, memory, residents, network, observer, collector }))
     }
 }
 

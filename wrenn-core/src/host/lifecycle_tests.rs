@@ -26,6 +26,7 @@ use crate::vmm::fake;
 use crate::vmm::fake::{FakeVmm, Op, Script};
 use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
+use crate::vmm::residents::Residents;
 use crate::vmm::shape::{Acceleration, MachineShape};
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
@@ -67,6 +68,7 @@ pub(super) async fn open_fake(dir: &TempDir, script: &Script) -> Host {
         vmm,
         probe,
         memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
+        residents: Residents::default(),
         network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),

@@ -28,6 +28,7 @@ use crate::vmm::driver::Driver;
 use crate::vmm::fake::{FakeVmm, Script};
 use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
+use crate::vmm::residents::Residents;
 use crate::vmm::shape::Acceleration;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
@@ -51,6 +52,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         vmm: Arc::new(FakeVmm::start(Script::default()).await),
         probe: Probe { driver: Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() },
         memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
+        residents: Residents::default(),
         network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),

@@ -24,6 +24,7 @@ use crate::site::data_dir::DataDir;
 use crate::site::step::Observer;
 use crate::vmm::machine::Vmm;
 use crate::vmm::probe::Probe;
+use crate::vmm::residents::Residents;
 use crate::vmm::ways::Handling;
 
 /// What every sandbox of a host shares.
@@ -34,6 +35,7 @@ pub(crate) struct Site {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) probe: Probe,
     pub(crate) memory: Handling,
+    pub(crate) residents: Residents,
     pub(crate) network: HostNetwork,
     pub(crate) observer: Observer,
     pub(crate) collector: Collector,

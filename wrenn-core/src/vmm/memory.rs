@@ -63,6 +63,37 @@ impl GuestMemory {
     }
 }
 
+/// A generation's memory, once for all of its clones: a memfd that nobody can change any more, and of which each maps a
+/// private copy.
+#[derive(Debug)]
+pub(crate) struct SharedMemory {
+    fd: OwnedFd,
+    len_bytes: u64,
+}
+
+impl SharedMemory {
+    /// Makes memory that `fill` writes, as a file, and seals it.
+    pub(crate) fn filled<E>(fill: impl FnOnce(&File) -> Result<(), E>) -> io::Result<Result<Self, E>> {
+        let fd = memfd_create(c"wrenn-shared-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let file = File::from(fd);
+        if let Err(error) = fill(&file) {
+            return Ok(Err(error));
+        }
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        let len_bytes = file.metadata()?.len();
+        Ok(Ok(Self { fd: file.into(), len_bytes }))
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
 fn reserve(len_bytes: usize) -> io::Result<OwnedFd> {
     let fd = memfd_create(c"wrenn-guest-memory", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     ftruncate(&fd, i64::try_from(len_bytes).map_err(io::Error::other)?)?;

@@ -29,6 +29,7 @@ pub(crate) mod probe;
 mod process;
 pub(crate) mod qemu;
 pub(crate) mod rehearsal;
+pub(crate) mod residents;
 pub(crate) mod saved;
 pub(crate) mod shape;
 pub(crate) mod tracking;

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use wrenn_snapshot::{Generation, Populate, ServeOptions, WorkingSet};
 
 use crate::network::slot::Plug;
 use crate::vmm::identity::Identity;
+use crate::vmm::memory::SharedMemory;
 use crate::vmm::paging::Paging;
 use crate::vmm::tracking::Tracking;
 
@@ -27,8 +29,10 @@ pub(crate) struct Restore {
     pub(crate) tracking: Tracking,
     /// The pages that an earlier restore of the generation touched, to be read ahead.
     pub(crate) working_set: Option<WorkingSet>,
-    /// All of its memory, for [`Paging::Mapped`].
+    /// All of its memory, for [`Paging::Mapped`] with Firecracker.
     pub(crate) flat: Option<File>,
+    /// All of its memory, where QEMU's clones share it.
+    pub(crate) shared: Option<Arc<SharedMemory>>,
 }
 
 impl Restore {

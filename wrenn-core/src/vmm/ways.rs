@@ -2,6 +2,7 @@
 
 use crate::error::{BoxError, Error, Result, chain};
 use crate::vmm::paging::Paging;
+use crate::vmm::residents::Sharing;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::{trial, userfaultfd};
 
@@ -41,6 +42,17 @@ pub(crate) struct Handling {
     pub(crate) tracking: Tracking,
 }
 
+impl Handling {
+    /// Which clones of QEMU's share their memory; `None` where it is handled in another way.
+    pub(crate) fn sharing(self) -> Option<Sharing> {
+        match self {
+            Self { paging: Paging::Mapped, tracking: Tracking::Async } => Some(Sharing::Always),
+            Self { paging: Paging::Lazy, tracking: Tracking::Async } => Some(Sharing::WithOthers),
+            _ => None,
+        }
+    }
+}
+
 impl Ways {
     /// What works with QEMU, where wrenn serves and tracks the memory. Blocks for some milliseconds.
     pub(crate) fn of_qemu() -> Self {
@@ -71,7 +83,8 @@ impl Ways {
             asynchronous: tracks(wrenn_snapshot::Tracking::Async, "Linux 6.7"),
             synchronous: tracks(wrenn_snapshot::Tracking::Sync, "Linux 5.19"),
         };
-        Self { lazy: able(kernel.serves()), tracking, maps_files: false }
+        let is_found = matches!(&tracking, Trackers::Kernel { asynchronous: Ok(()), .. });
+        Self { lazy: able(kernel.serves()), tracking, maps_files: is_found }
     }
 }
 
@@ -98,6 +111,13 @@ impl Asked {
         let paging = choose_paging(self.paging, ways)?;
         let tracking = choose_tracking(self.tracking, ways)?;
         Ok(match (paging, &ways.tracking) {
+            (Paging::Mapped, Trackers::Kernel { .. }) if tracking != Tracking::Async => {
+                return Err(Error::Host {
+                    problem: format!("Paging::Mapped cannot work with Tracking::{tracking:?}"),
+                    remedy: "choose Tracking::Async, or leave the way of tracking open".to_owned(),
+                    source: None,
+                });
+            }
             // Memory that is not served is not registered for writes either.
             (Paging::Eager, Trackers::Kernel { .. }) => Handling { paging, tracking: Tracking::Compare },
             _ => Handling { paging, tracking },
@@ -108,7 +128,7 @@ impl Asked {
 fn choose_paging(asked: Option<Paging>, ways: &Ways) -> Result<Paging> {
     match (asked, &ways.lazy) {
         (Some(Paging::Mapped), _) if !ways.maps_files => Err(Error::Host {
-            problem: "Paging::Mapped needs Firecracker, and sandboxes run under QEMU here".to_owned(),
+            problem: "Paging::Mapped needs Firecracker, or Linux 6.7 to track QEMU's guests asynchronously".to_owned(),
             remedy: "choose Paging::Lazy".to_owned(),
             source: None,
         }),
@@ -235,6 +255,10 @@ mod tests {
             for asked in [Paging::Lazy, Paging::Populate, Paging::OnDemand].into_iter().filter(|_| kernel.serves) {
                 assert_eq!(choose(kernel, Some(asked), None).unwrap(), Handling { paging: asked, tracking });
             }
+            if tracking == Tracking::Async {
+                let mapped = Handling { paging: Paging::Mapped, tracking };
+                assert_eq!(choose(kernel, Some(Paging::Mapped), None).unwrap(), mapped);
+            }
             let eager = Handling { paging: Paging::Eager, tracking: Tracking::Compare };
             assert_eq!(choose(kernel, Some(Paging::Eager), None).unwrap(), eager);
         }
@@ -259,8 +283,16 @@ mod tests {
 
     #[test]
     fn paging_that_cannot_work_is_refused_at_the_opening_and_not_chosen() {
-        for paging in [Paging::Lazy, Paging::Populate, Paging::OnDemand, Paging::Mapped] {
-            let error = choose(NO_USERFAULTFD, Some(paging), None).unwrap_err();
+        let without = |paging, kernel| (paging, kernel, None);
+        for (paging, kernel, tracking) in [
+            without(Paging::Lazy, NO_USERFAULTFD),
+            without(Paging::Populate, NO_USERFAULTFD),
+            without(Paging::OnDemand, NO_USERFAULTFD),
+            without(Paging::Mapped, NO_USERFAULTFD),
+            without(Paging::Mapped, LINUX_6_1),
+            (Paging::Mapped, LINUX_6_12, Some(Tracking::Sync)),
+        ] {
+            let error = choose(kernel, Some(paging), tracking).unwrap_err();
             assert!(matches!(error, Error::Host { .. }), "{error:?}");
             assert!(error.to_string().contains(&format!("Paging::{paging:?}")), "{error}");
         }

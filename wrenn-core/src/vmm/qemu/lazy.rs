@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::unistd::Pid;
 use wrenn_snapshot::{
-    DirtyTracker, Features, HeldPages, OnceResident, PageRange, PageServer, Region, ServeOptions, Space, SpaceWriter,
-    StopHandle, adopt, arm_file,
+    DirtyTracker, Features, HeldPages, MemoryFile, OnceResident, PageRange, PageServer, Region, ServeOptions, Space,
+    SpaceWriter, StopHandle, adopt, arm_file,
 };
 
 use crate::error::{Error, Result};
@@ -136,13 +136,13 @@ fn tracked(tracker: DirtyTracker) -> Tracker {
     Arc::new(Mutex::new(tracker))
 }
 
-fn file_of(memory: &GuestMemory) -> Result<File> {
+pub(super) fn file_of(memory: &GuestMemory) -> Result<File> {
     memory.fd().try_clone_to_owned().map(File::from).map_err(|e| Error::failed(READ)(e.into()))
 }
 
 /// Copies what a running guest wrote, in rounds, until a round leaves little to copy in the stop, or until the guest
 /// writes as fast as the rounds copy.
-pub(super) fn write_ahead(mut into: SpaceWriter, memory: &File, tracker: &Tracker) -> Result<SpaceWriter> {
+pub(super) fn write_ahead(mut into: SpaceWriter, memory: &MemoryFile, tracker: &Tracker) -> Result<SpaceWriter> {
     let mut before = u64::MAX;
     for _ in 0..ROUNDS_MAX {
         let dirty = {
@@ -169,36 +169,31 @@ const ROUNDS_MAX: usize = 6;
 pub(super) enum Written {
     /// The guest has no earlier generation.
     All,
-    Found(Found),
+    /// They are read from there.
+    Found(Found, MemoryFile),
     /// The written pages are not known, and are found by comparing all pages.
     Unknown,
 }
 
-/// Writes the memory of a stopped machine that the guest wrote and that was not copied ahead.
+/// Writes the memory of a stopped machine that the guest wrote and that was not copied ahead. Each page is read only once,
+/// since a VMM that was broken into may still write to it.
 pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: Written) -> Result<SavedMemory> {
     match written {
         Written::All => into.add_sparse(&file_of(memory)?)?,
         Written::Unknown => into.add_compared(&file_of(memory)?)?,
-        Written::Found(Found::Compared(compared)) => {
-            let file = file_of(memory)?;
-            let pages = compared.lock().unwrap_or_else(PoisonError::into_inner).find(&file)?;
-            copy(&mut into, memory, &pages)?;
+        Written::Found(Found::Compared(compared), content) => {
+            let pages = compared.lock().unwrap_or_else(PoisonError::into_inner).find(&file_of(memory)?)?;
+            into.add_running(&content, &pages)?;
         }
-        Written::Found(Found::Tracked(tracker)) => {
+        Written::Found(Found::Tracked(tracker), content) => {
             let (at_once, held) = find_left(&tracker, into.stored_pages() > 0)?;
-            copy(&mut into, memory, &at_once)?;
+            into.add_running(&content, &at_once)?;
             if let Some(pages) = held {
                 return Ok(SavedMemory::Held { pages, into });
             }
         }
     }
     Ok(SavedMemory::Written(into))
-}
-
-/// Copies pages of a stopped guest. Each page is read only once, since a VMM that was broken into may still write to
-/// it.
-fn copy(into: &mut SpaceWriter, memory: &GuestMemory, pages: &[PageRange]) -> Result<()> {
-    Ok(into.add_running(&file_of(memory)?, pages)?)
 }
 
 /// The pages that a stopped guest wrote and that were not copied ahead, in two parts: the pages to copy at once, and
@@ -228,7 +223,7 @@ const READ: &str = "read the guest's memory";
 const WHAT: &str = "serve the guest's memory";
 
 /// Where a VMM has mapped the guest's memory.
-fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
+pub(super) fn mapping_of(pid: Pid, memory: &GuestMemory) -> io::Result<Region> {
     let memory_file = nix::sys::stat::fstat(memory.fd())?;
     let device = (nix::sys::stat::major(memory_file.st_dev), nix::sys::stat::minor(memory_file.st_dev));
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
@@ -296,6 +291,7 @@ mod tests {
         let len_bytes = PAGES as usize * PAGE_BYTES;
         let memory = GuestMemory::create(len_bytes).unwrap();
         let file = File::from(memory.fd().try_clone_to_owned().unwrap());
+        let content = MemoryFile::shared(file.try_clone().unwrap()).unwrap();
         let all = [PageRange::new(0, PAGES)];
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -314,7 +310,7 @@ mod tests {
                 let store = wrenn_snapshot::LocalStore::open(dir.path()).unwrap();
                 let mut pending = store.begin(None).unwrap();
                 let mut into = pending.space_writer(Space::Memory).unwrap();
-                copy(&mut into, &memory, &all).unwrap();
+                into.add_running(&content, &all).unwrap();
                 pending.seal(into).unwrap();
                 pending.write_dirty(Space::Drive, &[1; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
                 let generation = pending.publish(b"").unwrap();

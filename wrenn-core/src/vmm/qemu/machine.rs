@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, SpaceWriter, WorkingSet};
+use wrenn_snapshot::{Generation, MemoryFile, SpaceWriter, WorkingSet};
 
 use crate::error::{Error, Result};
 use crate::patience::patient;
@@ -21,13 +21,14 @@ use crate::vmm::console::{Console, escape_controls};
 use crate::vmm::exit::Exit;
 use crate::vmm::launch::Userfaultfds;
 use crate::vmm::machine::Machine;
-use crate::vmm::memory::GuestMemory;
+use crate::vmm::memory::{GuestMemory, SharedMemory};
 use crate::vmm::origin::Origin;
 use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::Restore;
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::Process;
-use crate::vmm::qemu::lazy::{Found, LazyMemory, Written, save_memory};
+use crate::vmm::qemu::cloned::ClonedMemory;
+use crate::vmm::qemu::lazy::{Found, LazyMemory, Written, file_of, save_memory};
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
 use crate::vmm::saved::{STATE_BLOB, Saved};
 use crate::vmm::tracking::Tracking;
@@ -36,6 +37,8 @@ use crate::vmm::tracking::Tracking;
 pub(super) struct QemuMachine {
     process: Process,
     memory: Arc<GuestMemory>,
+    /// What the machine has mapped instead of `memory`, with the other clones.
+    cloned: Option<(MemoryFile, Arc<SharedMemory>)>,
     qmp: Option<Qmp>,
     origin: Origin,
     /// How the pages are found that the guest wrote, where a page server provides the memory.
@@ -50,6 +53,7 @@ impl QemuMachine {
         Self {
             process,
             memory: Arc::new(memory),
+            cloned: None,
             qmp: None,
             origin: Origin::Booted,
             found: None,
@@ -83,6 +87,18 @@ impl QemuMachine {
         Ok(())
     }
 
+    /// Has the machine map a generation's memory, as its other clones do.
+    pub(super) async fn map(&mut self, uffds: Userfaultfds, shared: Arc<SharedMemory>) -> Result<()> {
+        let began = Instant::now();
+        let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &self.memory).await?;
+        self.origin = Origin::Mapped;
+        self.cloned = Some((memory, shared));
+        self.found = Some(found);
+        self.tracking = Tracking::Async;
+        self.restored.populate = began.elapsed();
+        Ok(())
+    }
+
     /// Notes that the machine's memory is a copy of a generation's.
     pub(super) fn is_populated(&mut self, took: Duration) {
         self.origin = Origin::Copied;
@@ -110,12 +126,14 @@ impl QemuMachine {
         Ok(())
     }
 
-    fn memory_file(&self) -> Result<File> {
-        let file = self.memory.fd().try_clone_to_owned().map(File::from);
-        file.map_err(|e| Error::failed("read the guest's memory")(e.into()))
+    fn memory_file(&self) -> Result<MemoryFile> {
+        match &self.cloned {
+            Some((memory, _)) => Ok(memory.try_clone()?),
+            None => Ok(MemoryFile::shared(file_of(&self.memory)?)?),
+        }
     }
 
-    async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
+    pub(super) async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
         let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))?;
         match qmp.execute(command, arguments).await {
             Ok(value) => Ok(value),
@@ -166,7 +184,8 @@ impl QemuMachine {
     #[cfg(test)]
     pub(super) fn save_memory_of_test(&self, into: SpaceWriter) -> SpaceWriter {
         let found = self.found.clone().expect("its memory is served");
-        save_memory(into, &self.memory, Written::Found(found)).unwrap().finish().unwrap()
+        let written = Written::Found(found, self.memory_file().unwrap());
+        save_memory(into, &self.memory, written).unwrap().finish().unwrap()
     }
 
     #[cfg(test)]
@@ -205,7 +224,7 @@ impl Machine for QemuMachine {
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
         let written = match (&self.origin, &self.found) {
             (Origin::Booted, _) => Written::All,
-            (_, Some(found)) => Written::Found(found.clone()),
+            (_, Some(found)) => Written::Found(found.clone(), self.memory_file()?),
             (_, None) => Written::Unknown,
         };
         // QEMU saves the devices at the same time, and does not write to guest memory while it does.

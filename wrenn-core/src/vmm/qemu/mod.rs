@@ -2,6 +2,7 @@
 
 mod args;
 pub(crate) mod binary;
+mod cloned;
 mod compared;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
@@ -13,6 +14,7 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -26,7 +28,7 @@ use crate::vmm::devices;
 use crate::vmm::identity::Identity;
 use crate::vmm::launch::{Enter, Launch, Tracing, Userfaultfds};
 use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::memory::GuestMemory;
+use crate::vmm::memory::{GuestMemory, SharedMemory};
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::process::Process;
@@ -94,7 +96,13 @@ impl Qemu {
                 inherited.push((media.initramfs.into(), args::INITRAMFS_FD));
                 (Start::Boot, false)
             }
-            Launching::Restore(paging) => (Start::Incoming, paging != Paging::Eager),
+            Launching::Restore { paging, shared } => {
+                if let Some(shared) = shared {
+                    let fd = shared.fd().try_clone_to_owned().map_err(at_start)?;
+                    inherited.push((fd, args::CLONED_FD));
+                }
+                (Start::Incoming, paging != Paging::Eager)
+            }
         };
         let launch = Launch {
             enter: devices_for(shape.acceleration, parts.identity.clone()),
@@ -120,7 +128,7 @@ impl Qemu {
 
 enum Launching {
     Boot(BootMedia),
-    Restore(Paging),
+    Restore { paging: Paging, shared: Option<Arc<SharedMemory>> },
 }
 
 /// Where QEMU runs as another user, the VM's thread moves to mounts with a `/dev/kvm` that this user may open.
@@ -160,14 +168,22 @@ impl Vmm for Qemu {
         let memory = match paging {
             Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
             Paging::Eager => populate(shape, from.generation.clone()).await?,
-            // `Host::open` has warned of it.
-            Paging::Mapped => return Err(Error::failed("restore the guest")("QEMU maps no shared file".into())),
+            // What QEMU has until it maps what is shared.
+            Paging::Mapped => reserve(shape)?,
         };
+        let shared = from.shared.clone();
+        if shared.as_ref().is_some_and(|shared| shared.len_bytes() != memory.len_bytes() as u64) {
+            return Err(Error::failed("restore the guest")(
+                "the snapshot's memory is not of the machine's size".into(),
+            ));
+        }
         let populated_in = began.elapsed();
-        let (mut machine, uffds) = self.start(shape, parts, memory, Launching::Restore(paging)).await?;
-        match uffds {
-            Some(uffds) => machine.serve(uffds, from).await?,
-            None => machine.is_populated(populated_in),
+        let start = Launching::Restore { paging, shared: shared.clone() };
+        let (mut machine, uffds) = self.start(shape, parts, memory, start).await?;
+        match (uffds, shared) {
+            (Some(uffds), Some(shared)) => machine.map(uffds, shared).await?,
+            (Some(uffds), None) => machine.serve(uffds, from).await?,
+            (None, _) => machine.is_populated(populated_in),
         }
         machine.load_devices(&generation).await?;
         Ok(Box::new(machine))

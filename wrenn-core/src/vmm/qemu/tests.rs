@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use serde_json::Value;
 use wrenn_snapshot::PAGE_BYTES;
 
 use super::*;
@@ -28,6 +29,10 @@ struct Waiting {
 /// A QEMU that is told to restore, and from what is not said yet. `None`, and the reason printed, where there cannot be
 /// one.
 async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
+    waiting_with(test, paging, None).await
+}
+
+async fn waiting_with(test: &str, paging: Paging, shared: Option<Arc<SharedMemory>>) -> Option<Waiting> {
     if !nix::unistd::Uid::effective().is_root() {
         println!("skipped: {test}: network namespaces need root");
         return None;
@@ -48,7 +53,7 @@ async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
     let identity = Identity::reserve().unwrap();
     let parts = Parts { base, drive, plug: network.plug, identity };
     let memory = reserve(&shape).unwrap();
-    let (machine, uffds) = qemu.start(&shape, parts, memory, Launching::Restore(paging)).await.unwrap();
+    let (machine, uffds) = qemu.start(&shape, parts, memory, Launching::Restore { paging, shared }).await.unwrap();
     Some(Waiting { machine, namespace, uffds, _network: network.connector })
 }
 
@@ -116,22 +121,14 @@ async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_
         let Some(Waiting { mut machine, uffds, .. }) = waiting(TEST, Paging::OnDemand).await else { return };
         let dir = tempfile::tempdir().unwrap();
         let store = wrenn_snapshot::LocalStore::open(dir.path()).unwrap();
-        let mut content = vec![0; MEMORY_BYTES];
-        for (number, page) in content.chunks_exact_mut(PAGE_BYTES).enumerate() {
-            page.fill(u8::try_from(number % 7).unwrap());
-        }
-        let generation = publish(&store, None, |mut into| {
-            let file = tempfile::tempfile().unwrap();
-            file.write_all_at(&content, 0).unwrap();
-            into.add_sparse(&file).unwrap();
-            into
-        });
+        let (generation, mut content) = template(&store);
         let from = Restore {
             generation: generation.clone(),
             paging: Paging::OnDemand,
             tracking,
             working_set: None,
             flat: None,
+            shared: None,
         };
         machine.serve(uffds.unwrap(), from).await.unwrap();
         let report = machine.restore_report().unwrap();
@@ -140,18 +137,10 @@ async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_
         assert!(!spawn.is_zero() && !populate.is_zero() && spawn + populate <= began.elapsed(), "{report:?}");
         assert_eq!([load, describe, run], [Duration::ZERO; 3], "nothing was loaded");
 
-        let mapped = std::fs::read_to_string(format!("/proc/{}/maps", machine.pid())).unwrap();
-        let line = mapped.lines().find(|line| line.contains("memfd:wrenn-guest-memory")).unwrap();
-        let base = usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(machine.pid()).unwrap());
-        let at = move |byte: usize, len| RemoteIoVec { base: base + byte, len };
+        let space = AddressSpace::of(&machine, "memfd:wrenn-guest-memory");
         let touch = move || {
-            let mut read = vec![0; 3 * PAGE_BYTES];
-            let len = read.len();
-            process_vm_readv(pid, &mut [IoSliceMut::new(&mut read)], &[at(40 * PAGE_BYTES, len)]).unwrap();
-            for page in WRITTEN {
-                process_vm_writev(pid, &[IoSlice::new(&[0xAB; 10])], &[at(page * PAGE_BYTES + 5, 10)]).unwrap();
-            }
+            let read = space.read(40 * PAGE_BYTES, 3 * PAGE_BYTES);
+            WRITTEN.into_iter().for_each(|page| space.write(page * PAGE_BYTES + 5, &[0xAB; 10]));
             read
         };
         let read = tokio::time::timeout(Duration::from_secs(60), tokio::task::spawn_blocking(touch)).await;
@@ -176,6 +165,107 @@ async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_
     }
 }
 
+/// Where a machine has its memory, as its own address space has it.
+struct AddressSpace {
+    pid: nix::unistd::Pid,
+    base: usize,
+}
+
+impl AddressSpace {
+    /// `name` is what the kernel calls the file that is mapped.
+    fn of(machine: &QemuMachine, name: &str) -> Self {
+        let mapped = std::fs::read_to_string(format!("/proc/{}/maps", machine.pid())).unwrap();
+        let line = mapped.lines().find(|line| line.contains(name)).unwrap();
+        let base = usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
+        Self { pid: nix::unistd::Pid::from_raw(i32::try_from(machine.pid()).unwrap()), base }
+    }
+
+    fn read(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut read = vec![0; len];
+        let remote = [RemoteIoVec { base: self.base + at, len }];
+        process_vm_readv(self.pid, &mut [IoSliceMut::new(&mut read)], &remote).unwrap();
+        read
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) {
+        let remote = [RemoteIoVec { base: self.base + at, len: bytes.len() }];
+        process_vm_writev(self.pid, &[IoSlice::new(bytes)], &remote).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_map_one_memory_and_what_each_writes_is_its_own_and_is_found() {
+    const TEST: &str = "clones_map_one_memory_and_what_each_writes_is_its_own_and_is_found";
+    if let Err(error) = (Asked { paging: Some(Paging::Mapped), tracking: None }).choose(&Ways::of_qemu()) {
+        return println!("skipped: {TEST}: {error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = wrenn_snapshot::LocalStore::open(dir.path()).unwrap();
+    let (template, content) = template(&store);
+    let reader = template.reader(Space::Memory).unwrap();
+    let shared = SharedMemory::filled(|file| reader.copy_into(file, Path::new("a test"))).unwrap().unwrap();
+    let shared = Arc::new(shared);
+    let mut clones = Vec::new();
+    for _ in 0..2 {
+        let waiting = waiting_with(TEST, Paging::Mapped, Some(Arc::clone(&shared))).await;
+        let Some(Waiting { mut machine, uffds, _network, .. }) = waiting else { return };
+        machine.map(uffds.unwrap(), Arc::clone(&shared)).await.unwrap();
+        let report = machine.restore_report().unwrap();
+        assert_eq!((report.paging, report.tracking), (Paging::Mapped, Tracking::Async));
+        let kept = std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().flatten();
+        let kept: Vec<_> = kept.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        assert!(!kept.iter().any(|link| link.to_string_lossy().contains(SHARED)), "{kept:?}");
+        let space = AddressSpace::of(&machine, SHARED);
+        clones.push((machine, space, _network));
+    }
+    let [(mut first, of_first, _), (mut second, of_second, _)] = clones.try_into().ok().unwrap();
+    assert!(of_first.read(0, MEMORY_BYTES) == content, "it has what the template has");
+    for page in WRITTEN {
+        of_first.write(page * PAGE_BYTES + 5, &[0xAB; 10]);
+    }
+    of_second.write(300 * PAGE_BYTES, &[0xCD]);
+    assert!(of_second.read(0, PAGE_BYTES) == content[..PAGE_BYTES], "what another clone wrote is here");
+
+    // QEMU goes on where it was interrupted.
+    first.execute("test", "query-status", Value::Null).await.unwrap();
+    for (machine, written) in [(&first, WRITTEN.len()), (&second, 1)] {
+        let saved = publish(&store, Some(&template), |into| machine.save_memory_of_test(into));
+        assert_eq!(saved.written_bytes() / PAGE_BYTES as u64, written as u64 + 1, "and a page of the drive");
+    }
+    let saved = publish(&store, Some(&template), |into| first.save_memory_of_test(into));
+    let mut expected = content.clone();
+    for page in WRITTEN {
+        expected[page * PAGE_BYTES + 5..][..10].fill(0xAB);
+    }
+    let mut found = vec![0; MEMORY_BYTES];
+    saved.reader(Space::Memory).unwrap().read_at(wrenn_snapshot::PageIndex(0), &mut found).unwrap();
+    assert!(found == expected, "the snapshot is not what the guest has");
+
+    second.kill().await;
+    assert!(of_first.read(0, MEMORY_BYTES) == expected);
+    first.kill().await;
+    let mut left = vec![0; MEMORY_BYTES];
+    File::from(shared.fd().try_clone_to_owned().unwrap()).read_exact_at(&mut left, 0).unwrap();
+    assert!(left == content, "a clone has changed what the others have");
+    let file = File::from(shared.fd().try_clone_to_owned().unwrap());
+    assert!(file.write_all_at(b"x", 0).is_err() && file.set_len(0).is_err(), "nobody can change it");
+}
+
+/// A generation, each page of which says which it is, and its memory.
+fn template(store: &wrenn_snapshot::LocalStore) -> (Generation, Vec<u8>) {
+    let mut content = vec![0; MEMORY_BYTES];
+    for (number, page) in content.chunks_exact_mut(PAGE_BYTES).enumerate() {
+        page.fill(u8::try_from(number % 7).unwrap());
+    }
+    let generation = publish(store, None, |mut into| {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        into.add_sparse(&file).unwrap();
+        into
+    });
+    (generation, content)
+}
+
 fn publish(
     store: &wrenn_snapshot::LocalStore,
     parent: Option<&Generation>,
@@ -189,5 +279,6 @@ fn publish(
 }
 
 const MEMORY_BYTES: usize = 128 << 20;
+const SHARED: &str = "memfd:wrenn-shared-memory";
 /// The first page, two beside each other, and the last.
 const WRITTEN: [usize; 4] = [0, 300, 301, 32_767];

@@ -1,0 +1,78 @@
+//! The memory of a machine that maps what its generation has in memory, as all of its clones do.
+//!
+//! QEMU maps its memory shared, or its migration would write out all of it. So once QEMU answers, and before it loads
+//! anything, its mapping is replaced by a private one. Only the VM's thread may do that, since it has to trace QEMU; nothing
+//! has to be served afterwards.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use wrenn_snapshot::{DirtyTracker, EndReason, MemoryFile, Uffd, arm_private};
+
+use crate::error::{Error, Result};
+use crate::patience::patient;
+use crate::vmm::inject;
+use crate::vmm::launch::Userfaultfds;
+use crate::vmm::memory::GuestMemory;
+use crate::vmm::process::{Attended, Process};
+use crate::vmm::qemu::args::CLONED_FD;
+use crate::vmm::qemu::lazy::{Found, mapping_of};
+
+/// How a clone's memory is read, and how the pages are found that it wrote.
+pub(super) struct ClonedMemory {
+    pub(super) found: Found,
+    pub(super) memory: MemoryFile,
+}
+
+impl ClonedMemory {
+    /// Has a VMM that runs no guest yet map the shared memory, which it has inherited, where it has `memory` so far.
+    pub(super) async fn map(process: &mut Process, uffds: Userfaultfds, memory: &Arc<GuestMemory>) -> Result<Self> {
+        let (tell, told) = oneshot::channel();
+        let (pid, replaced) = (process.pid(), Arc::clone(memory));
+        process.attend(Box::new(move || match map(pid, uffds, &replaced) {
+            Ok((cloned, uffd)) => {
+                // Nobody listens where the restore was given up, and then the VMM is killed.
+                let _ = tell.send(Ok(cloned));
+                Attended::resident(uffd)
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                Attended::without_memory(EndReason::Stopped)
+            }
+        }));
+        match timeout(patient(MAP_TIMEOUT), told).await {
+            Ok(Ok(mapped)) => mapped,
+            Ok(Err(_)) => Err(process.ended(WHAT, "its thread is gone").await),
+            Err(_) => {
+                let why = format!("QEMU could not be stopped within {MAP_TIMEOUT:?}");
+                Err(process.give_up(WHAT, why).await)
+            }
+        }
+    }
+}
+
+/// Runs on the VM's thread.
+fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory) -> Result<(ClonedMemory, Uffd)> {
+    let failed = |error: std::io::Error| Error::failed(WHAT)(error.into());
+    let region = mapping_of(pid, memory).map_err(failed)?;
+    inject::map_private(pid, region.host_addr, region.len_bytes, CLONED_FD).map_err(failed)?;
+    // What the VMM wrote while it started.
+    memory.clear().map_err(failed)?;
+    arm_private(uffds.served.as_fd(), &region)?;
+    let of_process = |name: &str| File::open(format!("/proc/{pid}/{name}")).map_err(failed);
+    let (pagemap, mem) = (of_process("pagemap")?, of_process("mem")?);
+    let memory = MemoryFile::private(mem.try_clone().map_err(failed)?, region)?;
+    let mut tracker = DirtyTracker::of_private(pagemap, region, mem)?;
+    tracker.hold_with(uffds.served.as_fd(), uffds.hold)?;
+    let found = Found::Tracked(Arc::new(Mutex::new(tracker)));
+    Ok((ClonedMemory { found, memory }, uffds.served.into()))
+}
+
+const WHAT: &str = "map the memory of all clones";
+/// It takes less than a millisecond.
+const MAP_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,0 +1,161 @@
+//! The memory of generations that several guests are made of, once for all of them.
+//!
+//! ```text
+//! first guest  ─▶ alone: a page server reads what it touches
+//! second guest ─▶ all of the generation's memory is read and checked, once ─▶ SharedMemory ─▶ mapped by it and all that follow
+//! last guest ends ─▶ it is freed
+//! ```
+//!
+//! All of it, and not what somebody touched: holes would be filled by whoever touches them first, and a VMM that was broken
+//! into could touch them where nobody serves them, so that other guests read zeros.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::OnceCell;
+use wrenn_snapshot::{Generation, GenerationId, PAGE_BYTES, Space};
+
+use crate::error::{Error, Result};
+use crate::free_memory::free;
+use crate::runtime::blocking;
+use crate::vmm::memory::SharedMemory;
+
+/// The generations that guests of this program are made of.
+#[derive(Debug, Default)]
+pub(crate) struct Residents(Mutex<HashMap<GenerationId, Weak<Resident>>>);
+
+/// A generation that guests are made of.
+#[derive(Debug, Default)]
+struct Resident {
+    memory: OnceCell<Arc<SharedMemory>>,
+}
+
+/// A guest's part in a generation, for as long as the guest lives.
+#[derive(Debug)]
+pub(crate) struct Share(Arc<Resident>);
+
+/// Which guests share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// All.
+    Always,
+    /// Those that are not the only one of their generation, where the host has memory to spare.
+    WithOthers,
+}
+
+impl Residents {
+    /// Takes part in a generation. The memory is `None` where the guest does not share.
+    ///
+    /// # Errors
+    /// The memory cannot be read, with [`Sharing::Always`]. Otherwise that is a warning in the log.
+    ///
+    /// # Cancel-Safety
+    /// Cancelling takes no part.
+    pub(crate) async fn join(&self, from: &Generation, sharing: Sharing) -> Result<(Share, Option<Arc<SharedMemory>>)> {
+        let share = self.share(from.id());
+        // The map has a weak one.
+        let is_alone = Arc::strong_count(&share.0) == 1;
+        if sharing == Sharing::WithOthers && (is_alone || !has_room(from)) {
+            return Ok((share, None));
+        }
+        match (share.0.memory.get_or_try_init(|| read(from.clone())).await.cloned(), sharing) {
+            (Ok(memory), _) => Ok((share, Some(memory))),
+            (Err(error), Sharing::Always) => Err(error),
+            (Err(error), Sharing::WithOthers) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the memory of a snapshot's sandboxes is not shared");
+                Ok((share, None))
+            }
+        }
+    }
+
+    fn share(&self, id: GenerationId) -> Share {
+        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.retain(|_, resident| resident.strong_count() > 0);
+        if let Some(resident) = generations.get(&id).and_then(Weak::upgrade) {
+            return Share(resident);
+        }
+        let resident = Arc::new(Resident::default());
+        generations.insert(id, Arc::downgrade(&resident));
+        Share(resident)
+    }
+}
+
+/// Reads all of a generation's memory; each page is checked.
+async fn read(from: Generation) -> Result<Arc<SharedMemory>> {
+    blocking(WHAT, move || {
+        let reader = from.reader(Space::Memory)?;
+        let filled = SharedMemory::filled(|file| reader.copy_into(file, Path::new("the memory of all clones")));
+        Ok(Arc::new(filled.map_err(|e| Error::failed(WHAT)(e.into()))??))
+    })
+    .await?
+}
+
+/// Whether the host has the memory, and much more.
+fn has_room(from: &Generation) -> bool {
+    let wanted = from.space(Space::Memory).map_or(0, |space| space.data_pages * PAGE_BYTES as u64);
+    free(Path::new("/")).is_some_and(|free| wanted <= free.bytes / ROOM)
+}
+
+const WHAT: &str = "read the memory of all clones";
+/// A guest that does not share touches a quarter of what a small template has, and a program has several templates.
+const ROOM: u64 = 8;
+
+#[cfg(test)]
+mod tests {
+    use wrenn_snapshot::{LocalStore, PageRange};
+
+    use super::*;
+
+    fn generation(store: &LocalStore, byte: u8) -> Generation {
+        let mut pending = store.begin(None).unwrap();
+        for space in [Space::Memory, Space::Drive] {
+            pending.write_dirty(space, &[byte; 4 * PAGE_BYTES], &[PageRange::new(0, 4)]).unwrap();
+        }
+        pending.publish(b"").unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_second_guest_of_a_generation_shares_and_with_the_last_one_the_memory_goes() {
+        let store = LocalStore::in_memory().unwrap();
+        let (template, other) = (generation(&store, 7), generation(&store, 8));
+        let residents = Residents::default();
+        let join = async |from| residents.join(from, Sharing::WithOthers).await.unwrap();
+        let (first, alone) = join(&template).await;
+        assert!(alone.is_none());
+        assert!(join(&other).await.1.is_none(), "it is another generation's");
+        let ((second, memory), (third, same)) = (join(&template).await, join(&template).await);
+        let (memory, same) = (memory.unwrap(), same.unwrap());
+        assert!(Arc::ptr_eq(&memory, &same), "it is read once");
+        let left = Arc::downgrade(&memory);
+        drop((first, memory, same, second));
+        assert!(left.upgrade().is_some(), "one is left");
+        drop(third);
+        assert!(left.upgrade().is_none());
+        assert!(join(&template).await.1.is_none(), "it is the first again");
+    }
+
+    #[tokio::test]
+    async fn who_always_shares_is_told_what_is_damaged_and_others_go_without() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let template = generation(&store, 7);
+        let directory = dir.path().join(template.id().to_string());
+        for file in std::fs::read_dir(&directory).unwrap().flatten() {
+            let path = file.path();
+            if file.metadata().unwrap().len() >= 4 * PAGE_BYTES as u64 {
+                let mut bytes = std::fs::read(&path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+            }
+        }
+        let residents = Residents::default();
+        let error = residents.join(&template, Sharing::Always).await.unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+        let (_first, _) = residents.join(&template, Sharing::WithOthers).await.unwrap();
+        let (_second, memory) = residents.join(&template, Sharing::WithOthers).await.unwrap();
+        assert!(memory.is_none());
+    }
+}
