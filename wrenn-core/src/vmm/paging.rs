@@ -18,6 +18,10 @@ use crate::vmm::tracking::Tracking;
 pub enum Paging {
     /// A page is read when the guest touches it. Pages that an earlier restore of the same snapshot touched are read
     /// ahead, between the page faults. Needs userfaultfd. [`Tracking`] says how the pages are found that the guest writes.
+    ///
+    /// QEMU's sandboxes of one snapshot that live at the same time in this program share its memory from the second one on, as
+    /// with [`Mapped`](Self::Mapped), where the host has eight times what the snapshot holds to spare and tracking is
+    /// [asynchronous](Tracking::Async).
     #[default]
     Lazy,
     /// As [`Lazy`](Self::Lazy), and all other pages are read in the background, at 512 MiB/s. Once all pages are in
@@ -30,9 +34,10 @@ pub enum Paging {
     /// All memory is copied before the guest runs, and each pause compares all memory to find what the guest wrote.
     /// Needs nothing of the host. Costs time and memory in proportion to what the snapshot holds.
     Eager,
-    /// All sandboxes of a snapshot map one file of its memory, privately, so the host's page cache holds each unwritten
-    /// page once for all of them. For many sandboxes of one template. Needs Firecracker. Costs a file as large as what
-    /// the snapshot holds. The first sandbox makes the file, and the checksums are verified only then.
+    /// All sandboxes of a snapshot map its memory privately, so the host holds each unwritten page once for all of them. For
+    /// many sandboxes of one template. With Firecracker it is a file, as large as what the snapshot holds, which the first
+    /// sandbox makes, and which stays. With QEMU it is in the memory of this program, which the first sandbox reads, and the
+    /// last one of this program frees; that needs [`Tracking::Async`]. The checksums are verified only when it is made.
     Mapped,
 }
 
