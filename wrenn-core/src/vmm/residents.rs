@@ -3,6 +3,7 @@
 //! ```text
 //! first guest  ─▶ alone: a page server reads what it touches
 //! second guest ─▶ all of the generation's memory is read and checked, once ─▶ SharedMemory ─▶ mapped by it and all that follow
+//!                 (much memory is read beside it, and it is served alone too)
 //! last guest ends ─▶ it is freed
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::OnceCell;
@@ -29,6 +31,8 @@ pub(crate) struct Residents(Mutex<HashMap<GenerationId, Weak<Resident>>>);
 #[derive(Debug, Default)]
 struct Resident {
     memory: OnceCell<Arc<SharedMemory>>,
+    /// Whether it is read, or was tried to be, beside the guests.
+    is_read_beside: AtomicBool,
 }
 
 /// A guest's part in a generation, for as long as the guest lives.
@@ -56,15 +60,21 @@ impl Residents {
         let share = self.share(from.id());
         // The map has a weak one.
         let is_alone = Arc::strong_count(&share.0) == 1;
-        if sharing == Sharing::WithOthers && (is_alone || !has_room(from)) {
-            return Ok((share, None));
+        if sharing == Sharing::WithOthers && share.0.memory.get().is_none() {
+            let len_bytes = from.space(Space::Memory).map_or(0, |space| space.data_pages * PAGE_BYTES as u64);
+            if is_alone || !has_room_for(len_bytes) {
+                return Ok((share, None));
+            }
+            if len_bytes > WAITED_FOR_BYTES_MAX {
+                share.0.read_beside(from.clone());
+                return Ok((share, None));
+            }
         }
         match (share.0.memory.get_or_try_init(|| read(from.clone())).await.cloned(), sharing) {
             (Ok(memory), _) => Ok((share, Some(memory))),
             (Err(error), Sharing::Always) => Err(error),
             (Err(error), Sharing::WithOthers) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "the memory of a snapshot's sandboxes is not shared");
+                warn(&error);
                 Ok((share, None))
             }
         }
@@ -82,6 +92,26 @@ impl Residents {
     }
 }
 
+impl Resident {
+    /// Reads the memory for guests that come later.
+    fn read_beside(self: &Arc<Self>, from: Generation) {
+        if self.is_read_beside.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let resident = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = resident.memory.get_or_try_init(|| read(from)).await {
+                warn(&error);
+            }
+        });
+    }
+}
+
+fn warn(error: &Error) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(error, "the memory of a snapshot's sandboxes is not shared");
+}
+
 /// Reads all of a generation's memory; each page is checked.
 async fn read(from: Generation) -> Result<Arc<SharedMemory>> {
     blocking(WHAT, move || {
@@ -93,27 +123,52 @@ async fn read(from: Generation) -> Result<Arc<SharedMemory>> {
 }
 
 /// Whether the host has the memory, and much more.
-fn has_room(from: &Generation) -> bool {
-    let wanted = from.space(Space::Memory).map_or(0, |space| space.data_pages * PAGE_BYTES as u64);
-    free(Path::new("/")).is_some_and(|free| wanted <= free.bytes / ROOM)
+fn has_room_for(len_bytes: u64) -> bool {
+    free(Path::new("/")).is_some_and(|free| len_bytes <= free.bytes / ROOM)
 }
 
 const WHAT: &str = "read the memory of all clones";
 /// A guest that does not share touches a quarter of what a small template has, and a program has several templates.
 const ROOM: u64 = 8;
+/// It is read in a tenth of a second, in which a guest that is served alone has just begun.
+const WAITED_FOR_BYTES_MAX: u64 = 256 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use wrenn_snapshot::{LocalStore, PageRange};
 
     use super::*;
 
     fn generation(store: &LocalStore, byte: u8) -> Generation {
+        generation_of(store, byte, 4)
+    }
+
+    fn generation_of(store: &LocalStore, byte: u8, pages: u32) -> Generation {
         let mut pending = store.begin(None).unwrap();
-        for space in [Space::Memory, Space::Drive] {
-            pending.write_dirty(space, &[byte; 4 * PAGE_BYTES], &[PageRange::new(0, 4)]).unwrap();
-        }
+        let content = vec![byte; pages as usize * PAGE_BYTES];
+        pending.write_dirty(Space::Memory, &content, &[PageRange::new(0, pages)]).unwrap();
+        pending.write_dirty(Space::Drive, &[byte; PAGE_BYTES], &[PageRange::new(0, 1)]).unwrap();
         pending.publish(b"").unwrap()
+    }
+
+    #[tokio::test]
+    async fn much_memory_is_shared_once_it_is_read_and_nobody_waits_for_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let pages = u32::try_from(WAITED_FOR_BYTES_MAX / PAGE_BYTES as u64).unwrap() + 1;
+        let template = generation_of(&store, 7, pages);
+        let residents = Residents::default();
+        let join = async || residents.join(&template, Sharing::WithOthers).await.unwrap();
+        let (_first, _) = join().await;
+        let (_second, none) = join().await;
+        assert!(none.is_none(), "it waits for what takes long");
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while join().await.1.is_none() {
+            assert!(Instant::now() < deadline, "it is never read");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     #[tokio::test]
