@@ -32,6 +32,7 @@ mod merge;
 #[cfg(test)]
 mod merge_tests;
 mod options;
+mod parts;
 mod pull;
 #[cfg(test)]
 mod pull_tests;
