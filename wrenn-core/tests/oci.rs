@@ -121,11 +121,22 @@ async fn images_without_a_shell_and_without_anything_run_their_one_program() {
             0o644,
             b"root:x:0:0::/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n",
         )
-        .file("etc/ssl/certs/ca-certificates.crt", 0o644, b"");
+        .file("etc/ssl/certs/ca-certificates.crt", 0o644, b"")
+        .file("usr/lib/os-release", 0o644, b"ID=debian\nVERSION_ID=\"12\"\n")
+        .link("etc/os-release", "../usr/lib/os-release", EntryType::Symlink)
+        .file("var/lib/dpkg/status.d/tzdata", 0o644, b"Package: tzdata\nVersion: 2024a-0+deb12u1\nArchitecture: all\n")
+        .file("var/lib/dpkg/status.d/tzdata.md5sums", 0o644, b"0123  usr/share/zoneinfo/UTC\n");
     let program = Layer::new().file("app/echo", 0o755, &busybox);
     let layout = Layout::new().layer(&files.done()).layer(&program.done());
     let reference = layout.config(&json!({"User": "65532", "Env": ["PATH=/app"], "Entrypoint": ["/app/echo"]}));
-    host.ensure_image(Image::builder("distroless").oci(&reference)).await.unwrap();
+    let image = host.ensure_image(Image::builder("distroless").oci(&reference)).await.unwrap();
+    assert_eq!(image.packages().map(ToString::to_string).collect::<Vec<_>>(), ["tzdata 2024a-0+deb12u1"]);
+    let document: serde_json::Value = serde_json::from_str(&image.spdx()).unwrap();
+    let packages = document["packages"].as_array().unwrap();
+    let digest = image.reference_digest().unwrap().trim_start_matches("sha256:");
+    assert_eq!(packages[0]["checksums"][0]["checksumValue"], digest);
+    let url = "pkg:deb/debian/tzdata@2024a-0%2Bdeb12u1?arch=all&distro=debian-12";
+    assert!(packages.iter().any(|package| package["externalRefs"][0]["referenceLocator"] == url), "{document:#}");
     lives(&host, "distroless", &["echo", "hello"]).await;
     let sandbox = Sandbox::create(&host, "distroless").await.unwrap();
     let refused = sandbox.exec("true").await.unwrap_err();

@@ -31,6 +31,11 @@ pub(crate) enum Images {
         #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = mirror)]
         mirror: Vec<(String, String)>,
     },
+    /// Print what an image has: a list of its packages, as a JSON document of SPDX 2.3.
+    Sbom {
+        /// The image's name.
+        name: String,
+    },
     /// Remove an image. Snapshots and paused sandboxes that were made of it stay, and keep its base.
     Rm {
         /// The image's name.
@@ -58,6 +63,10 @@ pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> 
             builder = mirror.into_iter().fold(builder, |builder, (of, mirror)| builder.registry_mirror(of, mirror));
             let image = builder.build(data_dir, |step: &Step| println!("{step}")).await?;
             println!("{} is ready: {}", image.name(), image.reference_digest().unwrap_or_default());
+            Ok(())
+        }
+        Images::Sbom { name } => {
+            println!("{}", Image::open(data_dir, &name)?.spdx());
             Ok(())
         }
         Images::Rm { name } => Ok(host(data_dir).await?.remove_image(&name).await?),

@@ -33,6 +33,7 @@ use crate::image::staged::Staged;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
 use crate::image::{ext4, scratch, tools};
+use crate::oci::package::Package;
 use crate::oci::{self, ImageConfig, Progress};
 
 /// Which files of the previous image will do.
@@ -89,7 +90,7 @@ struct Found {
 
 struct FoundBase {
     recipe_sha256: String,
-    packages: Vec<String>,
+    packages: Vec<Package>,
     defaults: Defaults,
     oci: Option<OciRecord>,
 }
@@ -292,9 +293,12 @@ impl FoundBase {
             digest: made.digest,
             layers: made.layers.into_iter().map(|layer| layer.digest).collect(),
             labels: made.config.labels.clone(),
+            distribution: made.packages.distribution,
+            packages_unread: Some(made.packages.unread),
         };
         let defaults = defaults_of(made.config);
-        Ok(Self { recipe_sha256: oci.digest()?, packages: Vec::new(), defaults, oci: Some(record) })
+        let packages = made.packages.packages;
+        Ok(Self { recipe_sha256: oci.digest()?, packages, defaults, oci: Some(record) })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::installed::Image;
 use crate::image::kernel::{Freshness, Kernel};
-use crate::image::manifest::Manifest;
+use crate::image::manifest::{Manifest, OciRecord};
 use crate::image::modules;
 use crate::image::name::Name;
 use crate::image::oci_settings::{OciSettings, name_of};
@@ -143,6 +143,8 @@ impl ImageBuilder {
     async fn is_new_enough(&self, manifest: &Manifest) -> Result<bool, ImageError> {
         match (self.freshness, &self.oci, &manifest.oci) {
             (Freshness::Kept, ..) => Ok(true),
+            // Its packages were not looked for.
+            (Freshness::Newest, _, Some(OciRecord { packages_unread: None, .. })) => Ok(false),
             (Freshness::Newest, Some(oci), Some(record)) => {
                 Ok(resolve(&oci.source()?, &oci.pull).await? == record.digest)
             }

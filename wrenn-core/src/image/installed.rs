@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::image::manifest::{DRIVE, FileRecord, INITRAMFS, KERNEL, MANIFEST, Manifest, files};
 use crate::image::store;
+use crate::oci::package::Package;
 
 /// A complete image on this host's disk. Clones are the same image.
 ///
@@ -174,9 +175,10 @@ impl Image {
         (seconds > 0).then(|| UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
-    /// The Debian packages of the base, each as `name version`.
-    pub fn packages(&self) -> impl Iterator<Item = &str> {
-        self.manifest.packages.iter().map(String::as_str)
+    /// The packages of the base, as the databases of `dpkg` and `apk` in it have them. RPM's are not read, and an OCI image
+    /// that an earlier wrenn pulled has none until it is pulled with [`refresh`](crate::image::ImageBuilder::refresh).
+    pub fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.manifest.packages.iter()
     }
 
     /// The reference of the OCI image that is the base, in full; `None` where the base is made of Debian's packages.

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::defaults::Defaults;
 use crate::image::digest;
 use crate::image::error::ImageError;
+use crate::oci::Distribution;
+use crate::oci::package::Package;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
@@ -38,8 +40,8 @@ pub(super) struct Manifest {
     pub(super) drive_size_bytes: u64,
     pub(super) files: BTreeMap<String, FileRecord>,
     pub(super) built_at_unix_s: u64,
-    /// `name version` of each package in the base.
-    pub(super) packages: Vec<String>,
+    /// What the base has, as its own databases say.
+    pub(super) packages: Vec<Package>,
     /// What it says of its sandboxes' processes. Images were of one kind before this was written down.
     #[serde(default = "defaults_of_debian")]
     pub(super) defaults: Defaults,
@@ -58,6 +60,11 @@ pub(super) struct OciRecord {
     /// The digests of its layers, the lowest first.
     pub(super) layers: Vec<String>,
     pub(super) labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) distribution: Option<Distribution>,
+    /// What is in the image and not in `packages`: each a sentence. `None` of an image whose packages were not looked for.
+    #[serde(default)]
+    pub(super) packages_unread: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +108,14 @@ impl Manifest {
         let lines: String =
             self.files.iter().map(|(name, file)| format!("{name} {} {}\n", file.size_bytes, file.sha256)).collect();
         digest::of_bytes(lines.as_bytes())
+    }
+
+    /// Which distribution the base is of.
+    pub(super) fn distribution(&self) -> Option<Distribution> {
+        match &self.oci {
+            Some(oci) => oci.distribution.clone(),
+            None => Some(Distribution { id: "debian".to_owned(), version: Some(self.suite.clone()) }),
+        }
     }
 
     /// The file name of the base.

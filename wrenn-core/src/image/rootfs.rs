@@ -14,6 +14,7 @@ use crate::image::error::ImageError;
 use crate::image::step::Step;
 use crate::image::store::blocking;
 use crate::image::tools::Tool;
+use crate::oci::package::{Package, PackageKind};
 
 /// What the base is made of.
 #[derive(Debug, Clone)]
@@ -27,8 +28,7 @@ pub(super) struct Recipe {
 #[derive(Debug)]
 pub(super) struct Rootfs {
     pub(super) root: PathBuf,
-    /// `name version` of each installed package.
-    pub(super) packages: Vec<String>,
+    pub(super) packages: Vec<Package>,
 }
 
 impl Recipe {
@@ -83,13 +83,20 @@ impl Recipe {
             .args(["--show", "--showformat=${Package} ${Version}\n"])
             .output()
             .await?;
-        Ok(Rootfs { root, packages: list.lines().map(str::to_owned).collect() })
+        Ok(Rootfs { root, packages: list.lines().filter_map(package).collect() })
     }
 
     fn packages(&self) -> String {
         let extra = self.extra_packages.iter().map(String::as_str);
         PACKAGES.into_iter().chain(extra).collect::<Vec<_>>().join(",")
     }
+}
+
+/// Of a line `name version`.
+fn package(line: &str) -> Option<Package> {
+    let (name, version) = line.split_once(' ')?;
+    let (name, version) = (name.to_owned(), version.to_owned());
+    Some(Package { name, version, kind: PackageKind::Deb, architecture: None, license: None })
 }
 
 /// Tells every few seconds how much has come, where that has grown. Never ends.

@@ -13,18 +13,28 @@ use crate::oci::cache::{Layer, segment};
 use crate::oci::entry::Place;
 use crate::oci::error::OciError;
 use crate::oci::merge::{LayerContent, Merge};
+use crate::oci::package_list::{self, PackageList};
 
-/// Writes the image of `layers`, the lowest first, to the new file `path`. Returns its bytes. It is not made durable.
-/// Where the file system can, it shares the layers' blocks.
-pub(super) fn write(layers: &[Arc<Layer>], path: &Path) -> Result<u64, OciError> {
+/// A base that was written.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) size_bytes: u64,
+    pub(super) packages: PackageList,
+}
+
+/// Writes the image of `layers`, the lowest first, to the new file `path`. It is not made durable. Where the file system
+/// can, it shares the layers' blocks.
+pub(super) fn write(layers: &[Arc<Layer>], path: &Path) -> Result<Base, OciError> {
     let mut merge = Merge::new();
     for layer in layers {
         let fault = |(path, fault): (Vec<u8>, _)| OciError::entry(&layer.digest.to_string(), &path, fault);
         merge.apply(&layer.entries).map_err(fault)?;
     }
+    let packages = package_list::read(&merge, layers).map_err(OciError::io("read the packages of", path))?;
     let file =
         File::options().read(true).write(true).create_new(true).open(path).map_err(OciError::io("create", path))?;
-    fill(layers, merge.finish(), &file).map_err(OciError::io("write", path))
+    let size_bytes = fill(layers, merge.finish(), &file).map_err(OciError::io("write", path))?;
+    Ok(Base { size_bytes, packages })
 }
 
 fn fill(layers: &[Arc<Layer>], tree: Tree<LayerContent>, file: &File) -> io::Result<u64> {

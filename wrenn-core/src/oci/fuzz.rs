@@ -26,8 +26,8 @@ pub fn layers(bytes: &[u8]) {
     let layer = open(directory.path(), &converted.blob);
     assert!(layer.verify().is_ok_and(|whole| whole), "a layer is damaged as it is written");
     let layers = [layer.clone(), layer];
-    if let Ok(bytes) = base::write(&layers, &directory.path().join("base")) {
-        assert_eq!(bytes % 4096, 0, "a base ends within a block");
+    if let Ok(base) = base::write(&layers, &directory.path().join("base")) {
+        assert_eq!(base.size_bytes % 4096, 0, "a base ends within a block");
     }
 }
 

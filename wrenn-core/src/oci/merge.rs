@@ -40,6 +40,18 @@ impl Merge {
         entries.iter().try_for_each(|entry| self.entry(entry).map_err(|fault| (entry.path.clone(), fault)))
     }
 
+    pub(super) fn tree(&self) -> &Tree<LayerContent> {
+        &self.tree
+    }
+
+    /// What is at a path, where there is something. Symbolic links are followed within the root.
+    pub(super) fn find(&self, path: &str) -> Option<InodeId> {
+        match self.resolve(&split(path.as_bytes())) {
+            Ok(Found::Inode(id)) => Some(id),
+            Ok(Found::Missing { .. }) | Err(_) => None,
+        }
+    }
+
     pub(super) fn finish(self) -> Tree<LayerContent> {
         self.tree
     }

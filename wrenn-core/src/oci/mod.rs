@@ -4,6 +4,7 @@
 //! Source ─▶ make_base ─▶ registry: manifest, configuration, layers   layers/DIGEST/data   content of files, in blocks
 //!                    └─▶ convert: each layer as it comes      ─▶                   small  content of short files
 //!                    └─▶ merge: layers to one tree                                 index  names and attributes
+//!                    └─▶ package_list: which packages it has
 //!                    └─▶ base: the content that is left, and EROFS around it
 //! ```
 //!
@@ -19,6 +20,7 @@ mod convert_tests;
 mod credentials;
 mod digest;
 mod directory;
+mod distribution;
 mod entry;
 mod error;
 mod files;
@@ -32,6 +34,11 @@ mod merge;
 #[cfg(test)]
 mod merge_tests;
 mod options;
+pub(crate) mod package;
+mod package_database;
+mod package_list;
+#[cfg(test)]
+mod package_list_tests;
 mod parts;
 mod pull;
 #[cfg(test)]
@@ -45,6 +52,7 @@ mod tar_reader;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use distribution::Distribution;
 pub(crate) use error::OciError;
 pub(crate) use manifest::ImageConfig;
 pub(crate) use options::{Credentials, Progress, PullOptions};

@@ -23,6 +23,7 @@ use crate::oci::layer_writer::LayerWriter;
 use crate::oci::limits::Budget;
 use crate::oci::manifest::ImageConfig;
 use crate::oci::options::{Progress, PullOptions};
+use crate::oci::package_list::PackageList;
 use crate::oci::parts::{Image, Part, Report, Store, blocking, choose_image, events, find, tell};
 use crate::oci::registry::Event;
 use crate::oci::source::Source;
@@ -38,6 +39,7 @@ pub(crate) struct Made {
     pub(crate) config: ImageConfig,
     /// The lowest first.
     pub(crate) layers: Vec<LayerInfo>,
+    pub(crate) packages: PackageList,
 }
 
 /// A layer of an image.
@@ -89,8 +91,8 @@ pub(crate) async fn make_base(
         parts.iter().map(|layer| LayerInfo { digest: layer.digest.to_string(), size: layer.totals.unpacked_bytes });
     let infos = infos.collect();
     let path = base.to_owned();
-    blocking(base, move || base::write(&parts, &path)).await?;
-    Ok(Made { digest: digest.to_string(), reference: source.to_string(), config, layers: infos })
+    let packages = blocking(base, move || base::write(&parts, &path)).await?.packages;
+    Ok(Made { digest: digest.to_string(), reference: source.to_string(), config, layers: infos, packages })
 }
 
 /// The digest that [`make_base`] would give, without layers. A tar archive or a directory is read for it.
