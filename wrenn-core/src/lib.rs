@@ -82,6 +82,7 @@ pub use host::handle::Host;
 pub use host::images::Pruned;
 pub use host::metrics::HostMetrics;
 pub use host::shutdown::Running;
+pub use host::template_bases::TemplateBase;
 pub use id::{NameError, SandboxId, TemplateName};
 pub use network::port_stream::PortStream;
 pub use network::publish::PublishOptions;

@@ -14,7 +14,7 @@ use serde_json::json;
 use tar::EntryType;
 use tempfile::TempDir;
 use wrenn_core::image::{Image, ImageError, Step};
-use wrenn_core::{Error, Host, Sandbox};
+use wrenn_core::{Error, Host, Sandbox, Template};
 
 use common::{run, skip};
 use registry::{Layer, Layout, Registry, SESAME, busybox, busybox_root, hex};
@@ -301,12 +301,24 @@ async fn a_tag_that_moves_costs_the_layers_that_are_new() {
     assert_eq!(run(&old, "cat /version").await, "one");
     let paused = old.pause().await.unwrap();
     assert_eq!(paused.id().as_str().len(), 18);
+    Template::builder(&name).run("echo built > /built").build(&host, "on-app").await.unwrap();
+    let bases = async || {
+        let bases = host.template_bases().await.unwrap();
+        bases.iter().map(|base| (base.template.to_string(), base.image.clone(), base.is_current)).collect::<Vec<_>>()
+    };
+    assert_eq!(bases().await, [("on-app".to_owned(), name.clone(), true)]);
+    let plan = async || Image::builder(&name).oci(&reference).plan_refresh(dir.path()).await.unwrap().unwrap();
+    assert!(!plan().await.changes_base() && plan().await.new_layers.is_empty());
 
     let layout = Layout::new().layer(&root).layer(&Layer::new().file("version", 0o644, b"two").done());
     layout.config(&json!({"Env": ["PATH=/bin"]}));
     registry.push(&layout, "acme/app", None);
     let same = host.ensure_image(&*reference).await.unwrap();
     assert_eq!(same.digest(), image.digest(), "nobody is asked without a reason");
+    let refresh = plan().await;
+    assert!(refresh.changes_base() && refresh.current_digest.as_deref() == image.reference_digest(), "{refresh:?}");
+    let [layer] = &*refresh.new_layers else { panic!("{refresh:?}") };
+    assert!(layer.archive_bytes > 0 && refresh == plan().await, "nothing was changed by asking");
     let steps = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let told = std::sync::Arc::clone(&steps);
     // A kernel of today is not asked for, as `refresh` would.
@@ -314,6 +326,8 @@ async fn a_tag_that_moves_costs_the_layers_that_are_new() {
     let builder = Image::builder(&name).oci(&reference);
     let new = host.ensure_image(builder).on_step(move |step| told.lock().unwrap().push(step.clone())).await.unwrap();
     assert_ne!(new.base_digest(), image.base_digest());
+    assert_eq!(new.reference_digest(), Some(&*refresh.newest_digest));
+    assert_eq!(bases().await, [("on-app".to_owned(), name.clone(), false)]);
     let layers = |wanted: bool| {
         steps.lock().unwrap().iter().filter(|step| matches!(step, Step::Layer { kept, .. } if *kept == wanted)).count()
     };

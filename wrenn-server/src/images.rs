@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use wrenn_core::Host;
 use wrenn_core::image::{Image, ImageBuilder, Step};
@@ -16,7 +17,7 @@ pub(crate) enum Images {
     /// machine `oci:DIRECTORY`, `oci-archive:FILE`, `docker-archive:FILE`, `tar:FILE` or `dir:DIRECTORY`. Does nothing where it
     /// is here already.
     Pull {
-        /// The reference.
+        /// The reference; with --refresh also the name of an image that was pulled.
         reference: String,
         /// What the image is to be called. Default: what people call it, `python-3.12` for `python:3.12`.
         #[arg(long, value_name = "NAME")]
@@ -24,6 +25,9 @@ pub(crate) enum Images {
         /// Ask whether there is a newer one, and for a newer kernel, where it is here already.
         #[arg(long)]
         refresh: bool,
+        /// Only ask, and print what a refresh of the base would bring and which templates were made on it.
+        #[arg(long, requires = "refresh")]
+        dry_run: bool,
         /// Ask this registry without TLS, HOST:PORT. Those of this machine are anyway. May be given more than once.
         #[arg(long, value_name = "HOST")]
         plain_http: Vec<String>,
@@ -53,14 +57,18 @@ pub(crate) enum Images {
 pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> {
     match command {
         Images::Ls => list(data_dir),
-        Images::Pull { reference, name, refresh, plain_http, mirror } => {
-            let named = name.map(|name| Image::builder(name).oci(&reference));
+        Images::Pull { reference, name, refresh, dry_run, plain_http, mirror } => {
+            let pulled = if refresh && name.is_none() { pulled(data_dir, &reference)? } else { None };
+            let named = pulled.or_else(|| name.map(|name| Image::builder(name).oci(&reference)));
             let mut builder = named.unwrap_or_else(|| Image::from_oci(&reference));
             if refresh {
                 builder = builder.refresh();
             }
             builder = plain_http.into_iter().fold(builder, ImageBuilder::registry_plain_http);
             builder = mirror.into_iter().fold(builder, |builder, (of, mirror)| builder.registry_mirror(of, mirror));
+            if dry_run {
+                return print_plan(&builder, data_dir).await;
+            }
             let image = builder.build(data_dir, |step: &Step| println!("{step}")).await?;
             println!("{} is ready: {}", image.name(), image.reference_digest().unwrap_or_default());
             Ok(())
@@ -90,6 +98,41 @@ pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> 
             Ok(())
         }
     }
+}
+
+/// The settings of an image that is here, where a text is the name of one.
+fn pulled(data_dir: &Path, name: &str) -> anyhow::Result<Option<ImageBuilder>> {
+    if !Image::names(data_dir)?.iter().any(|image| image == name) {
+        return Ok(None);
+    }
+    let image = Image::open(data_dir, name)?;
+    let reference = image.reference().with_context(|| {
+        format!(
+            "{name} is made of Debian's packages: `wrenn-server setup --image {name} --refresh` makes it anew, and which \
+             packages are newer is known then"
+        )
+    })?;
+    Ok(Some(Image::builder(name).oci(reference)))
+}
+
+async fn print_plan(builder: &ImageBuilder, data_dir: &Path) -> anyhow::Result<()> {
+    let Some(plan) = builder.plan_refresh(data_dir).await? else { return Ok(()) };
+    println!("here:    {}", plan.current_digest.as_deref().unwrap_or("-"));
+    println!("newest:  {}", plan.newest_digest);
+    if !plan.changes_base() {
+        println!("the base stays as it is; for a newer kernel the refresh itself asks");
+        return Ok(());
+    }
+    for layer in &plan.new_layers {
+        println!("layer    {}  {} kB", layer.digest, layer.archive_bytes.div_ceil(1000));
+    }
+    for base in host(data_dir).await?.template_bases().await? {
+        if base.image == builder.name() {
+            let state = if base.is_current { "has this base" } else { "has an earlier base" };
+            println!("template {}  {state}: build it again after the refresh", base.template);
+        }
+    }
+    Ok(())
 }
 
 fn list(data_dir: &Path) -> anyhow::Result<()> {

@@ -165,7 +165,8 @@ enum Keys {
 
 #[derive(Subcommand)]
 enum Templates {
-    /// List images, which are everybody's, and snapshots with the ids of their keys.
+    /// List images, which are everybody's, and snapshots with the ids of their keys and with the images that they were made
+    /// on.
     List,
     /// Remove a snapshot. Sandboxes that were made of it stay.
     Remove {
@@ -338,11 +339,16 @@ async fn templates(command: Templates, data_dir: &Path, database_url: Option<&st
     let (host, store) = (Host::builder().data_dir(data_dir).open().await?, open_store(data_dir, database_url).await?);
     match command {
         Templates::List => {
+            let bases = host.template_bases().await?;
             for template in host.templates().await? {
                 let name = template.name().as_str();
                 let owner = store.snapshot(name).await?.map(|record| record.owner);
                 let kind = if template.is_snapshot() { "snapshot" } else { "image" };
-                println!("{kind:<8}  {:<8}  {name}", owner.as_deref().unwrap_or("-"));
+                let base =
+                    bases.iter().find(|base| base.template == *template.name()).map_or_else(String::new, |base| {
+                        format!("  on {}{}", base.image, if base.is_current { "" } else { ", which has changed since" })
+                    });
+                println!("{kind:<8}  {:<8}  {name}{base}", owner.as_deref().unwrap_or("-"));
             }
         }
         Templates::Remove { name } => {

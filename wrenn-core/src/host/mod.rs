@@ -20,5 +20,6 @@ pub(crate) mod shutdown;
 #[cfg(test)]
 mod spans_tests;
 pub(crate) mod stored;
+pub(crate) mod template_bases;
 #[cfg(test)]
 mod wake_tests;

@@ -48,6 +48,12 @@ impl ImageBuilder {
         }
     }
 
+    /// The name of the image.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Has the image of a reference as its base, as [`Image::from_oci`](crate::image::Image::from_oci) does, under the
     /// builder's name.
     pub fn oci(mut self, reference: impl Into<String>) -> Self {

@@ -56,5 +56,5 @@ pub(crate) use distribution::Distribution;
 pub(crate) use error::OciError;
 pub(crate) use manifest::ImageConfig;
 pub(crate) use options::{Credentials, Progress, PullOptions};
-pub(crate) use pull::{make_base, prune, resolve, verify};
+pub(crate) use pull::{look, make_base, prune, resolve, verify};
 pub(crate) use source::Source;

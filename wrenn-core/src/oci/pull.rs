@@ -126,6 +126,32 @@ pub(crate) async fn resolve(source: &Source, options: &PullOptions) -> Result<St
     Ok(digest.to_string())
 }
 
+/// What a source leads to now.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// As [`resolve`] gives it.
+    pub(crate) digest: String,
+    /// Each layer's digest and the bytes of its archive, the lowest first.
+    pub(crate) layers: Vec<(String, u64)>,
+}
+
+/// Asks what a source leads to, without its layers. A tar archive or a directory is read for it.
+///
+/// # Cancel-Safety
+///
+/// Nothing is left.
+pub(crate) async fn look(source: &Source, options: &PullOptions) -> Result<Found, OciError> {
+    if matches!(source, Source::Tar(_) | Source::Directory(_)) {
+        let digest = resolve(source, options).await?;
+        return Ok(Found { layers: vec![(digest.clone(), 0)], digest });
+    }
+    let mut quiet = |_: Progress| {};
+    let report: Report<'_> = Mutex::new(&mut quiet);
+    let image = find(source, options, &report).await?;
+    let layers = image.layers.iter().map(|part| (part.digest.to_string(), part.bytes)).collect();
+    Ok(Found { digest: image.digest.to_string(), layers })
+}
+
 /// Removes the layers whose digests are not in `keep`, but for those that are in the making. Returns what it removed.
 pub(crate) async fn prune(layers: &Path, keep: BTreeSet<String>) -> Result<Vec<String>, OciError> {
     let path = layers.to_owned();

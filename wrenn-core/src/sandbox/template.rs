@@ -97,6 +97,10 @@ impl Template {
         self.snapshot.as_ref().map(|record| &record.defaults)
     }
 
+    pub(crate) fn generation_id(&self) -> Option<GenerationId> {
+        self.snapshot.as_ref().map(|record| record.generation)
+    }
+
     /// When the snapshot was made; `None` for an image.
     #[must_use]
     pub fn created_at(&self) -> Option<SystemTime> {
