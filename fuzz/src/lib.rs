@@ -19,12 +19,13 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
     Target { name: "hand_over", run: wrenn_snapshot::fuzz::hand_over },
     Target { name: "multipart", run: wrenn_envd::agent::fuzz::multipart },
+    Target { name: "archives", run: wrenn_envd::agent::fuzz::archives },
     Target { name: "frames", run: frames::frames },
     Target { name: "qmp", run: wrenn_core::fuzz::qmp },
     Target { name: "dockerfile", run: wrenn_core::fuzz::dockerfile },

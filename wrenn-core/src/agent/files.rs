@@ -25,10 +25,23 @@ use crate::agent::connection::Answer;
 use crate::agent::error::AgentError;
 use crate::agent::progress::{Piece, Progress};
 
+/// What a request for a path is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// The file at the path.
+    #[default]
+    File,
+    /// What is at the path, as a tar archive.
+    Packed,
+    /// The directory at the path, which takes what is in a tar archive.
+    Unpacked,
+}
+
 /// Which file, as whom. A relative path is relative to the home of the user, or of the default one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileRequest {
     pub(crate) path: String,
+    pub(crate) resource: Resource,
     pub(crate) user: Option<String>,
     /// What an upload notes of itself, by lower-case key.
     pub(crate) metadata: BTreeMap<String, String>,
@@ -249,7 +262,12 @@ impl WatchStream {
 impl FileRequest {
     fn route(&self) -> String {
         let user = self.user.as_deref().map_or_else(String::new, |user| format!("&username={}", escape(user)));
-        format!("/files?path={}{user}", escape(&self.path))
+        let route = match self.resource {
+            Resource::File => "/files",
+            Resource::Packed => "/files/pack",
+            Resource::Unpacked => "/files/unpack",
+        };
+        format!("{route}?path={}{user}", escape(&self.path))
     }
 
     fn upload_headers(&self) -> Result<HeaderMap> {

@@ -1,12 +1,15 @@
 //! The archives that carry files into a guest. They are made and read as streams: no file and no archive is in memory whole.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Builder, EntryType, Header};
 
 use crate::build::context::{Entry, Found, What};
+use crate::oci::tar_reader::{TarKind, TarReader};
 
 /// Where in the guest files go, and whose they are.
 #[derive(Debug, Clone)]
@@ -69,6 +72,7 @@ pub(super) fn pack(sources: &[Found], placing: &Placing, out: &mut Builder<impl 
 
 fn append(entry: &Entry, path: &Path, placing: &Placing, out: &mut Builder<impl Write>) -> io::Result<()> {
     let header = |kind| placing.header(kind, entry.mode, entry.modified);
+    append_xattrs(entry.xattrs.iter().map(|(name, value)| (name.as_str(), value.as_slice())), out)?;
     match &entry.what {
         What::Directory => out.append_data(&mut header(EntryType::Directory), path, io::empty()),
         What::Link(target) => out.append_link(&mut header(EntryType::Symlink), path, target),
@@ -84,6 +88,15 @@ fn append(entry: &Entry, path: &Path, placing: &Placing, out: &mut Builder<impl 
             out.append_data(&mut header, path, content)
         }
     }
+}
+
+/// Adds the attributes of the entry that follows.
+fn append_xattrs<'a>(
+    xattrs: impl Iterator<Item = (&'a str, &'a [u8])>,
+    out: &mut Builder<impl Write>,
+) -> io::Result<()> {
+    let records: Vec<_> = xattrs.map(|(name, value)| (format!("SCHILY.xattr.{name}"), value)).collect();
+    out.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), *value)))
 }
 
 /// A file that has to be as long as it was.
@@ -117,39 +130,52 @@ pub(super) fn repack(
     placing: &Placing,
     out: &mut Builder<impl Write>,
 ) -> io::Result<()> {
-    let mut archive = Archive::new(archive);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let below = clean(&entry.path()?);
+    let mut archive = TarReader::new(archive);
+    while let Some(entry) = archive.next()? {
+        let below = clean(Path::new(OsStr::from_bytes(&entry.path)));
         if is_directory && (below.as_os_str().is_empty() || excluded(&below)) {
             continue;
         }
         let path = placing.path(name, is_directory, &below)?;
-        let from = entry.header();
-        let kind = if from.entry_type().is_gnu_sparse() { EntryType::Regular } else { from.entry_type() };
-        let mut header = placing.header(kind, from.mode()?, from.mtime()?);
-        match kind {
-            EntryType::Symlink | EntryType::Link => {
-                let target = entry.link_name()?.map(|target| target.into_owned()).unwrap_or_default();
-                let target = match kind {
-                    EntryType::Link => placing.path(name, is_directory, &clean(&target))?,
-                    _ => target,
-                };
-                out.append_link(&mut header, &path, target)?;
+        let modified = u64::try_from(entry.mtime.seconds).unwrap_or(0);
+        let header = |kind| placing.header(kind, entry.mode.into(), modified);
+        let xattrs = entry.xattrs.iter().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, &**value)));
+        append_xattrs(xattrs, out)?;
+        match entry.kind {
+            TarKind::File(extents) => {
+                let mut header = header(EntryType::Regular);
+                header.set_size(extents.size);
+                out.append_data(&mut header, &path, Content(&mut archive))?;
             }
-            EntryType::Char | EntryType::Block => {
-                header.set_device_major(from.device_major()?.unwrap_or(0))?;
-                header.set_device_minor(from.device_minor()?.unwrap_or(0))?;
+            TarKind::Directory => out.append_data(&mut header(EntryType::Directory), &path, io::empty())?,
+            TarKind::Symlink(target) => {
+                out.append_link(&mut header(EntryType::Symlink), &path, OsString::from_vec(target))?;
+            }
+            TarKind::Link(target) => {
+                let target = placing.path(name, is_directory, &clean(Path::new(OsStr::from_bytes(&target))))?;
+                out.append_link(&mut header(EntryType::Link), &path, target)?;
+            }
+            TarKind::CharDevice(device) | TarKind::BlockDevice(device) => {
+                let is_block = matches!(entry.kind, TarKind::BlockDevice(_));
+                let mut header = header(if is_block { EntryType::Block } else { EntryType::Char });
+                header.set_device_major(device.major)?;
+                header.set_device_minor(device.minor)?;
                 out.append_data(&mut header, &path, io::empty())?;
             }
-            _ => {
-                header.set_size(entry.size());
-                out.append_data(&mut header, &path, &mut entry)?;
-            }
+            TarKind::Fifo => out.append_data(&mut header(EntryType::Fifo), &path, io::empty())?,
         }
     }
-    // What a program writes after the end of its archive is read too, so that it is not kept from ending.
+    // What follows the end of the archive is read too, so that its sender is not kept from ending.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
+}
+
+/// The content of a reader's entry. The guest's agent packs no sparse files.
+struct Content<'a, R>(&'a mut TarReader<R>);
+
+impl<R: Read> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
 }
 
 /// A path of an archive without `.` and `..`.
@@ -171,6 +197,8 @@ pub(super) fn unpacking(head: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use tar::Archive;
+
     use super::*;
 
     fn placing(kind: PlacingKind) -> Placing {
@@ -179,7 +207,7 @@ mod tests {
 
     fn file(path: &str, content: &str) -> Entry {
         let what = What::Inline(content.as_bytes().to_vec());
-        Entry { path: PathBuf::from(path), mode: 0o4755, modified: 7, what }
+        Entry { path: PathBuf::from(path), mode: 0o4755, modified: 7, xattrs: Vec::new(), what }
     }
 
     /// Path, kind, mode, owner, link and content of each entry.

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::build::glob::Glob;
@@ -41,6 +42,8 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     pub(super) mode: u32,
     pub(super) modified: u64,
+    /// By their full names.
+    pub(super) xattrs: Vec<(String, Vec<u8>)>,
     pub(super) what: What,
 }
 
@@ -206,7 +209,28 @@ fn entry(from: &Path, path: PathBuf) -> Result<Entry, String> {
         return Err(format!("{} is neither a file nor a directory nor a link: exclude it", from.display()));
     };
     let modified = u64::try_from(metadata.mtime()).unwrap_or(0);
-    Ok(Entry { path, mode: metadata.mode() & 0o7777, modified, what })
+    let xattrs = if metadata.is_symlink() { Vec::new() } else { xattrs(from).map_err(told(from))? };
+    Ok(Entry { path, mode: metadata.mode() & 0o7777, modified, xattrs, what })
+}
+
+/// The attributes that are a file's own wherever it is.
+fn xattrs(path: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut names = vec![0; XATTR_BYTES_MAX];
+    let length = match rustix::fs::llistxattr(path, &mut names) {
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let mut xattrs = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
+        if name.starts_with("user.") || name == "security.capability" {
+            let mut value = vec![0; XATTR_BYTES_MAX];
+            let length = rustix::fs::lgetxattr(path, name, &mut value)?;
+            value.truncate(length);
+            xattrs.push((name.to_owned(), value));
+        }
+    }
+    xattrs.sort();
+    Ok(xattrs)
 }
 
 fn hash(path: &Path) -> io::Result<(u64, [u8; 32])> {
@@ -226,7 +250,7 @@ impl Found {
     /// A file that the recipe has within itself.
     pub(super) fn inline(name: &str, content: &str) -> Self {
         let what = What::Inline(content.as_bytes().to_vec());
-        let entry = Entry { path: PathBuf::new(), mode: 0o644, modified: 0, what };
+        let entry = Entry { path: PathBuf::new(), mode: 0o644, modified: 0, xattrs: Vec::new(), what };
         Self { name: PathBuf::from(name), is_directory: false, entries: vec![entry] }
     }
 
@@ -242,6 +266,11 @@ impl Found {
         for entry in &self.entries {
             field(entry.path.as_os_str().as_bytes());
             field(&entry.mode.to_le_bytes());
+            field(&(entry.xattrs.len() as u64).to_le_bytes());
+            for (name, value) in &entry.xattrs {
+                field(name.as_bytes());
+                field(value);
+            }
             match &entry.what {
                 What::Directory => field(b"directory"),
                 What::Link(target) => {
@@ -260,6 +289,9 @@ impl Found {
         }
     }
 }
+
+/// Of a value, and of all names together: what the kernel has at most.
+const XATTR_BYTES_MAX: usize = 64 << 10;
 
 fn told(path: &Path) -> impl FnOnce(io::Error) -> String {
     move |error| format!("{}: {error}", path.display())

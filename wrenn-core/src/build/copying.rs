@@ -4,6 +4,7 @@ use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use tar::Builder;
+use tokio::io::AsyncWrite;
 use tokio_util::io::SyncIoBridge;
 
 use crate::build::archive::{Placing, PlacingKind, pack, repack, unpacking};
@@ -17,7 +18,6 @@ use crate::exec::event::Event;
 use crate::files::entry::FileKind;
 use crate::files::handle::Files;
 use crate::process::child::Child;
-use crate::process::input::ChildStdin;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 
@@ -44,7 +44,7 @@ pub(super) async fn from_host(
             pack(&plain, &placing, &mut out)?;
             out.finish()
         };
-        into_tar(sandbox, &["-xpf", "-", "-C", "/"], packed).await?;
+        into_agent(sandbox, packed).await?;
     }
     for archive in archives {
         unpack(sandbox, &archive, to).await?;
@@ -73,29 +73,17 @@ pub(super) async fn from_stage(
     }
     let excludes = Ignore::of(step.excludes.iter().map(String::as_str)).map_err(|bad| Failure::of(bad.0))?;
     for part in sources {
-        let (directory, member) = if part.is_directory {
-            (part.real.clone(), "./".to_owned())
-        } else {
-            let real = Path::new(&part.real);
-            let name = real.file_name().unwrap_or_default().to_string_lossy();
-            (real.parent().unwrap_or(real).to_string_lossy().into_owned(), format!("./{name}"))
-        };
-        let mut packer = tar(source, &["-cf", "-", "-C", &directory, &member]).spawn().await.map_err(lacks_tar)?;
-        let Some(stdout) = packer.take_stdout() else { return Err(Failure::of("the guest's tar has no output")) };
+        let packed = files.pack(&part.real).await.map_err(failed)?;
         let (placing, excludes) = (placing.clone(), excludes.clone());
         let (name, is_directory) = (PathBuf::from(part.name), part.is_directory);
         let repacked = move |stdin: &mut dyn io::Write| {
             let mut out = Builder::new(stdin);
-            let archive = BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(stdout));
+            let archive = BufReader::with_capacity(BUFFER_BYTES, SyncIoBridge::new(packed));
             let excluded = |path: &Path| path.to_str().is_some_and(|path| excludes.leaves_out(path));
             repack(archive, &name, is_directory, excluded, &placing, &mut out)?;
             out.finish()
         };
-        into_tar(sandbox, &["-xpf", "-", "-C", "/"], repacked).await?;
-        let status = packer.wait().await?;
-        if !status.success() {
-            return Err(Failure::of(format!("tar in the other stage: {status}")));
-        }
+        into_agent(sandbox, repacked).await?;
     }
     Ok(())
 }
@@ -235,6 +223,31 @@ fn tar(sandbox: &Sandbox, arguments: &[&str]) -> crate::process::command::Comman
     sandbox.command("tar").args(arguments).user("root").current_dir("/")
 }
 
+/// Has the guest's agent unpack what `write` writes.
+async fn into_agent(
+    sandbox: &Sandbox,
+    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+) -> Result<(), Failure> {
+    let archive = sandbox.files().as_user("root").unpack("/").await?;
+    let written: Result<_, Failure> = blocking("pack the files", move || Ok(written(archive, write))).await?;
+    written?.map_err(|error| match error.downcast::<Error>() {
+        Ok(error) => failed(error),
+        Err(error) => Failure::of(chain(&error)),
+    })
+}
+
+/// What an agent has refused.
+fn failed(error: Error) -> Failure {
+    match error {
+        Error::NotFound { message, .. } if message.starts_with("no route") => Failure::of(
+            "the template that the build begins with has an agent of an earlier wrenn, which takes no copies: build that \
+             template again",
+        ),
+        Error::Agent { .. } | Error::InvalidInput { .. } | Error::NotFound { .. } => Failure::of(chain(&error)),
+        error => error.into(),
+    }
+}
+
 /// Runs the guest's `tar` with what `write` writes as its input.
 async fn into_tar(
     sandbox: &Sandbox,
@@ -252,8 +265,8 @@ async fn into_tar(
     written?.map_err(|error| Failure::of(chain(&error)))
 }
 
-fn written(stdin: ChildStdin, write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
-    let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, SyncIoBridge::new(stdin));
+fn written(to: impl AsyncWrite + Unpin, write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, SyncIoBridge::new(to));
     write(&mut buffered)?;
     buffered.flush()?;
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.shutdown()
@@ -273,7 +286,7 @@ async fn ended(child: &mut Child) -> Result<(Option<crate::exec::event::ExitStat
 
 fn lacks_tar(error: Error) -> Failure {
     match error {
-        Error::NotFound { .. } => Failure::of("a copy needs `tar` in the guest, which has none"),
+        Error::NotFound { .. } => Failure::of("unpacking an archive needs `tar` in the guest, which has none"),
         error => error.into(),
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt as _, BufReader};
 use crate::agent::files::PIECE_BYTES_MAX;
 
 use crate::agent::error::AgentError;
-use crate::agent::files::FileRequest;
+use crate::agent::files::{FileRequest, Resource};
 use crate::error::{Error, Result};
 use crate::sandbox::handle::Sandbox;
 
@@ -201,6 +201,22 @@ impl Files {
         self.sandbox.while_running("write a file", async { copied.await.map_err(failed_write) }).await
     }
 
+    /// Opens what lies at a path as a tar archive: all that is in a directory, or a file.
+    pub(crate) async fn pack(&self, path: impl AsRef<Path>) -> Result<FileReader> {
+        let request = FileRequest { resource: Resource::Packed, ..self.request(path.as_ref())? };
+        let open = self.sandbox.agent().open_file(&request, 0, self.patience());
+        let archive = self.running("pack files", open).await?;
+        Ok(FileReader::new(archive, self.sandbox.clone(), self.patience()))
+    }
+
+    /// Begins to unpack a tar archive below a directory. What was written is there before the writer is shut down, but for the
+    /// rights and times of directories.
+    pub(crate) async fn unpack(&self, directory: impl AsRef<Path>) -> Result<FileWriter> {
+        let request = FileRequest { resource: Resource::Unpacked, ..self.request(directory.as_ref())? };
+        self.sandbox.while_running("unpack files", async { Ok(()) }).await?;
+        Ok(FileWriter::new(request, self.sandbox.clone(), self.patience()))
+    }
+
     /// Looks at what lies at a path. For a symbolic link, the kind and the mode are those
     /// of what the link leads to, and all else is the link's own.
     ///
@@ -317,7 +333,7 @@ impl Files {
 
     fn request(&self, path: &Path) -> Result<FileRequest> {
         let path = text(path)?.to_owned();
-        Ok(FileRequest { path, user: self.user.clone(), metadata: self.metadata.clone() })
+        Ok(FileRequest { path, user: self.user.clone(), metadata: self.metadata.clone(), ..FileRequest::default() })
     }
 
     fn user(&self) -> Option<&str> {

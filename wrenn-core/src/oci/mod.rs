@@ -48,7 +48,7 @@ mod registry;
 mod registry_tests;
 mod source;
 mod stream;
-mod tar_reader;
+pub(crate) mod tar_reader;
 #[cfg(test)]
 mod testing;
 

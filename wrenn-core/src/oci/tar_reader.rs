@@ -12,7 +12,7 @@ use tar::{EntryType, GnuExtSparseHeader, Header};
 use crate::erofs::{Device, Time};
 
 /// Reads the entries of an archive.
-pub(super) struct TarReader<R> {
+pub(crate) struct TarReader<R> {
     inner: R,
     /// Of the entry before: what is left of its content, and what follows that.
     left: u64,
@@ -21,18 +21,18 @@ pub(super) struct TarReader<R> {
 
 /// An entry, before its content.
 #[derive(Debug)]
-pub(super) struct TarEntry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: TarKind,
-    pub(super) mode: u16,
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-    pub(super) mtime: Time,
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+pub(crate) struct TarEntry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: TarKind,
+    pub(crate) mode: u16,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) mtime: Time,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum TarKind {
+pub(crate) enum TarKind {
     File(Extents),
     Directory,
     Symlink(Vec<u8>),
@@ -44,9 +44,9 @@ pub(super) enum TarKind {
 
 /// Where the bytes of the archive belong in a file of `size` bytes: offsets and lengths, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Extents {
-    pub(super) size: u64,
-    pub(super) list: Vec<(u64, u64)>,
+pub(crate) struct Extents {
+    pub(crate) size: u64,
+    pub(crate) list: Vec<(u64, u64)>,
 }
 
 impl Extents {
@@ -84,11 +84,11 @@ impl Ahead {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Self { inner, left: 0, padding: 0 }
     }
 
-    pub(super) fn into_inner(self) -> R {
+    pub(crate) fn into_inner(self) -> R {
         self.inner
     }
 
@@ -97,7 +97,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next entry. What was not read of the content of the one before is skipped.
-    pub(super) fn next(&mut self) -> io::Result<Option<TarEntry>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<TarEntry>> {
         let mut ahead = Ahead::default();
         let mut extensions = 0;
         while let Some(header) = self.header()? {
@@ -120,7 +120,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// Reads of the entry's content as it is stored; nothing at its end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         if wanted == 0 {
             return Ok(0);

@@ -4,8 +4,13 @@
 //!  GET  -> authorize -> download -> chunks (read ahead) [-> gzip]
 //!  POST -> authorize -> upload [-> gzip] [-> parts] -> spool -> spooled -> place
 //!  POST /files/compose           -> compose -> copy   -> spooled -> place
+//!  POST /files/unpack            -> archives -> unpacker -> tar_entries
+//!  GET  /files/pack              -> archives -> packer
 //! ```
 
+mod archives;
+#[cfg(test)]
+mod archives_tests;
 mod chunks;
 mod compose;
 mod download;
@@ -15,6 +20,7 @@ mod encoding;
 pub mod fuzz;
 mod gzip;
 mod headers;
+mod packer;
 mod parts;
 mod place;
 mod query;
@@ -23,7 +29,9 @@ mod regular;
 mod signature;
 mod spool;
 mod spooled;
+mod tar_entries;
 mod target;
+mod unpacker;
 mod upload;
 mod written;
 
@@ -31,6 +39,7 @@ use std::sync::{Mutex, PoisonError};
 
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming};
 
+pub(super) use self::archives::{pack, unpack};
 pub(super) use self::compose::compose;
 use self::{
     query::Query,

@@ -190,6 +190,8 @@ impl Server {
             (&Method::GET, "/envs") => json(&self.settings().environment()),
             (&Method::GET, "/metrics") => json(&self.metrics.sample()),
             (&Method::POST, "/files/compose") => files::compose(&self.settings, request).await,
+            (&Method::POST, "/files/unpack") => files::unpack(&self.settings, request).await,
+            (&Method::GET, "/files/pack") => files::pack(&self.settings, &request).await,
             (method, path) => Err(ApiError::new(StatusCode::NOT_FOUND, format!("no route {method} {path}"))),
         }
     }

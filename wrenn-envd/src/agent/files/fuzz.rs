@@ -1,11 +1,11 @@
 //! What the repository's fuzzer calls: it takes any bytes, and panics where a promise is broken.
 
-use std::io;
+use std::{fs, io};
 
 use bytes::Bytes;
 use futures::stream;
 
-use super::parts::Parts;
+use super::{parts::Parts, unpacker::unpack};
 use crate::agent::api_error::ApiError;
 
 /// A multipart body whose boundary is [`BOUNDARY`]: its parts have no more bytes than it, and reading it ends. The first
@@ -21,6 +21,20 @@ pub fn multipart(bytes: &[u8]) {
     if let Ok(read_bytes) = runtime.block_on(read(Parts::new(stream::iter(pieces), BOUNDARY.to_owned()))) {
         assert!(read_bytes <= body.len(), "{read_bytes} bytes came of {}", body.len());
     }
+}
+
+/// An archive that is unpacked below a directory: any bytes are unpacked there or refused, and nothing beside the directory
+/// changes.
+///
+/// # Panics
+/// A promise is broken.
+pub fn archives(bytes: &[u8]) {
+    let place = tempfile::tempdir().expect("a directory");
+    let (top, beside) = (place.path().join("top"), place.path().join("beside"));
+    fs::create_dir(&top).and_then(|()| fs::write(&beside, "beside")).expect("a place to unpack to");
+    unpack(&top, bytes).ok();
+    assert_eq!(fs::read_dir(place.path()).map(Iterator::count).ok(), Some(2), "something is beside the directory");
+    assert_eq!(fs::read(&beside).ok().as_deref(), Some(&b"beside"[..]), "a file beside the directory was changed");
 }
 
 /// What stands between the parts of a body for [`multipart`].

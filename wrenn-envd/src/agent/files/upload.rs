@@ -32,7 +32,7 @@ use crate::agent::{
 };
 
 /// A request's body, decoded.
-type Contents = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+pub(super) type Contents = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 /// `POST /files`: one file as the body, or several as multipart. Nothing is in its place before all have arrived, and each
 /// file gets there whole, with the metadata of this upload and no other.
@@ -70,7 +70,7 @@ fn boundary(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     multer::parse_boundary(kind).map(Some).map_err(|error| ApiError::bad_request(format!("{kind:?}: {error}")))
 }
 
-fn decoded(encoding: Encoding, body: Incoming) -> Contents {
+pub(super) fn decoded(encoding: Encoding, body: Incoming) -> Contents {
     let pieces = body.into_data_stream().map_err(io::Error::other);
     match encoding {
         Encoding::Identity => Box::pin(pieces),
@@ -177,4 +177,4 @@ const FILES_MAX: usize = 10_000;
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// How long what a refused client still sends is taken in.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
