@@ -1,4 +1,4 @@
-//! What an OCI image costs: its making beside `tar`, its size beside its files, and the page cache that its sandboxes share.
+//! What an OCI image costs: its making beside `tar`, and its size beside its files.
 #![expect(clippy::cast_precision_loss, reason = "for display")]
 
 use std::fs;
