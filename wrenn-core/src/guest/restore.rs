@@ -27,6 +27,7 @@ use crate::vmm::metadata::Metadata;
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{Parts, Restore};
 use crate::vmm::phases::RestoreSteps;
+use crate::vmm::residents::Share;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
 
@@ -75,21 +76,7 @@ impl Guest {
         steps.open = checked + watch.lap();
         step(Step::Machine)?;
         let fill = drive::fill(site, from.clone(), &drive);
-        let (share, shared) = match site.memory.sharing() {
-            Some(sharing) => site.residents.join(&from, sharing).await.map(|(share, memory)| (Some(share), memory))?,
-            None => (None, None),
-        };
-        let restore = Restore {
-            generation: from.clone(),
-            paging: site.memory.paging,
-            tracking: site.memory.tracking,
-            working_set,
-            flat: match site.memory {
-                Handling { paging: Paging::Mapped, tracking: Tracking::Vmm } => Some(flat::memory(site, &from).await?),
-                _ => None,
-            },
-            shared,
-        };
+        let (share, restore) = memory_of(site, &from, working_set).await?;
         let started = async { Ok((site.vmm.restore(&manifest.shape, parts, restore).await?, watch.lap())) };
         // The drive is filled while the VMM starts.
         let ((machine, machine_took), ()) = tokio::try_join!(started, fill)?;
@@ -162,6 +149,24 @@ impl Guest {
         self.agent.set_token(token);
         Ok(())
     }
+}
+
+/// How the guest gets its memory, and its part in what it shares.
+async fn memory_of(
+    site: &Arc<Site>,
+    from: &Generation,
+    working_set: Option<WorkingSet>,
+) -> Result<(Option<Share>, Restore)> {
+    let (share, shared) = match site.memory.sharing() {
+        Some(sharing) => site.residents.join(from, sharing).await.map(|(share, memory)| (Some(share), memory))?,
+        None => (None, None),
+    };
+    let flat = match site.memory {
+        Handling { paging: Paging::Mapped, tracking: Tracking::Vmm } => Some(flat::memory(site, from).await?),
+        _ => None,
+    };
+    let Handling { paging, tracking } = site.memory;
+    Ok((share, Restore { generation: from.clone(), paging, tracking, working_set, flat, shared }))
 }
 
 /// What a generation says of its guest, which can run here.

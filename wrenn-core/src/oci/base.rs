@@ -15,16 +15,9 @@ use crate::oci::error::OciError;
 use crate::oci::merge::{LayerContent, Merge};
 use crate::oci::package_list::{self, PackageList};
 
-/// A base that was written.
-#[derive(Debug)]
-pub(super) struct Base {
-    pub(super) size_bytes: u64,
-    pub(super) packages: PackageList,
-}
-
-/// Writes the image of `layers`, the lowest first, to the new file `path`. It is not made durable. Where the file system
-/// can, it shares the layers' blocks.
-pub(super) fn write(layers: &[Arc<Layer>], path: &Path) -> Result<Base, OciError> {
+/// Writes the image of `layers`, the lowest first, to the new file `path`, and says which packages it has. It is not made
+/// durable. Where the file system can, it shares the layers' blocks.
+pub(super) fn write(layers: &[Arc<Layer>], path: &Path) -> Result<PackageList, OciError> {
     let mut merge = Merge::new();
     for layer in layers {
         let fault = |(path, fault): (Vec<u8>, _)| OciError::entry(&layer.digest.to_string(), &path, fault);
@@ -33,11 +26,11 @@ pub(super) fn write(layers: &[Arc<Layer>], path: &Path) -> Result<Base, OciError
     let packages = package_list::read(&merge, layers).map_err(OciError::io("read the packages of", path))?;
     let file =
         File::options().read(true).write(true).create_new(true).open(path).map_err(OciError::io("create", path))?;
-    let size_bytes = fill(layers, merge.finish(), &file).map_err(OciError::io("write", path))?;
-    Ok(Base { size_bytes, packages })
+    fill(layers, merge.finish(), &file).map_err(OciError::io("write", path))?;
+    Ok(packages)
 }
 
-fn fill(layers: &[Arc<Layer>], tree: Tree<LayerContent>, file: &File) -> io::Result<u64> {
+fn fill(layers: &[Arc<Layer>], tree: Tree<LayerContent>, file: &File) -> io::Result<()> {
     let ranges = Range::of(&tree);
     let mut blocks = vec![0; tree.len()];
     let mut next = 1_u32;
@@ -66,7 +59,8 @@ fn fill(layers: &[Arc<Layer>], tree: Tree<LayerContent>, file: &File) -> io::Res
     });
     erofs::write(&tree, file, next, &mut |source, offset, bytes| {
         layer(source).ok_or_else(too_large)?.small.read_exact_at(bytes, offset)
-    })
+    })?;
+    Ok(())
 }
 
 /// A file's content in its layer.

@@ -91,7 +91,7 @@ pub(crate) async fn make_base(
         parts.iter().map(|layer| LayerInfo { digest: layer.digest.to_string(), size: layer.totals.unpacked_bytes });
     let infos = infos.collect();
     let path = base.to_owned();
-    let packages = blocking(base, move || base::write(&parts, &path)).await?.packages;
+    let packages = blocking(base, move || base::write(&parts, &path)).await?;
     Ok(Made { digest: digest.to_string(), reference: source.to_string(), config, layers: infos, packages })
 }
 
