@@ -42,7 +42,7 @@ fn a_snapshot_is_its_keys_alone() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert_eq!(
         listed.lines().collect::<Vec<_>>(),
-        ["image     -         base".to_owned(), format!("snapshot  {}  warm", &ada.key[4..12])]
+        ["image     -         base".to_owned(), format!("snapshot  {}  warm  on base", &ada.key[4..12])]
     );
     assert_eq!(eve.post("/v1/sandboxes", &json!({"template": "warm"})).0, 404);
     for name in ["warm", "base", "nowhere", "..%2fwarm"] {
