@@ -60,10 +60,11 @@ fn left(group: &Path) -> Option<Free> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    /// A root directory with these files.
+    pub(crate) fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
@@ -73,7 +74,7 @@ mod tests {
         root
     }
 
-    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:     1048576 kB\n");
+    pub(crate) const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:     1048576 kB\n");
 
     #[test]
     fn the_tightest_limit_counts_in_either_version_of_control_groups() {

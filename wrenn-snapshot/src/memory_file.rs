@@ -9,6 +9,21 @@ use crate::{
 };
 
 /// A guest's memory, whose pages are read while the guest may write to them.
+///
+/// ```
+/// use wrenn_snapshot::{LocalStore, MemoryFile, PAGE_BYTES, PageRange, Space};
+///
+/// let memfd = tempfile::tempfile()?; // a VMM's, which it has mapped
+/// memfd.set_len(16 * PAGE_BYTES as u64)?;
+/// let memory = MemoryFile::shared(memfd)?;
+/// let store = LocalStore::in_memory()?;
+/// let mut pending = store.begin(None)?;
+/// let mut writer = pending.space_writer(Space::Memory)?;
+/// writer.add_running(&memory, &[PageRange::new(3, 2)])?;
+/// pending.seal(writer)?;
+/// assert_eq!(pending.publish(b"")?.space(Space::Memory).map(|space| space.pages), Some(16));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct MemoryFile {
     file: File,

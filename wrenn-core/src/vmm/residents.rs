@@ -62,7 +62,7 @@ impl Residents {
         let is_alone = Arc::strong_count(&share.0) == 1;
         if sharing == Sharing::WithOthers && share.0.memory.get().is_none() {
             let len_bytes = from.space(Space::Memory).map_or(0, |space| space.data_pages * PAGE_BYTES as u64);
-            if is_alone || !has_room_for(len_bytes) {
+            if is_alone || !has_room_for(len_bytes).await? {
                 return Ok((share, None));
             }
             if len_bytes > WAITED_FOR_BYTES_MAX {
@@ -123,14 +123,15 @@ async fn read(from: Generation) -> Result<Arc<SharedMemory>> {
 }
 
 /// Whether the host has the memory, and much more.
-fn has_room_for(len_bytes: u64) -> bool {
-    free(Path::new("/")).is_some_and(|free| len_bytes <= free.bytes / ROOM)
+async fn has_room_for(len_bytes: u64) -> Result<bool> {
+    let free = blocking("look at the free memory", || free(Path::new("/"))).await?;
+    Ok(free.is_some_and(|free| len_bytes <= free.bytes / ROOM))
 }
 
 const WHAT: &str = "read the memory of all clones";
-/// A guest that does not share touches a quarter of what a small template has, and a program has several templates.
+/// The rest is for what guests write, and for other templates.
 const ROOM: u64 = 8;
-/// It is read in a tenth of a second, in which a guest that is served alone has just begun.
+/// Some 2 GB/s are copied by a processor, as `Populate` says: that is an eighth of a second.
 const WAITED_FOR_BYTES_MAX: u64 = 256 << 20;
 
 #[cfg(test)]

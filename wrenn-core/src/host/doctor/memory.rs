@@ -27,21 +27,8 @@ const SMALLEST_BYTES: u64 = 192 << 20;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
-
-    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 9 kB\nMemAvailable:     1048576 kB\n");
+    use crate::free_memory::tests::{MEMINFO, machine};
 
     #[test]
     fn too_little_memory_is_told_with_whose_limit_it_is() {

@@ -21,7 +21,7 @@ use crate::vmm::console::{Console, escape_controls};
 use crate::vmm::exit::Exit;
 use crate::vmm::launch::Userfaultfds;
 use crate::vmm::machine::Machine;
-use crate::vmm::memory::{GuestMemory, SharedMemory};
+use crate::vmm::memory::GuestMemory;
 use crate::vmm::origin::Origin;
 use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::Restore;
@@ -37,8 +37,8 @@ use crate::vmm::tracking::Tracking;
 pub(super) struct QemuMachine {
     process: Process,
     memory: Arc<GuestMemory>,
-    /// What the machine has mapped instead of `memory`, with the other clones.
-    cloned: Option<(MemoryFile, Arc<SharedMemory>)>,
+    /// What the machine has mapped instead of `memory`, where it shares that with other clones.
+    cloned: Option<MemoryFile>,
     qmp: Option<Qmp>,
     origin: Origin,
     /// How the pages are found that the guest wrote, where a page server provides the memory.
@@ -87,12 +87,12 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Has the machine map a generation's memory, as its other clones do.
-    pub(super) async fn map(&mut self, uffds: Userfaultfds, shared: Arc<SharedMemory>) -> Result<()> {
+    /// Has the machine map the generation's memory that it has inherited, as its other clones do.
+    pub(super) async fn map(&mut self, uffds: Userfaultfds) -> Result<()> {
         let began = Instant::now();
         let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &self.memory).await?;
         self.origin = Origin::Mapped;
-        self.cloned = Some((memory, shared));
+        self.cloned = Some(memory);
         self.found = Some(found);
         self.tracking = Tracking::Async;
         self.restored.populate = began.elapsed();
@@ -128,7 +128,7 @@ impl QemuMachine {
 
     fn memory_file(&self) -> Result<MemoryFile> {
         match &self.cloned {
-            Some((memory, _)) => Ok(memory.try_clone()?),
+            Some(memory) => Ok(memory.try_clone()?),
             None => Ok(MemoryFile::shared(file_of(&self.memory)?)?),
         }
     }

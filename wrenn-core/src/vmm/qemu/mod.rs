@@ -181,7 +181,7 @@ impl Vmm for Qemu {
         let start = Launching::Restore { paging, shared: shared.clone() };
         let (mut machine, uffds) = self.start(shape, parts, memory, start).await?;
         match (uffds, shared) {
-            (Some(uffds), Some(shared)) => machine.map(uffds, shared).await?,
+            (Some(uffds), Some(_)) => machine.map(uffds).await?,
             (Some(uffds), None) => machine.serve(uffds, from).await?,
             (None, _) => machine.is_populated(populated_in),
         }

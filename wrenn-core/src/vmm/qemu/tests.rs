@@ -209,7 +209,7 @@ async fn clones_map_one_memory_and_what_each_writes_is_its_own_and_is_found() {
     for _ in 0..2 {
         let waiting = waiting_with(TEST, Paging::Mapped, Some(Arc::clone(&shared))).await;
         let Some(Waiting { mut machine, uffds, _network, .. }) = waiting else { return };
-        machine.map(uffds.unwrap(), Arc::clone(&shared)).await.unwrap();
+        machine.map(uffds.unwrap()).await.unwrap();
         let report = machine.restore_report().unwrap();
         assert_eq!((report.paging, report.tracking), (Paging::Mapped, Tracking::Async));
         let kept = std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().flatten();
