@@ -271,16 +271,22 @@ mod tests {
         let (dir, data) = directory();
         let store = LocalStore::open(data.generations()).unwrap();
         let publish = || store.begin(None).unwrap().publish(b"").unwrap().id();
-        let old = publish();
-        fs::write(data.booted().join("torn.json"), "").unwrap();
-        let young = publish();
-        let young_dir = dir.path().join("generations").join(young.to_string());
-        for file in fs::read_dir(young_dir).unwrap() {
-            let file = fs::File::options().write(true).open(file.unwrap().path()).unwrap();
-            file.set_modified(SystemTime::now() + CLOCK_SLACK + Duration::from_secs(60)).unwrap();
+        let (old, young) = (publish(), publish());
+        let torn = data.booted().join("torn.json");
+        fs::write(&torn, "").unwrap();
+        // All three are given their times: a machine's clock may be set while its tests run.
+        let written = SystemTime::now();
+        let set = |path: &Path, time| fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        set(&torn, written);
+        for (id, time) in [(old, written), (young, written + CLOCK_SLACK + Duration::from_secs(60))] {
+            for file in fs::read_dir(dir.path().join("generations").join(id.to_string())).unwrap() {
+                set(&file.unwrap().path(), time);
+            }
         }
         let survey = Survey::of(&data, &mut Seen::default()).unwrap();
-        assert_eq!(survey.roots(&store).unwrap(), [old]);
+        assert_eq!(survey.damaged_count(), 1, "{survey:?}");
+        assert_eq!(HashSet::from_iter(store.list().unwrap()), HashSet::from([old, young]));
+        assert_eq!(survey.roots(&store).unwrap(), [old], "{survey:?}");
         assert_eq!(store.collect(&survey.roots(&store).unwrap()).unwrap(), [young]);
     }
 
