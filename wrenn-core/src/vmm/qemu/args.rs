@@ -98,7 +98,9 @@ impl Args {
         let file = format!("driver=file,filename=/dev/fdset/{set},locking=off,node-name={id}-file,{mode}");
         let read_only = if mode.starts_with("read-only=on") { "on" } else { "off" };
         self.option("-add-fd", format!("fd={fd},set={set}"));
-        self.option("-blockdev", format!("{file},cache.no-flush=on,auto-read-only=off"));
+        // QEMU would write a file out, and have the host forget what it has of it, each time that a machine's state is
+        // loaded or that the machine goes on after a save: for a file that another host may have written.
+        self.option("-blockdev", format!("{file},cache.no-flush=on,auto-read-only=off,drop-cache=off"));
         let raw = format!("driver=raw,node-name={id},file={id}-file,read-only={read_only},discard=unmap");
         self.option("-blockdev", format!("{raw},cache.no-flush=on"));
         self.option("-device", format!("virtio-blk-device,drive={id}"))
