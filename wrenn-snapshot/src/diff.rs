@@ -13,7 +13,7 @@ use crate::{
     id::GenerationId,
     memory_file::MemoryFile,
     packer::{Diff, Packer, PageState, written},
-    page::{PAGE_BYTES, PageIndex, PageRange, bytes_of, whole_pages},
+    page::{PAGE_BYTES, PageIndex, PageRange, ReadPages, bytes_of, whole_pages},
     reader::GenerationReader,
     segments::Segments,
 };
@@ -99,6 +99,36 @@ pub(crate) fn of_comparison(mut packer: Packer<'_>, file: &File, parent: &Genera
         }
     }
     packer.pack_hole(cursor, pages, parent.index());
+    packer.finish(pages)
+}
+
+/// Packs those of the pages that another program read, in any order, which are not what the parent has.
+pub(crate) fn of_pieces(
+    mut packer: Packer<'_>,
+    pages: u32,
+    pieces: impl Iterator<Item = Result<ReadPages>>,
+    parent: &GenerationReader,
+) -> Result<Diff> {
+    let mut before = Vec::new();
+    for piece in pieces {
+        let ReadPages { pages: range, bytes } = piece?;
+        if range.end() > u64::from(pages) {
+            return Err(Error::invalid("pages beyond the end of the space"));
+        }
+        let Some(bytes) = bytes else {
+            packer.pack_hole(range.start.0, range.start.0 + range.count, parent.index());
+            continue;
+        };
+        if bytes.len() != bytes_of(range.count) {
+            return Err(Error::invalid("the bytes are not those of the pages"));
+        }
+        before.resize(bytes.len(), 0);
+        read_parent(parent, range.start, &mut before)?;
+        packer.pack(range.start.0, &bytes, |at, now| {
+            if now == &before[at..at + PAGE_BYTES] { PageState::Clean } else { written(at, now) }
+        })?;
+    }
+    packer.sort();
     packer.finish(pages)
 }
 

@@ -117,7 +117,7 @@ pub use hold::held::HeldPages;
 pub use id::{GenerationId, ParseGenerationIdError};
 pub use memory_file::MemoryFile;
 pub use options::{OnceResident, Populate, ServeOptions, Tracking};
-pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize};
+pub use page::{PAGE_BYTES, PageIndex, PageRange, PageSize, ReadPages};
 pub use page_log::PageLog;
 pub use pending::PendingGeneration;
 pub use reader::GenerationReader;

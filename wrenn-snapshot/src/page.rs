@@ -75,6 +75,15 @@ impl PageRange {
     }
 }
 
+/// Pages that another program has read, and what they held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadPages {
+    /// Which pages.
+    pub pages: PageRange,
+    /// Their bytes; `None` if all of them are zeros.
+    pub bytes: Option<Vec<u8>>,
+}
+
 /// How many pages `bytes` are, if they are whole pages and few enough to index.
 pub(crate) fn whole_pages(bytes: u64) -> Option<u32> {
     if !bytes.is_multiple_of(PAGE_BYTES_U64) {

@@ -12,7 +12,7 @@ use crate::{
     id::GenerationId,
     memory_file::MemoryFile,
     packer::{Diff, Packer},
-    page::PageRange,
+    page::{PageRange, ReadPages},
     space::Space,
 };
 
@@ -105,6 +105,22 @@ impl SpaceWriter {
         self.pack(|packer, parent| match parent.filter(|parent| parent.index(space).is_some()) {
             Some(parent) => diff::of_comparison(packer, file, &parent.reader(space)?),
             None => diff::of_sparse(packer, file),
+        })
+    }
+
+    /// Adds what another program has read of a space of `pages` pages: those pages that are not what the parent has. They
+    /// may come in any order, each once; pages that do not come are the parent's. The way to store a drive whose VMM
+    /// tells what was written to it.
+    ///
+    /// # Errors
+    /// There is no parent with this space, a piece is an error, comes twice or lies outside of the space, the parent
+    /// cannot be read, or a write failed.
+    pub fn add_read(&mut self, pages: u32, pieces: impl Iterator<Item = Result<ReadPages>>) -> Result<()> {
+        let space = self.space;
+        self.pack(|packer, parent| {
+            let parent = parent.filter(|parent| parent.index(space).is_some());
+            let parent = parent.ok_or_else(|| Error::invalid("without a parent, all of a space has to be written"))?;
+            diff::of_pieces(packer, pages, pieces, &parent.reader(space)?)
         })
     }
 

@@ -7,12 +7,13 @@ use std::{
 
 use proptest::prelude::*;
 use wrenn_snapshot::{
-    Generation, GenerationReader, LocalStore, PAGE_BYTES, PageIndex, PageRange, PageRun, PageSource, Space,
+    Generation, GenerationReader, LocalStore, PAGE_BYTES, PageIndex, PageRange, PageRun, PageSource, ReadPages, Space,
 };
 
 mod seed;
 
 const PAGES: u32 = 48;
+const CLUSTER_PAGES: u32 = 4;
 
 /// A page that is written, and what it is filled with; 0 zeroes it.
 type Change = (u32, u8);
@@ -22,10 +23,12 @@ enum Way {
     Dirty,
     Sparse,
     Compared,
+    /// By clusters that another program read, the last first.
+    Read,
 }
 
 fn generations() -> impl Strategy<Value = Vec<(Way, Vec<Change>)>> {
-    let way = prop_oneof![Just(Way::Dirty), Just(Way::Sparse), Just(Way::Compared)];
+    let way = prop_oneof![Just(Way::Dirty), Just(Way::Sparse), Just(Way::Compared), Just(Way::Read)];
     let changes = proptest::collection::btree_map(0..PAGES, 0u8..4, 0..20);
     let changes = changes.prop_map(|changes| changes.into_iter().collect());
     proptest::collection::vec((way, changes), 1..5)
@@ -63,11 +66,26 @@ fn store_next(
             let held = (0..PAGES).filter(|page| model[range_of(*page)].iter().any(|byte| *byte != 0));
             pending.write_compared(Space::Memory, &sparse(held.map(page)))
         }
+        Way::Read if parent.is_none() => pending.write_sparse(Space::Memory, &sparse((0..PAGES).map(page))),
+        Way::Read => {
+            let mut clusters: Vec<u32> = changes.iter().map(|(page, _)| page / CLUSTER_PAGES).collect();
+            clusters.dedup();
+            let pieces = clusters.into_iter().rev().map(|cluster| Ok(read(cluster, model)));
+            let mut writer = pending.space_writer(Space::Memory).expect("a writer");
+            writer.add_read(PAGES, pieces).expect("added");
+            pending.seal(writer)
+        }
     };
     let report = report.expect("written");
     let data = changes.iter().filter(|(_, value)| *value != 0).count() as u64;
     assert!(report.data_pages <= data, "no more is stored than was written");
     pending.publish(b"").expect("published")
+}
+
+fn read(cluster: u32, model: &[u8]) -> ReadPages {
+    let pages = PageRange::new(cluster * CLUSTER_PAGES, CLUSTER_PAGES);
+    let bytes = &model[range_of(pages.start.0).start..][..CLUSTER_PAGES as usize * PAGE_BYTES];
+    ReadPages { pages, bytes: bytes.iter().any(|byte| *byte != 0).then(|| bytes.to_vec()) }
 }
 
 fn read_by_runs(reader: &GenerationReader) -> Vec<u8> {
@@ -154,6 +172,25 @@ fn a_drive_that_was_deleted_from_and_grown_is_stored_by_what_changed() {
     let mut expected = vec![0; read.len()];
     [1, 9, 10].into_iter().for_each(|page| expected[range_of(page)].fill(1));
     assert!(read == expected);
+}
+
+#[test]
+fn what_another_program_read_is_refused_where_it_makes_no_sense() {
+    let store = LocalStore::in_memory().expect("a store");
+    let mut pending = store.begin(None).expect("begun");
+    pending.write_dirty(Space::Drive, &[3; 4 * PAGE_BYTES], &[PageRange::new(0, 4)]).expect("written");
+    let parent = pending.publish(b"").expect("published");
+    let piece = |start, count, bytes| ReadPages { pages: PageRange::new(start, count), bytes };
+    let refused = |parent: Option<&Generation>, pieces: Vec<ReadPages>| {
+        let mut writer = store.begin(parent).expect("begun").space_writer(Space::Drive).expect("a writer");
+        writer.add_read(4, pieces.into_iter().map(Ok)).expect_err("refused").to_string()
+    };
+    assert!(refused(None, vec![]).contains("without a parent"));
+    assert!(refused(Some(&parent), vec![piece(3, 2, None)]).contains("beyond the end"));
+    assert!(refused(Some(&parent), vec![piece(u32::MAX, u32::MAX, None)]).contains("beyond the end"));
+    assert!(refused(Some(&parent), vec![piece(0, 2, Some(vec![1; PAGE_BYTES]))]).contains("not those of the pages"));
+    let twice = refused(Some(&parent), vec![piece(0, 2, None), piece(1, 1, Some(vec![1; PAGE_BYTES]))]);
+    assert!(!twice.is_empty());
 }
 
 #[test]
