@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target { name: "header", run: wrenn_snapshot::fuzz::header },
     Target { name: "manifest", run: wrenn_snapshot::fuzz::manifest },
     Target { name: "working_set", run: wrenn_snapshot::fuzz::working_set },
@@ -28,6 +28,7 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "archives", run: wrenn_envd::agent::fuzz::archives },
     Target { name: "frames", run: frames::frames },
     Target { name: "qmp", run: wrenn_core::fuzz::qmp },
+    Target { name: "drive_copies", run: wrenn_core::fuzz::drive_copies },
     Target { name: "dockerfile", run: wrenn_core::fuzz::dockerfile },
     Target { name: "records", run: wrenn_core::fuzz::records },
     Target { name: "layers", run: wrenn_core::fuzz::layers },

@@ -70,7 +70,7 @@ pub use files::entry::{FileEntry, FileKind};
 pub use files::handle::Files;
 pub use files::stream::{FileReader, FileWriter};
 pub use files::watch::{Change, ChangeKind, WatchBuilder, Watcher};
-pub use guest::then::{SaveReport, SaveSteps};
+pub use guest::then::{DriveSaving, SaveReport, SaveSteps};
 pub use host::builder::HostBuilder;
 pub use host::create::SandboxBuilder;
 pub use host::doctor::Diagnosis;
@@ -123,7 +123,7 @@ pub mod fuzz {
     pub use crate::build::fuzz::dockerfile;
     pub use crate::oci::fuzz::{images, layers};
     pub use crate::site::fuzz::records;
-    pub use crate::vmm::qemu::fuzz::qmp;
+    pub use crate::vmm::qemu::fuzz::{drive_copies, qmp};
 }
 
 /// The example of the README is compiled, too.

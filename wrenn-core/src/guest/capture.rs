@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use wrenn_snapshot::{Generation, Space};
+use wrenn_snapshot::{Generation, Space, SpaceWriter};
 
 use crate::error::{Error, Result};
 use crate::guest::Guest;
@@ -13,7 +13,7 @@ use crate::guest::stopwatch::Stopwatch;
 use crate::guest::then::{SaveReport, SaveSteps, Then};
 use crate::runtime::blocking;
 use crate::site::Site;
-use crate::vmm::saved::{STATE_BLOB, Saved};
+use crate::vmm::saved::{Begun, STATE_BLOB, Saved};
 
 impl Guest {
     /// Publishes a generation of the guest as it is at one instant. Afterwards, and after a failure, the guest is
@@ -33,7 +33,9 @@ impl Guest {
         let (mut pending, mut memory, drive_writer) = blocking("begin a snapshot", begin).await??;
         steps.begin = watch.lap();
         if then == Then::GoOn {
-            drive::write_ahead(Arc::clone(&self.drive), site.data.path().to_owned()).await?;
+            if !self.machine.knows_drive() {
+                drive::write_ahead(Arc::clone(&self.drive), site.data.path().to_owned()).await?;
+            }
             memory = self.machine.save_ahead(memory).await?;
         }
         steps.ahead = watch.lap();
@@ -43,14 +45,11 @@ impl Guest {
         // Those that end meanwhile are still open in what is saved.
         self.manifest.connections = self.egress.as_ref().map(|egress| egress.connections()).unwrap_or_default();
         self.machine.stop().await?;
-        let drive = SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive_writer, then);
-        // Both are waited for even if one fails: a machine whose save was cut short could not go on.
-        let (saved, drive) = tokio::join!(self.machine.save(memory), drive);
-        let (Saved { memory, state }, drive) = (saved?, drive?);
+        let (Saved { memory, state }, drive) = self.save(site, memory, drive_writer, then).await?;
         // From here on the guest may run: what was saved has only to be stored and made durable.
         let stopped_for = stopped.elapsed();
         steps.stop = watch.lap();
-        let held_bytes = memory.held_bytes();
+        let (held_bytes, saving) = (memory.held_bytes(), drive.saving());
         let metadata = serde_json::to_vec(&self.manifest).map_err(|e| Error::failed("describe the guest")(e.into()))?;
         let publish = move || {
             pending.write_blob(STATE_BLOB, &state)?;
@@ -65,15 +64,18 @@ impl Guest {
         steps.go_on = watch.lap();
         let frozen_for = steps.freeze + steps.stop + steps.go_on;
         // Publishing is waited for even where the guest did not go on, since the next capture must not find pages held
-        // by this one.
+        // by this one; and the copying of the drive, which publishing waits for.
+        let copied = self.machine.drive_saved().await;
         let published = publishing.await.map_err(|e| Error::failed("publish the snapshot")(e.into()))?;
         gone_on?;
+        copied?;
         let generation = published?;
         steps.publish = watch.lap();
         steps.whole = asked.elapsed();
         let phases = self.machine.save_phases();
         let tracking = self.machine.tracking();
-        self.save_report = Some(SaveReport { stopped_for, frozen_for, held_bytes, tracking, phases, steps });
+        self.save_report =
+            Some(SaveReport { stopped_for, frozen_for, held_bytes, tracking, drive: saving, phases, steps });
         self.machine.saved();
         self.hand_on_working_set(site, generation.id()).await;
         match &mut self.lineage {
@@ -84,6 +86,28 @@ impl Guest {
             lineage.shorten(site);
         }
         Ok(generation)
+    }
+
+    /// Saves a stopped guest as far as that has to be before it goes on.
+    async fn save(
+        &mut self,
+        site: &Site,
+        memory: SpaceWriter,
+        drive: SpaceWriter,
+        then: Then,
+    ) -> Result<(Saved, SavedDrive)> {
+        let compare = |drive| SavedDrive::of(Arc::clone(&self.drive), site.data.path().to_owned(), drive, then);
+        if !self.machine.knows_drive() {
+            // Both are waited for even if one fails: a machine whose save was cut short could not go on.
+            let compared = compare(drive);
+            let (saved, drive) = tokio::join!(self.machine.save(memory), compared);
+            return Ok((saved?, drive?));
+        }
+        let saved = self.machine.save(memory).await?;
+        match self.machine.save_drive(drive).await? {
+            Begun::Saving(drive) => Ok((saved, SavedDrive::Saving(drive))),
+            Begun::Unknown(drive) => Ok((saved, compare(*drive).await?)),
+        }
     }
 
     /// Freezes the guest's processes, so that none runs in a copy before the copy has an identity of its own. From then

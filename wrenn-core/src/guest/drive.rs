@@ -1,13 +1,14 @@
 //! A sandbox's writable drive, a file without a name.
 //!
 //! ```text
-//!  create ─▶ copy_sparse (boot) or fill (restore) ─▶ the VMM has it ─▶ SavedDrive::of (stopped) ─▶ finish
+//!  create ─▶ copy_sparse (boot) or fill (restore) ─▶ the VMM has it ─▶ Machine::save_drive (stopped) ─▶ finish
+//!                                                                   └▶ SavedDrive::of (stopped) ────┘
 //! ```
 //!
-//! The VMM does not tell which pages of the drive the guest wrote. So a capture compares the drive with its parent,
-//! which takes as long as reading all of it. Where the file system can clone files (XFS, btrfs), a guest that goes on
-//! does not wait for that: the drive is cloned during the stop, in less than a millisecond, and the clone is compared
-//! afterwards.
+//! QEMU tells what the guest wrote, and copies it out as it was at the stop while the guest goes on. Firecracker tells
+//! nothing. Then, and where it is not known of all that was written, a capture compares the drive with its parent, which
+//! takes as long as reading all of it. Where the file system can clone files (XFS, btrfs), a guest that goes on does not
+//! wait for that: the drive is cloned during the stop, in less than a millisecond, and the clone is compared afterwards.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -19,11 +20,12 @@ use nix::unistd::{Whence, lseek};
 use wrenn_snapshot::{Generation, Space, SpaceWriter};
 
 use crate::error::{Error, Result};
-use crate::guest::then::Then;
+use crate::guest::then::{DriveSaving, Then};
 use crate::runtime::blocking;
 use crate::site::Site;
 use crate::site::step::Step;
 use crate::unnamed::{clone, unnamed_file};
+use crate::vmm::saved::SavingDrive;
 
 /// Makes a drive without a name. The kernel frees it with its last descriptor.
 pub(crate) fn create(site: &Arc<Site>) -> Result<File> {
@@ -64,6 +66,8 @@ pub(crate) enum SavedDrive {
     Written(SpaceWriter),
     /// The contents are in a clone, which has to be compared and written yet.
     Cloned { clone: File, into: SpaceWriter },
+    /// The VMM is copying them.
+    Saving(SavingDrive),
 }
 
 impl SavedDrive {
@@ -89,6 +93,16 @@ impl SavedDrive {
                 into.add_compared(&clone)?;
                 Ok(into)
             }
+            Self::Saving(drive) => drive.finish(),
+        }
+    }
+
+    /// How the contents are saved.
+    pub(crate) fn saving(&self) -> DriveSaving {
+        match self {
+            Self::Written(_) => DriveSaving::Compared,
+            Self::Cloned { .. } => DriveSaving::Cloned,
+            Self::Saving(_) => DriveSaving::Told,
         }
     }
 }

@@ -15,6 +15,30 @@ pub(crate) enum Then {
     GoOn,
 }
 
+/// How a pause, a fork or a snapshot found and saved what was written to the drive.
+///
+/// ```no_run
+/// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+/// let report = sandbox.save_report().await?;
+/// if report.is_some_and(|report| report.drive == wrenn_core::DriveSaving::Compared) {
+///     println!("the more is on the drive, the longer a fork stops its parent here");
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DriveSaving {
+    /// The VMM told what was written, and copied it as it was at the stop while the guest went on: QEMU does. The stop
+    /// depends neither on the drive's size nor on what was written.
+    Told,
+    /// The drive's file was cloned in the stop, and compared after it: with Firecracker, where the file system of the
+    /// data directory shares storage between files, as XFS and btrfs do.
+    Cloned,
+    /// All of the drive was compared in the stop: with Firecracker on other file systems, with
+    /// [`Tracking::Compare`](crate::Tracking::Compare), after a save that failed, and at the first save after a boot.
+    Compared,
+}
+
 /// How long a pause, a fork or a snapshot stopped its sandbox, and how long its steps took.
 ///
 /// ```no_run
@@ -38,6 +62,8 @@ pub struct SaveReport {
     pub held_bytes: u64,
     /// How the memory was found that the guest had written.
     pub tracking: Tracking,
+    /// How it was found what the guest had written to its drive.
+    pub drive: DriveSaving,
     /// How long each step of the VMM's part took.
     pub phases: SavePhases,
     /// How long each step of the pause, the fork or the snapshot took.

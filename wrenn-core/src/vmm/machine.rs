@@ -13,7 +13,7 @@ use crate::vmm::metadata::Metadata;
 use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::SavePhases;
-use crate::vmm::saved::Saved;
+use crate::vmm::saved::{Begun, Saved};
 use crate::vmm::shape::MachineShape;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Ways;
@@ -69,6 +69,23 @@ pub(crate) trait Machine: std::fmt::Debug + Send + Sync {
     /// Saves the device state of a stopped machine, and the memory that its guest wrote since the last generation and
     /// that was not copied ahead. The machine may go on when this returns.
     async fn save(&mut self, memory: SpaceWriter) -> Result<Saved>;
+
+    /// Whether [`save_drive`](Self::save_drive) is going to know what was written to the drive since the last generation.
+    fn knows_drive(&self) -> bool {
+        false
+    }
+
+    /// Begins to save the drive of a machine that is stopped and was [saved](Self::save): what was written to it since
+    /// the last generation. The machine may go on when this returns, and has to be asked for
+    /// [`drive_saved`](Self::drive_saved) then.
+    async fn save_drive(&mut self, drive: SpaceWriter) -> Result<Begun> {
+        Ok(Begun::Unknown(Box::new(drive)))
+    }
+
+    /// Waits until the VMM has copied all of a drive whose saving has begun.
+    async fn drive_saved(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Tells the machine that its last [`save`](Self::save) is published, so that the next save has only what is
     /// written since.

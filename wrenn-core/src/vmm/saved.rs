@@ -2,9 +2,10 @@
 
 use std::fs::File;
 
+use tokio::sync::oneshot;
 use wrenn_snapshot::{HeldPages, PAGE_BYTES, SpaceWriter};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The state of a machine at one instant.
 pub(crate) struct Saved {
@@ -45,6 +46,26 @@ impl SavedMemory {
                 Ok(into)
             }
         }
+    }
+}
+
+/// Whether a VMM has begun to save a drive.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    Saving(SavingDrive),
+    /// The VMM does not know what was written to it.
+    Unknown(Box<SpaceWriter>),
+}
+
+/// A drive that its VMM copies while the guest goes on.
+#[derive(Debug)]
+pub(crate) struct SavingDrive(pub(super) oneshot::Receiver<Result<SpaceWriter>>);
+
+impl SavingDrive {
+    /// Waits until all of it is written. Blocks, until the VMM has sent everything or is gone.
+    pub(crate) fn finish(self) -> Result<SpaceWriter> {
+        let gone = |error: oneshot::error::RecvError| Error::failed("save the drive")(error.into());
+        self.0.blocking_recv().map_err(gone)?
     }
 }
 

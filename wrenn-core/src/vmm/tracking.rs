@@ -21,8 +21,8 @@ pub enum Tracking {
     /// Costs some 10 microseconds for such a write; a guest that writes in order waits for one in sixteen. Up to 60 KiB
     /// after what is written in order may be stored, too.
     Sync,
-    /// Nothing is noted. Each pause, fork and snapshot compares all memory that the guest has touched with the snapshot
-    /// that it came from. Needs nothing of the host. Costs the writes nothing, and a pause or a fork's stop some 100 ms for
+    /// Nothing is noted. Each pause, fork and snapshot compares all memory that the guest has touched, and all of its
+    /// drive, with the snapshot that it came from. Needs nothing of the host. Costs the writes nothing, and a pause or a fork's stop some 100 ms for
     /// each 100 MiB that the guest has touched.
     Compare,
     /// The VMM tracks the writes by itself: Firecracker does, by KVM's own log of written pages.

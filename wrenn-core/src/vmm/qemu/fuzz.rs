@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::vmm::qemu::nbd::{Requests, greet};
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
 
 /// What QEMU's monitor says: any bytes are an answer or an error, whose text steers no terminal. The monitor says them all, and
@@ -22,6 +23,37 @@ pub fn qmp(bytes: &[u8]) {
         Err(QmpError::TimedOut { command, .. }) => panic!("{command} waits for a monitor that has closed"),
         Err(error) => check_text(&error),
     }
+}
+
+/// What QEMU copies of a drive: any bytes are pages of the drive, each once at most, or an error.
+///
+/// # Panics
+/// A promise is broken.
+pub fn drive_copies(bytes: &[u8]) {
+    use std::io::Write as _;
+    const PAGES: u32 = 1 << 18;
+    let pair = || std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+    let ((greeted, mut greeter), (ours, mut theirs), (done, finish)) = (pair(), pair(), pair());
+    for stream in [&greeted, &ours] {
+        stream.set_read_timeout(Some(HUNG_AFTER)).expect("a limit");
+    }
+    // Less than a socket holds: nobody reads while it is written.
+    let bytes = &bytes[..bytes.len().min(64 << 10)];
+    for client in [&mut greeter, &mut theirs] {
+        client.write_all(bytes).expect("room for it");
+        client.shutdown(std::net::Shutdown::Write).expect("an end");
+    }
+    // A greeting that was none is an error like another.
+    let _ = greet(&greeted, u64::from(PAGES) * 4096);
+    let mut came = 0;
+    for piece in Requests::new(&ours, &done, PAGES).flatten() {
+        assert!(piece.pages.end() <= u64::from(PAGES), "{:?} is not in the drive", piece.pages);
+        let len = piece.bytes.as_ref().map(Vec::len);
+        assert!(len.is_none_or(|len| len == piece.pages.count as usize * 4096), "the bytes are not the pages'");
+        came += piece.pages.count;
+    }
+    assert!(came <= PAGES, "more came than there is");
+    drop(finish);
 }
 
 fn check_text(error: &QmpError) {

@@ -28,9 +28,10 @@ use crate::vmm::parts::Restore;
 use crate::vmm::phases::{RestorePhases, SavePhases};
 use crate::vmm::process::Process;
 use crate::vmm::qemu::cloned::ClonedMemory;
+use crate::vmm::qemu::drive::DriveLog;
 use crate::vmm::qemu::lazy::{Found, LazyMemory, Written, file_of, save_memory};
 use crate::vmm::qemu::qmp::{Qmp, QmpError};
-use crate::vmm::saved::{STATE_BLOB, Saved};
+use crate::vmm::saved::{Begun, STATE_BLOB, Saved};
 use crate::vmm::tracking::Tracking;
 
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) struct QemuMachine {
     /// What the machine has mapped instead of `memory`, where it shares that with other clones.
     cloned: Option<MemoryFile>,
     qmp: Option<Qmp>,
+    drive: DriveLog,
     origin: Origin,
     /// How the pages are found that the guest wrote, where a page server provides the memory.
     found: Option<Found>,
@@ -55,6 +57,7 @@ impl QemuMachine {
             memory: Arc::new(memory),
             cloned: None,
             qmp: None,
+            drive: DriveLog::default(),
             origin: Origin::Booted,
             found: None,
             tracking: Tracking::Compare,
@@ -72,6 +75,13 @@ impl QemuMachine {
         self.execute("start QEMU", "migrate-set-capabilities", capabilities()).await?;
         self.restored.spawn = began.elapsed();
         Ok(())
+    }
+
+    /// Has QEMU note what the guest writes to its drive. `is_parents` says that a generation has what is on it now.
+    pub(super) async fn watch_drive(&mut self, is_parents: bool) -> Result<()> {
+        const WHAT: &str = "watch the drive";
+        let began = self.drive.begin(monitor(&mut self.qmp, WHAT)?, is_parents).await;
+        self.told(WHAT, began).await
     }
 
     /// Provides the machine with a generation's memory.
@@ -134,17 +144,19 @@ impl QemuMachine {
     }
 
     pub(super) async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
-        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))?;
-        match qmp.execute(command, arguments).await {
-            Ok(value) => Ok(value),
-            Err(error) => Err(self.explain(what, error).await),
-        }
+        let answer = monitor(&mut self.qmp, what)?.execute(command, arguments).await;
+        self.told(what, answer).await
     }
 
     async fn give(&mut self, file: &File, what: &'static str) -> Result<()> {
-        let qmp = self.qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))?;
-        match qmp.give_fd(STATE_FD_NAME, file.as_fd()).await {
-            Ok(()) => Ok(()),
+        let given = monitor(&mut self.qmp, what)?.give_fd(STATE_FD_NAME, file.as_fd()).await;
+        self.told(what, given).await
+    }
+
+    /// What the monitor answered, with a better error.
+    async fn told<T>(&mut self, what: &'static str, answer: std::result::Result<T, QmpError>) -> Result<T> {
+        match answer {
+            Ok(answer) => Ok(answer),
             Err(error) => Err(self.explain(what, error).await),
         }
     }
@@ -204,8 +216,11 @@ impl Machine for QemuMachine {
     }
 
     async fn stop(&mut self) -> Result<()> {
+        const WHAT: &str = "stop the guest";
+        let prepared = self.drive.prepare(monitor(&mut self.qmp, WHAT)?).await;
+        self.told(WHAT, prepared).await?;
         let began = Instant::now();
-        self.execute("stop the guest", "stop", Value::Null).await?;
+        self.execute(WHAT, "stop", Value::Null).await?;
         self.saved = SavePhases { stop: began.elapsed(), ..SavePhases::default() };
         Ok(())
     }
@@ -220,6 +235,10 @@ impl Machine for QemuMachine {
         const WHAT: &str = "save the device state";
         let state = state_file(WHAT)?;
         let began = Instant::now();
+        if !self.drive.is_complete() {
+            let started_over = self.drive.start_over(monitor(&mut self.qmp, WHAT)?).await;
+            self.told(WHAT, started_over).await?;
+        }
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
         let written = match (&self.origin, &self.found) {
@@ -241,7 +260,25 @@ impl Machine for QemuMachine {
         Ok(Saved { memory: copied??, state })
     }
 
+    fn knows_drive(&self) -> bool {
+        self.drive.is_complete()
+    }
+
+    async fn save_drive(&mut self, drive: SpaceWriter) -> Result<Begun> {
+        const WHAT: &str = "save the drive";
+        let begun = self.drive.save(monitor(&mut self.qmp, WHAT)?, drive).await;
+        self.told(WHAT, begun).await
+    }
+
+    async fn drive_saved(&mut self) -> Result<()> {
+        const WHAT: &str = "copy the drive";
+        let ended = self.drive.saved(monitor(&mut self.qmp, WHAT)?).await;
+        let ended = self.told(WHAT, ended).await?;
+        ended.map_err(|reason| Error::failed(WHAT)(reason.into()))
+    }
+
     fn saved(&mut self) {
+        self.drive.published();
         if let Some(found) = &self.found {
             found.commit();
         }
@@ -278,6 +315,10 @@ impl Machine for QemuMachine {
     async fn kill(&mut self) {
         self.process.kill().await;
     }
+}
+
+fn monitor<'a>(qmp: &'a mut Option<Qmp>, what: &'static str) -> Result<&'a mut Qmp> {
+    qmp.as_mut().ok_or_else(|| Error::failed(what)("QEMU's monitor is gone".into()))
 }
 
 const STATE_FD_NAME: &str = "state";

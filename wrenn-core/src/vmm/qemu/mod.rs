@@ -4,10 +4,12 @@ mod args;
 pub(crate) mod binary;
 mod cloned;
 mod compared;
+mod drive;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 mod lazy;
 mod machine;
+mod nbd;
 mod qmp;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ use crate::vmm::qemu::args::Start;
 use crate::vmm::qemu::binary::Binary;
 use crate::vmm::qemu::machine::QemuMachine;
 use crate::vmm::shape::{Acceleration, MachineShape};
+use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Ways;
 
 /// The driver, bound to one binary.
@@ -158,12 +161,15 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>> {
-        let (machine, _) = self.start(shape, parts, reserve(shape)?, Launching::Boot(media)).await?;
+        let (mut machine, _) = self.start(shape, parts, reserve(shape)?, Launching::Boot(media)).await?;
+        machine.watch_drive(false).await?;
         Ok(Box::new(machine))
     }
 
     async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
         let (paging, generation) = (from.paging, from.generation.clone());
+        // Who asks for everything to be compared means the drive, too. Where memory is copied, that says nothing of it.
+        let tells_drive = from.tracking != Tracking::Compare || paging == Paging::Eager;
         let began = Instant::now();
         let memory = match paging {
             Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
@@ -186,6 +192,9 @@ impl Vmm for Qemu {
             (None, _) => machine.is_populated(populated_in),
         }
         machine.load_devices(&generation).await?;
+        if tells_drive {
+            machine.watch_drive(true).await?;
+        }
         Ok(Box::new(machine))
     }
 }
