@@ -1,5 +1,4 @@
-//! How long a snapshot stops its sandbox: after little and after much was written, while it goes on writing, and with much
-//! on its drive.
+//! How long a snapshot stops its sandbox: after little and after much was written to memory, and while it goes on writing.
 
 use wrenn_core::{Host, Sandbox, SaveReport};
 
@@ -27,7 +26,6 @@ async fn main() -> anyhow::Result<()> {
     report("live_snapshot_stop/limit", "ms", worst, 20.0, Goal::AtMost(1.0));
     report_percentiles("live_snapshot_frozen", "ms", &frozen, &values, [Goal::None, Goal::None]);
     report_hard_writing(&host, &sandbox, &references).await?;
-    report_drive(&host, &sandbox, &references).await?;
     sandbox.kill().await?;
     Ok(())
 }
@@ -55,16 +53,6 @@ async fn report_hard_writing(host: &Host, sandbox: &Sandbox, references: &[f64])
     report_percentiles("live_snapshot_stop_writing", "ms", &values, references, [Goal::None, Goal::None]);
     let worst = values.iter().copied().fold(0.0, f64::max);
     report("live_snapshot_stop_writing/limit", "ms", worst, 20.0, Goal::AtMost(1.0));
-    Ok(())
-}
-
-/// On a file system that cannot share storage, the drive is compared in the stop.
-async fn report_drive(host: &Host, sandbox: &Sandbox, references: &[f64]) -> anyhow::Result<()> {
-    let mut values = Vec::new();
-    for _ in 0..ROUNDS {
-        values.push(stop_ms(&write_and_snapshot(host, sandbox, "/home/user", 128).await?));
-    }
-    report_percentiles("live_snapshot_stop_drive", "ms", &values, references, [Goal::None, Goal::None]);
     Ok(())
 }
 
