@@ -1,4 +1,5 @@
 //! What a fork, a snapshot and a pause save of a drive is that of the instant, however they find it.
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -28,7 +28,7 @@ use super::{
     output::Outputs,
     running::Process,
     table::{Begun, Table},
-    terminal::Terminal,
+    terminal::{Ends, Terminal},
 };
 use crate::{
     agent::{
@@ -199,13 +199,12 @@ impl Launch {
     }
 
     fn terminal(&self, size: Size) -> io::Result<([OwnedFd; 3], Ours)> {
-        let (terminal, slave) = Terminal::open(size)?;
+        let Ends { terminal, reader, slave } = Terminal::open(size)?;
         if nix::unistd::geteuid().is_root() {
             sys::terminal::give_to(&slave, Uid::from_raw(self.user.uid))?;
         }
-        let terminal = Arc::new(terminal);
-        let ours =
-            Ours { input: Input::Terminal(terminal.clone(), Mutex::default()), outputs: Outputs::terminal(terminal) };
+        let input = Input::Terminal(Arc::new(terminal), Mutex::default());
+        let ours = Ours { input, outputs: Outputs::terminal(reader) };
         Ok(([slave.try_clone()?, slave.try_clone()?, slave], ours))
     }
 

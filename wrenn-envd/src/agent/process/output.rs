@@ -1,8 +1,7 @@
 use std::{
     fs::File,
     io::{self, PipeReader},
-    os::fd::{AsFd as _, OwnedFd},
-    sync::Arc,
+    os::fd::OwnedFd,
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{journal::Journal, pace::Pace, ring::Channel, terminal::Terminal};
+use super::{journal::Journal, pace::Pace, ring::Channel};
 use crate::agent::sys;
 
 /// The agent's ends of a process's output: two pipes, or a terminal.
@@ -28,6 +27,7 @@ pub(in crate::agent) struct Outputs {
 #[derive(Debug)]
 pub(super) struct Output {
     channel: Channel,
+    kind: Kind,
     /// `None` once it is at its end.
     source: Option<Source>,
     pace: Pace,
@@ -35,12 +35,17 @@ pub(super) struct Output {
     left_bytes: Option<usize>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Terminal,
+}
+
 #[derive(Debug)]
 enum Source {
-    Pipe(AsyncFd<File>),
-    /// A pipe that nobody watches until then: one that is watched wakes the agent up for every write.
+    Watched(AsyncFd<File>),
+    /// One that nobody watches until then: one that is watched wakes the agent up for every write.
     Resting(File, Instant),
-    Terminal(Arc<Terminal>),
 }
 
 impl Outputs {
@@ -49,14 +54,15 @@ impl Outputs {
         let output = |channel, pipe: PipeReader| {
             fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             let source = Source::Resting(OwnedFd::from(pipe).into(), Instant::now());
-            Ok::<_, io::Error>(Output::new(channel, Some(source)))
+            Ok::<_, io::Error>(Output::new(channel, Kind::Pipe, Some(source)))
         };
         Ok(Self { first: output(Channel::Stdout, stdout)?, second: output(Channel::Stderr, stderr)? })
     }
 
-    pub(super) fn terminal(terminal: Arc<Terminal>) -> Self {
-        let first = Output::new(Channel::Pty, Some(Source::Terminal(terminal)));
-        Self { first, second: Output::new(Channel::Pty, None) }
+    /// That of a process that is about to begin at a terminal, of which this is the agent's end.
+    pub(super) fn terminal(reader: File) -> Self {
+        let output = |source| Output::new(Channel::Pty, Kind::Terminal, source);
+        Self { first: output(Some(Source::Resting(reader, Instant::now()))), second: output(None) }
     }
 
     /// Waits for one that has something to read, or is at its end.
@@ -87,7 +93,8 @@ impl Outputs {
     /// One pipe, which must not block.
     pub(in crate::agent) fn pipe(pipe: OwnedFd) -> Self {
         let source = Source::Resting(pipe.into(), Instant::now());
-        Self { first: Output::new(Channel::Stdout, Some(source)), second: Output::new(Channel::Stderr, None) }
+        let output = |channel, source| Output::new(channel, Kind::Pipe, source);
+        Self { first: output(Channel::Stdout, Some(source)), second: output(Channel::Stderr, None) }
     }
 
     /// How many pipes are not at their end.
@@ -99,7 +106,7 @@ impl Outputs {
     pub(super) async fn discard(mut self) {
         for output in [&mut self.first, &mut self.second] {
             output.left_bytes = None;
-            output.source = output.source.take().filter(|source| !matches!(source, Source::Terminal(_)));
+            output.source = output.source.take().filter(|_| output.kind == Kind::Pipe);
         }
         while self.open_pipes() > 0 {
             let is_flood = self.readable().await.take(|_| {}) == PIECE_BYTES_MAX;
@@ -118,8 +125,8 @@ impl Outputs {
 }
 
 impl Output {
-    fn new(channel: Channel, source: Option<Source>) -> Self {
-        Self { channel, source, pace: Pace::default(), left_bytes: None }
+    fn new(channel: Channel, kind: Kind, source: Option<Source>) -> Self {
+        Self { channel, kind, source, pace: Pace::default(), left_bytes: None }
     }
 
     /// Moves what is there to the journal.
@@ -133,7 +140,7 @@ impl Output {
     }
 
     fn is_open_pipe(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| !matches!(source, Source::Terminal(_)))
+        self.source.is_some() && self.kind == Kind::Pipe
     }
 
     /// Hands what is there to `sink`; returns how many bytes that were.
@@ -141,7 +148,7 @@ impl Output {
         let Some(source) = self.source.take() else { return 0 };
         // Room that is not needed was never touched, and costs nothing.
         let mut piece = Vec::with_capacity(PIECE_BYTES_MAX);
-        let read = source.try_read(&mut piece);
+        let read = self.kind.end_of(source.try_read(&mut piece));
         if read.is_ok() {
             sink(piece);
         }
@@ -161,7 +168,7 @@ impl Output {
             *left_bytes = left_bytes.saturating_sub(length);
             return source;
         }
-        match self.pace.rest(Instant::now(), length, PIECE_BYTES_MAX) {
+        match self.pace.rest(Instant::now(), length, self.kind.piece_bytes()) {
             Some(until) => source.resting(until),
             None => source.watched(),
         }
@@ -178,12 +185,29 @@ impl Output {
     async fn readable(&self) {
         // What is wrong with it shows when it is read.
         match &self.source {
-            Some(Source::Pipe(pipe)) => drop(pipe.readable().await.map(|mut guard| guard.retain_ready())),
+            Some(Source::Watched(output)) => drop(output.readable().await.map(|mut guard| guard.retain_ready())),
             // A timer that is due fires with the next tick all the same, a millisecond later.
             Some(Source::Resting(_, until)) if *until <= Instant::now() => yield_now().await,
             Some(Source::Resting(_, until)) => sleep_until(*until).await,
-            Some(Source::Terminal(terminal)) => drop(terminal.readable().await),
             None => std::future::pending().await,
+        }
+    }
+}
+
+impl Kind {
+    /// What a read has found. A terminal that no process has open any more fails, and is at its end.
+    fn end_of(self, read: io::Result<usize>) -> io::Result<usize> {
+        match read {
+            Err(error) if self == Self::Terminal && error.raw_os_error() == Some(libc::EIO) => Ok(0),
+            read => read,
+        }
+    }
+
+    /// What a read finds where more is there already.
+    fn piece_bytes(self) -> usize {
+        match self {
+            Self::Pipe => PIECE_BYTES_MAX,
+            Self::Terminal => TERMINAL_BYTES,
         }
     }
 }
@@ -191,39 +215,37 @@ impl Output {
 impl Source {
     fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            Self::Pipe(pipe) => {
-                pipe.try_io(Interest::READABLE, |pipe| Ok(rustix::io::read(pipe, spare_capacity(buffer))?))
+            Self::Watched(output) => {
+                output.try_io(Interest::READABLE, |output| Ok(rustix::io::read(output, spare_capacity(buffer))?))
             }
-            Self::Resting(pipe, _) => Ok(rustix::io::read(pipe, spare_capacity(buffer))?),
-            Self::Terminal(terminal) => terminal.try_read(buffer),
+            Self::Resting(output, _) => Ok(rustix::io::read(output, spare_capacity(buffer))?),
         }
     }
 
     fn resting(self, until: Instant) -> Self {
         match self {
-            Self::Pipe(pipe) => {
-                let pipe = pipe.into_inner();
-                // Where there may not be so much, it rests with less.
-                let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-                Self::Resting(pipe, until)
+            Self::Watched(output) => {
+                let output = output.into_inner();
+                // Where there may not be so much, and at a terminal, it rests with less.
+                let _ = fcntl(&output, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
+                Self::Resting(output, until)
             }
-            Self::Resting(pipe, _) => Self::Resting(pipe, until),
-            Self::Terminal(_) => self,
+            Self::Resting(output, _) => Self::Resting(output, until),
         }
     }
 
     /// To be read now, if nobody watches it.
     fn due(self) -> Self {
         match self {
-            Self::Resting(pipe, _) => Self::Resting(pipe, Instant::now()),
+            Self::Resting(output, _) => Self::Resting(output, Instant::now()),
             watched => watched,
         }
     }
 
     fn watched(self) -> Self {
-        let Self::Resting(pipe, _) = self else { return self };
-        match sys::watch(pipe) {
-            Ok(pipe) => Self::Pipe(pipe),
+        let Self::Resting(output, _) = self else { return self };
+        match sys::watch(output) {
+            Ok(output) => Self::Watched(output),
             // No memory for it: until there is, it is looked at now and then.
             Err(failed) => Self::Resting(failed.into_parts().0, Instant::now() + UNWATCHED),
         }
@@ -231,9 +253,8 @@ impl Source {
 
     fn readable_bytes(&self) -> usize {
         let bytes = match self {
-            Self::Pipe(pipe) => sys::readable_bytes(pipe.get_ref()),
-            Self::Resting(pipe, _) => sys::readable_bytes(pipe),
-            Self::Terminal(terminal) => sys::readable_bytes(terminal.as_fd()),
+            Self::Watched(output) => sys::readable_bytes(output.get_ref()),
+            Self::Resting(output, _) => sys::readable_bytes(output),
         };
         bytes.unwrap_or(0)
     }
@@ -241,6 +262,9 @@ impl Source {
 
 /// A whole pipe, before it rests.
 const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// A terminal's read ends with a buffer of the kernel's, of up to 4 KiB, and more may be in the next one.
+const TERMINAL_BYTES: usize = 2 << 10;
 
 /// What a pipe holds once it rests: enough for the fastest writer, who would else wait for its end. Only what is written
 /// takes memory.

@@ -1,10 +1,10 @@
-//! When a pipe is better left to fill.
+//! When a pipe, or a terminal, is better left to fill.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How fast output comes through one pipe.
+/// How fast output comes through one pipe, or from one terminal.
 ///
 /// What comes alone is taken at once. A process that writes much in small pieces would have the agent wake up for each of
 /// them, and send each by itself, at many times the cost of the bytes; so its pipe is left alone for a moment, and read

@@ -1,44 +1,41 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::OwnedFd,
 };
 
-use rustix::buffer::spare_capacity;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{agent::sys::terminal, proto::process::PTY};
 
 use crate::agent::sys::terminal::Size;
 
-/// The agent's end of a process's terminal. When it is dropped, the terminal hangs up.
+/// The agent's end of a process's terminal, as far as it is written to. When this and the end that is read are dropped, the
+/// terminal hangs up.
 #[derive(Debug)]
 pub(super) struct Terminal {
     master: AsyncFd<File>,
 }
 
+/// The ends of a new terminal.
+pub(super) struct Ends {
+    pub(super) terminal: Terminal,
+    /// What the process writes is read here. It does not block, and nobody watches it yet.
+    pub(super) reader: File,
+    /// The process's.
+    pub(super) slave: OwnedFd,
+}
+
 impl Terminal {
-    /// A new terminal, and the end of it that the process gets.
-    pub(super) fn open(size: Size) -> io::Result<(Self, OwnedFd)> {
+    /// A new terminal.
+    pub(super) fn open(size: Size) -> io::Result<Ends> {
         let (master, slave) = terminal::open(size)?;
-        Ok((Self { master: terminal::watch(master)? }, slave))
+        let reader = File::from(master.try_clone()?);
+        Ok(Ends { terminal: Self { master: terminal::watch(master)? }, reader, slave })
     }
 
     pub(super) fn resize(&self, size: Size) -> io::Result<()> {
         terminal::resize(self.master.get_ref(), size)
-    }
-
-    /// Waits until there is something to read.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        self.master.readable().await.map(|mut guard| guard.retain_ready())
-    }
-
-    /// Reads what is there, into the room that `buffer` has; `Ok(0)` when no process has the terminal open any more.
-    pub(super) fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        match self.master.try_io(Interest::READABLE, |master| Ok(rustix::io::read(master, spare_capacity(buffer))?)) {
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(0),
-            read => read,
-        }
     }
 
     /// Writes all of `bytes`, at the pace of whoever reads them.
@@ -48,12 +45,6 @@ impl Terminal {
             bytes = &bytes[written..];
         }
         Ok(())
-    }
-}
-
-impl AsFd for Terminal {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.master.as_fd()
     }
 }
 

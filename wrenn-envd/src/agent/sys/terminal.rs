@@ -16,7 +16,7 @@ use nix::{
     unistd::{Gid, Uid, fchown},
 };
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::check::check;
 
@@ -48,10 +48,10 @@ fn edit_characters(slave: impl AsFd) -> io::Result<()> {
     Ok(tcsetattr(&slave, SetArg::TCSANOW, &settings)?)
 }
 
-/// Lets the runtime watch the agent's end, which must not block.
+/// Lets the runtime watch the agent's end for room to write to, which must not block. What the process writes wakes nobody.
 pub(in crate::agent) fn watch(master: OwnedFd) -> io::Result<AsyncFd<File>> {
     // SAFETY: a `File` owns its descriptor, and is that same descriptor until it is dropped.
-    Ok(unsafe { AsyncFd::register(File::from(master)) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(File::from(master), Interest::WRITABLE) }?)
 }
 
 /// Gives a terminal to the user who will work at it, as a login does.
