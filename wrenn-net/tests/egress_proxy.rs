@@ -154,6 +154,40 @@ fn a_proxy_may_have_another_name_and_an_authority_of_its_own_and_be_on_the_host_
 }
 
 #[test]
+fn a_proxy_that_is_held_to_the_policy_is_not_reached_in_a_private_network_or_on_the_host() {
+    let test = "a_proxy_that_is_held_to_the_policy_is_not_reached_in_a_private_network_or_on_the_host";
+    in_a_world(test, async |world| {
+        mirror(&world, &format!("{GOOD}:80"));
+        let serve = |listener| Proxy::new(&world, Speaks::Socks5).serve(listener);
+        let mut asked: Vec<_> = ["10.9.0.7:1080", "169.254.169.254:1080", &format!("{PROXY}:1080")]
+            .map(|at| serve(world.listen(at)))
+            .into();
+        for at in ["127.0.0.1", &HOST.to_string()] {
+            asked.push(serve(tokio::net::TcpListener::bind((at, 1080)).await.unwrap()));
+        }
+        let (guest, egress) = world.guest(NetworkPolicy::closed());
+        let held = |host: &str| {
+            let proxy = UpstreamProxy::of(&format!("socks5://{host}:1080")).unwrap().held_to_policy();
+            NetworkPolicy::default().through(proxy)
+        };
+        // A policy that was checked can be for a name that leads there later.
+        for host in ["localhost", "127.0.0.1", &HOST.to_string(), "10.9.0.7", "169.254.169.254"] {
+            egress.set_policy(held(host));
+            let error = guest.connect(&format!("{GOOD}:80")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::HostUnreachable, "{host}: {error}");
+            let Refusal::Proxy { fault, .. } = world.refusals().pop().unwrap().refusal else { panic!("{host}") };
+            assert_eq!(fault, ProxyFault::Private, "{host}");
+        }
+        assert!(asked.iter().all(|asked| asked.lock().unwrap().is_empty()), "{asked:?}");
+        for policy in [held(PROXY), held("10.9.0.7").allow(["10.9.0.0/16:1080"]).unwrap()] {
+            egress.set_policy(policy);
+            says(&mut reflected(&guest).await.unwrap(), b"hello").await.unwrap();
+        }
+        assert_eq!(asked.iter().map(|asked| asked.lock().unwrap().len()).sum::<usize>(), 2);
+    });
+}
+
+#[test]
 fn a_connect_means_what_the_proxy_says_of_it() {
     in_a_world("a_connect_means_what_the_proxy_says_of_it", async |world| {
         Proxy::new(&world, Speaks::Socks5).serve(world.listen(&format!("{PROXY}:1080")));

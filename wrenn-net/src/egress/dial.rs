@@ -12,7 +12,7 @@ use crate::egress::dialled::Dialled;
 use crate::egress::intercept::Interception;
 use crate::egress::proxy::{NotMade, Proxies};
 use crate::egress::shared::{Destination, Route, Shared};
-use crate::policy::{Protocol, Refusal, UpstreamProxy};
+use crate::policy::{NetworkPolicy, Protocol, Refusal};
 
 /// Makes the connections of one guest.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Dialler {
         let mut last = None;
         for address in addresses.iter().take(ADDRESSES_MAX) {
             let to = SocketAddr::new(*address, port);
-            match self.connect(policy.proxy(), to).await {
+            match self.connect(&policy, to).await {
                 Ok(dialled) => return Ok(Made { dialled, to, route }),
                 Err(NotMade::Server(error)) => last = Some(error),
                 Err(NotMade::Proxy(fault)) => {
@@ -55,9 +55,9 @@ impl Dialler {
         Err(last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
     }
 
-    async fn connect(&self, proxy: Option<&UpstreamProxy>, to: SocketAddr) -> Result<Dialled, NotMade> {
-        match proxy {
-            Some(proxy) => self.proxies.connect(proxy, to).await,
+    async fn connect(&self, policy: &NetworkPolicy, to: SocketAddr) -> Result<Dialled, NotMade> {
+        match policy.proxy() {
+            Some(proxy) => self.proxies.connect(proxy, policy, to).await,
             None => {
                 let connected = timeout(DIAL_MAX, TcpStream::connect(to)).await.map_err(io::Error::from)?;
                 Ok(Dialled::Tcp(connected?))

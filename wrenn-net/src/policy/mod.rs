@@ -195,10 +195,12 @@ impl NetworkPolicy {
     ///
     /// # Errors
     /// A name is denied; or names are allowed, and everything is reached as well; or a rule sets and replaces nothing; or a DNS
-    /// server [may not be asked](Self::with_dns_servers), or there are too many of them.
+    /// server [may not be asked](Self::with_dns_servers), or there are too many of them; or a proxy that is
+    /// [held to the policy](UpstreamProxy::held_to_policy) is at an address that the policy does not let it be at.
     pub fn check(&self) -> Result<(), PolicyError> {
         self.check_rules()?;
         self.check_dns_servers()?;
+        self.check_proxy()?;
         if let Some(name) = self.deny.iter().find(|entry| entry.is_name()) {
             return Err(PolicyError::DeniedName { entry: name.to_string() });
         }
@@ -224,6 +226,23 @@ impl NetworkPolicy {
             Some(&server) => Err(PolicyError::DnsServer { server, why: why_not_asked(address::realm(server)) }),
             None => Ok(()),
         }
+    }
+
+    fn check_proxy(&self) -> Result<(), PolicyError> {
+        let Some((proxy, address)) = self.proxy.as_ref().and_then(|proxy| Some((proxy, proxy.host().parse().ok()?)))
+        else {
+            return Ok(());
+        };
+        match (self.may_reach_proxy(proxy, address), address::realm(address)) {
+            (true, _) => Ok(()),
+            (false, Realm::Local) => Err(PolicyError::Proxy { why: LOCAL_PROXY }),
+            (false, Realm::Private | Realm::Public) => Err(PolicyError::Proxy { why: PRIVATE_PROXY }),
+        }
+    }
+
+    /// Whether a proxy may be reached at an address. Whether that is the host's own is for others to say.
+    pub(crate) fn may_reach_proxy(&self, proxy: &UpstreamProxy, address: IpAddr) -> bool {
+        !proxy.is_held_to_policy() || self.may_mean_by_name(Protocol::Tcp, address, proxy.port())
     }
 
     /// Whether a DNS server may be asked for the guest. Whether it is the host's own is for others to say.
@@ -310,6 +329,10 @@ fn why_not_asked(realm: Realm) -> &'static str {
 }
 
 const EVERYTHING: &str = "*";
+const LOCAL_PROXY: &str =
+    "its address is on the host, its loopback or its link, or of many: take one that is elsewhere";
+const PRIVATE_PROXY: &str =
+    "its address is in a private network: allow that address with the proxy's port as well, or take a public one";
 const RULES_MAX: usize = 64;
 const DNS_SERVERS_MAX: usize = 10;
 const DNS_PORT: u16 = 53;

@@ -22,7 +22,8 @@ use crate::policy::value::Value;
 /// | `http://HOST:PORT` | HTTP's CONNECT (RFC 9110) |
 /// | `socks5+tls://HOST:PORT`, `https://HOST:PORT` | the same within TLS |
 ///
-/// The host is a name or an address of whatever network: the guest does not choose it. `USERNAME:${secret.NAME}@` may stand
+/// The host is a name or an address of whatever network: the guest does not choose it. Where somebody does who may not
+/// reach every network of this host's, [`held_to_policy`](Self::held_to_policy) is for that. `USERNAME:${secret.NAME}@` may stand
 /// before it, percent-encoded where that is needed, in place of [`credentials`](Self::credentials).
 ///
 /// The proxy is kept with the policy, in records as well, and so a password is no part of it: `${secret.NAME}` stands for
@@ -49,6 +50,7 @@ pub struct UpstreamProxy {
     credentials: Option<Credentials>,
     server_name: Option<String>,
     authority: Option<String>,
+    is_held_to_policy: bool,
 }
 
 /// What is spoken with a proxy.
@@ -85,6 +87,8 @@ struct Written {
     server_name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     authority: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    held_to_policy: bool,
 }
 
 impl UpstreamProxy {
@@ -106,7 +110,15 @@ impl UpstreamProxy {
             (None, Ok(IpAddr::V4(address))) => address.to_string(),
             (None, _) => name_of(host).map_err(|_| wrong(HOW))?,
         };
-        let proxy = Self { scheme, host, port, credentials: None, server_name: None, authority: None };
+        let proxy = Self {
+            scheme,
+            host,
+            port,
+            credentials: None,
+            server_name: None,
+            authority: None,
+            is_held_to_policy: false,
+        };
         let Some(user) = user else { return Ok(proxy) };
         let (username, password) = user.split_once(':').ok_or_else(|| wrong("a username has a password after it"))?;
         let decoded =
@@ -153,6 +165,15 @@ impl UpstreamProxy {
         self.with_tls()
     }
 
+    /// Has the proxy itself be reached as the policy says: at a public address, or in a private network that the policy's
+    /// `allow` names with the proxy's port, and never on the host, its loopback or its link. Where its host is a name, each
+    /// connection looks at the addresses that the name has then. Default: it may be at any address.
+    #[must_use]
+    pub fn held_to_policy(mut self) -> Self {
+        self.is_held_to_policy = true;
+        self
+    }
+
     fn with_tls(self) -> Result<Self, PolicyError> {
         match self.scheme.has_tls {
             true => Ok(self),
@@ -180,6 +201,10 @@ impl UpstreamProxy {
     /// Who has to certify it, where that is not up to the host.
     pub(crate) fn own_authority(&self) -> Option<&str> {
         self.authority.as_deref()
+    }
+
+    pub(crate) fn is_held_to_policy(&self) -> bool {
+        self.is_held_to_policy
     }
 
     pub(crate) fn told(&self) -> Option<&Credentials> {
@@ -225,6 +250,9 @@ impl TryFrom<Written> for UpstreamProxy {
         if let Some(name) = written.server_name {
             proxy = proxy.server_name(&name)?;
         }
+        if written.held_to_policy {
+            proxy = proxy.held_to_policy();
+        }
         match written.authority {
             Some(pem) => proxy.authority(&pem),
             None => Ok(proxy),
@@ -236,7 +264,14 @@ impl From<UpstreamProxy> for Written {
     fn from(proxy: UpstreamProxy) -> Self {
         let url = proxy.to_string();
         let (username, password) = proxy.credentials.map(|it| (it.username.into(), it.password.into())).unzip();
-        Self { url, username, password, server_name: proxy.server_name, authority: proxy.authority }
+        Self {
+            url,
+            username,
+            password,
+            server_name: proxy.server_name,
+            authority: proxy.authority,
+            held_to_policy: proxy.is_held_to_policy,
+        }
     }
 }
 
@@ -327,7 +362,8 @@ mod tests {
     fn what_is_written_is_read_again() {
         let pem = crate::Authority::generate().expect("an authority").certificate().to_owned();
         let full = proxy(WITH_ALL).server_name("a.example").and_then(|proxy| proxy.authority(&pem)).expect("a proxy");
-        for proxy in [full, proxy(WITH_ALL), proxy("socks5://[fd00::1]:1080")] {
+        let held = proxy("socks5://[fd00::1]:1080").held_to_policy();
+        for proxy in [full, proxy(WITH_ALL), proxy("socks5://[fd00::1]:1080"), held] {
             let text = serde_json::to_string(&proxy).expect("JSON");
             assert_eq!(serde_json::from_str::<UpstreamProxy>(&text).expect("a proxy"), proxy, "{text}");
         }

@@ -65,6 +65,11 @@ pub enum ProxyFault {
     /// Its name is not known, nobody listens there, or it has not answered in 10 seconds.
     #[error("the proxy is not reached: see that it runs, at that host and port, and that this host has a way to it")]
     Unreachable,
+    /// It is held to the policy, which lets none of its addresses be reached.
+    #[error(
+        "the proxy's address is the host's own or in a private network: take a public one, or allow it with its port"
+    )]
+    Private,
     /// Its certificate is not for its name, not valid, or of none of those who may certify it.
     #[error("the proxy's certificate is not trusted: give its authority or its server name with the proxy")]
     Uncertified,

@@ -226,3 +226,27 @@ fn dns_servers_are_kept_with_the_policy_and_held_to_it() {
     let closed = NetworkPolicy::closed().with_dns_servers([Ipv4Addr::new(9, 9, 9, 9).into()]);
     assert_eq!(closed.check(), Ok(()));
 }
+
+#[test]
+fn a_proxy_that_is_held_to_the_policy_is_public_or_allowed() {
+    let held = |url: &str| NetworkPolicy::default().through(UpstreamProxy::of(url).expect("a proxy").held_to_policy());
+    let text = serde_json::to_string(&held("socks5://93.184.216.34:1080")).expect("JSON");
+    let expected = r#"{"allow":[],"deny":[],"proxy":{"url":"socks5://93.184.216.34:1080","held_to_policy":true}}"#;
+    assert_eq!(text, expected);
+    // A name is looked at when it is dialled.
+    for at in ["93.184.216.34", "[2606:2800::34]", "localhost", "proxy.example"] {
+        assert_eq!(held(&format!("socks5://{at}:1080")).check(), Ok(()), "{at}");
+    }
+    for at in ["10.2.0.7", "127.0.0.1", "169.254.169.254", "[fd00::1]", "[::1]", "[::ffff:10.2.0.7]"] {
+        let url = format!("socks5+tls://{at}:1080");
+        assert!(matches!(held(&url).check(), Err(PolicyError::Proxy { .. })), "{at}");
+        let any = NetworkPolicy::default().through(UpstreamProxy::of(&url).expect("a proxy"));
+        assert_eq!(any.check(), Ok(()), "{at}");
+    }
+    for (entry, may) in [("10.2.0.7", true), ("10.2.0.0/16:1080", true), ("10.2.0.7:80", false), ("*", false)] {
+        let policy = held("socks5://10.2.0.7:1080").allow([entry]).expect("an entry");
+        assert_eq!(policy.check().is_ok(), may, "{entry}");
+    }
+    let local = held("socks5://127.0.0.1:1080").allow(["127.0.0.0/8"]).expect("an entry");
+    assert!(local.check().is_err(), "the loopback is no network that can be allowed");
+}

@@ -14,7 +14,8 @@ use crate::egress::proxy::credentials::{Filled, fill};
 use crate::egress::proxy::not_made::NotMade;
 use crate::egress::proxy::{http, socks};
 use crate::egress::servers::Servers;
-use crate::policy::{ProxyFault, ProxyProtocol, UpstreamProxy};
+use crate::egress::shared::is_hosts;
+use crate::policy::{NetworkPolicy, ProxyFault, ProxyProtocol, UpstreamProxy};
 
 /// Connects by the proxies of one guest's policy.
 #[derive(Debug, Default)]
@@ -31,14 +32,19 @@ impl Proxies {
         Self { interception, ..Self::default() }
     }
 
-    /// Connects to an address by a proxy.
-    pub(in crate::egress) async fn connect(&self, proxy: &UpstreamProxy, to: SocketAddr) -> Result<Dialled, NotMade> {
+    /// Connects to an address by the proxy of a policy.
+    pub(in crate::egress) async fn connect(
+        &self,
+        proxy: &UpstreamProxy,
+        policy: &NetworkPolicy,
+        to: SocketAddr,
+    ) -> Result<Dialled, NotMade> {
         let secrets = self.interception.as_ref().map(|interception| &*interception.secrets);
         let told = match proxy.told() {
             Some(credentials) => Some(fill(credentials, secrets).await?),
             None => None,
         };
-        let mut stream = timeout(REACH_MAX, self.reach(proxy)).await.unwrap_or(Err(ProxyFault::Unreachable))?;
+        let mut stream = timeout(REACH_MAX, self.reach(proxy, policy)).await.unwrap_or(Err(ProxyFault::Unreachable))?;
         let asked = async {
             match &mut stream {
                 Dialled::Tcp(stream) => ask(proxy.protocol(), stream, to, told.as_ref()).await,
@@ -49,8 +55,15 @@ impl Proxies {
         Ok(stream)
     }
 
-    async fn reach(&self, proxy: &UpstreamProxy) -> Result<Dialled, ProxyFault> {
-        let addresses = self.addresses.of(proxy.host(), proxy.port()).await.map_err(unreachable(proxy))?;
+    async fn reach(&self, proxy: &UpstreamProxy, policy: &NetworkPolicy) -> Result<Dialled, ProxyFault> {
+        let mut addresses = self.addresses.of(proxy.host(), proxy.port()).await.map_err(unreachable(proxy))?;
+        if proxy.is_held_to_policy() && !addresses.is_empty() {
+            // What was looked at is what is connected to.
+            addresses.retain(|at| policy.may_reach_proxy(proxy, at.ip()) && !is_hosts(at.ip()));
+            if addresses.is_empty() {
+                return Err(ProxyFault::Private);
+            }
+        }
         let stream = TcpStream::connect(&addresses[..]).await.map_err(unreachable(proxy))?;
         stream.set_nodelay(true).map_err(unreachable(proxy))?;
         let Some(name) = proxy.tls_name() else { return Ok(Dialled::Tcp(stream)) };
