@@ -5,6 +5,7 @@ pub mod builds;
 pub mod carried;
 pub mod clock;
 pub mod cut;
+pub mod egress_proxy;
 pub mod error;
 pub mod events;
 mod history;

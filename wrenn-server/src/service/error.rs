@@ -40,6 +40,12 @@ pub enum ServiceError {
         /// What is wrong with it.
         why: String,
     },
+    /// A proxy cannot be as it was asked for.
+    #[error("the egress proxy cannot be used: {why}")]
+    BadProxy {
+        /// What is wrong with it, without what was written, which may be a password.
+        why: &'static str,
+    },
     /// The key has no such build, or it was too long ago.
     #[error("there is no build {id:?} of this key, or the server has ended since it began: builds are kept for a day")]
     NoBuild {

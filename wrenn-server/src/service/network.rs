@@ -2,12 +2,13 @@
 
 use wrenn_core::{Error, NetworkPolicy, Rule};
 
+use crate::service::egress_proxy;
 use crate::store::records::Network;
 
 /// The policy that was asked for.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] for an entry or a header that is none, and for a DNS server that may not be asked.
+/// [`Error::InvalidInput`] for an entry, a header or a proxy that is none, and for a DNS server or a proxy that may not be asked.
 pub(super) fn policy(network: &Network) -> Result<NetworkPolicy, Error> {
     let policy = match network.internet {
         Some(false) => NetworkPolicy::closed(),
@@ -23,6 +24,9 @@ pub(super) fn policy(network: &Network) -> Result<NetworkPolicy, Error> {
     }
     if let Some(servers) = &network.dns_servers {
         policy = policy.with_dns_servers(servers.iter().copied());
+    }
+    if let Some(proxy) = &network.egress_proxy {
+        policy = policy.through(egress_proxy::upstream(proxy)?);
     }
     policy.check()?;
     Ok(policy)

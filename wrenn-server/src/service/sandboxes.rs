@@ -34,6 +34,7 @@ use crate::service::admission::{Admission, Capacity, Share};
 use crate::service::builds::Builds;
 use crate::service::builds::files::Files;
 use crate::service::builds::registries::Registries;
+use crate::service::egress_proxy::Credentials;
 use crate::service::error::ServiceError;
 use crate::service::events::Events;
 use crate::service::history::History;
@@ -54,6 +55,8 @@ pub struct Sandboxes {
     admission: Admission,
     builds: Builds,
     running: Mutex<HashMap<SandboxId, Kept>>,
+    /// Of those that run.
+    credentials: Credentials,
     /// Told when one begins to run, and when one no longer does.
     changed: Notify,
     /// Whoever changes a sandbox or its record has its lock; a kill waits for none. The same of the names of snapshots.
@@ -105,7 +108,8 @@ pub struct Found {
 }
 
 impl Sandboxes {
-    /// Takes over what an earlier server has left: what ran is woken from its last pause, and what has none is stopped.
+    /// Takes over what an earlier server has left: what ran is woken from its last pause, and what has none is stopped. The
+    /// `credentials` are those that the host asks for.
     ///
     /// # Errors
     /// [`ServiceError::Store`], and those of [`Host::templates`].
@@ -114,6 +118,7 @@ impl Sandboxes {
         store: Arc<dyn Store>,
         capacity: Capacity,
         registries: Registries,
+        credentials: Credentials,
     ) -> Result<Arc<Self>, ServiceError> {
         let meters = Arc::new(Meters::default());
         let files = Files::new(host.data_dir().join("server/build-files"));
@@ -126,6 +131,7 @@ impl Sandboxes {
             admission: Admission::new(capacity, Arc::clone(&meters)),
             meters,
             running: Mutex::default(),
+            credentials,
             changed: Notify::new(),
             locks: Mutex::default(),
             requests: Mutex::default(),
@@ -295,6 +301,7 @@ impl Sandboxes {
 
     /// Keeps one alive, and notes its end.
     fn keep(self: &Arc<Self>, sandbox: Sandbox, record: SandboxRecord, share: Share) {
+        self.credentials.know(&record);
         let run = Arc::new(Run::of(&record, Arc::clone(&self.meters)));
         let kept = Kept { sandbox: sandbox.clone(), record: Arc::new(record), run, _share: Arc::new(share) };
         lock(&self.running).insert(sandbox.id().clone(), kept);

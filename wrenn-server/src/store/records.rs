@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use wrenn_core::SandboxId;
 
 /// A key that clients send.
@@ -119,8 +119,43 @@ pub struct Network {
     pub headers: BTreeMap<String, BTreeMap<String, String>>,
     /// The DNS servers that are asked for it; `None` for the host's.
     pub dns_servers: Option<Vec<IpAddr>>,
+    /// The SOCKS5 proxy by which its connections leave; `None` where they leave by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<EgressProxy>,
     /// Who reaches its ports.
     pub inbound: Inbound,
+}
+
+/// The SOCKS5 proxy by which a sandbox's connections leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressProxy {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// What it is told; `None` where it asks for nothing.
+    pub credentials: Option<ProxyCredentials>,
+    /// How it is spoken to within TLS; `None` without TLS.
+    pub tls: Option<ProxyTls>,
+}
+
+/// Whom a proxy is told that a connection is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyCredentials {
+    /// What the library asks for them by. No other credentials have that name.
+    pub name: String,
+    /// The username.
+    pub username: String,
+    /// The password.
+    #[serde(serialize_with = "Hidden::as_it_is")]
+    pub password: Hidden,
+}
+
+/// How a proxy is spoken to within TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyTls {
+    /// The name that its certificate has to be for; `None` for its host's.
+    pub server_name: Option<String>,
+    /// Who has to certify it, in PEM; `None` for whom this machine trusts.
+    pub authority: Option<String>,
 }
 
 /// Who reaches a sandbox's ports through the server.
@@ -248,6 +283,13 @@ pub struct WebhookRecord {
 /// A text that no log shows.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Hidden(pub String);
+
+impl Hidden {
+    /// Writes it into a record, which is for the server alone. It has no `Serialize`, so that no answer has it by mistake.
+    fn as_it_is<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
 impl std::fmt::Debug for Hidden {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -3,6 +3,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from conftest import since
 from e2b.exceptions import InvalidArgumentException, SandboxException
 
 URL = os.environ["E2B_SANDBOX_URL"]
@@ -95,6 +96,34 @@ def test_a_network_is_what_was_asked_for(create):
     assert "allow_out" not in sandbox.get_info().network
     sandbox = create(network={"deny_out": ["8.8.8.8/32"]})
     assert sandbox.get_info().network["deny_out"] == ["8.8.8.8/32"]
+
+
+@since(2, 63)
+def test_dns_servers_are_what_was_asked_for(create):
+    sandbox = create(network={"dns_servers": ["1.1.1.1", "9.9.9.9"]})
+    assert sandbox.get_info().network["dns_servers"] == ["1.1.1.1", "9.9.9.9"]
+    sandbox.update_network({"dns_servers": ["8.8.8.8"]})
+    assert sandbox.get_info().network["dns_servers"] == ["8.8.8.8"]
+    sandbox.update_network({})
+    assert "dns_servers" not in sandbox.get_info().network
+    with pytest.raises((SandboxException, InvalidArgumentException), match="10.0.0.53"):
+        sandbox.update_network({"dns_servers": ["10.0.0.53"]})
+
+
+@since(2, 63)
+def test_an_egress_proxy_is_told_without_its_password(create):
+    proxy = {"address": "proxy.example.com:1080", "username": "ada", "password": "hunter2"}
+    sandbox = create(network={"egress_proxy": {**proxy, "tls": {"server_name": "other.example.com"}}})
+    told = {"address": "proxy.example.com:1080", "username": "ada"}
+    assert sandbox.get_info().network["egress_proxy"] == {**told, "tls": {"server_name": "other.example.com"}}
+    sandbox.update_network({"egress_proxy": proxy})
+    assert sandbox.get_info().network["egress_proxy"] == told
+    for address in ["10.0.0.7:1080", "127.0.0.1:1080"]:
+        with pytest.raises((SandboxException, InvalidArgumentException), match="proxy"):
+            sandbox.update_network({"egress_proxy": {"address": address}})
+    assert sandbox.get_info().network["egress_proxy"] == told
+    sandbox.update_network({})
+    assert "egress_proxy" not in sandbox.get_info().network
 
 
 def test_what_a_network_cannot_be_is_refused(create):

@@ -77,6 +77,7 @@ impl From<ServiceError> for Refused {
             ServiceError::TooLarge { .. }
             | ServiceError::TooManyTags { .. }
             | ServiceError::BadWebhook { .. }
+            | ServiceError::BadProxy { .. }
             | ServiceError::BadBuild { .. } => Self::bad_request(message),
             ServiceError::BuildBegun { .. } => Self::conflict(message),
             ServiceError::UploadTooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message),

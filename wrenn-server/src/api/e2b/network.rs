@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::api::e2b::answer::Refused;
-use crate::store::records::{Inbound, Network};
+use crate::service::egress_proxy;
+use crate::store::records::{EgressProxy, Hidden, Inbound, Network, ProxyTls};
 
 /// As clients send and get it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -28,11 +28,33 @@ pub(super) struct NetworkBody {
     https_ports: Option<Vec<u16>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dns_servers: Option<Vec<String>>,
-    #[serde(skip_serializing)]
-    egress_proxy: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_proxy: Option<ProxyBody>,
     /// In a change alone; a create has it outside.
     #[serde(rename = "allow_internet_access", skip_serializing)]
     allow_internet_access: Option<bool>,
+}
+
+/// Its password and its authority are taken, and not told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ProxyBody {
+    address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    #[serde(skip_serializing)]
+    password: Option<Hidden>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<ProxyTlsBody>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProxyTlsBody {
+    enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<String>,
+    #[serde(skip_serializing)]
+    ca_cert: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -50,9 +72,6 @@ struct Transform {
 impl NetworkBody {
     /// What was asked for, beside `internet`, which a create has outside of this.
     pub(super) fn wanted(self, internet: Option<bool>) -> Result<Network, Refused> {
-        if self.egress_proxy.is_some_and(|proxy| !proxy.is_null()) {
-            return Err(unbuilt("egressProxy"));
-        }
         let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
         if let Some(name) = deny.iter().find(|entry| !is_address(entry)) {
             return Err(Refused::bad_request(format!("invalid denied CIDR {name}")));
@@ -76,7 +95,8 @@ impl NetworkBody {
             tls_ports: https_ports,
         };
         let headers = headers(self.rules.unwrap_or_default())?;
-        Ok(Network { internet, allow, deny, headers, dns_servers, inbound })
+        let egress_proxy = self.egress_proxy.map(ProxyBody::wanted).transpose()?;
+        Ok(Network { internet, allow, deny, headers, dns_servers, egress_proxy, inbound })
     }
 }
 
@@ -97,8 +117,25 @@ impl From<&Network> for NetworkBody {
             dns_servers: dns_servers.map(|servers| servers.iter().map(ToString::to_string).collect()),
             mask_request_host: network.inbound.host.clone(),
             https_ports: Some(network.inbound.tls_ports.clone()).filter(|ports| !ports.is_empty()),
+            egress_proxy: network.egress_proxy.as_ref().map(ProxyBody::from),
             ..Self::default()
         }
+    }
+}
+
+impl ProxyBody {
+    fn wanted(self) -> Result<EgressProxy, Refused> {
+        let tls = self.tls.filter(|tls| tls.enabled);
+        let tls = tls.map(|tls| ProxyTls { server_name: tls.server_name, authority: tls.ca_cert });
+        Ok(egress_proxy::wanted(self.address, self.username, self.password, tls)?)
+    }
+}
+
+impl From<&EgressProxy> for ProxyBody {
+    fn from(proxy: &EgressProxy) -> Self {
+        let EgressProxy { address, credentials, tls } = proxy.clone();
+        let tls = tls.map(|tls| ProxyTlsBody { enabled: true, server_name: tls.server_name, ca_cert: None });
+        Self { address, username: credentials.map(|told| told.username), password: None, tls }
     }
 }
 
@@ -154,6 +191,8 @@ const DNS_SERVERS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn wanted(body: Value) -> Result<Network, String> {
@@ -185,6 +224,25 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_comes_back_without_its_password_and_its_authority() {
+        let asked = serde_json::json!({"egressProxy": {
+            "address": "proxy.example:1080", "username": "ada", "password": "hunter2",
+            "tls": {"enabled": true, "serverName": "other.example", "caCert": "PEM"},
+        }});
+        let network = wanted(asked).expect("a network");
+        let proxy = network.egress_proxy.as_ref().expect("a proxy");
+        assert_eq!(proxy.credentials.as_ref().expect("credentials").password, Hidden("hunter2".to_owned()));
+        assert_eq!(proxy.tls.as_ref().expect("TLS").authority.as_deref(), Some("PEM"));
+        let told = serde_json::to_value(NetworkBody::from(&network)).expect("JSON");
+        let expected = serde_json::json!({
+            "address": "proxy.example:1080", "username": "ada", "tls": {"enabled": true, "serverName": "other.example"},
+        });
+        assert_eq!(told["egressProxy"], expected);
+        let plain = serde_json::json!({"egressProxy": {"address": "a.example:1", "tls": {"enabled": false}}});
+        assert_eq!(wanted(plain).expect("a network").egress_proxy.and_then(|proxy| proxy.tls), None);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_in_e2bs_words() {
         let refused = |body| wanted(body).expect_err("it is refused");
         assert!(refused(serde_json::json!({"denyOut": ["evil.example"]})).contains("invalid denied CIDR evil.example"));
@@ -193,7 +251,8 @@ mod tests {
         assert!(refused(serde_json::json!({"dnsServers": ["2606:4700::1"]})).contains("2606:4700::1"));
         assert!(refused(serde_json::json!({"dnsServers": ["dns.example"]})).contains("dns.example"));
         assert!(refused(serde_json::json!({"dnsServers": vec!["1.1.1.1"; 11]})).contains("10 addresses"));
-        assert!(refused(serde_json::json!({"egressProxy": {"address": "a:1"}})).contains("egressProxy"));
+        let lonely = serde_json::json!({"egressProxy": {"address": "a.example:1", "password": "hunter2"}});
+        assert!(refused(lonely).contains("a username with it"));
         wanted(serde_json::json!({"egressProxy": null, "allowOut": ["1.1.1.1/32"]})).expect("a network");
     }
 }

@@ -96,6 +96,7 @@ impl From<ServiceError> for Refused {
             ServiceError::TooLarge { .. }
             | ServiceError::TooManyTags { .. }
             | ServiceError::BadWebhook { .. }
+            | ServiceError::BadProxy { .. }
             | ServiceError::BadBuild { .. } => Self::bad_request(message),
             ServiceError::BuildBegun { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
             ServiceError::UploadTooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),

@@ -14,7 +14,9 @@ use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
 use crate::api::v1::refusals::{Failing, Missing};
-use crate::store::records::{Inbound, Network};
+use crate::service::egress_proxy;
+use crate::service::error::ServiceError;
+use crate::store::records::{EgressProxy, Hidden, Inbound, Network, ProxyTls};
 
 /// As clients send and get it. An address beats a name, and what is allowed beats what is denied.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -34,6 +36,9 @@ pub(super) struct NetworkBody {
     /// their port 53. With an empty list its questions are refused; null stands for the server's own.
     #[schema(value_type = Option<Vec<String>>, example = json!(["9.9.9.9"]))]
     dns_servers: Option<Vec<IpAddr>>,
+    /// The SOCKS5 proxy by which its TCP connections leave, as far as they are let through; null for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_proxy: Option<ProxyBody>,
     /// Whether requests to the sandbox's ports need no token.
     #[schema(default = true)]
     public: bool,
@@ -41,6 +46,41 @@ pub(super) struct NetworkBody {
     host: Option<String>,
     /// The ports on which the sandbox's servers speak TLS.
     tls_ports: Vec<u16>,
+}
+
+/// A SOCKS5 proxy. It is public, or in a private network where `allow` names its address with its port. UDP is refused while
+/// there is one.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = EgressProxy)]
+struct ProxyBody {
+    /// `HOST:PORT`; the host is a name or an address.
+    #[schema(example = "proxy.example:1080")]
+    address: String,
+    /// What it is told; with `password`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
+    username: Option<String>,
+    /// What it is told; with `username`. It is not shown again.
+    #[serde(skip_serializing)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, write_only)]
+    password: Option<Hidden>,
+    /// How it is spoken to within TLS; null without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<ProxyTlsBody>,
+}
+
+/// How a proxy is spoken to within TLS.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schema(as = EgressProxyTls)]
+struct ProxyTlsBody {
+    /// The name that its certificate has to be for, if that is not its host.
+    server_name: Option<String>,
+    /// Who has to certify it, in PEM, in place of whom the server's machine trusts. It is not shown again.
+    #[serde(skip_serializing)]
+    #[schema(write_only)]
+    authority: Option<String>,
 }
 
 /// Changes what a sandbox that runs may reach, at once. Who may reach it stays as it was.
@@ -55,7 +95,7 @@ pub(super) async fn put(
     SandboxPath { id }: SandboxPath,
     Body(body): Body<NetworkBody>,
 ) -> Result<StatusCode, Refused> {
-    context.sandboxes.set_network(&owner, &id, body.into()).await?;
+    context.sandboxes.set_network(&owner, &id, body.try_into()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -65,19 +105,41 @@ impl Default for NetworkBody {
     }
 }
 
-impl From<NetworkBody> for Network {
-    fn from(body: NetworkBody) -> Self {
-        let NetworkBody { internet, allow, deny, headers, dns_servers, public, host, tls_ports } = body;
+impl TryFrom<NetworkBody> for Network {
+    type Error = ServiceError;
+
+    fn try_from(body: NetworkBody) -> Result<Self, ServiceError> {
+        let NetworkBody { internet, allow, deny, headers, dns_servers, egress_proxy, public, host, tls_ports } = body;
         let inbound = Inbound { needs_token: !public, host, tls_ports };
-        Self { internet: Some(internet), allow, deny, headers, dns_servers, inbound }
+        let egress_proxy = egress_proxy.map(EgressProxy::try_from).transpose()?;
+        Ok(Self { internet: Some(internet), allow, deny, headers, dns_servers, egress_proxy, inbound })
+    }
+}
+
+impl TryFrom<ProxyBody> for EgressProxy {
+    type Error = ServiceError;
+
+    fn try_from(body: ProxyBody) -> Result<Self, ServiceError> {
+        let ProxyBody { address, username, password, tls } = body;
+        let tls = tls.map(|ProxyTlsBody { server_name, authority }| ProxyTls { server_name, authority });
+        egress_proxy::wanted(address, username, password, tls)
+    }
+}
+
+impl From<EgressProxy> for ProxyBody {
+    fn from(proxy: EgressProxy) -> Self {
+        let EgressProxy { address, credentials, tls } = proxy;
+        let tls = tls.map(|tls| ProxyTlsBody { server_name: tls.server_name, authority: None });
+        Self { address, username: credentials.map(|told| told.username), password: None, tls }
     }
 }
 
 impl From<Network> for NetworkBody {
     fn from(network: Network) -> Self {
-        let Network { internet, allow, deny, headers, dns_servers, inbound } = network;
+        let Network { internet, allow, deny, headers, dns_servers, egress_proxy, inbound } = network;
         let Inbound { needs_token, host, tls_ports } = inbound;
         let internet = internet != Some(false);
-        Self { internet, allow, deny, headers, dns_servers, public: !needs_token, host, tls_ports }
+        let egress_proxy = egress_proxy.map(ProxyBody::from);
+        Self { internet, allow, deny, headers, dns_servers, egress_proxy, public: !needs_token, host, tls_ports }
     }
 }

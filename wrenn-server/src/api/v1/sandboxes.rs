@@ -192,7 +192,7 @@ pub(super) async fn create(
             labels: body.labels,
             timeout_from: TimeoutFrom::LastUse,
             wakes: body.auto_resume,
-            network: body.network.into(),
+            network: body.network.try_into()?,
             disk_mib: 0,
             built_as: None,
         },

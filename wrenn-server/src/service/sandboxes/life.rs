@@ -153,6 +153,7 @@ impl Sandboxes {
         self.store.set_asked(&record.id, &asked, now_ms()).await?;
         if let Some(kept) = lock(&self.running).get_mut(&record.id) {
             kept.record = Arc::new(SandboxRecord { asked, ..record.clone() });
+            self.credentials.know(&kept.record);
         }
         self.events.note(&record, EventKind::Updated, Some("its network")).await;
         Ok(())

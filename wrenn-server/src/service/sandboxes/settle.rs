@@ -100,6 +100,7 @@ impl Sandboxes {
         let exit = match self.kept(&record.id) {
             Some(kept) if matches!(kept.sandbox.state(), SandboxState::Paused | SandboxState::Ended) => {
                 lock(&self.running).remove(&record.id);
+                self.credentials.forget(&record.id);
                 self.changed.notify_waiters();
                 // It is over, and says why at once.
                 Some(kept.sandbox.wait().await)
