@@ -7,8 +7,8 @@ use wrenn_core::SandboxId;
 use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
-    Asked, By, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord, SandboxRecord,
-    SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
+    Asked, By, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord,
+    SandboxRecord, SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
 };
 use wrenn_server::store::sqlite::Sqlite;
 
@@ -155,7 +155,7 @@ async fn keeps_events(store: &dyn Store) {
     let of_build = EventRecord { subject: Subject::Build("b".to_owned()), ..event(12, 2, Some("it's over")) };
     let all = [event(11, 1, None), of_build, event(13, 1, None)];
     for event in &all {
-        store.add_event(event).await.unwrap();
+        assert_eq!(store.add_event(event, 9).await.unwrap(), [""; 0]);
     }
     let events = async |of: EventsOf<'_>, order, skipped, len_max| {
         store.events("ada", of, order, skipped, len_max).await.unwrap()
@@ -269,6 +269,60 @@ async fn keeps_webhooks(store: &dyn Store) {
     assert_eq!(store.webhook("a").await.unwrap(), None);
 }
 
+async fn keeps_deliveries(store: &dyn Store) {
+    let webhook = |id: &str, owner: &str, kinds: &[&str], is_enabled| WebhookRecord {
+        id: id.into(),
+        owner: owner.into(),
+        name: String::new(),
+        url: "https://example.com/".into(),
+        is_enabled,
+        kinds: kinds.iter().map(ToString::to_string).collect(),
+        secret: Hidden("hush".into()),
+        failing_since_ms: None,
+        why: None,
+        created_at_ms: 1,
+    };
+    let event = |number: u64, kind: &str| EventRecord {
+        id: format!("dv{number}"),
+        owner: "dora".to_owned(),
+        subject: Subject::Sandbox(id(number)),
+        template: "base".to_owned(),
+        kind: kind.to_owned(),
+        why: None,
+        at_ms: 100 + i64::try_from(number).unwrap(),
+    };
+    for webhook in [
+        webhook("all", "dora", &[], true),
+        webhook("kills", "dora", &["killed"], true),
+        webhook("off", "dora", &[], false),
+        webhook("other", "eve", &[], true),
+    ] {
+        store.add_webhook(&webhook).await.unwrap();
+    }
+    assert_eq!(store.add_event(&event(1, "created"), 2).await.unwrap(), [""; 0]);
+    assert_eq!(store.add_event(&event(2, "killed"), 2).await.unwrap(), [""; 0]);
+    // Two wait for that one.
+    assert_eq!(store.add_event(&event(3, "killed"), 2).await.unwrap(), ["all"]);
+    let found = store.deliveries(None).await.unwrap();
+    let mut of: Vec<_> = found.iter().map(|one| (one.event.id.as_str(), one.webhook.as_str())).collect();
+    assert_eq!((of[0], of[3]), (("dv1", "all"), ("dv3", "kills")), "the oldest comes first");
+    of.sort_unstable();
+    assert_eq!(of, [("dv1", "all"), ("dv2", "all"), ("dv2", "kills"), ("dv3", "kills")]);
+    let first = found[0].clone();
+    assert_eq!((first.attempts, first.due_at_ms, &first.event), (0, 101, &event(1, "created")));
+    store.note_delivery(&first.id, 3, 777).await.unwrap();
+    let tried = DeliveryRecord { attempts: 3, due_at_ms: 777, ..first.clone() };
+    assert_eq!(store.deliveries(Some("dv1")).await.unwrap(), [tried]);
+    store.remove_delivery(&first.id).await.unwrap();
+    store.remove_delivery(&first.id).await.unwrap();
+    assert_eq!(store.deliveries(Some("dv1")).await.unwrap(), []);
+    store.remove_webhook("all").await.unwrap();
+    store.forget_before(103).await.unwrap();
+    let left: Vec<_> = store.deliveries(None).await.unwrap().into_iter().map(|one| one.event.id).collect();
+    assert_eq!(left, ["dv3"], "what was removed and what is too old takes its deliveries with it");
+    store.remove_webhook("kills").await.unwrap();
+}
+
 async fn bears_many_at_once(store: &dyn Store) {
     let adds = (100..200).map(|number| async move {
         store.add_sandbox(&record(number, "many")).await.unwrap();
@@ -288,6 +342,7 @@ async fn keeps_what_it_promises(store: &dyn Store) {
     keeps_requests(store).await;
     keeps_events(store).await;
     keeps_webhooks(store).await;
+    keeps_deliveries(store).await;
     bears_many_at_once(store).await;
 }
 

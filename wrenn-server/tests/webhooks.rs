@@ -36,7 +36,10 @@ impl Received {
 
 /// A receiver that answers with these statuses in turn, and with the last one from then on.
 fn receiver(statuses: &'static [u16]) -> (SocketAddr, Receiver<Received>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    receiver_at(TcpListener::bind("127.0.0.1:0").unwrap(), statuses)
+}
+
+fn receiver_at(listener: TcpListener, statuses: &'static [u16]) -> (SocketAddr, Receiver<Received>) {
     let (address, (sender, received)) = (listener.local_addr().unwrap(), channel());
     std::thread::spawn(move || {
         let mut statuses = statuses.iter().copied();
@@ -93,7 +96,7 @@ fn a_receiver_is_sent_what_it_wants_signed_and_again_after_a_failure() {
     let sandbox = sandbox(&client, &json!({}));
     let (first, second) = (received.recv_timeout(WAIT).unwrap(), received.recv_timeout(WAIT).unwrap());
     assert_eq!((&first.body, &*first.path), (&second.body, "/hook?a=b"));
-    assert_ne!(first.header("e2b-delivery-id"), second.header("e2b-delivery-id"));
+    assert_eq!(first.header("e2b-delivery-id"), second.header("e2b-delivery-id"));
     assert_eq!((second.header("e2b-webhook-id"), second.header("e2b-signature-version")), (id, "v1"));
     let right = Sha256::new().chain_update("hush").chain_update(&second.body).finalize();
     assert_eq!(second.header("e2b-signature"), STANDARD_NO_PAD.encode(right));
@@ -137,6 +140,47 @@ fn a_receiver_is_sent_what_it_wants_signed_and_again_after_a_failure() {
     let revoked = common::output(dir.path(), &["keys", "revoke", &other.key[4..12]]);
     assert!(revoked.status.success(), "{revoked:?}");
     assert!(received.recv_timeout(Duration::from_secs(12)).is_err(), "nothing more");
+    server.stop();
+}
+
+#[test]
+fn what_was_to_be_brought_at_a_kill_is_brought_by_the_next_server_and_once() {
+    if !can_run("what_was_to_be_brought_at_a_kill_is_brought_by_the_next_server_and_once") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &["--webhooks-private"]);
+    let client = server.client(&key);
+    let (address, received) = receiver(&[500, 204]);
+    let wanted = json!({"url": format!("http://{address}/"), "secret": "hush", "events": ["created"]});
+    assert_eq!(client.post("/v1/webhooks", &wanted).0, 201);
+    let one = sandbox(&client, &json!({}));
+    let first = received.recv_timeout(WAIT).unwrap();
+    server.kill();
+
+    let server = Server::start(dir.path(), &["--webhooks-private"]);
+    let second = received.recv_timeout(WAIT).unwrap();
+    assert_eq!((second.json()["sandboxId"].as_str(), &second.body), (Some(&*one), &first.body));
+    assert_eq!(second.header("e2b-delivery-id"), first.header("e2b-delivery-id"));
+    // One is due while nobody takes it, and the server is told to end.
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = server.client(&key);
+    let wanted = json!({"url": format!("http://{at}/"), "secret": "hush", "events": ["created"]});
+    let webhook = client.post("/v1/webhooks", &wanted).1;
+    let two = sandbox(&client, &json!({}));
+    assert_eq!(received.recv_timeout(WAIT).unwrap().json()["sandboxId"].as_str(), Some(&*two));
+    let is_failing =
+        || client.get(&format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap())).1["reason"].is_string();
+    while !is_failing() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.stop();
+    let (late, waiting) = receiver_at(TcpListener::bind(at).unwrap(), &[204]);
+    assert_eq!(late, at);
+    let server = Server::start(dir.path(), &["--webhooks-private"]);
+    assert_eq!(waiting.recv_timeout(WAIT).unwrap().json()["sandboxId"].as_str(), Some(&*two));
+    assert!(received.recv_timeout(Duration::from_secs(2)).is_err(), "what was brought is not brought again");
     server.stop();
 }
 

@@ -123,8 +123,13 @@ impl Events {
         let sandbox = event.subject.sandbox().map(tracing::field::display);
         let (build, why) = (event.subject.build(), event.why.as_deref());
         tracing::info!(target: "audit", key = event.owner, sandbox, build, event = event.kind, why);
-        if let Err(error) = self.store.add_event(&event).await {
-            tracing::warn!(id = event.id, kind = event.kind, %error, "an event was not kept");
+        match self.store.add_event(&event, WAITING_MAX).await {
+            Ok(full) => full.iter().for_each(|webhook| {
+                tracing::warn!(id = event.id, webhook, "an event is not brought to a webhook: too many wait for it");
+            }),
+            Err(error) => {
+                tracing::warn!(id = event.id, kind = event.kind, %error, "an event was not kept, and no webhook gets it");
+            }
         }
         // Nobody listens.
         let _ = self.listeners.send(event);
@@ -143,5 +148,7 @@ fn event(owner: &str, subject: Subject, template: &str, kind: EventKind, why: Op
     }
 }
 
+/// What may wait for one webhook.
+const WAITING_MAX: u32 = 1000;
 /// What a listener may be behind.
 const LISTENED_MAX: usize = 1024;

@@ -1,13 +1,13 @@
 //! Webhooks: where each key wants to be told what happens to its sandboxes.
 //!
 //! ```text
-//!  events ──▶ courier: a task for each delivery ──▶ target: an address that may be asked ──▶ the receiver
-//!                 │  again after a failure              signature ──▶ headers
-//!                 └──▶ health ──▶ the record: since when it fails, and why
+//!  events ──▶ store: a delivery for each webhook ──▶ courier: a task for each ──▶ target: an address that may be asked ──▶ the receiver
+//!               ▲                                     │  again after a failure      signature ──▶ headers
+//!               └── tried: once more; brought: removed ┘──▶ health ──▶ the record: since when it fails, and why
 //! ```
 //!
-//! Deliveries are in memory alone: those that are under way when the server ends are lost, and a client finds them in the list
-//! of events.
+//! An event and its deliveries are kept in one transaction, and a delivery is removed when its receiver has answered. So the
+//! server's end, of whatever kind, loses none, and one whose answer was lost is brought twice, with the same id.
 
 pub mod courier;
 mod health;

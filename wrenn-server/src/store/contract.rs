@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
 use crate::store::records::{
-    Asked, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    TagRecord, Usage, WebhookRecord,
+    Asked, DeliveryRecord, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
+    Status, TagRecord, Usage, WebhookRecord,
 };
 
 /// Why a store did not answer.
@@ -23,9 +23,22 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// Keeps the events that are still to be brought to webhooks.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// What is to be brought of one event, by its id, or of all; the oldest events first.
+    async fn deliveries(&self, event: Option<&str>) -> Result<Vec<DeliveryRecord>, StoreError>;
+
+    /// Notes how often a delivery was tried, and when it is tried next.
+    async fn note_delivery(&self, id: &str, attempts: u32, due_at_ms: i64) -> Result<(), StoreError>;
+
+    /// Removes a delivery, if it is there: it was brought, or is given up.
+    async fn remove_delivery(&self, id: &str) -> Result<(), StoreError>;
+}
+
 /// Keeps records. Each call is one transaction.
 #[async_trait]
-pub trait Store: fmt::Debug + Send + Sync {
+pub trait Store: Outbox + fmt::Debug + Send + Sync {
     /// Adds a key.
     async fn add_key(&self, key: &KeyRecord) -> Result<(), StoreError>;
 
@@ -112,8 +125,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Notes what a request has made. Without a sandbox it is forgotten.
     async fn end_request(&self, owner: &str, key: &str, sandbox: Option<&SandboxId>) -> Result<(), StoreError>;
 
-    /// Adds an event.
-    async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError>;
+    /// Adds an event, and a delivery of it to each webhook that wants it. Returns the ids of the webhooks that get none,
+    /// since they have `waiting_max` deliveries already.
+    async fn add_event(&self, event: &EventRecord, waiting_max: u32) -> Result<Vec<String>, StoreError>;
 
     /// The events of an owner that are wanted, beyond the first `skipped` of that order.
     async fn events(
@@ -149,10 +163,10 @@ pub trait Store: fmt::Debug + Send + Sync {
         why: Option<&str>,
     ) -> Result<(), StoreError>;
 
-    /// Removes a webhook, if it is there.
+    /// Removes a webhook, if it is there, and what was to be brought to it.
     async fn remove_webhook(&self, id: &str) -> Result<(), StoreError>;
 
-    /// Forgets the requests and events before a time.
+    /// Forgets the requests and events before a time, and what is to be brought of them.
     async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError>;
 
     /// Whether it answers.

@@ -8,9 +8,10 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
+use crate::store::outbox::outbox_by_sql;
 use crate::store::records::{
-    Asked, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    Subject, TagRecord, Usage, WebhookRecord,
+    Asked, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
+    SnapshotRecord, Status, Subject, TagRecord, Usage, WebhookRecord,
 };
 use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};
@@ -36,6 +37,7 @@ impl Postgres {
 }
 
 store_by_sql!(Postgres, PgRow);
+outbox_by_sql!(Postgres, PgRow);
 
 fn opening(source: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
     let remedy = "look at DATABASE_URL, and whether that server runs, lets this user in, and has the database";

@@ -280,6 +280,21 @@ pub struct WebhookRecord {
     pub created_at_ms: i64,
 }
 
+/// An event that is to be brought to a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryRecord {
+    /// A name that no other delivery has.
+    pub id: String,
+    /// The [id](WebhookRecord::id) of the webhook.
+    pub webhook: String,
+    /// The event.
+    pub event: EventRecord,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it is tried next, in milliseconds since 1970.
+    pub due_at_ms: i64,
+}
+
 /// A text that no log shows.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Hidden(pub String);
@@ -373,6 +388,14 @@ impl Subject {
             Self::Sandbox(_) => None,
             Self::Build(id) => Some(id),
         }
+    }
+}
+
+impl WebhookRecord {
+    /// Whether it wants events of a [kind](EventRecord::kind).
+    #[must_use]
+    pub fn wants(&self, kind: &str) -> bool {
+        self.kinds.is_empty() || self.kinds.iter().any(|one| one == kind)
     }
 }
 

@@ -83,6 +83,16 @@ macro_rules! records_of_rows {
             })
         }
 
+        fn delivery_of(row: &$row) -> Result<DeliveryRecord, sqlx::Error> {
+            Ok(DeliveryRecord {
+                id: row.try_get("delivery_id")?,
+                webhook: row.try_get("webhook_id")?,
+                event: event_of(row)?,
+                attempts: rows::number(row.try_get("attempts")?)?,
+                due_at_ms: row.try_get("due_at_ms")?,
+            })
+        }
+
         fn webhook_of(row: &$row) -> Result<WebhookRecord, sqlx::Error> {
             Ok(WebhookRecord {
                 id: row.try_get("id")?,

@@ -273,23 +273,20 @@ macro_rules! store_by_sql {
                 query.execute(&self.0).await.map(drop).map_err(writing)
             }
 
-            async fn add_event(&self, event: &EventRecord) -> Result<(), StoreError> {
-                sqlx::query(
+            async fn add_event(&self, event: &EventRecord, waiting_max: u32) -> Result<Vec<String>, StoreError> {
+                let mut transaction = self.0.begin().await.map_err(writing)?;
+                let query = sqlx::query(
                     "INSERT INTO events (id, owner, sandbox_id, build_id, template, kind, why, at_ms) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                )
-                .bind(&event.id)
-                .bind(&event.owner)
-                .bind(event.subject.sandbox().map(SandboxId::as_str).unwrap_or_default())
-                .bind(event.subject.build())
-                .bind(&event.template)
-                .bind(&event.kind)
-                .bind(&event.why)
-                .bind(event.at_ms)
-                .execute(&self.0)
-                .await
-                .map(drop)
-                .map_err(writing)
+                );
+                let query = query.bind(&event.id).bind(&event.owner);
+                let query = query.bind(event.subject.sandbox().map(SandboxId::as_str).unwrap_or_default());
+                let query = query.bind(event.subject.build()).bind(&event.template).bind(&event.kind);
+                let query = query.bind(&event.why).bind(event.at_ms);
+                query.execute(&mut *transaction).await.map_err(writing)?;
+                let full = Self::add_deliveries(&mut transaction, event, waiting_max).await?;
+                transaction.commit().await.map_err(writing)?;
+                Ok(full)
             }
 
             async fn events(
@@ -376,12 +373,19 @@ macro_rules! store_by_sql {
             }
 
             async fn remove_webhook(&self, id: &str) -> Result<(), StoreError> {
-                let query = sqlx::query("DELETE FROM webhooks WHERE id = $1").bind(id);
-                query.execute(&self.0).await.map(drop).map_err(writing)
+                let mut transaction = self.0.begin().await.map_err(writing)?;
+                for delete in ["DELETE FROM webhooks WHERE id = $1", "DELETE FROM deliveries WHERE webhook_id = $1"] {
+                    sqlx::query(delete).bind(id).execute(&mut *transaction).await.map_err(writing)?;
+                }
+                transaction.commit().await.map_err(writing)
             }
 
             async fn forget_before(&self, at_ms: i64) -> Result<(), StoreError> {
-                for delete in ["DELETE FROM requests WHERE created_at_ms < $1", "DELETE FROM events WHERE at_ms < $1"] {
+                for delete in [
+                    "DELETE FROM requests WHERE created_at_ms < $1",
+                    "DELETE FROM deliveries WHERE created_at_ms < $1",
+                    "DELETE FROM events WHERE at_ms < $1",
+                ] {
                     sqlx::query(delete).bind(at_ms).execute(&self.0).await.map_err(writing)?;
                 }
                 Ok(())

@@ -11,9 +11,10 @@ use sqlx::sqlite::{
 use wrenn_core::SandboxId;
 
 use crate::store::contract::StoreError;
+use crate::store::outbox::outbox_by_sql;
 use crate::store::records::{
-    Asked, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord, Status,
-    Subject, TagRecord, Usage, WebhookRecord,
+    Asked, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
+    SnapshotRecord, Status, Subject, TagRecord, Usage, WebhookRecord,
 };
 use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};
@@ -43,6 +44,7 @@ impl Sqlite {
 }
 
 store_by_sql!(Sqlite, SqliteRow);
+outbox_by_sql!(Sqlite, SqliteRow);
 
 /// SQLite gives the files beside it the same mode.
 fn make_for_owner_alone(path: &Path) -> std::io::Result<()> {

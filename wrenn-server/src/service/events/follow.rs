@@ -112,13 +112,13 @@ mod tests {
         let store = Arc::new(Sqlite::open(&dir.path().join("records.sqlite")).await.expect("a store"));
         let events = Events::new(store);
         let note = async |number, owner: &str| {
-            events.store.add_event(&event(number, owner)).await.expect("kept");
+            events.store.add_event(&event(number, owner), 0).await.expect("kept");
             events.listeners.send(event(number, owner)).ok();
         };
         note(1, "ada").await;
         let mut now = events.follow("ada", None).await.expect("a listener");
         for (number, owner) in [(2, "ada"), (3, "eve")] {
-            events.store.add_event(&event(number, owner)).await.expect("kept");
+            events.store.add_event(&event(number, owner), 0).await.expect("kept");
         }
         let mut late = events.follow("ada", Some("ev1")).await.expect("a listener");
         // It was kept before the listener looked, and is told after it.

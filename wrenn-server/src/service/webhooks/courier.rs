@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use wrenn_core::SandboxId;
@@ -27,7 +27,7 @@ use crate::service::clock::now_ms;
 use crate::service::webhooks::target::{NoTarget, Reach, Target};
 use crate::service::webhooks::{health, signature};
 use crate::store::contract::{Store, StoreError};
-use crate::store::records::{EventRecord, WebhookRecord};
+use crate::store::records::{DeliveryRecord, EventRecord, WebhookRecord};
 
 /// Brings events to the webhooks that want them.
 #[derive(Debug)]
@@ -56,13 +56,21 @@ enum Failed {
     TooSlow,
 }
 
-/// What is sent to one webhook.
-struct Delivery {
-    webhook: String,
-    kind: String,
-    body: Vec<u8>,
-    /// A permit for each request to this webhook that there may be at once.
-    lane: Arc<Semaphore>,
+/// What becomes of a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It was brought, or nobody wants it any more.
+    Done,
+    Again,
+}
+
+/// The deliveries that are under way.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<()>,
+    by_id: HashMap<String, AbortHandle>,
+    /// A permit for each request that there may be at once, of each webhook.
+    lanes: HashMap<String, Arc<Semaphore>>,
 }
 
 impl Courier {
@@ -73,91 +81,108 @@ impl Courier {
         Arc::new(Self { store, reach, requests, tls: OnceLock::new() })
     }
 
-    /// Brings what is heard of, for as long as there is something to hear.
+    /// Brings what is in the store, and what is heard of, for as long as there is something to hear.
     ///
     /// # Cancel-Safety
-    /// What is under way is lost.
+    /// What is under way stays in the store, for the next one.
     pub async fn run(self: Arc<Self>, mut heard: Receiver<EventRecord>) {
-        let (mut lanes, mut under_way) = (HashMap::new(), JoinSet::new());
+        let (mut under_way, mut looks) = (UnderWay::default(), interval(LOOKED_EACH));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
-                heard = heard.recv() => heard,
-                Some(_) = under_way.join_next(), if !under_way.is_empty() => continue,
+                Some(_) = under_way.tasks.join_next() => continue,
+                // The first time at once: an earlier server may have left some.
+                _ = looks.tick() => None,
+                heard = heard.recv() => match heard {
+                    Ok(event) => Some(event.id),
+                    Err(RecvError::Lagged(_)) => None,
+                    Err(RecvError::Closed) => return,
+                },
             };
-            match event {
-                Ok(event) => {
-                    if let Err(error) = self.begin(&event, &mut lanes, &mut under_way).await {
-                        tracing::warn!(id = event.id, %error, "an event was not brought to webhooks");
-                    }
-                }
-                Err(RecvError::Lagged(count)) => tracing::warn!(count, "events were not brought to webhooks"),
-                Err(RecvError::Closed) => return,
+            if let Err(error) = self.begin(event.as_deref(), &mut under_way).await {
+                tracing::warn!(event, %error, "events are brought to webhooks later");
             }
         }
     }
 
-    async fn begin(
-        self: &Arc<Self>,
-        event: &EventRecord,
-        lanes: &mut HashMap<String, Arc<Semaphore>>,
-        under_way: &mut JoinSet<()>,
-    ) -> Result<(), StoreError> {
+    /// Begins with what is to be brought of an event, or of all, and is not under way.
+    async fn begin(self: &Arc<Self>, event: Option<&str>, under_way: &mut UnderWay) -> Result<(), StoreError> {
+        let UnderWay { tasks, by_id, lanes } = under_way;
+        by_id.retain(|_, task| !task.is_finished());
         // Those of webhooks that nothing is under way to.
         lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
-        let webhooks = self.store.webhooks(&event.owner).await?;
-        // Whoever has a key that was revoked learns nothing more.
-        if webhooks.is_empty() || self.store.key(&event.owner).await?.is_some_and(|key| key.revoked_at_ms.is_some()) {
-            return Ok(());
-        }
-        for webhook in webhooks {
-            if !webhook.is_enabled || !webhook.kinds.is_empty() && !webhook.kinds.contains(&event.kind) {
+        for delivery in self.store.deliveries(event).await? {
+            if by_id.contains_key(&delivery.id) {
                 continue;
             }
-            let lane = lanes.entry(webhook.id.clone()).or_insert_with(|| Arc::new(Semaphore::new(REQUESTS_OF_ONE_MAX)));
-            if Arc::strong_count(lane) > WAITING_MAX {
-                tracing::warn!(webhook = webhook.id, "an event was not brought to a webhook: too many wait for it");
-                continue;
-            }
-            let (body, kind, lane) = (payload(event), event.kind.clone(), Arc::clone(lane));
-            let delivery = Delivery { webhook: webhook.id, kind, body, lane };
-            under_way.spawn(Arc::clone(self).bring(delivery));
+            let lane = lanes.entry(delivery.webhook.clone());
+            let lane = Arc::clone(lane.or_insert_with(|| Arc::new(Semaphore::new(REQUESTS_OF_ONE_MAX))));
+            let id = delivery.id.clone();
+            by_id.insert(id, tasks.spawn(Arc::clone(self).bring(delivery, lane)));
         }
         Ok(())
     }
 
     /// Tries until it is there, or was tried often enough.
-    async fn bring(self: Arc<Self>, delivery: Delivery) {
-        for wait in WAITS {
-            sleep(wait).await;
-            let lane = delivery.lane.acquire().await;
-            let request = self.requests.acquire().await;
-            // As it is now: it may have been changed meanwhile, or removed.
-            let webhook = match self.store.webhook(&delivery.webhook).await {
-                Ok(Some(webhook)) if webhook.is_enabled => webhook,
-                Ok(_) => return,
-                Err(error) => {
-                    tracing::warn!(webhook = delivery.webhook, %error, "a webhook cannot be looked up");
-                    continue;
-                }
-            };
-            let tried = timeout(ATTEMPT_MAX, self.send(&webhook, &delivery)).await.unwrap_or(Err(Failed::TooSlow));
-            drop((lane, request));
-            let why = tried.as_ref().err().map(ToString::to_string);
-            if let Some(health) = health::after(&webhook, why.as_deref(), now_ms()) {
-                let (since_ms, why) = (health.failing_since_ms, health.why.as_deref());
-                let noted = self.store.note_webhook(&webhook.id, health.is_enabled, since_ms, why).await;
-                if let Err(error) = noted {
-                    tracing::warn!(webhook = webhook.id, %error, "how a webhook fares was not noted");
-                }
+    async fn bring(self: Arc<Self>, mut delivery: DeliveryRecord, lane: Arc<Semaphore>) {
+        loop {
+            sleep(until(delivery.due_at_ms, now_ms())).await;
+            if self.attempt(&delivery, &lane).await == Next::Done {
+                break;
             }
-            if tried.is_ok() {
-                return;
+            delivery.attempts += 1;
+            let Some(wait) = wait(delivery.attempts) else {
+                let (webhook, event) = (&delivery.webhook, &delivery.event.id);
+                tracing::info!(webhook, event, "an event was not brought to a webhook: it was tried often enough");
+                break;
+            };
+            delivery.due_at_ms = now_ms().saturating_add(wait);
+            let noted = self.store.note_delivery(&delivery.id, delivery.attempts, delivery.due_at_ms).await;
+            if let Err(error) = noted {
+                tracing::warn!(delivery = delivery.id, %error, "an attempt was not noted: a restart makes it again");
             }
         }
-        tracing::info!(webhook = delivery.webhook, "an event was not brought to a webhook: it was tried often enough");
+        if let Err(error) = self.store.remove_delivery(&delivery.id).await {
+            tracing::warn!(delivery = delivery.id, %error, "a delivery that is done was not removed: it is made again");
+        }
     }
 
-    async fn send(&self, webhook: &WebhookRecord, delivery: &Delivery) -> Result<(), Failed> {
+    async fn attempt(&self, delivery: &DeliveryRecord, lane: &Semaphore) -> Next {
+        let _turn = (lane.acquire().await, self.requests.acquire().await);
+        let webhook = match self.wanted(delivery).await {
+            Ok(Some(webhook)) => webhook,
+            Ok(None) => return Next::Done,
+            Err(error) => {
+                tracing::warn!(webhook = delivery.webhook, %error, "a webhook cannot be looked up");
+                return Next::Again;
+            }
+        };
+        let tried = timeout(ATTEMPT_MAX, self.send(&webhook, delivery)).await.unwrap_or(Err(Failed::TooSlow));
+        let why = tried.as_ref().err().map(ToString::to_string);
+        if let Some(health) = health::after(&webhook, why.as_deref(), now_ms()) {
+            let (since_ms, why) = (health.failing_since_ms, health.why.as_deref());
+            let noted = self.store.note_webhook(&webhook.id, health.is_enabled, since_ms, why).await;
+            if let Err(error) = noted {
+                tracing::warn!(webhook = webhook.id, %error, "how a webhook fares was not noted");
+            }
+        }
+        if tried.is_ok() { Next::Done } else { Next::Again }
+    }
+
+    /// The webhook as it is now: it may have been changed since the event, or removed. `None` where the event is not to be
+    /// brought any more.
+    async fn wanted(&self, delivery: &DeliveryRecord) -> Result<Option<WebhookRecord>, StoreError> {
+        if now_ms().saturating_sub(delivery.event.at_ms) > AGE_MAX_MS {
+            return Ok(None);
+        }
+        let Some(webhook) = self.store.webhook(&delivery.webhook).await? else { return Ok(None) };
+        // Whoever has a key that was revoked learns nothing more.
+        let key = self.store.key(&webhook.owner).await?;
+        let is_revoked = key.is_some_and(|key| key.revoked_at_ms.is_some());
+        Ok(Some(webhook).filter(|webhook| webhook.is_enabled && !is_revoked))
+    }
+
+    async fn send(&self, webhook: &WebhookRecord, delivery: &DeliveryRecord) -> Result<(), Failed> {
         let target = Target::of(&webhook.url)?;
         let request = request(webhook, &target, delivery)?;
         let stream = TcpStream::connect(target.resolve(self.reach).await?).await?;
@@ -190,8 +215,12 @@ impl Courier {
     }
 }
 
-fn request(webhook: &WebhookRecord, target: &Target, delivery: &Delivery) -> Result<Request<Body>, axum::http::Error> {
-    let body = &*delivery.body;
+fn request(
+    webhook: &WebhookRecord,
+    target: &Target,
+    delivery: &DeliveryRecord,
+) -> Result<Request<Body>, axum::http::Error> {
+    let body = payload(&delivery.event);
     Request::builder()
         .method(Method::POST)
         .uri(&target.path)
@@ -199,13 +228,13 @@ fn request(webhook: &WebhookRecord, target: &Target, delivery: &Delivery) -> Res
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::USER_AGENT, concat!("wrenn-server/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
-        .header("x-wrenn-event", &delivery.kind)
-        .header("x-wrenn-signature", signature::own(&webhook.secret, now_ms() / 1000, body))
+        .header("x-wrenn-event", &delivery.event.kind)
+        .header("x-wrenn-signature", signature::own(&webhook.secret, now_ms() / 1000, &body))
         .header("e2b-webhook-id", &webhook.id)
-        .header("e2b-delivery-id", format!("dl{:032x}", rand::random::<u128>()))
+        .header("e2b-delivery-id", &delivery.id)
         .header("e2b-signature-version", "v1")
-        .header("e2b-signature", signature::as_e2b(&webhook.secret, body))
-        .body(Body::from(delivery.body.clone()))
+        .header("e2b-signature", signature::as_e2b(&webhook.secret, &body))
+        .body(Body::from(body))
 }
 
 /// An event as E2B's receivers expect it, which is as E2B's API lists it. One of a build is like it, without a sandbox.
@@ -227,19 +256,39 @@ fn payload(event: &EventRecord) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
+/// After so many attempts, how long until the next one, in milliseconds; `None` after the last.
+fn wait(attempts: u32) -> Option<i64> {
+    WAITS_MS.get(usize::try_from(attempts).ok()?).copied()
+}
+
+/// How long until that time. A clock that was put back has nobody wait for longer than between two attempts.
+fn until(due_at_ms: i64, now_ms: i64) -> Duration {
+    let longest = WAITS_MS.into_iter().max().unwrap_or_default();
+    Duration::from_millis(due_at_ms.saturating_sub(now_ms).clamp(0, longest).unsigned_abs())
+}
+
 /// Before each attempt.
-const WAITS: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-    Duration::from_secs(120),
-    Duration::from_secs(600),
-];
+const WAITS_MS: [i64; 6] = [0, 1_000, 5_000, 30_000, 120_000, 600_000];
 const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+/// For what was not heard of, such as while the store did not answer.
+const LOOKED_EACH: Duration = Duration::from_secs(60);
+/// A receiver that gets what happened longer ago has no use for it.
+const AGE_MAX_MS: i64 = 24 * 3600 * 1000;
 /// Each has a descriptor.
 const REQUESTS_MAX: usize = 32;
 /// One that is slow leaves the others some.
 const REQUESTS_OF_ONE_MAX: usize = 4;
-/// Each has the event's text in memory.
-const WAITING_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_tried_six_times_and_waited_for_no_longer_than_between_two_of_them() {
+        let waits: Vec<i64> = (0..).map_while(wait).collect();
+        assert_eq!((waits.len(), waits[1], wait(6)), (6, 1_000, None));
+        assert_eq!(until(5_000, 2_000), Duration::from_secs(3));
+        assert_eq!(until(5_000, 9_000), Duration::ZERO, "it is late");
+        assert_eq!(until(i64::MAX, 0), Duration::from_secs(600), "the clock was put back");
+    }
+}
