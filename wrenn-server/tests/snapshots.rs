@@ -113,6 +113,56 @@ fn a_snapshot_is_replaced_where_that_is_asked_for_by_its_own_key() {
 }
 
 #[test]
+fn of_what_is_stored_together_at_a_limit_one_reaches_it_and_the_others_are_refused() {
+    if !can_run("of_what_is_stored_together_at_a_limit_one_reaches_it_and_the_others_are_refused") {
+        return;
+    }
+    let dir = data_dir();
+    let made = common::output(dir.path(), &["keys", "create", "ada", "--max-stored-mib", "20"]);
+    let ada = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&ada);
+    let ids: Vec<String> = (0..4).map(|_| sandbox(&client, &json!({"timeout_sec": 600}))).collect();
+    for id in &ids {
+        run(&client, id, "head -c 30000000 /dev/urandom > big; sync");
+    }
+    // A build that began while there was room.
+    let steps = json!([{"type": "run", "cmd": "head -c 1000 /dev/urandom > a; sleep 15"}]);
+    let build = client.post("/v1/builds", &json!({"name": "app", "steps": steps})).1;
+    let build = format!("/v1/builds/{}", build["id"].as_str().unwrap_or_else(|| panic!("{build}")));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while client.get(&build).1["status"] == "waiting" {
+        assert!(std::time::Instant::now() < deadline, "it does not begin");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let works = ids.iter().enumerate().map(|(number, id)| {
+        let (client, id) = (client.clone(), id.clone());
+        std::thread::spawn(move || match number % 2 {
+            0 => client.post(&format!("/v1/sandboxes/{id}/pause"), &json!({})).0,
+            _ => snapshot(&client, &id, &format!("s{number}"), "").0,
+        })
+    });
+    let works: Vec<_> = works.collect();
+    let mut statuses: Vec<u16> = works.into_iter().map(|work| work.join().unwrap()).collect();
+    statuses.sort_unstable();
+    assert_eq!((statuses[0] / 100, &statuses[1..]), (2, &[507, 507, 507][..]), "one alone has reached the limit");
+    while ["waiting", "building"].map(Value::from).contains(&client.get(&build).1["status"]) {
+        assert!(std::time::Instant::now() < deadline, "it does not end");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let (_, ended) = client.get(&build);
+    assert_eq!(ended["status"], "error", "{ended}");
+    assert!(ended["reason"]["message"].as_str().unwrap().contains("may have 20"), "{ended}");
+    assert_eq!(client.get("/v1/snapshots?type=build").1, json!([]), "what was built is gone again");
+    let listed = String::from_utf8(common::output(dir.path(), &["keys", "list"]).stdout).unwrap();
+    let (_, stored) =
+        listed.split_once(" of 20 MiB stored").expect("what is stored is listed").0.rsplit_once(", ").unwrap();
+    assert!(stored.parse::<u64>().unwrap() >= 28, "{listed}");
+    assert!(listed.contains("sandboxes running"), "{listed}");
+    server.stop();
+}
+
+#[test]
 fn a_key_that_stores_as_much_as_it_may_stores_no_more_and_loses_nothing() {
     if !can_run("a_key_that_stores_as_much_as_it_may_stores_no_more_and_loses_nothing") {
         return;
@@ -121,7 +171,7 @@ fn a_key_that_stores_as_much_as_it_may_stores_no_more_and_loses_nothing() {
     let made = common::output(dir.path(), &["keys", "create", "ada", "--max-stored-mib", "40"]);
     let ada = String::from_utf8(made.stdout).unwrap().trim().to_owned();
     let listed = common::output(dir.path(), &["keys", "list"]).stdout;
-    assert!(String::from_utf8(listed).unwrap().contains("ada  (at most 40 MiB stored)"));
+    assert!(String::from_utf8(listed).unwrap().contains("ada  (0 of 40 MiB stored)"));
     let server = Server::start(dir.path(), &[]);
     let client = server.client(&ada);
     let id = sandbox(&client, &json!({"timeout_sec": 600}));

@@ -17,7 +17,7 @@ mod measured;
 mod pressure;
 pub mod reach;
 mod settle;
-mod stored;
+pub mod stored;
 pub mod tend;
 
 use std::collections::{HashMap, HashSet};

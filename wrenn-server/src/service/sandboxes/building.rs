@@ -206,7 +206,7 @@ impl Sandboxes {
     }
 
     /// Removes a template with its record, as far as they are there.
-    async fn drop_template(&self, owner: &str, name: &str) -> Result<(), ServiceError> {
+    pub(super) async fn drop_template(&self, owner: &str, name: &str) -> Result<(), ServiceError> {
         match templates::remove(&self.host, &*self.store, owner, name).await {
             Err(ServiceError::NoSnapshot { .. }) => Ok(()),
             done => done,
@@ -255,6 +255,7 @@ impl Sandboxes {
         let hidden = [place.as_ref(), empty.as_ref()].into_iter().flatten().map(|place| place.path().to_owned());
         let hidden: Vec<PathBuf> = hidden.collect();
         self.built_by(build, builder, &labels).await.map_err(|reason| without(reason, &hidden))?;
+        self.keep_if_there_is_room(owner, &build.template).await.map_err(no_step)?;
         let tagged = build.wanted.tags.iter().map(|tag| Tagged { name: build.wanted.name.clone(), tag: tag.clone() });
         self.assign_tags(owner, &build.template, &tagged.collect::<Vec<_>>()).await.map_err(no_step)?;
         if let Err(error) = self.forget_older(owner, &build.wanted.name).await {

@@ -34,8 +34,12 @@ impl Sandboxes {
     /// It goes on.
     pub async fn pause(self: &Arc<Self>, owner: &str, id: &str) -> Result<Found, ServiceError> {
         let sandbox = self.running(owner, id, "be paused").await?;
-        self.check_stored(owner).await?;
-        self.pause_in_any_case(sandbox).await?;
+        let (this, of) = (Arc::clone(self), owner.to_owned());
+        let work = async move {
+            let _room = this.room_to_store(&of).await?;
+            this.pause_in_any_case(sandbox).await
+        };
+        tokio::spawn(work.in_current_span()).await??;
         self.find(owner, id).await
     }
 

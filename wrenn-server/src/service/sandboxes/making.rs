@@ -185,9 +185,9 @@ impl Sandboxes {
     ) -> Result<Template, ServiceError> {
         let record = self.record(owner, id).await?;
         let sandbox = self.running(owner, id, "be snapshotted").await?;
-        self.check_stored(owner).await?;
         let this = Arc::clone(self);
         let work = async move {
+            let _room = this.room_to_store(&record.owner).await?;
             let locked = this.lock_of_snapshot(&name);
             let _change = locked.lock().await;
             let making = templates::snapshot(&this.host, &*this.store, &sandbox, &record, name, former);
