@@ -287,6 +287,8 @@ fn bad_requests_get_the_right_answer() {
         (r#"{"network": {"dns_servers": ["10.0.0.53"]}}"#, 400, "invalid_input"),
         (r#"{"network": {"dns_servers": ["127.0.0.53"], "allow": ["127.0.0.0/8"]}}"#, 400, "invalid_input"),
         (r#"{"network": {"egress_proxy": {"address": "10.0.0.1:1080"}}}"#, 400, "invalid_input"),
+        (r#"{"vcpus": 33}"#, 400, "invalid_input"),
+        (r#"{"memory_mb": 512.5}"#, 400, "invalid_input"),
         (r#"{"network": {"egress_proxy": {"address": "a.example:1080", "username": "ada"}}}"#, 400, "invalid_input"),
         (r#"{"template": "nowhere"}"#, 404, "not_found"),
         (&giant, 413, "too_large"),

@@ -7,6 +7,7 @@ mod commands;
 mod document;
 mod encoding;
 mod events;
+mod exact;
 mod files;
 mod network;
 mod owner;

@@ -14,9 +14,11 @@ use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
+use crate::api::v1::exact;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::BuildPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
+use crate::api::v1::sandboxes::check_vcpus;
 use crate::service::builds::log::{Entry, Level};
 use crate::service::builds::recipe::{Action, Base, Recipe, Step, When};
 use crate::service::builds::{Build, BuildStatus, Wanted};
@@ -31,9 +33,10 @@ pub(super) struct NewBuild {
     name: String,
     /// The tags of the name that are to stand for it. Default: `default`, which is the name without a tag.
     #[serde(default)]
+    #[schema(schema_with = exact::tags)]
     tags: Vec<String>,
     /// The template that it begins with, perhaps with a tag. Default: `base`.
-    #[schema(example = "base")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}(:[A-Za-z0-9._-]{1,128})?$", example = "base")]
     from: Option<String>,
     /// The image of a registry that it begins with, instead.
     #[schema(example = "docker.io/library/python:3.12")]
@@ -181,7 +184,7 @@ pub(super) struct EntryBody {
 pub(super) struct LogPage {
     /// How many entries are passed over.
     #[serde(default)]
-    offset: usize,
+    offset: u32,
     /// How many entries there are at most.
     #[serde(default = "entries_default")]
     #[param(minimum = 1, maximum = 1000)]
@@ -199,6 +202,7 @@ pub(super) async fn create(
     Owner(owner): Owner,
     Body(new): Body<NewBuild>,
 ) -> Result<(StatusCode, Json<BuildBody>), Refused> {
+    check_vcpus(new.vcpus)?;
     let mut tags = BTreeSet::new();
     for tag in &new.tags {
         let bad = || {
@@ -259,6 +263,7 @@ pub(super) async fn logs(
     page: Result<Query<LogPage>, QueryRejection>,
 ) -> Result<Json<Vec<EntryBody>>, Refused> {
     let Query(LogPage { offset, limit }) = page.map_err(|rejection| Refused::bad_request(rejection.body_text()))?;
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
     if !(1..=ENTRIES_MAX).contains(&limit) {
         return Err(Refused::bad_request(format!("limit is {limit}: it is from 1 to {ENTRIES_MAX}")));
     }

@@ -11,8 +11,8 @@ use utoipa::openapi::{ComponentsBuilder, OpenApi as Document, RefOr, Schema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::api::v1::answer::ErrorBody;
-use crate::api::v1::refusals;
 use crate::api::v1::streams::{exec, message, terminal};
+use crate::api::v1::{exact, refusals};
 
 /// What is said of the API as a whole; its routes come to it one by one.
 pub(super) fn begin() -> Document {
@@ -26,6 +26,12 @@ pub(super) fn complete(mut document: Document) -> Document {
     let components = components.security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(scheme)));
     document.components = Some(components.build());
     open_messages(&mut document);
+    exact::add_alternatives(&mut document);
+    exact::widen_numbers(&mut document);
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        exact::widen_parameters(operation);
+        exact::leave_streams_open(operation);
+    }
     let keyed = document.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/v1/"));
     for operation in keyed.flat_map(|(_, item)| operations(item)) {
         operation.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(KEY, [])]);

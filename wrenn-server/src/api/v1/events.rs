@@ -29,10 +29,12 @@ use crate::store::records::{EventRecord, EventsOf, Order};
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Those of this sandbox alone.
+    #[param(pattern = "^sb[0-9a-f]{16}$")]
     sandbox_id: Option<String>,
     /// How many are skipped; none where it is left out.
     offset: Option<u32>,
-    /// How many are listed at most, up to 1000; 100 where it is left out.
+    /// How many are listed at most; 100 where it is left out.
+    #[param(maximum = 1000)]
     limit: Option<u32>,
     /// Which come first; the newest where it is left out.
     #[param(inline)]
@@ -50,15 +52,39 @@ enum OrderBody {
     Desc,
 }
 
+/// What can happen to a sandbox, or to a build, by the names of `EventKind`.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "records have them as texts; this is what the document says of them")]
+pub(super) enum EventType {
+    /// A sandbox was made.
+    Created,
+    /// It was paused.
+    Paused,
+    /// It runs again.
+    Resumed,
+    /// Its time-out or its network is another one.
+    Updated,
+    /// A snapshot was made of it.
+    Checkpointed,
+    /// It has ended.
+    Killed,
+    /// A build has begun.
+    BuildStarted,
+    /// It has made its template.
+    BuildSucceeded,
+    /// It has failed, or was cancelled.
+    BuildFailed,
+}
+
 /// Something that has happened to a sandbox, or to a build.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
 pub(super) struct EventBody {
     /// A name that no other event has.
     id: String,
-    /// What has happened: `created`, `paused`, `resumed`, `updated`, `checkpointed` or `killed`;
-    /// `build_started`, `build_succeeded` or `build_failed`.
-    #[schema(example = "paused")]
+    /// What has happened.
+    #[schema(value_type = EventType, example = "paused")]
     r#type: String,
     /// The sandbox; null for a build.
     #[schema(example = "sb0123456789abcdef")]
@@ -166,3 +192,17 @@ const LISTED: u32 = 100;
 const LISTED_MAX: u32 = 1000;
 /// Proxies close what says nothing for a minute or less.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use utoipa::PartialSchema as _;
+
+    use super::*;
+    use crate::service::events::EventKind;
+
+    #[test]
+    fn the_document_has_each_kind_of_event() {
+        let schema = serde_json::to_value(EventType::schema()).expect("JSON");
+        assert_eq!(schema["enum"], json!(EventKind::ALL.map(EventKind::name)));
+    }
+}

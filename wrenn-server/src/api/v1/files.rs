@@ -31,7 +31,7 @@ use crate::service::error::ServiceError;
 #[serde(deny_unknown_fields)]
 pub(super) struct At {
     /// Its path; one that is relative begins at the user's home.
-    #[schema(pattern = r"^[^\u0000]*$", example = "notes/today.txt")]
+    #[schema(pattern = r"^[^\u0000]+$", max_length = 4095, example = "notes/today.txt")]
     path: String,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct At {
 #[expect(dead_code, reason = "the form is read field by field; this is what the document says of it")]
 struct WriteForm {
     /// Its path; one that is relative begins at the user's home.
-    #[schema(example = "notes/today.txt")]
+    #[schema(pattern = r"^[^\u0000]+$", max_length = 4095, example = "notes/today.txt")]
     path: String,
     /// What it is to have.
     #[schema(value_type = String, format = Binary)]

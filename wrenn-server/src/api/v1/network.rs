@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
+use crate::api::v1::exact;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
 use crate::api::v1::refusals::{Failing, Missing};
@@ -34,7 +35,7 @@ pub(super) struct NetworkBody {
     headers: BTreeMap<String, BTreeMap<String, String>>,
     /// The DNS servers that are asked for it, 10 at most: public ones, or those in a private network that `allow` names with
     /// their port 53. With an empty list its questions are refused; null stands for the server's own.
-    #[schema(value_type = Option<Vec<String>>, example = json!(["9.9.9.9"]))]
+    #[schema(value_type = Option<Vec<String>>, max_items = 10, example = json!(["9.9.9.9"]))]
     dns_servers: Option<Vec<IpAddr>>,
     /// The SOCKS5 proxy by which its TCP connections leave, as far as they are let through; null for none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,6 +46,7 @@ pub(super) struct NetworkBody {
     /// The `Host` that the sandbox's servers are shown: `localhost:${PORT}` where none is given.
     host: Option<String>,
     /// The ports on which the sandbox's servers speak TLS.
+    #[schema(schema_with = exact::ports)]
     tls_ports: Vec<u16>,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct NetworkBody {
 #[schema(as = EgressProxy)]
 struct ProxyBody {
     /// `HOST:PORT`; the host is a name or an address.
-    #[schema(example = "proxy.example:1080")]
+    #[schema(pattern = "^[^@/]+:[0-9]{1,5}$", example = "proxy.example:1080")]
     address: String,
     /// What it is told; with `password`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -22,7 +22,7 @@ pub(super) struct SandboxPath {
 #[into_params(parameter_in = Path)]
 pub(super) struct SnapshotPath {
     /// The snapshot's name.
-    #[param(example = "warm")]
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "warm")]
     pub(super) name: String,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct SnapshotPath {
 #[into_params(parameter_in = Path)]
 pub(super) struct TemplatePath {
     /// The template's name.
-    #[param(example = "app")]
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "app")]
     pub(super) name: String,
 }
 
@@ -40,10 +40,10 @@ pub(super) struct TemplatePath {
 #[into_params(parameter_in = Path)]
 pub(super) struct TagPath {
     /// The template's name.
-    #[param(example = "app")]
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", example = "app")]
     pub(super) name: String,
     /// The tag.
-    #[param(example = "stable")]
+    #[param(pattern = "^[A-Za-z0-9._-]{1,128}$", example = "stable")]
     pub(super) tag: String,
 }
 

@@ -71,6 +71,12 @@ impl IntoResponses for BadInput {
 pub(super) fn add_common(operation: &mut Operation) {
     let mut common = refusals(&[
         (401, "unauthorized", "The request has no key, or one that is not good."),
+        (403, "forbidden", "The key may only look."),
+        (
+            429,
+            "limit_reached",
+            "The key has what it may have, or asks too often. `Retry-After` says when to ask again.",
+        ),
         (500, "internal", "The server failed: its log says how."),
         (503, "closing", "The server ends, the machine lacks something, or the records cannot be used."),
     ]);

@@ -122,6 +122,21 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_place_of_something_else_is_said() {
+        let document = document();
+        let schemas = &document["components"]["schemas"];
+        let parts = |name: &str| schemas[name]["allOf"].as_array().map_or(0, Vec::len);
+        assert_eq!((parts("NewBuild"), parts("Assignment")), (3, 2));
+        let kinds = schemas["StepBody"]["oneOf"].as_array().expect("kinds");
+        assert!(kinds.len() == 4 && kinds.iter().all(|kind| kind["additionalProperties"] == false), "{kinds:?}");
+        assert!(
+            document["paths"]["/v1/events/stream"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+                .get("schema")
+                .is_none()
+        );
+    }
+
+    #[test]
     fn each_schema_that_is_named_is_there_and_each_field_is_described() {
         let document = document();
         let schemas = object(&document["components"]["schemas"]);

@@ -26,9 +26,9 @@ use crate::store::records::{Asked, By, Order, Page, Status, TimeoutFrom};
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Create {
-    /// An image, or a snapshot of the key's.
+    /// An image, or a snapshot or a build of the key's, perhaps with a tag.
     #[serde(default = "base")]
-    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}$", default = "base", example = "base")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}(:[A-Za-z0-9._-]{1,128})?$", default = "base", example = "base")]
     template: String,
     /// Its virtual processors. A snapshot has its own, and takes no others.
     #[schema(minimum = 1, maximum = 32)]
@@ -181,6 +181,7 @@ pub(super) async fn create(
     if body.timeout_sec == 0 {
         return Err(Refused::bad_request("timeout_sec is 0: give it at least 1 second"));
     }
+    check_vcpus(body.vcpus)?;
     let wanted = Wanted {
         template: body.template,
         vcpus: body.vcpus,
@@ -374,6 +375,16 @@ impl From<Found> for SandboxBody {
     }
 }
 
+/// Refuses a number that no machine has before anybody waits for it.
+pub(super) fn check_vcpus(wanted: Option<u32>) -> Result<(), Refused> {
+    match wanted {
+        Some(vcpus) if !(1..=VCPUS_MAX).contains(&vcpus) => {
+            Err(Refused::bad_request(format!("vcpus is {vcpus}: ask for 1 to {VCPUS_MAX}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn base() -> String {
     "base".to_owned()
 }
@@ -386,5 +397,7 @@ fn one() -> usize {
     1
 }
 
+/// What the library takes.
+const VCPUS_MAX: u32 = 32;
 const CHILDREN_MAX: usize = 100;
 const LISTED_MAX: u32 = 10_000;

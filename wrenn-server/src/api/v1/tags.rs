@@ -21,7 +21,7 @@ use crate::service::tags::{Assigned, Tagged};
 #[serde(deny_unknown_fields)]
 pub(super) struct Assignment {
     /// A template, perhaps with a tag.
-    #[schema(example = "app:v1")]
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,62}(:[A-Za-z0-9._-]{1,128})?$", example = "app:v1")]
     target: Option<String>,
     /// A build of the same name, as the name's history has it.
     #[schema(pattern = "^[0-9a-f-]{36}$")]

@@ -10,6 +10,7 @@ use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
+use crate::api::v1::events::EventType;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::WebhookPath;
 use crate::api::v1::refusals::Missing;
@@ -21,14 +22,16 @@ use crate::store::records::{Hidden, WebhookRecord};
 #[serde(deny_unknown_fields)]
 pub(super) struct NewWebhook {
     /// Where events are sent, by `POST`.
-    #[schema(example = "https://example.com/hook")]
+    #[schema(pattern = "^https?://[^/?#@]+", example = "https://example.com/hook")]
     url: String,
     /// What deliveries are signed with. It is not shown again.
     #[schema(value_type = String, min_length = 1, max_length = 256, write_only)]
     secret: Hidden,
     /// What it is called, for people.
+    #[schema(max_length = 128)]
     name: Option<String>,
     /// Which events are sent, by their types; all where it is left out or empty.
+    #[schema(value_type = Option<Vec<EventType>>)]
     events: Option<Vec<String>>,
     /// Whether they are sent.
     enabled: Option<bool>,
@@ -39,13 +42,16 @@ pub(super) struct NewWebhook {
 #[serde(deny_unknown_fields)]
 pub(super) struct WebhookChange {
     /// Where events are sent, by `POST`.
+    #[schema(pattern = "^https?://[^/?#@]+")]
     url: Option<String>,
     /// What deliveries are signed with.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256, write_only)]
     secret: Option<Hidden>,
     /// What it is called, for people.
+    #[schema(max_length = 128)]
     name: Option<String>,
     /// Which events are sent, by their types; all where it is empty.
+    #[schema(value_type = Option<Vec<EventType>>)]
     events: Option<Vec<String>>,
     /// Whether they are sent. `true` forgets what has failed before.
     enabled: Option<bool>,
@@ -62,6 +68,7 @@ pub(super) struct WebhookBody {
     /// What it is called.
     name: String,
     /// Which events are sent; all where it is empty.
+    #[schema(value_type = Vec<EventType>)]
     events: Vec<String>,
     /// Whether they are sent. A webhook that fails for a day is disabled.
     enabled: bool,

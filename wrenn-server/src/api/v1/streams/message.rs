@@ -92,10 +92,10 @@ pub(in crate::api::v1) struct Attach {
 #[serde(deny_unknown_fields)]
 pub(in crate::api::v1) struct Size {
     /// How many characters a line has.
-    #[schema(minimum = 1, example = 120)]
+    #[schema(minimum = 1, maximum = 65535, example = 120)]
     pub(super) cols: u16,
     /// How many lines there are.
-    #[schema(minimum = 1, example = 40)]
+    #[schema(minimum = 1, maximum = 65535, example = 40)]
     pub(super) rows: u16,
 }
 

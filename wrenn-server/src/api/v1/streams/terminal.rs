@@ -23,11 +23,11 @@ use crate::api::v1::variables::Variables;
 pub(in crate::api::v1) struct TerminalStart {
     /// How many characters a line has.
     #[serde(default = "eighty")]
-    #[schema(minimum = 1, default = 80)]
+    #[schema(minimum = 1, maximum = 65535, default = 80)]
     cols: u16,
     /// How many lines there are.
     #[serde(default = "twenty_four")]
-    #[schema(minimum = 1, default = 24)]
+    #[schema(minimum = 1, maximum = 65535, default = 24)]
     rows: u16,
     /// The program, by its name or its path. Without, a login shell: `/bin/bash -i -l`.
     cmd: Option<String>,
