@@ -140,40 +140,18 @@ macro_rules! store_by_sql {
             }
 
             async fn add_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
-                sqlx::query(
+                let text =
                     "INSERT INTO snapshots (name, owner, vcpus, memory_mib, disk_mib, sandbox_id, created_at_ms) \
                      VALUES ($1, $2, $3, $4, $5, $6, $7) \
-                     ON CONFLICT DO NOTHING",
-                )
-                .bind(&snapshot.name)
-                .bind(&snapshot.owner)
-                .bind(i64::from(snapshot.vcpus))
-                .bind(i64::from(snapshot.memory_mib))
-                .bind(i64::from(snapshot.disk_mib))
-                .bind(&snapshot.source)
-                .bind(snapshot.created_at_ms)
-                .execute(&self.0)
-                .await
-                .map(|done| done.rows_affected() > 0)
-                .map_err(writing)
+                     ON CONFLICT DO NOTHING";
+                self.write_snapshot(text, snapshot).await
             }
 
             async fn set_snapshot(&self, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
-                sqlx::query(
+                let text =
                     "UPDATE snapshots SET vcpus = $3, memory_mib = $4, disk_mib = $5, sandbox_id = $6, created_at_ms = $7 \
-                     WHERE name = $1 AND owner = $2",
-                )
-                .bind(&snapshot.name)
-                .bind(&snapshot.owner)
-                .bind(i64::from(snapshot.vcpus))
-                .bind(i64::from(snapshot.memory_mib))
-                .bind(i64::from(snapshot.disk_mib))
-                .bind(&snapshot.source)
-                .bind(snapshot.created_at_ms)
-                .execute(&self.0)
-                .await
-                .map(|done| done.rows_affected() > 0)
-                .map_err(writing)
+                     WHERE name = $1 AND owner = $2";
+                self.write_snapshot(text, snapshot).await
             }
 
             async fn snapshot(&self, name: &str) -> Result<Option<SnapshotRecord>, StoreError> {
@@ -393,6 +371,17 @@ macro_rules! store_by_sql {
 
             async fn check(&self) -> Result<(), StoreError> {
                 sqlx::query("SELECT 1").execute(&self.0).await.map(drop).map_err(reading)
+            }
+        }
+
+        impl $store {
+            /// Has a text write the seven values of a snapshot's record; `false` if that changes nothing.
+            async fn write_snapshot(&self, text: &'static str, snapshot: &SnapshotRecord) -> Result<bool, StoreError> {
+                let query = sqlx::query(text).bind(&snapshot.name).bind(&snapshot.owner);
+                let query = query.bind(i64::from(snapshot.vcpus)).bind(i64::from(snapshot.memory_mib));
+                let query = query.bind(i64::from(snapshot.disk_mib)).bind(&snapshot.source);
+                let done = query.bind(snapshot.created_at_ms).execute(&self.0).await.map_err(writing)?;
+                Ok(done.rows_affected() > 0)
             }
         }
 
