@@ -137,6 +137,16 @@ fn metrics_tell_what_was_done() {
 }
 
 #[test]
+fn the_dashboard_shows_each_metric_that_the_page_of_operators_names() {
+    let (page, dashboard) = (include_str!("../../docs/deployment.md"), include_str!("../deploy/grafana.json"));
+    let named: Vec<&str> = page.split('`').filter(|text| text.starts_with("wrenn_") && !text.contains('{')).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(dashboard.contains(name), "{name} is in docs/deployment.md, and not in the dashboard");
+    }
+}
+
+#[test]
 fn metrics_are_for_this_machine_and_for_an_operators_key() {
     if !can_run("metrics_are_for_this_machine_and_for_an_operators_key") {
         return;
