@@ -18,6 +18,7 @@ pub use guest_event::{EventsResponse, GuestEvent, GuestEventKind};
 pub use init_request::{InitRequest, VolumeMount};
 pub use metrics_response::MetricsResponse;
 pub use protocol::{
-    ACCESS_TOKEN_HEADER, AGENT_PORT, GUEST_ADDRESS, GUEST_PREFIX_LENGTH, PROTOCOL_VERSION, TAP_ADDRESS, VERSION_HEADER,
+    ACCESS_TOKEN_HEADER, AGENT_PORT, ARCHIVES_FEATURE, FEATURES_HEADER, GUEST_ADDRESS, GUEST_PREFIX_LENGTH,
+    PROTOCOL_VERSION, TAP_ADDRESS, VERSION_HEADER,
 };
 pub use timestamp::{Timestamp, TimestampError};

@@ -20,6 +20,13 @@ pub const ACCESS_TOKEN_HEADER: &str = "x-access-token";
 /// The header of the answer to `POST /init` that carries [`PROTOCOL_VERSION`].
 pub const VERSION_HEADER: &str = "x-envd-version";
 
+/// The header of the answer to `POST /init` that names what the agent can do beyond E2B's protocol: names with commas between
+/// them. An agent that is older than the header sends none.
+pub const FEATURES_HEADER: &str = "x-wrenn-features";
+
+/// The feature of [`FEATURES_HEADER`] that `/files/pack` and `/files/unpack` are.
+pub const ARCHIVES_FEATURE: &str = "archives";
+
 /// The version of E2B's agent protocol that is implemented here; clients switch features on by it.
 ///
 /// 0.5.7 brought uploads as `application/octet-stream`, 0.6.2 the metadata of files, 0.6.3 entries in a watch's events, and

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use support::{Agent, start};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, PROTOCOL_VERSION, VERSION_HEADER,
+    ACCESS_TOKEN_HEADER, ARCHIVES_FEATURE, FEATURES_HEADER, PROTOCOL_VERSION, VERSION_HEADER,
     proto::{
         filesystem::{FilesystemClient, StatRequest},
         process::{ListRequest, ProcessClient},
@@ -32,6 +32,7 @@ async fn everything_but_health_needs_the_token_once_it_is_set() {
     let answer = agent.call("POST", "/init", &[JSON], r#"{"accessToken":"first"}"#).await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     assert_eq!(answer.headers()[VERSION_HEADER], PROTOCOL_VERSION);
+    assert_eq!(answer.headers()[FEATURES_HEADER], ARCHIVES_FEATURE);
 
     assert_eq!(agent.call("GET", "/health", &[], "").await.status(), StatusCode::NO_CONTENT);
     for (method, route) in [

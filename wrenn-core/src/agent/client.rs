@@ -7,7 +7,10 @@ mod init_tests;
 
 use std::{
     fmt,
-    sync::{PoisonError, RwLock, Weak},
+    sync::{
+        PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,7 +28,7 @@ use hyper::body::Body as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use wrenn_envd::{
-    ACCESS_TOKEN_HEADER, EventsResponse, GuestEvent, InitRequest, Timestamp,
+    ACCESS_TOKEN_HEADER, ARCHIVES_FEATURE, EventsResponse, FEATURES_HEADER, GuestEvent, InitRequest, Timestamp,
     proto::{filesystem::FilesystemClient, process::ProcessClient},
 };
 
@@ -45,6 +48,8 @@ pub(crate) struct AgentClient {
     pub(super) processes: ProcessClient<Connections>,
     pub(super) filesystem: FilesystemClient<Connections>,
     pub(super) token: RwLock<Option<String>>,
+    /// What the agent said of itself at the last [`init`](Self::init).
+    archives: AtomicBool,
     activity: Activity,
     liveness: Liveness,
 }
@@ -75,6 +80,7 @@ impl AgentClient {
             processes,
             filesystem,
             token: RwLock::new(token),
+            archives: AtomicBool::new(false),
             activity,
             liveness: Liveness::new(heard),
         }
@@ -134,7 +140,8 @@ impl AgentClient {
             let body: Bytes = serde_json::to_vec(&InitRequest { timestamp: now, ..request.clone() })
                 .map_err(|error| AgentError::InvalidArgument { message: error.to_string() })?
                 .into();
-            let done = self.call(Method::POST, "/init", json_headers(), body.clone()).await;
+            let headers = with_token(json_headers(), self.token().as_deref())?;
+            let done = self.send(Method::POST, "/init", headers, body.clone()).await;
             match (done, &request.access_token) {
                 // An earlier try took effect and its answer was lost, so the guest accepts only the new token.
                 (Err(AgentError::Unauthorized { .. }), Some(token)) if self.token().as_ref() != Some(token) => {
@@ -144,7 +151,8 @@ impl AgentClient {
                 (done, _) => done,
             }
         };
-        self.until(deadline, init).await?;
+        let answer = self.until(deadline, init).await?;
+        self.archives.store(names_feature(answer.headers(), ARCHIVES_FEATURE), Ordering::Relaxed);
         self.liveness.set_stopped(false);
         if let Some(token) = &request.access_token {
             self.set_token(Some(token.clone()).filter(|token| !token.is_empty()));
@@ -204,17 +212,19 @@ impl AgentClient {
     /// One plain HTTP call of the host's own, with the token; and its body.
     async fn call(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
         let headers = with_token(headers, self.token().as_deref())?;
-        self.send(method, route, headers, body).await
+        Ok(self.send(method, route, headers, body).await?.into_body())
     }
 
-    async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Bytes> {
+    async fn send(&self, method: Method, route: &str, headers: HeaderMap, body: Bytes) -> Result<Response<Bytes>> {
         let mut request = compose(method, route, headers, full_body(body))?;
         request.extensions_mut().insert(ForTheHost);
-        collected(answered(&self.calls, request).await?, ANSWER_BYTES_MAX).await
+        let (head, body) = answered(&self.calls, request).await?.into_parts();
+        let body = collected(body, ANSWER_BYTES_MAX).await?;
+        Ok(Response::from_parts(head, body))
     }
 
     /// Repeats a call until `deadline` while the agent cannot be reached or is not ready.
-    async fn until<F: Future<Output = Result<Bytes>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<Bytes> {
+    async fn until<T, F: Future<Output = Result<T>>>(&self, deadline: Instant, call: impl Fn() -> F) -> Result<T> {
         let mut last = None;
         loop {
             self.calls.open(deadline).await?;
@@ -281,6 +291,11 @@ impl AgentClient {
         self.liveness.until_silent(probe).await;
     }
 
+    /// Whether the agent packs and unpacks archives; an earlier one does not.
+    pub(super) fn has_archives(&self) -> bool {
+        self.archives.load(Ordering::Relaxed)
+    }
+
     /// The token that calls carry now.
     pub(crate) fn token(&self) -> Option<String> {
         self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -323,7 +338,7 @@ async fn answered(connections: &Connections, request: Request<ClientBody>) -> Re
     if status.is_success() {
         return Ok(answer);
     }
-    Err(AgentError::from_status(status, &collected(answer, ANSWER_BYTES_MAX).await?))
+    Err(AgentError::from_status(status, &collected(answer.into_body(), ANSWER_BYTES_MAX).await?))
 }
 
 fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) -> Result<Request<ClientBody>> {
@@ -339,8 +354,7 @@ fn compose(method: Method, route: &str, headers: HeaderMap, body: ClientBody) ->
 }
 
 /// Reads all of an answer, and fails where it has more than `limit_bytes`.
-pub(super) async fn collected(answer: Response<Answer>, limit_bytes: usize) -> Result<Bytes> {
-    let answer = answer.into_body();
+pub(super) async fn collected(answer: Answer, limit_bytes: usize) -> Result<Bytes> {
     if answer.size_hint().lower() > limit_bytes as u64 {
         return Err(AgentError::TooLong { limit_bytes });
     }
@@ -361,6 +375,12 @@ pub(super) fn with_token(mut headers: HeaderMap, token: Option<&str>) -> Result<
         headers.insert(ACCESS_TOKEN_HEADER, value);
     }
     Ok(headers)
+}
+
+/// Whether an agent's answer to `POST /init` names a feature.
+fn names_feature(headers: &HeaderMap, feature: &str) -> bool {
+    let named = headers.get_all(FEATURES_HEADER).into_iter().filter_map(|value| value.to_str().ok());
+    named.flat_map(|names| names.split(',')).any(|name| name.trim() == feature)
 }
 
 fn json_headers() -> HeaderMap {

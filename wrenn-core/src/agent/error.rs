@@ -80,6 +80,15 @@ pub enum AgentError {
         /// The limit, in bytes.
         limit_bytes: usize,
     },
+    /// The agent is of an earlier wrenn, and cannot do this yet.
+    #[error(
+        "the guest has the agent of an earlier wrenn, which cannot {what}: build the template, or make the snapshot, that \
+         the guest comes from anew"
+    )]
+    Outdated {
+        /// What it cannot do, as a verb and its object.
+        what: &'static str,
+    },
     /// The agent's answer breaks the protocol.
     #[error("the guest's agent answered {what}")]
     Senseless {
@@ -128,6 +137,7 @@ impl AgentError {
             Self::Unresponsive { .. } => "agent_unresponsive",
             Self::Unavailable { .. } => "agent_unavailable",
             Self::TooLong { .. } => "too_long",
+            Self::Outdated { .. } => "agent_outdated",
             Self::Senseless { .. } => "agent_senseless",
         }
     }

@@ -162,7 +162,7 @@ impl AgentClient {
         let headers = request.upload_headers()?;
         let send = async {
             let answer = self.ask_files(Method::POST, request, headers, body).await?;
-            collected(answer, ANSWER_BYTES_MAX).await.map(drop)
+            collected(answer.into_body(), ANSWER_BYTES_MAX).await.map(drop)
         };
         let stalled = async {
             progress.stalled(patience).await;
@@ -182,6 +182,9 @@ impl AgentClient {
         headers: HeaderMap,
         body: ClientBody,
     ) -> Result<Response<Answer>> {
+        if request.resource != Resource::File && !self.has_archives() {
+            return Err(AgentError::Outdated { what: "pack and unpack archives" });
+        }
         let headers = with_token(headers, self.token().as_deref())?;
         ask(&self.files, method, &request.route(), headers, body).await
     }
@@ -303,6 +306,7 @@ impl AgentError {
             Self::NotFound { .. } => io::ErrorKind::NotFound,
             Self::InvalidArgument { .. } => io::ErrorKind::InvalidInput,
             Self::TooLong { .. } => io::ErrorKind::FileTooLarge,
+            Self::Outdated { .. } => io::ErrorKind::Unsupported,
             Self::Senseless { .. } => io::ErrorKind::InvalidData,
             Self::NotReachable { .. } | Self::ConnectionLost { .. } => io::ErrorKind::ConnectionAborted,
             Self::TimedOut { .. } | Self::Unresponsive { .. } => io::ErrorKind::TimedOut,

@@ -239,10 +239,6 @@ async fn into_agent(
 /// What an agent has refused.
 fn failed(error: Error) -> Failure {
     match error {
-        Error::NotFound { message, .. } if message.starts_with("no route") => Failure::of(
-            "the template that the build begins with has an agent of an earlier wrenn, which takes no copies: build that \
-             template again",
-        ),
         Error::Agent { .. } | Error::InvalidInput { .. } | Error::NotFound { .. } => Failure::of(chain(&error)),
         error => error.into(),
     }
@@ -294,18 +290,3 @@ fn lacks_tar(error: Error) -> Failure {
 /// Each piece costs a call of the guest's agent.
 const BUFFER_BYTES: usize = 512 << 10;
 const SAID_BYTES_MAX: usize = 16 << 10;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_agent_that_takes_no_copies_is_told_from_a_path_that_is_missing() {
-        let problem = |message: &str| match failed(Error::NotFound { subject: None, message: message.to_owned() }) {
-            Failure::Step { problem, .. } => problem,
-            Failure::Host(error) => panic!("{error}"),
-        };
-        assert!(problem("no route POST /files/unpack").contains("build that template again"));
-        assert_eq!(problem("/x: No such file or directory"), "/x: No such file or directory");
-    }
-}

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     guest_event::GuestEventKind,
     init_request::InitRequest,
-    protocol::{PROTOCOL_VERSION, VERSION_HEADER},
+    protocol::{ARCHIVES_FEATURE, FEATURES_HEADER, PROTOCOL_VERSION, VERSION_HEADER},
     timestamp::Timestamp,
 };
 
@@ -109,6 +109,7 @@ async fn metadata(mmds: Option<Mmds>) -> Result<Metadata, ApiError> {
 pub(super) fn initialized() -> Response<Body> {
     let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(PROTOCOL_VERSION));
+    response.headers_mut().insert(FEATURES_HEADER, HeaderValue::from_static(ARCHIVES_FEATURE));
     response
 }
 

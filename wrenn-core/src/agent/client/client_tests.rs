@@ -128,7 +128,7 @@ async fn calls_that_follow_each_other_share_a_connection() {
     let (agent, connections) = FakeAgent::start().await;
     for _ in 0..100 {
         ask_for(&connections, "/none").await.unwrap();
-        assert_eq!(collected(ask_for(&connections, "/two").await.unwrap(), 6).await.unwrap(), "onetwo");
+        assert_eq!(collected(ask_for(&connections, "/two").await.unwrap().into_body(), 6).await.unwrap(), "onetwo");
     }
     assert!(agent.opened() <= NEARLY_ONE, "{}", agent.opened());
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::time::{sleep, timeout};
+use wrenn_envd::{FEATURES_HEADER, InitRequest};
 
 use super::*;
 use crate::agent::fake::{FakeAgent, Reply, plain, silence};
@@ -31,6 +32,33 @@ fn trickle(length: Option<usize>, pieces: usize) -> Reply {
     }
     let response = response.body(ClientBody::new(StreamBody::new(frames))).unwrap();
     Box::pin(std::future::ready(response))
+}
+
+/// An answer to `/init` that names features, or none.
+fn initialized(features: Option<&'static str>) -> Reply {
+    let mut response = Response::builder();
+    if let Some(features) = features {
+        response = response.header(FEATURES_HEADER, features);
+    }
+    Box::pin(std::future::ready(response.body(full_body(Bytes::new())).unwrap()))
+}
+
+#[tokio::test]
+async fn an_agent_that_names_no_archives_is_sent_none_and_the_error_names_the_remedy() {
+    for (features, knows) in [(None, false), (Some("other"), false), (Some("other, archives"), true)] {
+        let (agent, client) = FakeAgent::start(move |_, _| initialized(features)).await;
+        client.init(&InitRequest::default()).await.unwrap();
+        let unpacked = FileRequest { resource: Resource::Unpacked, ..request() };
+        let sent = client.write_file(&unpacked, Bytes::from_static(b"tar"), PATIENCE).await;
+        assert_eq!((sent.is_ok(), agent.count("/files/unpack")), (knows, usize::from(knows)), "{features:?}: {sent:?}");
+        if let Err(error) = sent {
+            assert!(matches!(error, AgentError::Outdated { .. }), "{error:?}");
+            assert!(!error.is_retryable() && error.to_string().contains("build the template"), "{error}");
+        }
+        let packed = FileRequest { resource: Resource::Packed, ..request() };
+        assert_eq!(client.open_file(&packed, 0, PATIENCE).await.is_ok(), knows, "{features:?}");
+        client.write_file(&request(), Bytes::from_static(b"file"), PATIENCE).await.unwrap();
+    }
 }
 
 #[tokio::test]
