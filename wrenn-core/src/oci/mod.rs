@@ -18,6 +18,7 @@ mod convert;
 #[cfg(test)]
 mod convert_tests;
 mod credentials;
+mod decoder;
 mod digest;
 mod directory;
 mod distribution;
