@@ -1,6 +1,6 @@
 //! The archives that carry files into a guest. They are made and read as streams: no file and no archive is in memory whole.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 use crate::build::context::{Entry, Found, What};
-use crate::oci::tar_reader::{TarKind, TarReader};
+use crate::oci::tar_reader::{TarEntry, TarKind, TarReader};
 
 /// Where in the guest files go, and whose they are.
 #[derive(Debug, Clone)]
@@ -45,18 +45,6 @@ impl Placing {
         }
         Ok(relative)
     }
-
-    fn header(&self, kind: EntryType, mode: u32, modified: u64) -> Header {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        let mode = if kind == EntryType::Symlink { 0o777 } else { self.mode.unwrap_or(mode) };
-        header.set_mode(mode);
-        header.set_uid(self.owner.0);
-        header.set_gid(self.owner.1);
-        header.set_mtime(modified);
-        header.set_size(0);
-        header
-    }
 }
 
 /// Packs files of the host.
@@ -71,7 +59,7 @@ pub(super) fn pack(sources: &[Found], placing: &Placing, out: &mut Builder<impl 
 }
 
 fn append(entry: &Entry, path: &Path, placing: &Placing, out: &mut Builder<impl Write>) -> io::Result<()> {
-    let header = |kind| placing.header(kind, entry.mode, entry.modified);
+    let header = |kind| header(kind, placing.mode.unwrap_or(entry.mode), placing.owner, entry.modified);
     append_xattrs(entry.xattrs.iter().map(|(name, value)| (name.as_str(), value.as_slice())), out)?;
     match &entry.what {
         What::Directory => out.append_data(&mut header(EntryType::Directory), path, io::empty()),
@@ -131,42 +119,61 @@ pub(super) fn repack(
     out: &mut Builder<impl Write>,
 ) -> io::Result<()> {
     let mut archive = TarReader::new(archive);
-    while let Some(entry) = archive.next()? {
+    while let Some(mut entry) = archive.next()? {
         let below = clean(Path::new(OsStr::from_bytes(&entry.path)));
         if is_directory && (below.as_os_str().is_empty() || excluded(&below)) {
             continue;
         }
-        let path = placing.path(name, is_directory, &below)?;
-        let modified = u64::try_from(entry.mtime.seconds).unwrap_or(0);
-        let header = |kind| placing.header(kind, entry.mode.into(), modified);
-        let xattrs = entry.xattrs.iter().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, &**value)));
-        append_xattrs(xattrs, out)?;
-        match entry.kind {
-            TarKind::File(extents) => {
-                let mut header = header(EntryType::Regular);
-                header.set_size(extents.size);
-                out.append_data(&mut header, &path, Content(&mut archive))?;
-            }
-            TarKind::Directory => out.append_data(&mut header(EntryType::Directory), &path, io::empty())?,
-            TarKind::Symlink(target) => {
-                out.append_link(&mut header(EntryType::Symlink), &path, OsString::from_vec(target))?;
-            }
-            TarKind::Link(target) => {
-                let target = placing.path(name, is_directory, &clean(Path::new(OsStr::from_bytes(&target))))?;
-                out.append_link(&mut header(EntryType::Link), &path, target)?;
-            }
-            TarKind::CharDevice(device) | TarKind::BlockDevice(device) => {
-                let is_block = matches!(entry.kind, TarKind::BlockDevice(_));
-                let mut header = header(if is_block { EntryType::Block } else { EntryType::Char });
-                header.set_device_major(device.major)?;
-                header.set_device_minor(device.minor)?;
-                out.append_data(&mut header, &path, io::empty())?;
-            }
-            TarKind::Fifo => out.append_data(&mut header(EntryType::Fifo), &path, io::empty())?,
+        let place =
+            |path: &Path| Ok::<_, io::Error>(placing.path(name, is_directory, path)?.into_os_string().into_vec());
+        entry.path = place(&below)?;
+        if let TarKind::Link(target) = &mut entry.kind {
+            *target = place(&clean(Path::new(OsStr::from_bytes(target))))?;
         }
+        entry.mode = placing.mode.map_or(Ok(entry.mode), u16::try_from).map_err(io::Error::other)?;
+        (entry.uid, entry.gid) = placing.owner;
+        append_read(&entry, &mut Content(&mut archive), out)?;
     }
     // What follows the end of the archive is read too, so that its sender is not kept from ending.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
+}
+
+/// Adds an entry of a reader, with its content where it is a file.
+pub(super) fn append_read(entry: &TarEntry, content: &mut dyn Read, out: &mut Builder<impl Write>) -> io::Result<()> {
+    let xattrs = entry.xattrs.iter().filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, &**value)));
+    append_xattrs(xattrs, out)?;
+    let path = Path::new(OsStr::from_bytes(&entry.path));
+    let modified = u64::try_from(entry.mtime.seconds).unwrap_or(0);
+    let header = |kind| header(kind, entry.mode.into(), (entry.uid, entry.gid), modified);
+    match &entry.kind {
+        TarKind::File(extents) => {
+            let mut header = header(EntryType::Regular);
+            header.set_size(extents.size);
+            out.append_data(&mut header, path, content)
+        }
+        TarKind::Directory => out.append_data(&mut header(EntryType::Directory), path, io::empty()),
+        TarKind::Symlink(target) => out.append_link(&mut header(EntryType::Symlink), path, OsStr::from_bytes(target)),
+        TarKind::Link(target) => out.append_link(&mut header(EntryType::Link), path, OsStr::from_bytes(target)),
+        TarKind::CharDevice(device) | TarKind::BlockDevice(device) => {
+            let is_block = matches!(entry.kind, TarKind::BlockDevice(_));
+            let mut header = header(if is_block { EntryType::Block } else { EntryType::Char });
+            header.set_device_major(device.major)?;
+            header.set_device_minor(device.minor)?;
+            out.append_data(&mut header, path, io::empty())
+        }
+        TarKind::Fifo => out.append_data(&mut header(EntryType::Fifo), path, io::empty()),
+    }
+}
+
+fn header(kind: EntryType, mode: u32, owner: (u64, u64), modified: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(if kind == EntryType::Symlink { 0o777 } else { mode });
+    header.set_uid(owner.0);
+    header.set_gid(owner.1);
+    header.set_mtime(modified);
+    header.set_size(0);
+    header
 }
 
 /// The content of a reader's entry. The guest's agent packs no sparse files.
@@ -181,18 +188,6 @@ impl<R: Read> Read for Content<'_, R> {
 /// A path of an archive without `.` and `..`.
 fn clean(path: &Path) -> PathBuf {
     path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).collect()
-}
-
-/// How the guest's `tar` is told to unpack what begins with these bytes; `None` for what is no archive.
-pub(super) fn unpacking(head: &[u8]) -> Option<&'static str> {
-    let tells: [(&[u8], &str); 4] = [
-        (&[0x1f, 0x8b], "-xzpf"),
-        (b"BZh", "-xjpf"),
-        (&[0xfd, b'7', b'z', b'X', b'Z'], "-xJpf"),
-        (&[0x28, 0xb5, 0x2f, 0xfd], "--zstd -xpf"),
-    ];
-    let compressed = tells.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, flags)| *flags);
-    compressed.or_else(|| (head.get(257..262) == Some(b"ustar")).then_some("-xpf"))
 }
 
 #[cfg(test)]
@@ -262,14 +257,5 @@ mod tests {
         }
         let root = Placing { to: PathBuf::from("/"), ..placing(PlacingKind::File) };
         assert!(pack(&source(), &root, &mut Builder::new(Vec::new())).is_err());
-    }
-
-    #[test]
-    fn archives_are_told_by_what_they_begin_with() {
-        assert_eq!(unpacking(&[0x1f, 0x8b, 8]), Some("-xzpf"));
-        assert_eq!(unpacking(b"text"), None);
-        let mut header = Header::new_ustar();
-        header.set_path("a").unwrap();
-        assert_eq!(unpacking(header.as_bytes()), Some("-xpf"));
     }
 }

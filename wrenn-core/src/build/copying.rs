@@ -1,23 +1,23 @@
 //! The copies of a build: from the host, and from the guest of another stage.
 
-use std::io::{self, BufReader, BufWriter, Read as _, Write as _};
+use std::io::{self, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use tar::Builder;
 use tokio::io::AsyncWrite;
 use tokio_util::io::SyncIoBridge;
 
-use crate::build::archive::{Placing, PlacingKind, pack, repack, unpacking};
+use crate::build::added::{is_archive, repack_added};
+use crate::build::archive::{Placing, PlacingKind, pack, repack};
 use crate::build::context::{Entry, Found, What};
 use crate::build::failure::Failure;
 use crate::build::glob::Glob;
 use crate::build::ignore::Ignore;
 use crate::build::step::CopyStep;
 use crate::error::{Error, chain};
-use crate::exec::event::Event;
 use crate::files::entry::FileKind;
 use crate::files::handle::Files;
-use crate::process::child::Child;
+use crate::oci::Limits;
 use crate::runtime::blocking;
 use crate::sandbox::handle::Sandbox;
 
@@ -33,21 +33,28 @@ pub(super) async fn from_host(
 ) -> Result<(), Failure> {
     let is_directory = names_directory || found.len() > 1 || found.iter().any(|found| found.is_directory);
     let placing = placing(sandbox, step, to, is_directory).await?;
+    let owner = step.owner.as_ref().map(|_| placing.owner);
     if is_directory && found.iter().all(|found| found.entries.is_empty()) {
         return make_directory(sandbox, to).await;
     }
-    let (archives, plain): (Vec<Found>, Vec<Found>) =
-        found.into_iter().partition(|found| unpacks && archive_of(found).is_some());
+    let (archives, plain) = if unpacks { divided(found).await? } else { (Vec::new(), found) };
     if !plain.is_empty() {
         let packed = move |stdin: &mut dyn io::Write| {
             let mut out = Builder::new(stdin);
             pack(&plain, &placing, &mut out)?;
             out.finish()
         };
-        into_agent(sandbox, packed).await?;
+        into_agent(sandbox, "/", packed).await?;
     }
     for archive in archives {
-        unpack(sandbox, &archive, to).await?;
+        make_directory(sandbox, to).await?;
+        let repacked = move |stdin: &mut dyn io::Write| {
+            let mut out = Builder::new(stdin);
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", archive.display()));
+            repack_added(std::fs::File::open(&archive)?, owner, Limits::default(), &mut out).map_err(named)?;
+            out.finish()
+        };
+        into_agent(sandbox, to, repacked).await?;
     }
     Ok(())
 }
@@ -83,7 +90,7 @@ pub(super) async fn from_stage(
             repack(archive, &name, is_directory, excluded, &placing, &mut out)?;
             out.finish()
         };
-        into_agent(sandbox, repacked).await?;
+        into_agent(sandbox, "/", repacked).await?;
     }
     Ok(())
 }
@@ -195,40 +202,37 @@ async fn expand(files: &Files, pattern: &str) -> Result<Vec<Part>, Failure> {
     Ok(parts)
 }
 
-/// How a source is unpacked, if it is an archive.
-fn archive_of(found: &Found) -> Option<(&Entry, &'static str)> {
-    let [entry] = found.entries.as_slice() else { return None };
-    let What::File { from, .. } = &entry.what else { return None };
-    let mut head = Vec::new();
-    std::fs::File::open(from).ok()?.take(512).read_to_end(&mut head).ok()?;
-    unpacking(&head).map(|flags| (entry, flags))
-}
-
-/// Unpacks an archive of the host into a directory of the guest. The guest's programs read it.
-async fn unpack(sandbox: &Sandbox, found: &Found, to: &str) -> Result<(), Failure> {
-    make_directory(sandbox, to).await?;
-    let Some((Entry { what: What::File { from, .. }, .. }, flags)) = archive_of(found) else {
-        return Err(Failure::of(format!("{} is no archive any more", found.name.display())));
+/// The paths of those sources that are archives, and the other sources.
+async fn divided(found: Vec<Found>) -> Result<(Vec<PathBuf>, Vec<Found>), Failure> {
+    let divide = move || {
+        let (mut archives, mut plain) = (Vec::new(), Vec::new());
+        for found in found {
+            match file_of(&found).map(|path| is_archive(&path).map(|is_archive| (path, is_archive))).transpose()? {
+                Some((path, true)) => archives.push(path),
+                _ => plain.push(found),
+            }
+        }
+        Ok((archives, plain))
     };
-    let from = from.clone();
-    let arguments: Vec<&str> = flags.split(' ').chain(["-", "-C", to]).collect();
-    into_tar(sandbox, &arguments, move |stdin| {
-        let mut file = std::fs::File::open(&from)?;
-        io::copy(&mut file, stdin).map(drop)
-    })
-    .await
+    let divided: io::Result<_> = blocking("look for archives", divide).await?;
+    divided.map_err(|error| Failure::of(format!("look for archives: {error}")))
 }
 
-fn tar(sandbox: &Sandbox, arguments: &[&str]) -> crate::process::command::Command {
-    sandbox.command("tar").args(arguments).user("root").current_dir("/")
+/// The path of a source that is a file of the host.
+fn file_of(found: &Found) -> Option<PathBuf> {
+    match found.entries.as_slice() {
+        [Entry { what: What::File { from, .. }, .. }] if !found.is_directory => Some(from.clone()),
+        _ => None,
+    }
 }
 
-/// Has the guest's agent unpack what `write` writes.
+/// Has the guest's agent unpack what `write` writes below a directory.
 async fn into_agent(
     sandbox: &Sandbox,
+    directory: &str,
     write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let archive = sandbox.files().as_user("root").unpack("/").await?;
+    let archive = sandbox.files().as_user("root").unpack(directory).await?;
     let written: Result<_, Failure> = blocking("pack the files", move || Ok(written(archive, write))).await?;
     written?.map_err(|error| match error.downcast::<Error>() {
         Ok(error) => failed(error),
@@ -244,23 +248,6 @@ fn failed(error: Error) -> Failure {
     }
 }
 
-/// Runs the guest's `tar` with what `write` writes as its input.
-async fn into_tar(
-    sandbox: &Sandbox,
-    arguments: &[&str],
-    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
-) -> Result<(), Failure> {
-    let mut child = tar(sandbox, arguments).stdin_piped().spawn().await.map_err(lacks_tar)?;
-    let Some(stdin) = child.take_stdin() else { return Err(Failure::of("the guest's tar has no input")) };
-    let written = blocking("pack the files", move || written(stdin, write));
-    let (written, ended) = tokio::join!(written, ended(&mut child));
-    let (status, lines) = ended?;
-    if !status.is_some_and(|status| status.success()) {
-        return Err(Failure::of("the guest's tar failed").with_lines(lines));
-    }
-    written?.map_err(|error| Failure::of(chain(&error)))
-}
-
 fn written(to: impl AsyncWrite + Unpin, write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<()> {
     let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, SyncIoBridge::new(to));
     write(&mut buffered)?;
@@ -268,25 +255,5 @@ fn written(to: impl AsyncWrite + Unpin, write: impl FnOnce(&mut dyn io::Write) -
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.shutdown()
 }
 
-async fn ended(child: &mut Child) -> Result<(Option<crate::exec::event::ExitStatus>, Vec<String>), Failure> {
-    let (mut status, mut said) = (None, Vec::new());
-    while let Some(event) = child.next_event().await? {
-        match event {
-            Event::Stderr(bytes) if said.len() < SAID_BYTES_MAX => said.extend_from_slice(&bytes),
-            Event::Exit(exit) => status = Some(exit),
-            _ => {}
-        }
-    }
-    Ok((status, String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()))
-}
-
-fn lacks_tar(error: Error) -> Failure {
-    match error {
-        Error::NotFound { .. } => Failure::of("unpacking an archive needs `tar` in the guest, which has none"),
-        error => error.into(),
-    }
-}
-
 /// Each piece costs a call of the guest's agent.
 const BUFFER_BYTES: usize = 512 << 10;
-const SAID_BYTES_MAX: usize = 16 << 10;

@@ -12,6 +12,7 @@
 //! A recipe is data ([`recipe`], [`step`], [`dockerfile`]); what its keys are made of is decided without a guest ([`key`],
 //! [`context`]); [`stage`] does the rest.
 
+mod added;
 mod archive;
 mod at;
 mod base;

@@ -1,7 +1,7 @@
 //! A layer's archive, as a stream, into the files of a layer.
 //!
 //! ```text
-//! blob ─▶ Hashing ─▶ Decoder: gzip, zstd or none ─▶ Hashing ─▶ TarReader ─▶ LayerWriter
+//! blob ─▶ Hashing ─▶ Decoder: gzip, … or none   ─▶ Hashing ─▶ TarReader ─▶ LayerWriter
 //!         its digest                                diff_id
 //! ```
 

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Read as _;
 use std::process::Command;
 
 use tar::EntryType;
@@ -62,7 +63,10 @@ fn every_kind_of_entry_comes_through() {
         .file("e/.wh..wh..opq", b"")
         .file(".wh..wh.plnk/1", b"x")
         .bytes();
-    for blob in [archive.clone(), gzip(&archive), zstd::encode_all(archive.as_slice(), 1).unwrap()] {
+    let (mut bzip2, mut xz) = (Vec::new(), Vec::new());
+    bzip2::read::BzEncoder::new(archive.as_slice(), bzip2::Compression::fast()).read_to_end(&mut bzip2).unwrap();
+    liblzma::read::XzEncoder::new(archive.as_slice(), 1).read_to_end(&mut xz).unwrap();
+    for blob in [archive.clone(), gzip(&archive), bzip2, xz, zstd::encode_all(archive.as_slice(), 1).unwrap()] {
         let layer = take(&blob, Limits::default()).unwrap();
         assert_eq!(layer.totals.diff_id, Digest::of(&archive));
         let names: Vec<_> =

@@ -18,7 +18,7 @@ mod convert;
 #[cfg(test)]
 mod convert_tests;
 mod credentials;
-mod decoder;
+pub(crate) mod decoder;
 mod digest;
 mod directory;
 mod distribution;
@@ -55,6 +55,7 @@ mod testing;
 
 pub(crate) use distribution::Distribution;
 pub(crate) use error::OciError;
+pub(crate) use limits::Limits;
 pub(crate) use manifest::ImageConfig;
 pub(crate) use options::{Credentials, Progress, PullOptions};
 pub(crate) use pull::{look, make_base, prune, resolve, verify};

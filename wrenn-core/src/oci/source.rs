@@ -20,7 +20,7 @@ pub(crate) enum Source {
     OciArchive { path: PathBuf, tag: Option<String> },
     /// What `docker save` writes.
     DockerArchive { path: PathBuf, name: Option<String> },
-    /// A root file system as a tar archive, which may be compressed with gzip or zstd.
+    /// A root file system as a tar archive, which may be compressed with gzip, bzip2, xz or zstd.
     Tar(PathBuf),
     /// A root file system in a directory.
     Directory(PathBuf),
