@@ -1,7 +1,7 @@
 //! `wrenn-server images`: the images of a data directory.
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -28,9 +28,12 @@ pub(crate) enum Images {
         /// Only ask, and print what a refresh of the base would bring and which templates were made on it.
         #[arg(long, requires = "refresh")]
         dry_run: bool,
-        /// Ask this registry without TLS, HOST:PORT. Those of this machine are anyway. May be given more than once.
+        /// Ask this registry without TLS, HOST:PORT. Those of this machine are anyway, unless there is an authority for them. May be given more than once.
         #[arg(long, value_name = "HOST")]
         plain_http: Vec<String>,
+        /// Trust the authorities in this file, in PEM, besides the host's own. May be given more than once.
+        #[arg(long, value_name = "FILE")]
+        authority: Vec<PathBuf>,
         /// Ask MIRROR before REGISTRY. May be given more than once.
         #[arg(long, value_name = "REGISTRY=MIRROR", value_parser = mirror)]
         mirror: Vec<(String, String)>,
@@ -57,7 +60,7 @@ pub(crate) enum Images {
 pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> {
     match command {
         Images::Ls => list(data_dir),
-        Images::Pull { reference, name, refresh, dry_run, plain_http, mirror } => {
+        Images::Pull { reference, name, refresh, dry_run, plain_http, authority, mirror } => {
             let pulled = if refresh && name.is_none() { pulled(data_dir, &reference)? } else { None };
             let named = pulled.or_else(|| name.map(|name| Image::builder(name).oci(&reference)));
             let mut builder = named.unwrap_or_else(|| Image::from_oci(&reference));
@@ -65,6 +68,10 @@ pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> 
                 builder = builder.refresh();
             }
             builder = plain_http.into_iter().fold(builder, ImageBuilder::registry_plain_http);
+            for path in &authority {
+                let pem = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+                builder = builder.registry_authority(pem);
+            }
             builder = mirror.into_iter().fold(builder, |builder, (of, mirror)| builder.registry_mirror(of, mirror));
             if dry_run {
                 return print_plan(&builder, data_dir).await;

@@ -15,7 +15,7 @@ use rand::Rng as _;
 use serde_json::json;
 
 use common::wrenn_server;
-use registry::{Layer, Layout};
+use registry::{Layer, Layout, Registry, SESAME};
 
 /// Why the tests here cannot run, which fetch no kernel of their own.
 fn can_run(test: &str) -> bool {
@@ -120,6 +120,60 @@ fn a_pull_that_finds_no_space_leaves_nothing_half_made_and_goes_on_where_there_i
     }
     assert!(images(dir.path(), &["verify"]).0);
     assert!(Command::new("umount").arg(at).status().unwrap().success());
+}
+
+#[test]
+fn a_registry_is_trusted_by_the_hosts_authorities_and_asked_as_whom_a_helper_names() {
+    let test = "a_registry_is_trusted_by_the_hosts_authorities_and_asked_as_whom_a_helper_names";
+    if !can_run(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    share_kernels(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    let keys = || rcgen::KeyPair::generate().unwrap();
+    // An address of this machine that counts as another's: one of its own is asked without TLS.
+    let params = |name: &str| rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let mut authority = params("authority");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let (authority, own) = (rcgen::CertifiedIssuer::self_signed(authority, keys()).unwrap(), keys());
+    fs::write(at("ca.pem"), authority.pem()).unwrap();
+    fs::write(at("certificate.pem"), params("0.0.0.0").signed_by(&own, &authority).unwrap().pem()).unwrap();
+    fs::write(at("key.pem"), own.serialize_pem()).unwrap();
+    let certificate = Some((&*at("certificate.pem"), &*at("key.pem")));
+    let Some(registry) = Registry::start_at("0.0.0.0", Some(SESAME), certificate) else {
+        return writeln!(std::io::stderr(), "skipped: {test}: no docker-registry: run `cargo xtask setup`")
+            .expect("standard error is open");
+    };
+    let (layout, _) = layout(1, 1);
+    registry.push(&layout, "me/image", Some("ada:sesame"));
+    let helper = at("docker-credential-test");
+    let script = "#!/bin/sh\n[ \"$1\" = get ] || exit 2\nread -r host\n\
+        case $host in\n0.0.0.0:*) echo \"{\\\"ServerURL\\\":\\\"$host\\\",\\\"Username\\\":\\\"ada\\\",\\\"Secret\\\":\\\"$SECRET\\\"}\";;\n\
+        *) echo credentials not found in native keychain; exit 1;;\nesac\n";
+    fs::write(&helper, script).unwrap();
+    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let reference = format!("{}/me/image:1", registry.address);
+    let pull = |authorities: &str, secret: &str, config: serde_json::Value| {
+        fs::write(at("config.json"), config.to_string()).unwrap();
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let mut command = wrenn_server(dir.path(), &["images", "pull", "--name", "mine", &reference]);
+        command.env("PATH", path).env("DOCKER_CONFIG", dir.path()).env("SECRET", secret).env_remove("SSL_CERT_DIR");
+        let output = command.env("SSL_CERT_FILE", at(authorities)).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let host = registry.address.as_str();
+    let (is_done, said) = pull("ca.pem", "open", json!({"credHelpers": {host: "test"}}));
+    assert!(!is_done && said.contains("docker login"), "{said}");
+    let (is_done, said) = pull("ca.pem", "sesame", json!({"credHelpers": {host: "absent"}}));
+    assert!(!is_done && said.contains("docker-credential-absent"), "{said}");
+    let (is_done, said) = pull("certificate.pem", "sesame", json!({"credsStore": "test"}));
+    assert!(!is_done && said.contains("authority of its certificate"), "{said}");
+    for config in [json!({"credHelpers": {host: "test"}}), json!({"credsStore": "test"})] {
+        let (is_done, said) = pull("ca.pem", "sesame", config);
+        assert!(is_done, "{said}");
+        assert!(images(dir.path(), &["rm", "mine"]).0);
+    }
 }
 
 #[test]

@@ -90,7 +90,8 @@ impl ImageBuilder {
         self
     }
 
-    /// Asks a registry without TLS, by its host and port. Default: only those of this machine are.
+    /// Asks a registry without TLS, by its host and port. Default: only those of this machine are for which there is no authority,
+    /// neither by [`registry_authority`](Self::registry_authority) nor in a directory `certs.d` of Docker's or Podman's.
     pub fn registry_plain_http(mut self, registry: impl Into<String>) -> Self {
         if let Some(oci) = &mut self.oci {
             oci.pull.plain_http.push(registry.into());
@@ -98,7 +99,8 @@ impl ImageBuilder {
         self
     }
 
-    /// Trusts an authority, in PEM, besides the host's own, when it asks registries.
+    /// Trusts authorities, in PEM, when it asks registries: besides the host's own, which the variable `SSL_CERT_FILE` may name,
+    /// and those that `certs.d` has for the registry.
     pub fn registry_authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         if let Some(oci) = &mut self.oci {
             oci.pull.authorities.push(pem.into());

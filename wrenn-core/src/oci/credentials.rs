@@ -72,11 +72,8 @@ impl Auth {
         if let Some(token) = self.registrytoken.as_ref().filter(|token| !token.is_empty()) {
             return Ok(Credentials::Token(token.clone()));
         }
-        if self.identitytoken.as_ref().is_some_and(|token| !token.is_empty()) {
-            return Err(refused(
-                registry,
-                "an identity token, which is not supported: log in with a password or access token".to_owned(),
-            ));
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Credentials::Identity(token.clone()));
         }
         if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
             let decoded = STANDARD.decode(auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
@@ -121,8 +118,9 @@ async fn ask(helper: &str, key: &str, registry: &str) -> Result<Credentials, Oci
         return if said.contains("credentials not found") { Ok(Credentials::Anonymous) } else { Err(fault(said)) };
     }
     let answer: Answer = serde_json::from_slice(&output.stdout).map_err(|error| fault(error.to_string()))?;
+    // What every helper says of an identity token, word for word.
     if answer.username == "<token>" {
-        return Err(fault("an identity token, which is not supported".to_owned()));
+        return Ok(Credentials::Identity(answer.secret));
     }
     Ok(Credentials::Basic { user: answer.username, password: answer.secret })
 }
@@ -173,7 +171,8 @@ mod tests {
         assert_eq!(of("a:5000").await.unwrap(), basic("u", "p"));
         assert_eq!(of("t").await.unwrap(), Credentials::Token("x".to_owned()));
         assert_eq!(of("elsewhere").await.unwrap(), Credentials::Anonymous);
-        for registry in ["b", "i", "h"] {
+        assert_eq!(of("i").await.unwrap(), Credentials::Identity("y".to_owned()));
+        for registry in ["b", "h"] {
             assert!(matches!(of(registry).await, Err(OciError::Credentials { .. })), "{registry}");
         }
         assert!(!format!("{:?}", basic("me", "hidden")).contains("hidden"));

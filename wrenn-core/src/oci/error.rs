@@ -18,7 +18,9 @@ pub(crate) enum OciError {
     #[error("cannot {what} {}: check that it is there, its rights, and the space of its file system", path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     /// The registry could not be reached, or the connection broke.
-    #[error("the registry {registry} cannot be reached or broke off: check the network, its name, and any proxy")]
+    #[error(
+        "the registry {registry} cannot be reached or broke off: check the network, its name, any proxy, and that the authority of its certificate is trusted"
+    )]
     Transport { registry: String, source: Box<dyn Error + Send + Sync> },
     /// Nothing came for too long.
     #[error(

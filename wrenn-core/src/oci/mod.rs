@@ -14,6 +14,7 @@
 
 mod base;
 mod cache;
+mod certificates;
 mod convert;
 #[cfg(test)]
 mod convert_tests;
@@ -27,6 +28,7 @@ mod error;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
+mod identity;
 mod index;
 mod layer_writer;
 mod limits;

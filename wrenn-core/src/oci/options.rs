@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::oci::certificates::default_directories;
 use crate::oci::limits::Limits;
 
 /// How an image is pulled.
@@ -17,10 +18,12 @@ pub(crate) struct PullOptions {
     pub(crate) docker_config: Option<PathBuf>,
     /// Registries and who is asked first instead of them, in order.
     pub(crate) mirrors: Vec<(String, Vec<String>)>,
-    /// Registries that are asked without TLS. Those on this machine are anyway.
+    /// Registries that are asked without TLS. Those on this machine are anyway, unless there is an authority for them.
     pub(crate) plain_http: Vec<String>,
     /// Authorities in PEM that are trusted beside the host's own.
     pub(crate) authorities: Vec<Vec<u8>>,
+    /// Directories with those of single registries: see [`certificates`](super::certificates).
+    pub(crate) certificates: Vec<PathBuf>,
     /// An attempt ends where nothing came for so long. Default 60 s.
     pub(crate) stall: Duration,
     /// How often in a row an attempt may fail without having brought anything, beside the first. Default 5.
@@ -39,6 +42,7 @@ impl Default for PullOptions {
             mirrors: Vec::new(),
             plain_http: Vec::new(),
             authorities: Vec::new(),
+            certificates: default_directories(),
             stall: Duration::from_secs(60),
             retries: 5,
             parallel: processors.clamp(2, 8),
@@ -56,6 +60,8 @@ pub(crate) enum Credentials {
     },
     /// A bearer token of the registry.
     Token(String),
+    /// What the registry's token server makes a bearer token of.
+    Identity(String),
 }
 
 impl fmt::Debug for Credentials {
@@ -65,6 +71,7 @@ impl fmt::Debug for Credentials {
             Self::Anonymous => f.write_str("Anonymous"),
             Self::Basic { user, .. } => f.debug_struct("Basic").field("user", user).finish_non_exhaustive(),
             Self::Token(_) => f.write_str("Token"),
+            Self::Identity(_) => f.write_str("Identity"),
         }
     }
 }

@@ -2,29 +2,33 @@
 //!
 //! `oci-client` knows how to get a token. What it does beyond has no limit in size, and no resumption.
 
+use std::error::Error;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
+use crate::oci::certificates;
 use crate::oci::credentials;
 use crate::oci::digest::Digest;
 use crate::oci::error::OciError;
+use crate::oci::identity::{Refusal, TokenServer};
 use crate::oci::manifest::Document;
 use crate::oci::options::{Credentials, PullOptions};
 
 /// One image's repository, and where it can be had from: mirrors, and then the registry itself.
 pub(super) struct Registry {
-    client: reqwest::Client,
     endpoints: Vec<Endpoint>,
     stall: Duration,
     retries: u32,
@@ -34,8 +38,10 @@ struct Endpoint {
     /// With the mirror in it.
     reference: Reference,
     base: String,
-    auth: RegistryAuth,
+    client: reqwest::Client,
+    known: Credentials,
     tokens: oci_client::Client,
+    is_plain: bool,
     /// The header that was good last.
     header: Mutex<Option<String>>,
     /// A mirror that failed is not asked again.
@@ -55,28 +61,20 @@ impl Registry {
         // The provider that the rest of wrenn uses, unless the program has chosen one.
         rustls::crypto::ring::default_provider().install_default().ok();
         let registry = reference.registry();
-        let fault = |error: reqwest::Error| OciError::Transport { registry: registry.to_owned(), source: error.into() };
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIME).user_agent(AGENT);
-        // A layer is taken as it is, whatever else in the program has these features of the crate switched on.
-        builder = builder.no_gzip().no_zstd().no_brotli().no_deflate();
-        for pem in &options.authorities {
-            builder = builder.tls_certs_merge([reqwest::Certificate::from_pem(pem).map_err(fault)?]);
-        }
-        let client = builder.build().map_err(fault)?;
         let mirrors = options.mirrors.iter().filter(|(name, _)| name == registry).flat_map(|(_, hosts)| hosts);
         let mut endpoints = Vec::new();
         for mirror in mirrors {
             let mut mirrored = reference.clone();
             mirrored.set_mirror_registry(mirror.clone());
             let known = credentials::of(mirror, options.docker_config.as_deref()).await?;
-            endpoints.push(Endpoint::new(mirrored, mirror, known, options)?);
+            endpoints.push(Endpoint::new(mirrored, mirror, known, options).await?);
         }
         let known = match &options.credentials {
             Some(given) => given.clone(),
             None => credentials::of(registry, options.docker_config.as_deref()).await?,
         };
-        endpoints.push(Endpoint::new(reference.clone(), registry, known, options)?);
-        Ok(Self { client, endpoints, stall: options.stall, retries: options.retries })
+        endpoints.push(Endpoint::new(reference.clone(), registry, known, options).await?);
+        Ok(Self { endpoints, stall: options.stall, retries: options.retries })
     }
 
     /// The bytes of a manifest or an index: of the `digest`, or of what the reference says. The digest is checked where
@@ -248,7 +246,7 @@ impl Registry {
     ) -> Result<Response, OciError> {
         let url = at.url(path);
         let send = async |header: Option<String>| {
-            let mut request = self.client.get(&url);
+            let mut request = at.client.get(&url);
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
@@ -264,7 +262,8 @@ impl Registry {
         let known = at.header.lock().await.clone();
         let mut response = send(known).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let header = timeout(self.stall, at.authorize()).await.map_err(|_| self.stalled("a token"))??;
+            let header =
+                timeout(self.stall, at.authorize(response.headers())).await.map_err(|_| self.stalled("a token"))??;
             if header.is_some() {
                 at.header.lock().await.clone_from(&header);
                 response = send(header).await?;
@@ -299,14 +298,24 @@ impl Registry {
 }
 
 impl Endpoint {
-    fn new(reference: Reference, host: &str, known: Credentials, options: &PullOptions) -> Result<Self, OciError> {
-        let plain = is_loopback(host) || options.plain_http.iter().any(|name| name == host);
+    async fn new(
+        reference: Reference,
+        host: &str,
+        known: Credentials,
+        options: &PullOptions,
+    ) -> Result<Self, OciError> {
+        let mut authorities = options.authorities.clone();
+        authorities.extend(certificates::authorities(host, &options.certificates).await?);
+        let is_named = options.plain_http.iter().any(|name| name == host);
+        let is_plain = is_named || (is_loopback(host) && authorities.is_empty());
         let address = reference.resolve_registry();
-        let base = format!("{}://{address}/v2/{}", if plain { "http" } else { "https" }, reference.repository());
-        let certificate = |pem: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() };
+        let base = format!("{}://{address}/v2/{}", if is_plain { "http" } else { "https" }, reference.repository());
+        let client = client(&authorities)
+            .map_err(|error| OciError::Transport { registry: host.to_owned(), source: error.into() })?;
+        let certificate = |data| Certificate { encoding: CertificateEncoding::Pem, data };
         let config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            extra_root_certificates: options.authorities.iter().map(certificate).collect(),
+            protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            extra_root_certificates: authorities.into_iter().map(certificate).collect(),
             connect_timeout: Some(CONNECT_TIME),
             read_timeout: Some(options.stall),
             user_agent: AGENT,
@@ -314,13 +323,9 @@ impl Endpoint {
         };
         let fault =
             |error: OciDistributionError| OciError::Transport { registry: host.to_owned(), source: error.into() };
-        let auth = match known {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Basic { user, password } => RegistryAuth::Basic(user, password),
-            Credentials::Token(token) => RegistryAuth::Bearer(token),
-        };
         let tokens = oci_client::Client::try_from(config).map_err(fault)?;
-        Ok(Self { base, auth, tokens, header: Mutex::new(None), failed: AtomicBool::new(false), reference })
+        let (header, failed) = (Mutex::new(None), AtomicBool::new(false));
+        Ok(Self { reference, base, client, known, tokens, is_plain, header, failed })
     }
 
     /// A mirror is told whose image it is.
@@ -329,29 +334,60 @@ impl Endpoint {
         format!("{}/{path}{namespace}", self.base)
     }
 
-    /// What to send, if anything would help.
-    async fn authorize(&self) -> Result<Option<String>, OciError> {
-        use base64::Engine as _;
-        match self.tokens.auth(&self.reference, &self.auth, RegistryOperation::Pull).await {
+    /// What to send to a registry that has answered with these headers, if anything would help.
+    async fn authorize(&self, refusal: &HeaderMap) -> Result<Option<String>, OciError> {
+        let auth = match &self.known {
+            Credentials::Identity(token) => return self.identify(refusal, token).await,
+            Credentials::Anonymous => RegistryAuth::Anonymous,
+            Credentials::Basic { user, password } => RegistryAuth::Basic(user.clone(), password.clone()),
+            Credentials::Token(token) => RegistryAuth::Bearer(token.clone()),
+        };
+        match self.tokens.auth(&self.reference, &auth, RegistryOperation::Pull).await {
             Ok(Some(token)) => Ok(Some(format!("Bearer {token}"))),
-            Ok(None) => Ok(match &self.auth {
+            Ok(None) => Ok(match auth {
                 RegistryAuth::Basic(user, password) => {
-                    let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-                    Some(format!("Basic {pair}"))
+                    Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
                 }
                 _ => None,
             }),
-            Err(OciDistributionError::AuthenticationFailure(reason)) => Err(OciError::Denied {
-                registry: self.reference.resolve_registry().to_owned(),
-                repository: self.reference.repository().to_owned(),
-                reason: first_line(&reason),
-            }),
-            Err(error) => Err(OciError::Transport {
-                registry: self.reference.resolve_registry().to_owned(),
-                source: error.into(),
-            }),
+            Err(OciDistributionError::AuthenticationFailure(reason)) => Err(self.denied(&reason)),
+            Err(error) => Err(self.broken(error)),
         }
     }
+
+    async fn identify(&self, refusal: &HeaderMap, identity: &str) -> Result<Option<String>, OciError> {
+        let Some(server) = TokenServer::of(refusal) else {
+            return Err(self.denied("it names no server that takes an identity token"));
+        };
+        match server.exchange(&self.client, identity, self.reference.repository(), self.is_plain).await {
+            Ok(token) => Ok(Some(format!("Bearer {token}"))),
+            Err(Refusal::Denied(reason)) => Err(self.denied(&reason)),
+            Err(Refusal::Broken(error)) => Err(self.broken(error)),
+        }
+    }
+
+    fn denied(&self, reason: &str) -> OciError {
+        OciError::Denied {
+            registry: self.reference.resolve_registry().to_owned(),
+            repository: self.reference.repository().to_owned(),
+            reason: first_line(reason),
+        }
+    }
+
+    fn broken(&self, error: impl Into<Box<dyn Error + Send + Sync>>) -> OciError {
+        OciError::Transport { registry: self.reference.resolve_registry().to_owned(), source: error.into() }
+    }
+}
+
+/// A client that trusts the host's authorities and others, in PEM.
+fn client(authorities: &[Vec<u8>]) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIME).user_agent(AGENT);
+    // A layer is taken as it is, whatever else in the program has these features of the crate switched on.
+    builder = builder.no_gzip().no_zstd().no_brotli().no_deflate();
+    for pem in authorities {
+        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
+    }
+    builder.build()
 }
 
 /// Whether a registry is on this machine.

@@ -1,5 +1,6 @@
 //! Against Debian's `docker-registry`, or a server of the test's own where a registry has to misbehave.
 
+use std::convert::Infallible;
 use std::fs;
 use std::net::TcpListener as StdListener;
 use std::path::Path;
@@ -8,6 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -22,6 +31,8 @@ use crate::oci::testing::{Archive, TestImage};
 struct Registry {
     child: Child,
     port: u16,
+    /// Of the authority of its certificate, where it speaks TLS.
+    authority: Option<String>,
     _directory: tempfile::TempDir,
 }
 
@@ -35,6 +46,10 @@ impl Drop for Registry {
 impl Registry {
     /// `None` where it is not installed, which is printed. With `users`, an `htpasswd` file, it wants to know who asks.
     async fn start(test: &str, users: Option<&str>) -> Option<Self> {
+        Self::start_with(test, users, false).await
+    }
+
+    async fn start_with(test: &str, users: Option<&str>, has_tls: bool) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (storage, passwords) = (directory.path().join("storage"), directory.path().join("htpasswd"));
@@ -42,8 +57,14 @@ impl Registry {
             fs::write(&passwords, users).unwrap();
             format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", passwords.display())
         });
+        let authority = has_tls.then(|| certify(directory.path()));
+        let at = directory.path().display();
+        let tls = match has_tls {
+            true => format!("  tls:\n    certificate: {at}/certificate.pem\n    key: {at}/key.pem\n"),
+            false => String::new(),
+        };
         let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{tls}{auth}",
             storage.display()
         );
         let path = directory.path().join("config.yml");
@@ -59,7 +80,7 @@ impl Registry {
                 return None;
             }
         };
-        let registry = Self { child, port, _directory: directory };
+        let registry = Self { child, port, authority, _directory: directory };
         for _ in 0..200 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 return Some(registry);
@@ -70,12 +91,14 @@ impl Registry {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/v2/{path}", self.port)
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}/v2/{path}", self.port)
     }
 
     async fn push(&self, image: &TestImage, tag: &str, user: Option<(&str, &str)>) {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let client = reqwest::Client::new();
+        let authorities = self.authority.iter().map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
+        let client = reqwest::Client::builder().tls_certs_merge(authorities).build().unwrap();
         let send = async |request: reqwest::RequestBuilder| {
             let request = match user {
                 Some((name, password)) => request.basic_auth(name, Some(password)),
@@ -101,13 +124,28 @@ impl Registry {
     }
 }
 
+/// Puts a certificate for 127.0.0.1 and its key into a directory, and gives its authority's.
+fn certify(directory: &Path) -> String {
+    let params = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let keys = || KeyPair::generate().unwrap();
+    let mut authority = params("authority");
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, keys()).unwrap();
+    let own = keys();
+    let certificate = params("127.0.0.1").signed_by(&own, &authority).unwrap();
+    fs::write(directory.join("certificate.pem"), certificate.pem()).unwrap();
+    fs::write(directory.join("key.pem"), own.serialize_pem()).unwrap();
+    authority.pem()
+}
+
 fn source(port: u16, tag: &str) -> Source {
     format!("127.0.0.1:{port}/me/image:{tag}").parse().unwrap()
 }
 
 /// Nobody's credentials.
 fn options() -> PullOptions {
-    PullOptions { docker_config: Some("/nowhere/config.json".into()), ..PullOptions::default() }
+    let (docker_config, certificates) = (Some("/nowhere/config.json".into()), Vec::new());
+    PullOptions { docker_config, certificates, ..PullOptions::default() }
 }
 
 async fn pull(
@@ -189,6 +227,128 @@ async fn a_registry_that_asks_who_it_is_is_told() {
     let text = serde_json::json!({"auths": {format!("127.0.0.1:{}", registry.port): {"username": "me", "password": "sesame"}}});
     fs::write(&config, text.to_string()).unwrap();
     resolve(&source, &PullOptions { docker_config: Some(config), ..options() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_of_a_private_authority_is_trusted_by_a_setting_or_by_a_directory_for_it() {
+    const TEST: &str = "a_registry_of_a_private_authority_is_trusted_by_a_setting_or_by_a_directory_for_it";
+    let Some(registry) = Registry::start_with(TEST, Some(USERS), true).await else { return };
+    let image = image();
+    registry.push(&image, "tag", Some(("me", "sesame"))).await;
+    let (source, pem) = (registry.source("tag"), registry.authority.clone().unwrap());
+    let basic = |password: &str| Credentials::Basic { user: "me".to_owned(), password: password.to_owned() };
+    let known = PullOptions { credentials: Some(basic("sesame")), retries: 0, ..options() };
+    let given = PullOptions { authorities: vec![pem.clone().into_bytes()], ..known.clone() };
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(pull(&source, &given, directory.path(), &mut |_| {}).await.unwrap().digest, image.digest());
+    let host = directory.path().join("certs.d").join(format!("127.0.0.1:{}", registry.port));
+    fs::create_dir_all(&host).unwrap();
+    fs::write(host.join("ca.crt"), &pem).unwrap();
+    let found = PullOptions { certificates: vec![directory.path().join("certs.d")], ..known.clone() };
+    assert_eq!(resolve(&source, &found).await.unwrap(), image.digest());
+
+    let wrong = PullOptions { credentials: Some(basic("wrong")), ..given };
+    let error = resolve(&source, &wrong).await.unwrap_err();
+    assert!(matches!(error, OciError::Denied { .. }), "{error}");
+    let another = certify(directory.path()).into_bytes();
+    let distrusted = PullOptions { authorities: vec![another], ..known.clone() };
+    let error = resolve(&source, &distrusted).await.unwrap_err();
+    let said = crate::error::chain(&error);
+    assert!(matches!(error, OciError::Transport { .. }) && said.contains("certificate"), "{said}");
+    // One of this machine that nobody vouches for is asked without TLS.
+    let error = resolve(&source, &known).await.unwrap_err();
+    assert!(matches!(error, OciError::Status { code: 400, .. }), "{error}");
+}
+
+/// Stands before a registry, and wants one header of those who ask. It is a token server, too: it gives a token for an
+/// identity token.
+async fn gate(registry: u16, wanted: String, identity: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = move |request: Request<Incoming>| {
+        let wanted = wanted.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let answer = |status: u16| Response::builder().status(status);
+            if head.uri.path() == "/token" {
+                let form = String::from_utf8(body.to_vec()).unwrap();
+                let asked = ["grant_type=refresh_token", "service=the%20gate", "scope=repository%3Ame%2Fimage%3Apull"];
+                let is_good = asked.iter().all(|part| form.split('&').any(|field| field == *part))
+                    && form.ends_with(&format!("&refresh_token={identity}"));
+                let token = wanted.strip_prefix("Bearer ").filter(|_| is_good);
+                return Ok::<_, Infallible>(match token {
+                    Some(token) => {
+                        answer(200).body(Full::new(format!(r#"{{"access_token":"{token}"}}"#).into())).unwrap()
+                    }
+                    None => answer(401).body(Full::new("no such identity".into())).unwrap(),
+                });
+            }
+            if head.headers.get("authorization").is_none_or(|header| *header != *wanted) {
+                let challenge = match wanted.starts_with("Bearer ") {
+                    true => format!(r#"Bearer realm="http://127.0.0.1:{port}/token",service="the gate",scope="x""#),
+                    false => r#"Basic realm="the gate""#.to_owned(),
+                };
+                let refused = answer(401).header("www-authenticate", challenge);
+                return Ok(refused.body(Full::new(Bytes::new())).unwrap());
+            }
+            let url = format!("http://127.0.0.1:{registry}{}", head.uri);
+            let kinds = head.headers.get("accept").cloned().unwrap_or("*/*".parse().unwrap());
+            let from = reqwest::Client::new().get(url).header("accept", kinds).send().await.unwrap();
+            let to = answer(from.status().as_u16());
+            Ok(to.body(Full::new(from.bytes().await.unwrap())).unwrap())
+        }
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let serve = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer.clone()));
+            tokio::spawn(serve);
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_token_is_exchanged_for_one_that_the_registry_takes() {
+    const TEST: &str = "an_identity_token_is_exchanged_for_one_that_the_registry_takes";
+    let Some(registry) = Registry::start(TEST, None).await else { return };
+    let image = image();
+    registry.push(&image, "tag", None).await;
+    let port = gate(registry.port, "Bearer for-a-while".to_owned(), "for%2Dlong").await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
+    let docker = |token: &str| {
+        let text = serde_json::json!({"auths": {format!("127.0.0.1:{port}"): {"identitytoken": token}}});
+        fs::write(&config, text.to_string()).unwrap();
+        PullOptions { docker_config: Some(config.clone()), ..options() }
+    };
+    let made = pull(&source(port, "tag"), &docker("for-long"), directory.path(), &mut |_| {}).await.unwrap();
+    assert_eq!(made.digest, image.digest());
+    let error = resolve(&source(port, "tag"), &docker("stolen")).await.unwrap_err();
+    assert!(matches!(&error, OciError::Denied { reason, .. } if reason.contains("no such identity")), "{error}");
+    // A registry that has no such server says so.
+    let basic = gate(registry.port, "Basic x".to_owned(), "").await;
+    let identity = PullOptions { credentials: Some(Credentials::Identity("for-long".to_owned())), ..options() };
+    let error = resolve(&source(basic, "tag"), &identity).await.unwrap_err();
+    assert!(matches!(&error, OciError::Denied { reason, .. } if reason.contains("identity token")), "{error}");
+}
+
+/// As that of ECR, whose user is `AWS` and whose password is a token of some 2 KB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_may_be_long() {
+    let Some(registry) = Registry::start("a_password_may_be_long", None).await else { return };
+    let image = image();
+    registry.push(&image, "tag", None).await;
+    let password = "eyJwYXlsb2FkIjoi/+=".repeat(120);
+    let pair = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("AWS:{password}"));
+    let port = gate(registry.port, format!("Basic {pair}"), "").await;
+    let as_who = |password: &str| {
+        let (user, password) = ("AWS".to_owned(), password.to_owned());
+        PullOptions { credentials: Some(Credentials::Basic { user, password }), ..options() }
+    };
+    assert_eq!(resolve(&source(port, "tag"), &as_who(&password)).await.unwrap(), image.digest());
+    let error = resolve(&source(port, "tag"), &as_who(&password[1..])).await.unwrap_err();
+    assert!(matches!(error, OciError::Denied { .. }), "{error}");
 }
 
 /// Passes connections on, and each of the first `times` ends after so many bytes of answers: with a cut, or in silence.

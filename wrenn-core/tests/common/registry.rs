@@ -157,11 +157,17 @@ pub(crate) fn busybox_root(busybox: &[u8]) -> Layer {
 pub(crate) struct Registry {
     process: std::process::Child,
     pub(crate) address: String,
+    has_tls: bool,
     dir: TempDir,
 }
 
 impl Registry {
     pub(crate) fn start(password: Option<&str>) -> Option<Self> {
+        Self::start_at("127.0.0.1", password, None)
+    }
+
+    /// With the files of a certificate and its key, it speaks TLS.
+    pub(crate) fn start_at(ip: &str, password: Option<&str>, certificate: Option<(&Path, &Path)>) -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let found = wrenn_core::find_in_path(&path, "docker-registry");
         let program = found.or_else(|| Some(tool("usr/bin/docker-registry")).filter(|path| path.is_file()))?;
@@ -175,33 +181,40 @@ impl Registry {
             }
             None => String::new(),
         };
+        let tls = certificate.map_or_else(String::new, |(certificate, key)| {
+            format!(", tls: {{certificate: {}, key: {}}}", certificate.display(), key.display())
+        });
         let config = dir.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \
-             127.0.0.1:{port}}}\n{auth}",
+             '{ip}:{port}'{tls}}}\n{auth}",
             dir.path().join("data").display()
         );
         fs::write(&config, text).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
         let process =
             Command::new(program).arg("serve").arg(&config).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("{ip}:{port}");
         for _ in 0..200 {
             if std::net::TcpStream::connect(&address).is_ok() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Some(Self { process, address, dir })
+        Some(Self { process, address, has_tls: certificate.is_some(), dir })
     }
 
     /// Sends a layout's blobs and its manifest there, by curl.
     pub(crate) fn push(&self, layout: &Layout, name: &str, login: Option<&str>) {
-        let base = format!("http://{}/v2/{name}", self.address);
+        let base = format!("{}://{}/v2/{name}", if self.has_tls { "https" } else { "http" }, self.address);
         let curl = |args: &[&str]| {
             let login = login.map(|login| ["-u", login]).into_iter().flatten();
-            let output =
-                Command::new("curl").args(["-sS", "-i", "--fail-with-body"]).args(login).args(args).output().unwrap();
+            let output = Command::new("curl")
+                .args(["-sS", "-k", "--http1.1", "-i", "--fail-with-body"])
+                .args(login)
+                .args(args)
+                .output()
+                .unwrap();
             assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
