@@ -342,6 +342,13 @@ fn a_build_that_a_kill_cut_off_leaves_its_steps_alone() {
     let server = Server::start(dir.path(), &[]);
     let client = server.client(&new_key(dir.path(), "ada"));
     let steps = json!([{"type": "run", "cmd": "echo once > /tmp/1"}, {"type": "run", "cmd": "echo slow; sleep 1000"}]);
+    let done = begin(&client, &json!({"name": "done", "steps": [{"type": "run", "cmd": "echo all is well"}]}));
+    assert_eq!(ended(&client, &done)["status"], "ready");
+    let failed = begin(&client, &json!({"name": "bad", "steps": [{"type": "run", "cmd": "echo no good; exit 3"}]}));
+    assert_eq!(ended(&client, &failed)["status"], "error");
+    let asked = requested(&client, "asked").id;
+    let before: Vec<Value> = [&done, &failed].map(|id| client.get(&format!("/v1/builds/{id}")).1).into();
+    let told: Vec<Value> = [&done, &failed].map(|id| client.get(&format!("/v1/builds/{id}/logs")).1).into();
     let id = begin(&client, &json!({"name": "cut", "steps": steps}));
     let end = Instant::now() + Duration::from_secs(120);
     while !client.get(&format!("/v1/builds/{id}/logs")).1.to_string().contains("\"slow\"") {
@@ -351,8 +358,21 @@ fn a_build_that_a_kill_cut_off_leaves_its_steps_alone() {
     server.kill();
     let server = Server::start(dir.path(), &[]);
     let client = Client { address: server.address, ..client };
-    assert_eq!(client.get(&format!("/v1/builds/{id}")).0, 404);
-    assert_eq!(client.get("/v1/snapshots?type=build"), (200, json!([])));
+    for (number, id) in [&done, &failed].into_iter().enumerate() {
+        assert_eq!(client.get(&format!("/v1/builds/{id}")), (200, before[number].clone()));
+        assert_eq!(client.get(&format!("/v1/builds/{id}/logs")), (200, told[number].clone()));
+    }
+    let (status, cut) = client.get(&format!("/v1/builds/{id}"));
+    assert_eq!((status, &cut["status"]), (200, &json!("error")), "{cut}");
+    assert!(cut.to_string().contains("the server ended"), "{cut}");
+    let by_e2b = Begun { client: &client, name: "cut".to_owned(), id }.status();
+    assert!(by_e2b.starts_with("error: the server ended"), "{by_e2b}");
+    // One whose recipe has not come can still begin.
+    let asked = Begun { client: &client, name: "asked".to_owned(), id: asked };
+    assert_eq!(start(&asked, &json!({"fromTemplate": "base", "steps": []})).0, 202);
+    assert_eq!(asked.status(), "ready");
+    let (_, built) = client.get("/v1/snapshots?type=build");
+    assert!(!built.to_string().contains("\"cut\""), "{built}");
     assert_eq!(client.get("/v1/snapshots?type=snapshot"), (200, json!([])));
     let id = begin(&client, &json!({"name": "cut", "steps": [steps[0], {"type": "run", "cmd": "cat /tmp/1"}]}));
     assert_eq!(ended(&client, &id)["status"], "ready");

@@ -7,7 +7,7 @@ use wrenn_core::SandboxId;
 use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
-    Asked, By, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord,
+    Asked, BuildRecord, By, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord,
     SandboxRecord, SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
 };
 use wrenn_server::store::sqlite::Sqlite;
@@ -235,6 +235,28 @@ async fn keeps_tags(store: &dyn Store) {
     assert_eq!(store.tags("eve", "n").await.unwrap(), [record("eve", "n", "b", "three")]);
 }
 
+async fn keeps_builds(store: &dyn Store) {
+    let record = |id: &str, created_at_ms: i64, log: &str| BuildRecord {
+        id: id.into(),
+        owner: "ada".into(),
+        created_at_ms,
+        changed_at_ms: created_at_ms,
+        told: serde_json::json!({"status": "waiting", "log": [log]}),
+    };
+    // What a command writes may be anything.
+    let (later, first) = (record("a", 2, "\u{0}\u{1b}[1m\u{1f600}'\""), record("b", 1, ""));
+    for build in [&later, &first] {
+        store.set_build(build).await.unwrap();
+    }
+    assert_eq!(store.builds().await.unwrap(), [first.clone(), later.clone()]);
+    let done = BuildRecord { changed_at_ms: 9, told: serde_json::json!({"status": "ready"}), ..first };
+    store.set_build(&BuildRecord { owner: "eve".into(), created_at_ms: 7, ..done.clone() }).await.unwrap();
+    assert_eq!(store.builds().await.unwrap(), [done, later.clone()], "whose it is, and since when, stays");
+    store.remove_build("b").await.unwrap();
+    store.remove_build("b").await.unwrap();
+    assert_eq!(store.builds().await.unwrap(), [later]);
+}
+
 async fn keeps_webhooks(store: &dyn Store) {
     let record = |id: &str, owner: &str, created_at_ms: i64| WebhookRecord {
         id: id.into(),
@@ -341,6 +363,7 @@ async fn keeps_what_it_promises(store: &dyn Store) {
     keeps_tags(store).await;
     keeps_requests(store).await;
     keeps_events(store).await;
+    keeps_builds(store).await;
     keeps_webhooks(store).await;
     keeps_deliveries(store).await;
     bears_many_at_once(store).await;

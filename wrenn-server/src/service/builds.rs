@@ -6,10 +6,12 @@
 //!                                     log
 //! ```
 //!
-//! A build is in memory alone. What a server's end cuts off is gone, and the steps that it had done are found by the next build.
+//! Each change of its status is kept in a record, with the end of its log once it is over. A build that a server's end cuts off
+//! has failed by that, and the steps that it had done are found by the next build.
 
 pub mod files;
 mod images;
+mod kept;
 pub mod log;
 pub mod recipe;
 pub mod registries;
@@ -19,6 +21,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -29,6 +32,7 @@ use crate::service::builds::log::{Entry, Level, Log};
 use crate::service::builds::registries::Registries;
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
+use crate::store::records::BuildRecord;
 
 pub(super) use crate::service::builds::images::pulled;
 pub(super) use crate::service::builds::unpack::unpack;
@@ -45,7 +49,7 @@ pub(super) struct Builds {
 }
 
 /// What a build is to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Wanted {
     /// The name of the template.
     pub name: String,
@@ -75,7 +79,8 @@ pub struct Build {
 }
 
 /// How far a build is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BuildStatus {
     /// It was asked for, and its recipe has not come.
     Requested,
@@ -92,7 +97,7 @@ pub enum BuildStatus {
 }
 
 /// Why a build has failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// What went wrong.
     pub message: String,
@@ -132,33 +137,45 @@ impl Builds {
         Self { all: Mutex::default(), turns: Mutex::default(), tasks: Mutex::default(), files, registries }
     }
 
-    /// Notes that a build was asked for.
+    /// Notes that a build was asked for. Gives the ids of those, too, that are forgotten for it.
     ///
     /// # Errors
     /// [`ServiceError::LimitReached`] where the key has as many that are not over as it may.
-    pub(super) fn add(&self, owner: &str, wanted: Wanted) -> Result<Arc<Build>, ServiceError> {
+    pub(super) fn add(&self, owner: &str, wanted: Wanted) -> Result<(Arc<Build>, Vec<String>), ServiceError> {
         let mut all = lock(&self.all);
         let now = now_ms();
-        all.retain(|build| !build.is_forgotten(now));
-        if all.iter().filter(|build| build.owner == owner && !build.is_over()).count() >= UNDER_WAY_MAX {
+        let is_under_way = |build: &&Arc<Build>| build.owner == owner && !build.is_over() && !build.is_forgotten(now);
+        if all.iter().filter(is_under_way).count() >= UNDER_WAY_MAX {
             return Err(ServiceError::LimitReached { what: "builds under way", max: UNDER_WAY_MAX as u64 });
         }
+        let mut forgotten = Vec::new();
         // The oldest first, since they are in their order.
-        forget_oldest(&mut all, KEPT_OF_KEY_MAX, |build| build.owner == owner);
-        forget_oldest(&mut all, KEPT_MAX, |_| true);
-        let template = format!("b-{:016x}", rand::random::<u64>());
-        let moment = Moment { status: BuildStatus::Requested, reason: None, changed_at_ms: now };
-        let build = Arc::new(Build {
-            id: build_id(&template),
-            owner: owner.to_owned(),
-            wanted,
-            template,
-            created_at_ms: now,
-            stop: CancellationToken::new(),
-            state: Mutex::new(State { moment, log: Log::default() }),
-        });
+        forget(&mut all, &mut forgotten, usize::MAX, |build| build.is_forgotten(now));
+        let of_owner = all.iter().filter(|build| build.owner == owner).count() + 1;
+        forget(&mut all, &mut forgotten, of_owner.saturating_sub(KEPT_OF_KEY_MAX), |build| build.owner == owner);
+        let excess = (all.len() + 1).saturating_sub(KEPT_MAX);
+        forget(&mut all, &mut forgotten, excess, |_| true);
+        let build = Arc::new(Build::new(owner, wanted, now));
         all.push(Arc::clone(&build));
-        Ok(build)
+        Ok((build, forgotten))
+    }
+
+    /// Takes over the builds of an earlier server, the oldest first. Gives them, and the ids of records that are not kept: their
+    /// time is over, or they cannot be understood.
+    pub(super) fn recall(&self, records: &[BuildRecord]) -> (Vec<Arc<Build>>, Vec<String>) {
+        let (mut recalled, mut forgotten, now) = (Vec::new(), Vec::new(), now_ms());
+        for record in records {
+            match Build::of(record) {
+                Ok(build) if !build.is_forgotten(now) => recalled.push(Arc::new(build)),
+                Ok(_) => forgotten.push(record.id.clone()),
+                Err(error) => {
+                    tracing::warn!(build = record.id, %error, "the record of a build is not understood, and is removed");
+                    forgotten.push(record.id.clone());
+                }
+            }
+        }
+        lock(&self.all).extend(recalled.iter().cloned());
+        (recalled, forgotten)
     }
 
     /// A build of an owner's.
@@ -192,6 +209,20 @@ impl Builds {
 }
 
 impl Build {
+    fn new(owner: &str, wanted: Wanted, now: i64) -> Self {
+        let template = format!("b-{:016x}", rand::random::<u64>());
+        let moment = Moment { status: BuildStatus::Requested, reason: None, changed_at_ms: now };
+        Self {
+            id: build_id(&template),
+            owner: owner.to_owned(),
+            wanted,
+            template,
+            created_at_ms: now,
+            stop: CancellationToken::new(),
+            state: Mutex::new(State { moment, log: Log::default() }),
+        }
+    }
+
     /// How far it is.
     #[must_use]
     pub fn now(&self) -> Moment {
@@ -213,7 +244,7 @@ impl Build {
     /// Whether nothing more will come of it.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        matches!(self.now().status, BuildStatus::Ready | BuildStatus::Error | BuildStatus::Cancelled)
+        self.now().status.is_over()
     }
 
     pub(super) fn tell(&self, level: Level, step: Option<&str>, message: &str) {
@@ -238,6 +269,10 @@ impl Build {
 }
 
 impl BuildStatus {
+    fn is_over(self) -> bool {
+        matches!(self, Self::Ready | Self::Error | Self::Cancelled)
+    }
+
     /// The name of it in answers.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -275,12 +310,15 @@ pub fn uuid_of(text: &str) -> String {
     parts.join("-")
 }
 
-/// Makes room for one more, among those that are over.
-fn forget_oldest(all: &mut Vec<Arc<Build>>, kept: usize, is_meant: impl Fn(&Build) -> bool) {
-    let mut excess = (all.iter().filter(|build| is_meant(build)).count() + 1).saturating_sub(kept);
+/// Takes away up to `count` of those that are meant, and that nothing more will come of. Their ids go to `forgotten`.
+fn forget(all: &mut Vec<Arc<Build>>, forgotten: &mut Vec<String>, mut count: usize, is_meant: impl Fn(&Build) -> bool) {
+    let now = now_ms();
     all.retain(|build| {
-        let is_out = excess > 0 && is_meant(build) && build.is_over();
-        excess -= usize::from(is_out);
+        let is_out = count > 0 && is_meant(build) && (build.is_over() || build.is_forgotten(now));
+        if is_out {
+            count -= 1;
+            forgotten.push(build.id.clone());
+        }
         !is_out
     });
 }
@@ -316,7 +354,7 @@ mod tests {
     #[test]
     fn a_key_has_some_builds_under_way_and_the_oldest_that_are_over_are_forgotten() {
         let all = builds();
-        let first = all.add("ada", wanted()).expect("it may");
+        let (first, _) = all.add("ada", wanted()).expect("it may");
         for _ in 1..UNDER_WAY_MAX {
             all.add("ada", wanted()).expect("it may");
         }
@@ -326,11 +364,15 @@ mod tests {
         assert!(!first.go_on(&[BuildStatus::Requested], BuildStatus::Waiting, None));
         all.add("ada", wanted()).expect("it may again");
         assert!(all.find("ada", &first.id).is_some() && all.find("eve", &first.id).is_none());
+        let (mut ids, mut forgotten) = (Vec::new(), Vec::new());
         for _ in 0..KEPT_OF_KEY_MAX {
-            let one = all.add("eve", wanted()).expect("it may");
+            let (one, gone) = all.add("eve", wanted()).expect("it may");
+            ids.push(one.id.clone());
+            forgotten.extend(gone);
             assert!(one.go_on(&[BuildStatus::Requested], BuildStatus::Error, None));
         }
         assert_eq!(all.of("eve").len(), KEPT_OF_KEY_MAX);
+        assert_eq!(forgotten, ids[..1], "the oldest that is over made room for the last one");
         assert!(all.find("ada", &first.id).is_some());
     }
 }

@@ -11,6 +11,7 @@
 pub mod building;
 pub mod built;
 mod checkpoints;
+mod kept_builds;
 pub mod life;
 pub mod making;
 mod measured;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
 use crate::store::records::{
-    Asked, DeliveryRecord, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
+    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
     Status, TagRecord, Usage, WebhookRecord,
 };
 
@@ -111,6 +111,15 @@ pub trait Store: Outbox + fmt::Debug + Send + Sync {
 
     /// Removes a tag, if it is there.
     async fn remove_tag(&self, owner: &str, name: &str, tag: &str) -> Result<(), StoreError>;
+
+    /// Notes how far a build is, which may be new.
+    async fn set_build(&self, build: &BuildRecord) -> Result<(), StoreError>;
+
+    /// All builds, the oldest first.
+    async fn builds(&self) -> Result<Vec<BuildRecord>, StoreError>;
+
+    /// Removes the record of a build, if it is there.
+    async fn remove_build(&self, id: &str) -> Result<(), StoreError>;
 
     /// Notes that a request of this key, which is its client's name for it, has begun; gives the one that had that name
     /// before, and then notes nothing.

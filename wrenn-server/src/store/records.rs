@@ -1,4 +1,4 @@
-//! What is kept: keys, sandboxes as they were asked for, snapshots, requests and events.
+//! What is kept: keys, sandboxes as they were asked for, snapshots, builds, requests and events.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -203,6 +203,21 @@ pub struct TagRecord {
     pub template: String,
     /// When it was assigned, in milliseconds since 1970.
     pub created_at_ms: i64,
+}
+
+/// A build of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRecord {
+    /// By which clients name it.
+    pub id: String,
+    /// The [id](KeyRecord::id) of its key.
+    pub owner: String,
+    /// When it was asked for, in milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// When its status last changed, in milliseconds since 1970.
+    pub changed_at_ms: i64,
+    /// What was asked for, how far it is, and the end of its log. No query asks about that.
+    pub told: serde_json::Value,
 }
 
 /// A request that makes a sandbox, and that its client may send twice.

@@ -58,6 +58,16 @@ macro_rules! records_of_rows {
             })
         }
 
+        fn build_of(row: &$row) -> Result<BuildRecord, sqlx::Error> {
+            Ok(BuildRecord {
+                id: row.try_get("id")?,
+                owner: row.try_get("owner")?,
+                created_at_ms: row.try_get("created_at_ms")?,
+                changed_at_ms: row.try_get("changed_at_ms")?,
+                told: rows::of_json(row.try_get("told")?)?,
+            })
+        }
+
         fn request_of(row: &$row) -> Result<RequestRecord, sqlx::Error> {
             let sandbox: Option<&str> = row.try_get("sandbox_id")?;
             Ok(RequestRecord {

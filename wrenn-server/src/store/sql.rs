@@ -220,6 +220,27 @@ macro_rules! store_by_sql {
                 query.bind(owner).bind(name).bind(tag).execute(&self.0).await.map(drop).map_err(writing)
             }
 
+            async fn set_build(&self, build: &BuildRecord) -> Result<(), StoreError> {
+                let query = sqlx::query(
+                    "INSERT INTO builds (id, owner, created_at_ms, changed_at_ms, told) VALUES ($1, $2, $3, $4, $5) \
+                     ON CONFLICT (id) DO UPDATE SET changed_at_ms = excluded.changed_at_ms, told = excluded.told",
+                );
+                let query = query.bind(&build.id).bind(&build.owner).bind(build.created_at_ms);
+                let query = query.bind(build.changed_at_ms).bind(as_json(&build.told)?);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
+            async fn builds(&self) -> Result<Vec<BuildRecord>, StoreError> {
+                let query = sqlx::query("SELECT * FROM builds ORDER BY created_at_ms, id");
+                let rows = query.fetch_all(&self.0).await.map_err(reading)?;
+                rows.iter().map(build_of).collect::<Result<_, _>>().map_err(reading)
+            }
+
+            async fn remove_build(&self, id: &str) -> Result<(), StoreError> {
+                let query = sqlx::query("DELETE FROM builds WHERE id = $1").bind(id);
+                query.execute(&self.0).await.map(drop).map_err(writing)
+            }
+
             async fn begin_request(
                 &self,
                 owner: &str,

@@ -13,7 +13,7 @@ use wrenn_core::SandboxId;
 use crate::store::contract::StoreError;
 use crate::store::outbox::outbox_by_sql;
 use crate::store::records::{
-    Asked, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
+    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
     SnapshotRecord, Status, Subject, TagRecord, Usage, WebhookRecord,
 };
 use crate::store::rows;

@@ -156,7 +156,7 @@ pub(super) async fn start(
 ) -> Result<StatusCode, Refused> {
     let build = named(&context, &owner, &template, &id)?;
     let recipe = request.recipe(context.sandboxes.registries())?;
-    context.sandboxes.start_build(&owner, &build.id, recipe)?;
+    context.sandboxes.start_build(&owner, &build.id, recipe).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

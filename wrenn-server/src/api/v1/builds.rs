@@ -221,9 +221,10 @@ pub(super) async fn create(
     };
     let recipe = new.recipe(&context)?;
     let build = context.sandboxes.request_build(&owner, wanted).await?;
-    context.sandboxes.start_build(&owner, &build.id, recipe).inspect_err(|_| {
-        context.sandboxes.cancel_build(&owner, &build.id).ok();
-    })?;
+    if let Err(error) = context.sandboxes.start_build(&owner, &build.id, recipe).await {
+        context.sandboxes.cancel_build(&owner, &build.id).await?;
+        return Err(error.into());
+    }
     Ok((StatusCode::ACCEPTED, Json(BuildBody::from(&*build))))
 }
 
@@ -282,7 +283,7 @@ pub(super) async fn cancel(
     Owner(owner): Owner,
     BuildPath { id }: BuildPath,
 ) -> Result<StatusCode, Refused> {
-    context.sandboxes.cancel_build(&owner, &id)?;
+    context.sandboxes.cancel_build(&owner, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,7 +1,9 @@
 //! What a build tells, as far as it is kept.
 
+use serde::{Deserialize, Serialize};
+
 /// What was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
@@ -14,7 +16,8 @@ pub struct Entry {
 }
 
 /// How much something matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// For whoever looks for an error.
     Debug,
@@ -32,6 +35,12 @@ pub(super) struct Log {
     entries: Vec<Entry>,
     bytes: usize,
     is_cut: bool,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.message.len() + ENTRY_BYTES
+    }
 }
 
 impl Level {
@@ -54,6 +63,27 @@ impl Level {
 }
 
 impl Log {
+    pub(super) fn of(entries: Vec<Entry>) -> Self {
+        let bytes = entries.iter().map(Entry::bytes).sum();
+        Self { entries, bytes, is_cut: false }
+    }
+
+    /// The last entries, as many as take so many bytes. Where others came before them, the first one says so.
+    pub(super) fn tail(&self, bytes_max: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            bytes += entry.bytes();
+            bytes <= bytes_max
+        };
+        let mut tail: Vec<Entry> = self.entries.iter().rev().take_while(fits).cloned().collect();
+        if let Some(earliest) = tail.last().filter(|_| tail.len() < self.entries.len()) {
+            let message = "earlier entries were not kept at the server's end".to_owned();
+            tail.push(Entry { at_ms: earliest.at_ms, level: Level::Warn, step: None, message });
+        }
+        tail.reverse();
+        tail
+    }
+
     /// Adds an entry. Of those that are too many, errors alone are kept.
     pub(super) fn add(&mut self, at_ms: i64, level: Level, step: Option<&str>, message: &str) {
         let is_full = self.bytes >= BYTES_MAX || self.entries.len() >= ENTRIES_MAX;
@@ -69,8 +99,9 @@ impl Log {
     fn push(&mut self, at_ms: i64, level: Level, step: Option<&str>, message: &str) {
         let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
         let message = message.get(..end).unwrap_or_default().to_owned();
-        self.bytes += message.len() + ENTRY_BYTES;
-        self.entries.push(Entry { at_ms, level, step: step.map(str::to_owned), message });
+        let entry = Entry { at_ms, level, step: step.map(str::to_owned), message };
+        self.bytes += entry.bytes();
+        self.entries.push(entry);
     }
 
     pub(super) fn page(&self, least: Level, skipped: usize, len_max: usize) -> Vec<Entry> {

@@ -26,6 +26,7 @@ use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::service::events::EventKind;
 use crate::service::sandboxes::Sandboxes;
+use crate::service::sandboxes::kept_builds::cut_off;
 use crate::service::tags::Tagged;
 use crate::service::templates;
 use crate::store::records::SnapshotRecord;
@@ -44,15 +45,23 @@ impl Sandboxes {
             return Err(Error::AlreadyExists { subject: Subject::Template(name) }.into());
         }
         self.check_stored(owner).await?;
-        self.builds.add(owner, wanted)
+        let (build, forgotten) = self.builds.add(owner, wanted)?;
+        for id in forgotten {
+            self.store.remove_build(&id).await?;
+        }
+        self.keep_build(&build).await?;
+        Ok(build)
     }
 
     /// Begins a build that was requested. It goes on when this has returned.
     ///
     /// # Errors
     /// [`ServiceError::NoBuild`], [`ServiceError::BuildBegun`], and [`ServiceError::BadBuild`] for a recipe that makes no sense,
-    /// or has files that were not sent.
-    pub fn start_build(self: &Arc<Self>, owner: &str, id: &str, recipe: Recipe) -> Result<(), ServiceError> {
+    /// or has files that were not sent; [`ServiceError::Store`].
+    ///
+    /// # Cancel-Safety
+    /// Cancelling may leave the build waiting, and then nothing comes of it until the server's end.
+    pub async fn start_build(self: &Arc<Self>, owner: &str, id: &str, recipe: Recipe) -> Result<(), ServiceError> {
         self.take_nothing_more_while_closing()?;
         let build = self.build(owner, id)?;
         recipe.check().map_err(|why| ServiceError::BadBuild { why })?;
@@ -64,6 +73,10 @@ impl Sandboxes {
         }
         if !build.go_on(&[BuildStatus::Requested], BuildStatus::Waiting, None) {
             return Err(ServiceError::BuildBegun { id: id.to_owned(), status: build.now().status.name() });
+        }
+        if let Err(error) = self.keep_build(&build).await {
+            build.go_on(&[BuildStatus::Waiting], BuildStatus::Error, Some(reason(&error, None)));
+            return Err(error);
         }
         let this = Arc::clone(self);
         self.builds.spawn(async move { this.carry_out(&build, &recipe).await }.in_current_span());
@@ -87,11 +100,16 @@ impl Sandboxes {
     /// Has a build end, if it is not over.
     ///
     /// # Errors
-    /// [`ServiceError::NoBuild`].
-    pub fn cancel_build(&self, owner: &str, id: &str) -> Result<(), ServiceError> {
+    /// [`ServiceError::NoBuild`]; [`ServiceError::Store`] where it has ended, and that was not kept.
+    ///
+    /// # Cancel-Safety
+    /// As that error.
+    pub async fn cancel_build(&self, owner: &str, id: &str) -> Result<(), ServiceError> {
         let build = self.build(owner, id)?;
         build.stop.cancel();
-        build.go_on(&[BuildStatus::Requested], BuildStatus::Cancelled, Some(cancelled()));
+        if build.go_on(&[BuildStatus::Requested], BuildStatus::Cancelled, Some(cancelled())) {
+            self.keep_build(&build).await?;
+        }
         Ok(())
     }
 
@@ -136,7 +154,7 @@ impl Sandboxes {
             return Err(ServiceError::NoSnapshot { name: name.to_owned() });
         }
         for build in under_way {
-            self.cancel_build(owner, &build.id)?;
+            self.cancel_build(owner, &build.id).await?;
         }
         for record in built.iter().flat_map(|built| &built.templates) {
             self.drop_template(owner, &record.name).await?;
@@ -147,7 +165,8 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Removes the records of builds that a server's end has cut off, and what they have left of clients' files.
+    /// Removes what builds that a server's end has cut off have left: records of templates, and clients' files. What is told of
+    /// the builds is taken over.
     pub(super) async fn sweep_builds(self: &Arc<Self>) -> Result<(), ServiceError> {
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || this.builds.files.sweep(true)).await?;
@@ -158,7 +177,7 @@ impl Sandboxes {
                 self.store.remove_snapshot(&record.name).await?;
             }
         }
-        Ok(())
+        self.recall_builds(&there).await
     }
 
     /// Removes files that nobody has used for long, each hour, until it is dropped.
@@ -177,7 +196,9 @@ impl Sandboxes {
         let work = AssertUnwindSafe(self.make_template(build, recipe)).catch_unwind();
         let done = tokio::select! {
             biased;
-            () = build.stop.cancelled() => Err((BuildStatus::Cancelled, cancelled())),
+            () = build.stop.cancelled() => {
+                Err(if self.is_closing() { (BuildStatus::Error, cut_off()) } else { (BuildStatus::Cancelled, cancelled()) })
+            }
             done = work => match done {
                 Ok(done) => done.map_err(|reason| (BuildStatus::Error, reason)),
                 // The panic is in the log.
@@ -191,6 +212,7 @@ impl Sandboxes {
         let Err((status, reason)) = done else {
             build.tell(Level::Info, None, &format!("template {} is there", build.wanted.name));
             build.go_on(&under_way, BuildStatus::Ready, None);
+            self.try_keep_build(build).await;
             self.meters.built(began.elapsed());
             self.events.note_build(build, EventKind::BuildSucceeded, None).await;
             return;
@@ -203,6 +225,7 @@ impl Sandboxes {
         self.meters.not_built(status.name());
         self.events.note_build(build, EventKind::BuildFailed, Some(&reason.brief())).await;
         build.go_on(&under_way, status, Some(reason));
+        self.try_keep_build(build).await;
     }
 
     /// Removes a template with its record, as far as they are there.
@@ -229,6 +252,7 @@ impl Sandboxes {
         let terms = self.terms(owner).await.map_err(no_step)?;
         let _share = self.admission.admit(owner, &terms, vcpus, memory_mib).await.map_err(no_step)?;
         build.go_on(&[BuildStatus::Waiting], BuildStatus::Building, None);
+        self.try_keep_build(build).await;
         self.meters.builds_started.inc();
         self.events.note_build(build, EventKind::BuildStarted, None).await;
         let (place, places) = self.unpacked(owner, recipe).await?;
