@@ -2,12 +2,13 @@
 #![expect(clippy::print_stdout, reason = "a command-line program")]
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use wrenn_core::Host;
 use wrenn_core::image::{Image, ImageBuilder, Step};
+use wrenn_server::service::builds::is_pulled;
 
 #[derive(Subcommand)]
 pub(crate) enum Images {
@@ -48,8 +49,13 @@ pub(crate) enum Images {
         /// The image's name.
         name: String,
     },
-    /// Remove what no image, snapshot or sandbox needs: images that were replaced, and layers.
-    Prune,
+    /// Remove what no image, snapshot or sandbox needs: images that were replaced, layers, and images that were pulled for
+    /// builds and not used for some days.
+    Prune {
+        /// After how many days without use an image that was pulled for builds goes.
+        #[arg(long, default_value_t = 7, value_name = "DAYS")]
+        unused_days: u32,
+    },
     /// Read every file of an image, or of all, and compare it with what was built. Fails where one differs.
     Verify {
         /// The image's name.
@@ -85,10 +91,12 @@ pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> 
             Ok(())
         }
         Images::Rm { name } => Ok(host(data_dir).await?.remove_image(&name).await?),
-        Images::Prune => {
-            let pruned = host(data_dir).await?.prune_images().await?;
+        Images::Prune { unused_days } => {
+            let host = host(data_dir).await?;
+            let pruned = host.prune_unused_images(DAY * unused_days, |image| is_pulled(image.name())).await?;
             pruned.images.iter().chain(&pruned.layers).for_each(|name| println!("{name}"));
-            println!("{} images and {} layers are gone", pruned.images.len(), pruned.layers.len());
+            let (images, layers) = (pruned.images.len(), pruned.layers.len());
+            println!("{images} images and {layers} layers are gone, with {:.1} MB", pruned.bytes as f64 / 1e6);
             Ok(())
         }
         Images::Verify { name } => {
@@ -134,7 +142,7 @@ async fn print_plan(builder: &ImageBuilder, data_dir: &Path) -> anyhow::Result<(
         println!("layer    {}  {} kB", layer.digest, layer.archive_bytes.div_ceil(1000));
     }
     for base in host(data_dir).await?.template_bases().await? {
-        if base.image == builder.name() {
+        if base.image == plan.image {
             let state = if base.is_current { "has this base" } else { "has an earlier base" };
             println!("template {}  {state}: build it again after the refresh", base.template);
         }
@@ -159,7 +167,7 @@ fn list(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 fn days(since: SystemTime) -> u64 {
-    since.elapsed().map_or(0, |age| age.as_secs() / 86_400)
+    since.elapsed().map_or(0, |age| age.as_secs() / DAY.as_secs())
 }
 
 async fn host(data_dir: &Path) -> wrenn_core::Result<Host> {
@@ -174,3 +182,5 @@ fn mirror(text: &str) -> Result<(String, String), String> {
         _ => Err("it is REGISTRY=MIRROR, such as docker.io=mirror.example:5000".to_owned()),
     }
 }
+
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);

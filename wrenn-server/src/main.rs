@@ -89,6 +89,10 @@ enum Command {
         /// stands for any beginning.
         #[arg(long, env = "WRENN_REGISTRIES", value_name = "HOSTS", default_value = registries::DEFAULT)]
         registries: String,
+        /// After how many days without use an image that was pulled for builds is removed, where no template and no sandbox needs
+        /// it; 0 for never.
+        #[arg(long, env = "WRENN_IMAGE_DAYS", default_value_t = 7, value_name = "DAYS")]
+        image_days: u32,
         /// For how many seconds the server goes on after SIGTERM or SIGINT, with `/readyz` at 503, so that a load balancer
         /// turns away. A second signal ends that at once.
         #[arg(long, env = "WRENN_DRAIN_SECONDS", default_value_t = 0, value_name = "SECONDS")]
@@ -176,6 +180,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             checkpoint_every,
             pause_below_mib,
             registries,
+            image_days,
             drain_seconds,
             log_format,
         } => {
@@ -186,7 +191,8 @@ async fn main() -> anyhow::Result<ExitCode> {
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let checkpoint_each = checkpoint_every.map(Duration::from_secs);
-            let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib };
+            let image_unused = (image_days > 0).then(|| images::DAY * image_days);
+            let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib, image_unused };
             let needs_key = !no_auth;
             let registries = Registries::of(&registries);
             let options = Options {

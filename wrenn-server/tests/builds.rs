@@ -447,5 +447,30 @@ fn an_image_of_a_registry_is_its_keys_alone_and_of_registries_that_the_operator_
         let (status, answer) = start(&build, &json!({"fromImage": refused, "steps": []}));
         assert_eq!(status, 400, "{refused}: {answer}");
     }
+    // What nobody uses for long goes, once no template needs it, and comes again.
+    let pulled = || {
+        let entries = std::fs::read_dir(dir.path().join("images")).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with("i-")).map(|entry| entry.path()).next()
+    };
+    assert_eq!(ada.delete(&format!("/v1/sandboxes/{id}")), 204);
+    assert_eq!(ada.delete("/v1/snapshots/mine"), 204);
+    server.stop();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(48 * 3600);
+    let age = |path: &Path| std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    age(&pulled().unwrap().join("image.json"));
+    for records in ["booted", "steps"] {
+        std::fs::read_dir(dir.path().join(records)).unwrap().for_each(|entry| age(&entry.unwrap().path()));
+    }
+    let server = Server::start(dir.path(), &["--registries", &registry.address, "--image-days", "1"]);
+    let (ada, eve) = (Client { address: server.address, ..ada }, Client { address: server.address, ..eve });
+    let end = Instant::now() + Duration::from_secs(60);
+    while pulled().is_some() {
+        assert!(Instant::now() < end, "it stays");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let build = requested(&ada, "mine");
+    assert_eq!(start(&build, &recipe(Some(&login))).0, 202);
+    assert_eq!(build.status(), "ready");
+    assert!(pulled().is_some() && !names(&eve).contains("\"i-"));
     server.stop();
 }

@@ -1,11 +1,13 @@
 //! The steps that were done before: their records, their locks, and which of them are kept.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use wrenn_snapshot::Generation;
 
 use crate::error::Result;
+use crate::guest::manifest::Manifest;
 use crate::host::handle::Host;
 use crate::runtime::blocking;
 use crate::sandbox::boots::note_use;
@@ -102,27 +104,55 @@ async fn prune(site: &Arc<Site>, unused: Duration, most: usize) -> Result<usize>
     Ok(forgotten)
 }
 
-/// Blocks.
-fn forget(site: &Site, unused: Duration, most: usize) -> Result<usize> {
-    let now = SystemTime::now();
+/// Forgets the steps of builds that began with one of these images, as far as they were not used for the time `unused`. Blocks.
+pub(super) fn forget_steps_on(site: &Site, images: &BTreeSet<String>, unused: Duration) -> Result<()> {
+    for (used, key) in steps(site)? {
+        if !is_old(used, unused) {
+            continue;
+        }
+        let record = record::read::<StepRecord>(&site.data.step(&key)).ok().flatten();
+        let generation = record.and_then(|record| site.store.load(record.generation).ok());
+        let manifest = generation.and_then(|generation| Manifest::of(&generation).ok());
+        // What cannot be read may be of another image, and is found to be unusable by the next build that wants it.
+        if manifest.is_some_and(|manifest| images.contains(&manifest.image)) {
+            forget_one(site, &key)?;
+        }
+    }
+    Ok(())
+}
+
+/// All steps, and when each was used last. Those that were used last come first.
+fn steps(site: &Site) -> Result<Vec<(SystemTime, String)>> {
     let mut steps: Vec<(SystemTime, String)> = Vec::new();
     for key in record::stems(&site.data.steps())? {
         let used = site.data.step(&key).metadata().and_then(|metadata| metadata.modified());
         steps.push((used.unwrap_or(SystemTime::UNIX_EPOCH), key));
     }
-    // Those that were used last come first.
     steps.sort_by(|a, b| b.cmp(a));
-    let is_old = |used: SystemTime| now.duration_since(used).is_ok_and(|age| age >= unused);
+    Ok(steps)
+}
+
+fn is_old(used: SystemTime, unused: Duration) -> bool {
+    used.elapsed().is_ok_and(|age| age >= unused)
+}
+
+/// Whether there was such a step, and no build is at it.
+fn forget_one(site: &Site, key: &str) -> Result<bool> {
+    // A step that a build is at is used.
+    let Some(lock) = site.data.try_lock(&lock_of(key))? else { return Ok(false) };
+    let forgotten = record::remove(&site.data.step(key))?;
+    site.data.forget_lock(&lock_of(key));
+    drop(lock);
+    Ok(forgotten)
+}
+
+/// Blocks.
+fn forget(site: &Site, unused: Duration, most: usize) -> Result<usize> {
     let mut forgotten = 0;
-    for (number, (used, key)) in steps.iter().enumerate() {
-        if number < most && !is_old(*used) {
-            continue;
+    for (number, (used, key)) in steps(site)?.iter().enumerate() {
+        if number >= most || is_old(*used, unused) {
+            forgotten += usize::from(forget_one(site, key)?);
         }
-        // A step that a build is at is used.
-        let Some(lock) = site.data.try_lock(&lock_of(key))? else { continue };
-        forgotten += usize::from(record::remove(&site.data.step(key))?);
-        site.data.forget_lock(&lock_of(key));
-        drop(lock);
     }
     Ok(forgotten)
 }

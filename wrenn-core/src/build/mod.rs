@@ -37,4 +37,5 @@ mod serving;
 mod stage;
 pub(crate) mod step;
 mod teller;
+mod unused_images;
 mod work;

@@ -13,7 +13,7 @@ use crate::runtime::blocking;
 use crate::sandbox::boots::forget_boots_of;
 use crate::site::Site;
 
-/// What [`Host::prune_images`] has removed.
+/// What [`Host::prune_images`] or [`Host::prune_unused_images`] has removed.
 ///
 /// ```
 /// assert!(wrenn_core::Pruned::default().layers.is_empty());
@@ -21,10 +21,12 @@ use crate::site::Site;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// The former images, each as `NAME@` and the beginning of its digest.
+    /// The images: a former one as `NAME@` and the beginning of its digest, one that was not used by its name.
     pub images: Vec<String>,
     /// The digests of the layers of OCI images.
     pub layers: Vec<String>,
+    /// How many bytes of the disk the images and layers took before, and no longer take.
+    pub bytes: u64,
 }
 
 impl Host {
@@ -63,7 +65,7 @@ impl Host {
     /// ```no_run
     /// # async fn demo(host: wrenn_core::Host) -> wrenn_core::Result<()> {
     /// let pruned = host.prune_images().await?;
-    /// println!("{} images and {} layers are gone", pruned.images.len(), pruned.layers.len());
+    /// println!("{} images and {} layers are gone, and {} bytes", pruned.images.len(), pruned.layers.len(), pruned.bytes);
     /// # Ok(()) }
     /// ```
     ///
@@ -73,9 +75,11 @@ impl Host {
     /// # Cancel-Safety
     /// Each image and each layer is there or gone.
     pub async fn prune_images(&self) -> Result<Pruned> {
+        let before = stored_bytes(&self.0.site).await?;
         self.collect_garbage().await?;
         let images = self.remove_former_images().await?;
-        Ok(Pruned { images, layers: Image::remove_layers(self.data_dir()).await? })
+        let layers = Image::remove_layers(self.data_dir()).await?;
+        Ok(Pruned { images, layers, bytes: before.saturating_sub(stored_bytes(&self.0.site).await?) })
     }
 
     async fn remove_former_images(&self) -> Result<Vec<String>> {
@@ -88,9 +92,16 @@ impl Host {
     }
 }
 
+/// How much of the disk the images and their layers take. A file with several names counts once.
+pub(crate) async fn stored_bytes(site: &Arc<Site>) -> Result<u64> {
+    let data_dir = site.data.path().to_owned();
+    let count = move || Ok(Image::stored_bytes(&data_dir)?);
+    blocking("count what images take", count).await?
+}
+
 /// The digests of the bases that generations need; `None` where a damaged one does not tell, which may be mended. What runs
 /// needs the generation that it came from, so it is among them. Blocks.
-fn needed_bases(site: &Site) -> Result<Option<BTreeSet<String>>> {
+pub(crate) fn needed_bases(site: &Site) -> Result<Option<BTreeSet<String>>> {
     let mut needed = BTreeSet::new();
     for id in site.store.list()? {
         let manifest = site.store.load(id).map_err(Error::from).and_then(|generation| Manifest::of(&generation));

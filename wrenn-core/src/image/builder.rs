@@ -11,7 +11,7 @@ use crate::image::kernel::{Freshness, Kernel};
 use crate::image::manifest::{Manifest, OciRecord};
 use crate::image::modules;
 use crate::image::name::Name;
-use crate::image::oci_settings::{OciSettings, name_of};
+use crate::image::oci_settings::OciSettings;
 use crate::image::settings::ImageBuilder;
 use crate::image::step::Step;
 use crate::image::store::{self, Store, blocking};
@@ -24,7 +24,8 @@ impl Image {
     }
 
     /// The settings of an image that has an OCI image as its base, under the name that people call it: `python-3.12` for
-    /// `docker.io/library/python:3.12`. [`ImageBuilder::oci`] takes another name.
+    /// `docker.io/library/python:3.12`. Where that might be another's too, the name ends with a digest of the reference.
+    /// [`ImageBuilder::oci`] takes another name.
     ///
     /// The reference is a registry's (`python:3.12`, `ghcr.io/acme/tool@sha256:…`), or what is on this machine: an OCI layout
     /// (`oci:DIRECTORY[:TAG]`), an archive (`oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME:TAG]`), or a root file
@@ -42,8 +43,7 @@ impl Image {
     /// # Ok(()) }
     /// ```
     pub fn from_oci(reference: impl Into<String>) -> ImageBuilder {
-        let reference = reference.into();
-        ImageBuilder::new(name_of(&reference)).oci(reference)
+        ImageBuilder::of_reference(reference.into())
     }
 
     /// Packs the image's initramfs again with the agent that comes with this library, and keeps the other files. Returns
@@ -87,9 +87,28 @@ impl ImageBuilder {
     ///
     /// Programs that were started are killed and what was staged is removed; an existing image is untouched. Once
     /// [`Step::Publishing`] was reported, the build finishes in the background.
-    pub async fn build(&self, data_dir: &Path, mut progress: impl FnMut(&Step) + Send) -> Result<Image, ImageError> {
-        let name = Name::parse(&self.name)?;
+    pub async fn build(&self, data_dir: &Path, progress: impl FnMut(&Step) + Send) -> Result<Image, ImageError> {
         self.check()?;
+        self.named(data_dir).await?.build_named(data_dir, progress).await
+    }
+
+    /// The same under the former name, where an image of the reference has that.
+    pub(super) async fn named(&self, data_dir: &Path) -> Result<Self, ImageError> {
+        let (Some(former), Some(oci)) = (self.former_name.clone(), &self.oci) else { return Ok(self.clone()) };
+        let (here, name, reference) = (data_dir.to_owned(), former.clone(), oci.source()?.to_string());
+        let has_it = move || match Image::open(&here, &name) {
+            Ok(image) => Ok(image.reference() == Some(&reference)),
+            // The image of this name is not there, or is another's, which is not looked at.
+            Err(_) => Ok(false),
+        };
+        match blocking(data_dir, has_it).await? {
+            true => Ok(Self { name: former, ..self.clone() }),
+            false => Ok(self.clone()),
+        }
+    }
+
+    async fn build_named(&self, data_dir: &Path, mut progress: impl FnMut(&Step) + Send) -> Result<Image, ImageError> {
+        let name = Name::parse(&self.name)?;
         let settings = self.clone();
         let init = blocking(data_dir, move || settings.init()).await?;
         let store = Store::lock(store::images(data_dir), &name, &mut progress).await?;
@@ -109,6 +128,7 @@ impl ImageBuilder {
         let plan = self.plan(previous.as_ref().map(|image| &image.manifest), &init, kernel.as_ref()).await?;
         if let (Some(image), Plan::CURRENT) = (&previous, plan) {
             progress(&Step::Current);
+            image.note_use();
             return Ok(image.clone());
         }
         let build = Build { plan, init, previous };
@@ -170,6 +190,7 @@ async fn renew(image: &Image) -> Result<Image, ImageError> {
     let init = blocking(&image.directory, Init::bundled).await?;
     let builder = ImageBuilder {
         name: image.name.as_str().to_owned(),
+        former_name: None,
         agent: None,
         suite: image.manifest.suite.clone(),
         packages: image.manifest.extra_packages.clone(),

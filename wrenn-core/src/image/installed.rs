@@ -3,6 +3,7 @@
 use crate::defaults::Defaults;
 use crate::image::error::ImageError;
 use crate::image::name::Name;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,6 +45,21 @@ impl Image {
         let name = Name::parse(name)?;
         let directory = store::images(data_dir).join(name.as_str());
         Self::open_in(data_dir, name, directory)
+    }
+
+    /// Notes that the image is used, as the time of its manifest's file.
+    pub(super) fn note_use(&self) {
+        let path = self.directory.join(MANIFEST);
+        let noted = File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        if let Err(error) = noted {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the use of an image was not noted");
+        }
+    }
+
+    /// When the image was built, or last asked for by who would have built it.
+    pub(crate) fn asked_for_at(&self) -> Result<SystemTime, ImageError> {
+        let path = self.directory.join(MANIFEST);
+        path.metadata().and_then(|metadata| metadata.modified()).map_err(ImageError::io("look at", &path))
     }
 
     /// Opens the image `name` with this [`digest`](Self::digest), even if another build has replaced it and its base

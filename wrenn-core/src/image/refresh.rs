@@ -13,6 +13,8 @@ use crate::oci::look;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RefreshPlan {
+    /// The name of the image.
+    pub image: String,
     /// The digest of the OCI image that the base is made of; `None` where no image of this name is made of one.
     pub current_digest: Option<String>,
     /// The digest of what the reference leads to now.
@@ -66,7 +68,8 @@ impl ImageBuilder {
     pub async fn plan_refresh(&self, data_dir: &Path) -> Result<Option<RefreshPlan>, ImageError> {
         let Some(oci) = &self.oci else { return Ok(None) };
         oci.check()?;
-        let (here, name) = (data_dir.to_owned(), self.name.clone());
+        let image = self.named(data_dir).await?.name;
+        let (here, name) = (data_dir.to_owned(), image.clone());
         let open = move || match Image::open(&here, &name) {
             Ok(image) => Ok(image.manifest.oci),
             Err(ImageError::NotFound { .. }) => Ok(None),
@@ -77,6 +80,7 @@ impl ImageBuilder {
         let is_new = |digest: &String| current.as_ref().is_none_or(|OciRecord { layers, .. }| !layers.contains(digest));
         let layers = found.layers.into_iter().filter(|(digest, _)| is_new(digest));
         let new_layers = layers.map(|(digest, archive_bytes)| NewLayer { digest, archive_bytes }).collect();
-        Ok(Some(RefreshPlan { current_digest: current.map(|oci| oci.digest), newest_digest: found.digest, new_layers }))
+        let current_digest = current.map(|oci| oci.digest);
+        Ok(Some(RefreshPlan { image, current_digest, newest_digest: found.digest, new_layers }))
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -88,6 +90,23 @@ impl Image {
         Ok(prune(&layers, whole.into_iter().collect()).await?)
     }
 
+    /// How much of the disk the images and their layers take, with those that have lost their names. A file with several names
+    /// counts once; one that goes meanwhile counts or not. Blocks.
+    pub(crate) fn stored_bytes(data_dir: &Path) -> Result<u64, ImageError> {
+        let (mut bytes, mut seen) = (0, BTreeSet::new());
+        for directory in [store::images(data_dir), store::layers(data_dir)] {
+            for entry in entries(&directory)? {
+                for file in entries(&entry)? {
+                    let Ok(metadata) = file.symlink_metadata() else { continue };
+                    if seen.insert((metadata.dev(), metadata.ino())) {
+                        bytes += metadata.blocks() * 512;
+                    }
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Removes the layers that no image has. They are kept for the building of other images alone. Returns their digests.
     ///
     /// # Cancel-Safety
@@ -110,5 +129,15 @@ impl Image {
         })
         .await?;
         Ok(prune(&layers, keep).await?)
+    }
+}
+
+/// The paths in a directory; none where it is not there, or is no directory.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let io = || ImageError::io("list", directory);
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path()).map_err(io())).collect(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error) => Err(io()(error)),
     }
 }

@@ -6,7 +6,7 @@ use crate::image::error::ImageError;
 use crate::image::initramfs::Init;
 use crate::image::kernel::Freshness;
 use crate::image::manifest::{BASE_EROFS, BASE_EXT4};
-use crate::image::oci_settings::{OciSettings, is_reference, name_of};
+use crate::image::oci_settings::{OciSettings, former_name_of, is_reference, name_of};
 use crate::image::rootfs::Recipe;
 use crate::oci::Credentials;
 
@@ -25,6 +25,8 @@ use crate::oci::Credentials;
 #[must_use]
 pub struct ImageBuilder {
     pub(super) name: String,
+    /// What an earlier wrenn called an image of that reference, where nobody else has named it.
+    pub(super) former_name: Option<String>,
     pub(super) agent: Option<PathBuf>,
     /// The Debian release that the kernel comes from, and a base that is Debian's.
     pub(super) suite: String,
@@ -39,6 +41,7 @@ impl ImageBuilder {
     pub(super) fn new(name: String) -> Self {
         Self {
             name,
+            former_name: None,
             agent: None,
             suite: "bookworm".to_owned(),
             packages: Vec::new(),
@@ -48,7 +51,14 @@ impl ImageBuilder {
         }
     }
 
-    /// The name of the image.
+    /// Of a reference that nobody has named.
+    pub(super) fn of_reference(reference: String) -> Self {
+        let former_name = Some(former_name_of(&reference));
+        Self { former_name, ..Self::new(name_of(&reference)).oci(reference) }
+    }
+
+    /// The name of the image. One that an earlier wrenn has made of the same reference, and called otherwise, keeps that
+    /// name: [`Image::name`](crate::image::Image::name) has it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -209,7 +219,7 @@ impl ImageBuilder {
 /// the default of every other setting.
 impl From<&str> for ImageBuilder {
     fn from(text: &str) -> Self {
-        if is_reference(text) { Self::new(name_of(text)).oci(text) } else { Self::new(text.to_owned()) }
+        if is_reference(text) { Self::of_reference(text.to_owned()) } else { Self::new(text.to_owned()) }
     }
 }
 

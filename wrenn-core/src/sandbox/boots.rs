@@ -122,6 +122,14 @@ pub(crate) fn forget_boots_of(site: &Site, image: &str) -> Result<()> {
     Ok(())
 }
 
+/// When a boot of an image was last used; `None` where it has not booted. Blocks.
+pub(crate) fn booted_at(site: &Site, image: &str) -> Result<Option<SystemTime>> {
+    let of_image = format!("{image}-");
+    let stems = record::stems(&site.data.booted())?;
+    let boots = stems.iter().filter(|stem| stem.strip_prefix(&of_image).is_some_and(is_shape));
+    Ok(boots.filter_map(|stem| boot_path(site, stem).metadata().and_then(|metadata| metadata.modified()).ok()).max())
+}
+
 /// Whether the text after an image's name begins with `1c-512m-`, as that of a boot key does.
 fn is_shape(rest: &str) -> bool {
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

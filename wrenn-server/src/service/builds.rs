@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::store::records::BuildRecord;
 
+pub use crate::service::builds::images::is_pulled;
 pub(super) use crate::service::builds::images::pulled;
 pub(super) use crate::service::builds::unpack::unpack;
 
@@ -46,6 +47,8 @@ pub(super) struct Builds {
     tasks: Mutex<JoinSet<()>>,
     pub(super) files: Files,
     pub(super) registries: Registries,
+    /// Read by each pull, from its record to its image; written by who removes both.
+    pub(super) pulling: RwLock<()>,
 }
 
 /// What a build is to make.
@@ -134,7 +137,8 @@ impl Reason {
 
 impl Builds {
     pub(super) fn new(files: Files, registries: Registries) -> Self {
-        Self { all: Mutex::default(), turns: Mutex::default(), tasks: Mutex::default(), files, registries }
+        let (all, turns, tasks) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { all, turns, tasks, files, registries, pulling: RwLock::default() }
     }
 
     /// Notes that a build was asked for. Gives the ids of those, too, that are forgotten for it.

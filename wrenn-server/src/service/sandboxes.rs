@@ -16,6 +16,7 @@ pub mod life;
 pub mod making;
 mod measured;
 mod pressure;
+mod pulled_images;
 pub mod reach;
 mod settle;
 pub mod stored;

@@ -63,9 +63,20 @@ async fn pull(
     }
 }
 
+/// Whether an image has the name of one that was pulled for builds.
+#[must_use]
+pub fn is_pulled(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|digits| {
+        digits.len() == 2 * DIGEST_BYTES && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 /// Each owner has images of its own, since the registry may give each of them another one.
 fn name(owner: &str, reference: &Reference) -> String {
     let digest = Sha256::digest(format!("{owner}\0{reference}"));
-    let digits: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("i-{digits}")
+    let digits: String = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    format!("{PREFIX}{digits}")
 }
+
+const PREFIX: &str = "i-";
+const DIGEST_BYTES: usize = 6;

@@ -330,7 +330,9 @@ impl Sandboxes {
             Base::Image(reference, login) => {
                 let report = |line: String| build.tell(Level::Info, Some(BASE), &line);
                 let (host, store) = (&self.host, &*self.store);
+                let pulling = self.builds.pulling.read().await;
                 let image = pulled(host, store, &build.owner, reference, login.as_ref(), report).await?;
+                drop(pulling);
                 let ground = self.ground(&build.owner, &image).await?;
                 Ok((from_template(&image), Ground { kind: GroundKind::Pulled, ..ground }, None))
             }
@@ -355,7 +357,9 @@ impl Sandboxes {
         }
         let reference = self.registries().allowed(reference).map_err(|why| ServiceError::BadBuild { why })?;
         let report = |line: String| build.tell(Level::Info, Some(BASE), &line);
+        let pulling = self.builds.pulling.read().await;
         let image = pulled(&self.host, &*self.store, &build.owner, &reference, None, report).await?;
+        drop(pulling);
         self.ground(&build.owner, &image).await
     }
 

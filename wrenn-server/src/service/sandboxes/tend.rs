@@ -14,6 +14,8 @@ pub struct Chores {
     pub checkpoint_each: Option<Duration>,
     /// Below how much memory of this machine that is left, in MiB, the idlest sandbox is paused; `None` for never.
     pub available_mib_min: Option<u64>,
+    /// After how long without use an image that was pulled for builds is removed; `None` for never.
+    pub image_unused: Option<Duration>,
 }
 
 impl Sandboxes {
@@ -30,6 +32,9 @@ impl Sandboxes {
         }
         if let Some(mib) = chores.available_mib_min {
             all.spawn(Arc::clone(self).relieve(mib));
+        }
+        if let Some(unused) = chores.image_unused {
+            all.spawn(Arc::clone(self).prune_images(unused));
         }
         all
     }
