@@ -18,16 +18,34 @@ pub(crate) async fn run() -> anyhow::Result<()> {
     TEST_TOOLS.iter().try_for_each(|tool| tool.fetch())
 }
 
-/// A program that tests run, and that is not installed: its package would start a service, or remove another.
+/// A program that tests run, and that is not installed: its package would start a service, remove another, or be one more
+/// package manager.
 struct TestTool {
-    package: &'static str,
+    /// The package that has it, and those that has to have.
+    packages: &'static [&'static str],
     /// Where it is in the package.
     path: &'static str,
 }
 
-const TEST_TOOLS: [TestTool; 2] = [
-    TestTool { package: "docker-registry", path: "usr/bin/docker-registry" },
-    TestTool { package: "busybox-static", path: "bin/busybox" },
+const TEST_TOOLS: [TestTool; 3] = [
+    TestTool { packages: &["docker-registry"], path: "usr/bin/docker-registry" },
+    TestTool { packages: &["busybox-static"], path: "bin/busybox" },
+    TestTool { packages: &RPM, path: "usr/bin/rpmbuild" },
+];
+const RPM: [&str; 13] = [
+    "rpm",
+    "rpm-common",
+    "librpm9",
+    "librpmbuild9",
+    "librpmio9",
+    "librpmsign9",
+    "libdw1",
+    "libelf1",
+    "libfsverity0",
+    "liblua5.3-0",
+    "libmagic1",
+    "libmagic-mgc",
+    "libpopt0",
 ];
 
 impl TestTool {
@@ -37,14 +55,19 @@ impl TestTool {
         if tools.join(self.path).is_file() {
             return Ok(());
         }
-        println!("setup: fetching {}, which only the tests run", self.package);
+        println!("setup: fetching {}, which only the tests run", self.packages.join(", "));
         let place = tempfile::tempdir()?;
         // As root apt would fetch as another user, to whom the directory is closed.
-        let download = ["-q", "-o", "APT::Sandbox::User=root", "download", self.package];
-        crate::shell::run(Command::new("apt-get").args(download).current_dir(place.path()))?;
-        let package = std::fs::read_dir(place.path())?.next().context("apt-get has left no package")??.path();
+        let download = ["-q", "-o", "APT::Sandbox::User=root", "download"];
+        crate::shell::run(Command::new("apt-get").args(download).args(self.packages).current_dir(place.path()))?;
         std::fs::create_dir_all(&tools)?;
-        crate::shell::run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&tools))
+        for package in std::fs::read_dir(place.path())? {
+            crate::shell::run(Command::new("dpkg-deb").arg("--extract").arg(package?.path()).arg(&tools))?;
+        }
+        if !tools.join(self.path).is_file() {
+            bail!("{} is not in the packages {}: name those that have it", self.path, self.packages.join(", "));
+        }
+        Ok(())
     }
 }
 

@@ -10,12 +10,18 @@ pub(super) fn of_package(package: &Package, distribution: Option<&Distribution>)
     let (kind, vendor) = match package.kind {
         PackageKind::Deb => ("deb", "debian"),
         PackageKind::Apk => ("apk", "alpine"),
+        PackageKind::Rpm => ("rpm", "fedora"),
     };
     let vendor = distribution.map_or(vendor, |distribution| &distribution.id);
     let (vendor, name) = (encoded(&vendor.to_lowercase()), encoded(&package.name.to_lowercase()));
     let release = distribution.and_then(|it| it.version.as_ref().map(|version| format!("{}-{version}", it.id)));
-    let qualifiers = [("arch", package.architecture.as_deref()), ("distro", release.as_deref())];
-    format!("pkg:{kind}/{vendor}/{name}@{}{}", encoded(&package.version), qualified(qualifiers))
+    // RPM's epoch is no part of its version there.
+    let (epoch, version) = match package.version.split_once(':') {
+        Some((epoch, version)) if package.kind == PackageKind::Rpm => (Some(epoch), version),
+        _ => (None, &*package.version),
+    };
+    let qualifiers = [("arch", package.architecture.as_deref()), ("distro", release.as_deref()), ("epoch", epoch)];
+    format!("pkg:{kind}/{vendor}/{name}@{}{}", encoded(version), qualified(qualifiers))
 }
 
 /// Of an image of a registry; `None` of one that came from elsewhere.
@@ -59,6 +65,11 @@ mod tests {
         let rolling = Distribution { id: "wolfi".to_owned(), version: None };
         assert_eq!(of_package(&package("apk", "Musl", "1/2"), Some(&rolling)), "pkg:apk/wolfi/musl@1%2F2?arch=amd64");
         assert_eq!(of_package(&package("apk", "musl", "1"), None), "pkg:apk/alpine/musl@1?arch=amd64");
+        let fedora = Distribution { id: "fedora".to_owned(), version: Some("40".to_owned()) };
+        assert_eq!(
+            of_package(&package("rpm", "vim", "2:9.1-1.fc40"), Some(&fedora)),
+            "pkg:rpm/fedora/vim@9.1-1.fc40?arch=amd64&distro=fedora-40&epoch=2"
+        );
     }
 
     #[test]

@@ -49,7 +49,9 @@ mod pull_tests;
 mod registry;
 #[cfg(test)]
 mod registry_tests;
+mod rpm;
 mod source;
+mod sqlite;
 mod stream;
 pub(crate) mod tar_reader;
 #[cfg(test)]

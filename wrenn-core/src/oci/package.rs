@@ -41,6 +41,8 @@ pub enum PackageKind {
     Deb,
     /// `apk`, of Alpine.
     Apk,
+    /// RPM, of Fedora and what is like it.
+    Rpm,
 }
 
 impl fmt::Display for Package {

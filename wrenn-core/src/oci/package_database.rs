@@ -24,6 +24,8 @@ fn package(stanza: &str, kind: PackageKind) -> Option<Result<Package, Malformed>
     let ([name, version, architecture], license) = match kind {
         PackageKind::Deb => (["Package", "Version", "Architecture"], None),
         PackageKind::Apk => (["P", "V", "A"], take("L", LICENSE_BYTES_MAX)),
+        // Its database is no text.
+        PackageKind::Rpm => return Some(Err(Malformed)),
     };
     let [name, version, architecture] = [name, version, architecture].map(|name| take(name, NAME_BYTES_MAX));
     let (Some(name), Some(version)) = (name, version) else { return Some(Err(Malformed)) };
@@ -41,12 +43,12 @@ fn is_removed(status: &str) -> bool {
     matches!(status.split_whitespace().nth(2), Some("not-installed" | "config-files"))
 }
 
-fn is_text(value: &str, bytes_max: usize) -> bool {
+pub(super) fn is_text(value: &str, bytes_max: usize) -> bool {
     !value.is_empty() && value.len() <= bytes_max && !value.contains(char::is_control)
 }
 
-const NAME_BYTES_MAX: usize = 256;
-const LICENSE_BYTES_MAX: usize = 1024;
+pub(super) const NAME_BYTES_MAX: usize = 256;
+pub(super) const LICENSE_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,8 @@ use crate::oci::distribution::Distribution;
 use crate::oci::entry::Place;
 use crate::oci::merge::{LayerContent, Merge};
 use crate::oci::package::{Package, PackageKind};
-use crate::oci::package_database::packages;
+use crate::oci::package_database::{Malformed, packages};
+use crate::oci::rpm;
 
 /// The packages of an image.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,11 @@ pub(super) fn read(merge: &Merge, layers: &[Arc<Layer>]) -> io::Result<PackageLi
     }
     reader.directory(STATUS_DIRECTORY)?;
     for path in RPM {
+        let Some(id) = merge.find(path).filter(|id| !seen.contains(id)) else { continue };
+        seen.push(id);
+        reader.rpm(path, id)?;
+    }
+    for path in RPM_UNREAD {
         if merge.find(path).is_some() {
             reader.unread(format!("the RPM database /{path} is not read"));
         }
@@ -67,19 +73,55 @@ impl Reader<'_> {
                 malformed += 1;
                 continue;
             };
-            let bytes = [&package.architecture, &package.license].into_iter().flatten().map(String::len).sum::<usize>();
-            let left = self.text_left.checked_sub(package.name.len() + package.version.len() + bytes);
-            let Some(left) = left.filter(|_| self.list.packages.len() < PACKAGES_MAX) else {
-                self.unread(format!("/{path} names more packages than are taken"));
+            if !self.take(path, package) {
                 return Ok(());
-            };
-            self.text_left = left;
-            self.list.packages.push(package);
+            }
         }
-        if malformed > 0 {
-            self.unread(format!("/{path} has {malformed} entries that name no package and version"));
+        self.tell_malformed(path, malformed);
+        Ok(())
+    }
+
+    fn rpm(&mut self, path: &str, id: InodeId) -> io::Result<()> {
+        if let Some(log) = self.merge.find(&format!("{path}-wal"))
+            && matches!(self.merge.tree().inode(log).kind, Kind::File { size: 1.., .. })
+        {
+            // The newest packages would be missing, and removed ones be there.
+            self.unread(format!("the RPM database /{path} is not read: it was not closed, and has a log beside it"));
+            return Ok(());
+        }
+        let Some(bytes) = self.bytes(path, id)? else { return Ok(()) };
+        let mut malformed = 0_usize;
+        let read = rpm::packages(&bytes, |package| match package {
+            Err(Malformed) => {
+                malformed += 1;
+                true
+            }
+            Ok(package) => self.take(path, package),
+        });
+        self.tell_malformed(path, malformed);
+        if let Err(damaged) = read {
+            self.unread(format!("the RPM database /{path} is not read whole: {damaged}"));
         }
         Ok(())
+    }
+
+    /// Adds a package; `false`, and a word of it, where there are too many.
+    fn take(&mut self, path: &str, package: Package) -> bool {
+        let bytes = [&package.architecture, &package.license].into_iter().flatten().map(String::len).sum::<usize>();
+        let left = self.text_left.checked_sub(package.name.len() + package.version.len() + bytes);
+        let Some(left) = left.filter(|_| self.list.packages.len() < PACKAGES_MAX) else {
+            self.unread(format!("/{path} names more packages than are taken"));
+            return false;
+        };
+        self.text_left = left;
+        self.list.packages.push(package);
+        true
+    }
+
+    fn tell_malformed(&mut self, path: &str, count: usize) {
+        if count > 0 {
+            self.unread(format!("/{path} has {count} entries that name no package and version"));
+        }
     }
 
     /// A file for each package, as distroless images have them.
@@ -108,8 +150,12 @@ impl Reader<'_> {
         self.merge.find(path).map_or(Ok(None), |id| self.text(path, id))
     }
 
-    /// `None` of what is no file, or is too much.
     fn text(&mut self, path: &str, id: InodeId) -> io::Result<Option<String>> {
+        Ok(self.bytes(path, id)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// `None` of what is no file, or is too much.
+    fn bytes(&mut self, path: &str, id: InodeId) -> io::Result<Option<Vec<u8>>> {
         let Kind::File { size, content } = &self.merge.tree().inode(id).kind else { return Ok(None) };
         let Some(left) = self.bytes_left.checked_sub(*size) else {
             self.unread(format!("/{path} is not read: it has {size} bytes"));
@@ -118,7 +164,7 @@ impl Reader<'_> {
         self.bytes_left = left;
         let mut bytes = vec![0; usize::try_from(*size).map_err(io::Error::other)?];
         self.content(content, &mut bytes)?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(Some(bytes))
     }
 
     fn content(&self, content: &LayerContent, bytes: &mut [u8]) -> io::Result<()> {
@@ -138,16 +184,13 @@ const DATABASES: [(&str, PackageKind); 3] = [
     ("usr/lib/apk/db/installed", PackageKind::Apk),
 ];
 const STATUS_DIRECTORY: &str = "var/lib/dpkg/status.d";
-/// Of three generations of RPM, and where Fedora has moved them.
-const RPM: [&str; 5] = [
-    "var/lib/rpm/rpmdb.sqlite",
-    "var/lib/rpm/Packages.db",
-    "var/lib/rpm/Packages",
-    "usr/lib/sysimage/rpm/rpmdb.sqlite",
-    "usr/lib/sysimage/rpm/Packages.db",
-];
-/// Of all databases together. A Debian with 3,000 packages has some 4 MiB.
-const BYTES_MAX: u64 = 32 << 20;
+/// Where RPM has its database, and where Fedora has moved it.
+const RPM: [&str; 2] = ["var/lib/rpm/rpmdb.sqlite", "usr/lib/sysimage/rpm/rpmdb.sqlite"];
+/// Of other generations of RPM.
+const RPM_UNREAD: [&str; 3] = ["var/lib/rpm/Packages.db", "var/lib/rpm/Packages", "usr/lib/sysimage/rpm/Packages.db"];
+/// Of all databases together. A Debian with 3,000 packages has some 4 MiB, a Fedora with 500 some 40, since RPM's has the names
+/// of all files.
+const BYTES_MAX: u64 = 128 << 20;
 const PACKAGES_MAX: usize = 10_000;
 const UNREAD_MAX: usize = 20;
 /// Of what is kept: the image's manifest has a limit too.
