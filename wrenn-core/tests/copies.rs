@@ -55,7 +55,11 @@ async fn archives_are_unpacked_into_an_image_that_has_no_tar() {
     let files = tempfile::tempdir().unwrap();
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
-    (header.set_mode(0o4750), header.set_uid(7), header.set_gid(8), header.set_mtime(86_400), header.set_size(4));
+    header.set_mode(0o4750);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(86_400);
+    header.set_size(4);
     archive.append_data(&mut header, "bin/tool", &b"tool"[..]).unwrap();
     header.set_size(0);
     header.set_entry_type(tar::EntryType::Symlink);
@@ -102,7 +106,8 @@ async fn archives_are_unpacked_into_an_image_that_has_no_tar() {
 fn archive_with_name(name: &str) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
-    (header.set_mode(0o644), header.set_size(1));
+    header.set_mode(0o644);
+    header.set_size(1);
     header.set_cksum();
     let mut archive = tar::Builder::new(Vec::new());
     archive.append(&header, &b"x"[..]).unwrap();

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use wrenn_core::image::Image;
 use wrenn_server::packages;
 use wrenn_server::setup::Setup;

@@ -293,7 +293,7 @@ async fn gate(registry: u16, wanted: String, identity: &'static str) -> u16 {
                 return Ok(refused.body(Full::new(Bytes::new())).unwrap());
             }
             let url = format!("http://127.0.0.1:{registry}{}", head.uri);
-            let kinds = head.headers.get("accept").cloned().unwrap_or("*/*".parse().unwrap());
+            let kinds = head.headers.get("accept").cloned().unwrap_or_else(|| "*/*".parse().unwrap());
             let from = reqwest::Client::new().get(url).header("accept", kinds).send().await.unwrap();
             let to = answer(from.status().as_u16());
             Ok(to.body(Full::new(from.bytes().await.unwrap())).unwrap())

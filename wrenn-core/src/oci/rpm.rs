@@ -30,7 +30,10 @@ fn package(header: &[u8]) -> Option<Package> {
     let text = |tag, bytes_max| header.text(tag).filter(|text| is_text(text, bytes_max)).map(str::to_owned);
     let name = text(NAME, NAME_BYTES_MAX)?;
     let version = format!("{}-{}", text(VERSION, NAME_BYTES_MAX)?, text(RELEASE, NAME_BYTES_MAX)?);
-    let version = header.number(EPOCH).map_or(version.clone(), |epoch| format!("{epoch}:{version}"));
+    let version = match header.number(EPOCH) {
+        Some(epoch) => format!("{epoch}:{version}"),
+        None => version,
+    };
     let architecture = text(ARCHITECTURE, NAME_BYTES_MAX);
     Some(Package { name, version, kind: PackageKind::Rpm, architecture, license: text(LICENSE, LICENSE_BYTES_MAX) })
 }
@@ -92,14 +95,21 @@ const KEY: &str = "gpg-pubkey";
 mod tests {
     use super::*;
 
+    /// The highest byte first.
+    fn bytes(number: u32) -> [u8; 4] {
+        let mut bytes = number.to_le_bytes();
+        bytes.reverse();
+        bytes
+    }
+
     fn header(entries: &[(u32, u32, &[u8])]) -> Vec<u8> {
         let (mut index, mut store) = (Vec::new(), Vec::new());
         for (tag, kind, value) in entries {
             let offset = u32::try_from(store.len()).unwrap();
-            index.extend([*tag, *kind, offset, 1].iter().flat_map(|number| number.to_be_bytes()));
+            index.extend([*tag, *kind, offset, 1].into_iter().flat_map(bytes));
             store.extend_from_slice(value);
         }
-        let lengths = [entries.len(), store.len()].map(|length| u32::try_from(length).unwrap().to_be_bytes());
+        let lengths = [entries.len(), store.len()].map(|length| bytes(u32::try_from(length).unwrap()));
         [lengths.concat(), index, store].concat()
     }
 
