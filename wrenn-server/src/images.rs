@@ -67,6 +67,9 @@ pub(crate) async fn run(command: Images, data_dir: &Path) -> anyhow::Result<()> 
     match command {
         Images::Ls => list(data_dir),
         Images::Pull { reference, name, refresh, dry_run, plain_http, authority, mirror } => {
+            if dry_run && name.is_none() && is_debians(data_dir, &reference)? {
+                return print_packages(&Image::open(data_dir, &reference)?).await;
+            }
             let pulled = if refresh && name.is_none() { pulled(data_dir, &reference)? } else { None };
             let named = pulled.or_else(|| name.map(|name| Image::builder(name).oci(&reference)));
             let mut builder = named.unwrap_or_else(|| Image::from_oci(&reference));
@@ -123,19 +126,39 @@ fn pulled(data_dir: &Path, name: &str) -> anyhow::Result<Option<ImageBuilder>> {
     let image = Image::open(data_dir, name)?;
     let reference = image.reference().with_context(|| {
         format!(
-            "{name} is made of Debian's packages: `wrenn-server setup --image {name} --refresh` makes it anew, and which \
-             packages are newer is known then"
+            "{name} is made of Debian's packages: `wrenn-server setup --image {name} --refresh` makes it anew, and with \
+             --dry-run this command tells which are newer"
         )
     })?;
     Ok(Some(Image::builder(name).oci(reference)))
+}
+
+/// Whether a text is the name of an image that is made of Debian's packages.
+fn is_debians(data_dir: &Path, name: &str) -> anyhow::Result<bool> {
+    Ok(Image::names(data_dir)?.iter().any(|image| image == name) && Image::open(data_dir, name)?.reference().is_none())
+}
+
+async fn print_packages(image: &Image) -> anyhow::Result<()> {
+    let plan = image.plan_packages().await?;
+    match &plan.kernel {
+        Some(kernel) => println!("kernel   {}  would be {} {}", kernel.current, kernel.name, kernel.candidate),
+        None => println!("the kernel is Debian's newest"),
+    }
+    for package in &plan.packages {
+        println!("package  {}  {} would be {}", package.name, package.current, package.candidate);
+    }
+    Ok(())
 }
 
 async fn print_plan(builder: &ImageBuilder, data_dir: &Path) -> anyhow::Result<()> {
     let Some(plan) = builder.plan_refresh(data_dir).await? else { return Ok(()) };
     println!("here:    {}", plan.current_digest.as_deref().unwrap_or("-"));
     println!("newest:  {}", plan.newest_digest);
+    if plan.current_digest.is_some() {
+        print_packages(&Image::open(data_dir, &plan.image)?).await?;
+    }
     if !plan.changes_base() {
-        println!("the base stays as it is; for a newer kernel the refresh itself asks");
+        println!("the base stays as it is");
         return Ok(());
     }
     for layer in &plan.new_layers {

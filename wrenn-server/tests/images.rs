@@ -177,6 +177,46 @@ fn a_registry_is_trusted_by_the_hosts_authorities_and_asked_as_whom_a_helper_nam
 }
 
 #[test]
+fn a_dry_run_tells_what_debian_has_that_is_newer_and_changes_nothing() {
+    let test = "a_dry_run_tells_what_debian_has_that_is_newer_and_changes_nothing";
+    let shared = wrenn_core::default_data_dir();
+    if !can_run(test) || !shared.join("images/base/image.json").is_file() {
+        return;
+    }
+    // The shared image and kernel, with the records of older ones.
+    let dir = tempfile::tempdir().unwrap();
+    for (place, record, change) in [
+        ("images/base", "image.json", ("\"bash 5", "\"bash 0-5")),
+        ("kernels/bookworm", "kernel.json", ("\"package\": \"linux-image-", "\"package\": \"linux-image-0-")),
+    ] {
+        fs::create_dir_all(dir.path().join(place)).unwrap();
+        for entry in fs::read_dir(shared.join(place)).unwrap() {
+            let path = entry.unwrap().path();
+            let to = dir.path().join(place).join(path.file_name().unwrap());
+            if !path.ends_with(record) {
+                std::os::unix::fs::symlink(&path, &to).unwrap();
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.contains(change.0), "{text}");
+            fs::write(to, text.replace(change.0, change.1)).unwrap();
+        }
+    }
+    let record = || fs::read_to_string(dir.path().join("images/base/image.json")).unwrap();
+    let before = record();
+    let (is_done, said) = images(dir.path(), &["pull", "--refresh", "--dry-run", "base"]);
+    if !is_done && said.contains("apt-get") {
+        return writeln!(std::io::stderr(), "skipped: {test}: Debian's archive does not answer: {said}")
+            .expect("standard error is open");
+    }
+    assert!(is_done, "{said}");
+    let line = |start: &str| said.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{said}"));
+    assert!(line("package  bash  0-5").contains(" would be 5"), "{said}");
+    assert!(line("kernel   linux-image-0-").contains("would be linux-image-6."), "{said}");
+    assert_eq!(record(), before);
+}
+
+#[test]
 fn what_cannot_be_pulled_is_said_in_one_line_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     for (reference, said) in

@@ -120,6 +120,11 @@ impl Kernel {
         Ok(fits.then_some(Self { directory, record }))
     }
 
+    /// The file name of its package.
+    pub(super) fn package(&self) -> &str {
+        &self.record.package
+    }
+
     pub(super) fn release(&self) -> &str {
         &self.record.release
     }

@@ -28,11 +28,8 @@ impl KernelPackage {
         tools::require(&["apt-get", "apt-cache", "dpkg-deb", tools::KEYRING])?;
         let apt = Apt::prepare(suite, scratch).await?;
         apt.tool("apt-get").arg("update").run(|_| {}).await?;
-        let said = apt.tool("apt-cache").args(["show", "--no-all-versions", META_PACKAGE]).output().await?;
-        let name = depends_on(&said).ok_or_else(|| {
-            ImageError::Kernel(format!("Debian {suite} has no package {META_PACKAGE} that leads to a kernel"))
-        })?;
-        apt.tool("apt-get").args(["download", name]).run(|_| {}).await?;
+        let name = newest_kernel(&apt, suite).await?;
+        apt.tool("apt-get").args(["download", &name]).run(|_| {}).await?;
         let here = scratch.to_owned();
         let package = blocking(scratch, move || only(&here, "kernel package", is_kernel_package)).await?;
         Self::unpack(&package, &scratch.join("tree")).await
@@ -56,13 +53,23 @@ impl KernelPackage {
     }
 }
 
+/// The package of the newest kernel, of the lists that were fetched before.
+pub(super) async fn newest_kernel(apt: &Apt<'_>, suite: &str) -> Result<String, ImageError> {
+    let said = apt.tool("apt-cache").args(["show", "--no-all-versions", META_PACKAGE]).output().await?;
+    let name = depends_on(&said).ok_or_else(|| {
+        ImageError::Kernel(format!("Debian {suite} has no package {META_PACKAGE} that leads to a kernel"))
+    })?;
+    Ok(name.to_owned())
+}
+
 /// `apt-get` in a directory of its own.
-struct Apt<'a> {
+#[derive(Debug)]
+pub(super) struct Apt<'a> {
     directory: &'a Path,
 }
 
 impl<'a> Apt<'a> {
-    async fn prepare(suite: &str, directory: &'a Path) -> Result<Self, ImageError> {
+    pub(super) async fn prepare(suite: &str, directory: &'a Path) -> Result<Self, ImageError> {
         let (here, sources) = (directory.to_owned(), sources(suite));
         let prepare = move || {
             for part in ["state/lists/partial", "cache/archives/partial"] {
@@ -79,7 +86,7 @@ impl<'a> Apt<'a> {
         Ok(Self { directory })
     }
 
-    fn tool(&self, program: &'static str) -> Tool {
+    pub(super) fn tool(&self, program: &'static str) -> Tool {
         let places = [
             ("Dir::State", "state"),
             ("Dir::State::status", "status"),
@@ -115,8 +122,14 @@ fn depends_on(said: &str) -> Option<&str> {
     names.into_iter().find(|name| {
         let release =
             name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-        release && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
+        release && is_package_name(name)
     })
+}
+
+/// Whether a text can be a package's name, and is no option of a program.
+pub(super) fn is_package_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte))
 }
 
 /// `linux-image-6.1.0-1-cloud-amd64_…_amd64.deb`.

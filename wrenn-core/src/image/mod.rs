@@ -18,6 +18,7 @@
 mod build;
 mod builder;
 mod bundled;
+mod candidates;
 mod digest;
 pub(crate) mod error;
 mod ext4;
@@ -44,6 +45,7 @@ mod tools;
 pub(crate) mod vmlinux;
 
 pub use crate::oci::package::{Package, PackageKind};
+pub use candidates::{PackageChange, PackagePlan};
 pub use error::{ImageError, PullError};
 pub use installed::Image;
 pub(crate) use oci_settings::is_reference;

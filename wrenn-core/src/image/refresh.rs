@@ -44,7 +44,7 @@ impl RefreshPlan {
 impl ImageBuilder {
     /// Asks what the reference of the image leads to now, and compares that with the image that is here. Nothing is
     /// downloaded but the manifest and the configuration, and nothing is changed. `None` where the base is made of Debian's
-    /// packages: which ones there are now is known once they are installed. No kernel is asked for.
+    /// packages. For those, and for the kernel, [`Image::plan_packages`] asks.
     ///
     /// ```no_run
     /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
