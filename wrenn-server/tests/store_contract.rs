@@ -7,8 +7,8 @@ use wrenn_core::SandboxId;
 use wrenn_server::store::contract::Store;
 use wrenn_server::store::postgres::Postgres;
 use wrenn_server::store::records::{
-    Asked, BuildRecord, By, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page, RequestRecord,
-    SandboxRecord, SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
+    Asked, BuildRecord, By, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Network, Order, Page,
+    RequestRecord, SandboxRecord, SnapshotRecord, Status, Subject, TagRecord, Terms, TimeoutFrom, Usage, WebhookRecord,
 };
 use wrenn_server::store::sqlite::Sqlite;
 

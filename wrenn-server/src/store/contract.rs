@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use wrenn_core::SandboxId;
 
 use crate::store::records::{
-    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord, SnapshotRecord,
-    Status, TagRecord, Usage, WebhookRecord,
+    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
+    SnapshotRecord, Status, TagRecord, Usage, WebhookRecord,
 };
 
 /// Why a store did not answer.

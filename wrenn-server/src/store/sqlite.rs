@@ -13,8 +13,8 @@ use wrenn_core::SandboxId;
 use crate::store::contract::StoreError;
 use crate::store::outbox::outbox_by_sql;
 use crate::store::records::{
-    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord, SandboxRecord,
-    SnapshotRecord, Status, Subject, TagRecord, Usage, WebhookRecord,
+    Asked, BuildRecord, DeliveryRecord, EventRecord, EventsOf, Hidden, KeyRecord, Order, Page, RequestRecord,
+    SandboxRecord, SnapshotRecord, Status, Subject, TagRecord, Usage, WebhookRecord,
 };
 use crate::store::rows;
 use crate::store::sql::{self, store_by_sql};
