@@ -1,6 +1,7 @@
 //! The rows of a table in a file of SQLite, read without SQLite: <https://www.sqlite.org/fileformat2.html>
 //!
-//! The file is a stranger's. A page is read once at most, so that no circle has no end, and every length is held to the file's.
+//! The file is a stranger's. A page of a tree is read once at most, so that no circle has no end; every length is held to the
+//! file's, and so are all rows together.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +62,7 @@ impl<'a> Database<'a> {
 
     /// The tree of a table: its leaves have the rows.
     fn walk(&self, root: usize, take: &mut dyn FnMut(&[Value<'_>]) -> bool) -> Result<()> {
-        let (mut left, mut seen) = (vec![root], BTreeSet::new());
+        let (mut left, mut seen, mut room) = (vec![root], BTreeSet::new(), self.bytes.len());
         while let Some(number) = left.pop() {
             if !seen.insert(number) {
                 return Err(Damaged("its pages lead round in a circle"));
@@ -80,7 +81,8 @@ impl<'a> Database<'a> {
                 }
                 LEAF => {
                     for index in 0..cells {
-                        let payload = self.payload(page, cell(header + 8, index)?)?;
+                        let payload = self.payload(page, cell(header + 8, index)?, room)?;
+                        room -= payload.len();
                         if !take(&values(&payload)?) {
                             return Ok(());
                         }
@@ -98,13 +100,13 @@ impl<'a> Database<'a> {
         page.and_then(|page| page.get(..self.usable)).ok_or(SHORT)
     }
 
-    /// What a cell has, with what did not fit into its page.
-    fn payload(&self, page: &[u8], at: usize) -> Result<Vec<u8>> {
+    /// What a cell has, with what did not fit into its page: so many bytes at most.
+    fn payload(&self, page: &[u8], at: usize, bytes_max: usize) -> Result<Vec<u8>> {
         let mut cell = page.get(at..).ok_or(SHORT)?;
         let length = usize::try_from(varint(&mut cell)?).map_err(|_| SHORT)?;
         // The row's number.
         varint(&mut cell)?;
-        if length > self.bytes.len() {
+        if length > bytes_max {
             return Err(SHORT);
         }
         let most = self.usable - 35;
@@ -266,6 +268,14 @@ mod tests {
             }
         }
         assert!(refused > 50, "{refused}");
+        // A page whose cells all lead to one row, which is nearly as long as the file.
+        let mut bomb = vec![0; 512];
+        bomb[..MAGIC.len()].copy_from_slice(MAGIC);
+        bomb[16..18].copy_from_slice(&[2, 0]);
+        bomb[100..105].copy_from_slice(&[13, 0, 0, 0, 100]);
+        (0..100).for_each(|cell| bomb[108 + 2 * cell..110 + 2 * cell].copy_from_slice(&[1, 0x40]));
+        bomb[0x140..0x143].copy_from_slice(&[60, 1, 2]);
+        assert_eq!(read(&bomb), Err(SHORT));
         for length in [100, 512, 5000, bytes.len() / 2] {
             assert!(read(&bytes[..length]).is_err(), "{length}");
         }
