@@ -12,6 +12,13 @@ use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
+/// A data directory of a test's own, which shares the machine's kernels.
+pub(crate) fn data_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("wrenn-test-").tempdir().unwrap();
+    std::os::unix::fs::symlink(wrenn_core::default_data_dir().join("kernels"), dir.path().join("kernels")).unwrap();
+    dir
+}
+
 /// A layer in the making.
 pub(crate) struct Layer(tar::Builder<Vec<u8>>);
 
