@@ -139,7 +139,7 @@ fn shared_storage(path: &Path) -> Finding {
         Err(error) => Finding::lacking(
             WHAT,
             format!("FICLONE fails there: {error}"),
-            "put WRENN_DATA_DIR on xfs or btrfs: else a fork stops its sandbox for as long as its drive takes to read",
+            "put WRENN_DATA_DIR on xfs or btrfs: else a fork under Firecracker takes as long as reading its sandbox's drive",
         ),
     }
 }
