@@ -46,8 +46,7 @@ async fn a_clone_of_a_drive_is_that_of_the_instant() {
     let xfs = match Mount::xfs() {
         Ok(xfs) => xfs,
         Err(reason) => {
-            println!("skipped: a_clone_of_a_drive_is_that_of_the_instant: {reason}");
-            return;
+            return common::skip("a_clone_of_a_drive_is_that_of_the_instant", &reason);
         }
     };
     let compares = Host::builder().tracking(Tracking::Compare);

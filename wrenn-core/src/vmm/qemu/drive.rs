@@ -176,8 +176,13 @@ async fn connect(qmp: &mut Qmp, pages: u32, ours: UnixStream, theirs: UnixStream
     let greeted = blocking("greet QEMU", move || nbd::greet(&ours, bytes).map(|()| ours));
     let node = json!({ "driver": "nbd", "node-name": COPIES, "server": { "type": "fd", "str": COPIES } });
     let (added, greeted) = tokio::join!(qmp.execute("blockdev-add", node), greeted);
-    let (true, Ok(Ok(stream))) = (accepted(added)?, greeted) else { return Ok(None) };
-    Ok(Some(Copies { stream, pages }))
+    match (accepted(added)?, greeted) {
+        (true, Ok(Ok(stream))) => Ok(Some(Copies { stream, pages })),
+        (_, greeted) => {
+            tracing::debug!(?greeted, "QEMU cannot send what is written to a drive, which is compared instead");
+            Ok(None)
+        }
+    }
 }
 
 /// The size of the drive, as QEMU has it.
