@@ -77,6 +77,10 @@ enum Command {
         /// How many seconds a sandbox waits for its turn where others have all that there is.
         #[arg(long, env = "WRENN_QUEUE_SECONDS", default_value_t = 20, value_name = "SECONDS")]
         queue_seconds: u32,
+        /// How many VMMs may stand by, started before a create, a resume or a fork needs them: as many as were needed in the last
+        /// ten seconds, and none after a minute in which none was. Each takes some 30 MiB; 0 for none.
+        #[arg(long, env = "WRENN_STANDBYS", default_value_t = Options::STANDBYS, value_name = "COUNT")]
+        standbys: usize,
         /// Each how many seconds the memory and files of what runs are kept on disk, so that after a kill or a power cut it goes
         /// on from there. Default: only at a pause.
         #[arg(long, env = "WRENN_CHECKPOINT_EVERY", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -177,6 +181,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             memory_times,
             vcpus_times,
             queue_seconds,
+            standbys,
             checkpoint_every,
             pause_below_mib,
             registries,
@@ -190,20 +195,22 @@ async fn main() -> anyhow::Result<ExitCode> {
             let webhooks_reach = if webhooks_private { Reach::Any } else { Reach::Public };
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
-            let checkpoint_each = checkpoint_every.map(Duration::from_secs);
-            let image_unused = (image_days > 0).then(|| images::DAY * image_days);
-            let chores = Chores { checkpoint_each, available_mib_min: pause_below_mib, image_unused };
-            let needs_key = !no_auth;
+            let chores = Chores {
+                checkpoint_each: checkpoint_every.map(Duration::from_secs),
+                available_mib_min: pause_below_mib,
+                image_unused: (image_days > 0).then(|| images::DAY * image_days),
+            };
             let registries = Registries::of(&registries);
             let options = Options {
                 data_dir,
                 listen,
-                needs_key,
+                needs_key: !no_auth,
                 database_url,
                 domain,
                 tls,
                 webhooks_reach,
                 capacity,
+                standbys,
                 chores,
                 registries,
             };

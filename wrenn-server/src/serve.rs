@@ -67,6 +67,8 @@ pub struct Options {
     pub webhooks_reach: Reach,
     /// What sandboxes may have of this machine together.
     pub capacity: Capacity,
+    /// How many VMMs may [stand by](wrenn_core::HostBuilder::standbys).
+    pub standbys: usize,
     /// What is done for sandboxes unasked.
     pub chores: Chores,
     /// Which registries builds of templates may pull images from.
@@ -74,6 +76,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// How many VMMs may stand by where nothing is said.
+    pub const STANDBYS: usize = 4;
+
     /// A server of that data directory as `wrenn-server serve` runs it where nothing is said: with keys, on port 8080 of this
     /// machine's loopback, and with twice its memory for all sandboxes together.
     #[must_use]
@@ -87,6 +92,7 @@ impl Options {
             tls: None,
             webhooks_reach: Reach::Public,
             capacity: Capacity::of_this_machine(2.0, 32.0, Duration::from_secs(20)),
+            standbys: Self::STANDBYS,
             chores: Chores::default(),
             registries: Registries::default(),
         }
@@ -132,7 +138,8 @@ impl Server {
         let store = open_store(&options.data_dir, options.database_url.as_deref()).await?;
         let secret = secret(&options.data_dir)?;
         let (credentials, registries) = (Credentials::default(), options.registries.clone());
-        let host = Host::builder().data_dir(&options.data_dir).secrets(credentials.clone()).open().await?;
+        let host = Host::builder().data_dir(&options.data_dir).standbys(options.standbys);
+        let host = host.secrets(credentials.clone()).open().await?;
         let sandboxes = Sandboxes::open(host, Arc::clone(&store), options.capacity, registries, credentials).await?;
         let streams = Arc::new(Semaphore::new(STREAMS_MAX as usize));
         let (records, readiness) = (Arc::clone(&store), Arc::new(Readiness::new(Arc::clone(&store))));

@@ -80,6 +80,15 @@ impl GenerationReader {
         let write_error = |source| Error::io("write", path, source);
         file.set_len(0).map_err(write_error)?;
         file.set_len(PageIndex(self.index.page_count()).byte_offset()).map_err(write_error)?;
+        self.copy_over_zeros(file, path)
+    }
+
+    /// As [`copy_into`](Self::copy_into), into a file that has its length already, and nothing but zeros.
+    ///
+    /// # Errors
+    /// As [`copy_into`](Self::copy_into).
+    pub fn copy_over_zeros(&self, file: &File, path: &Path) -> Result<()> {
+        let write_error = |source| Error::io("write", path, source);
         let mut buffer = vec![0; COPY_BYTES];
         for extent in self.index.extents() {
             let Storage::Data { generation, offset } = extent.storage else { continue };

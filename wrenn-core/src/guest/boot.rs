@@ -12,6 +12,7 @@ use crate::agent::client::AgentClient;
 use crate::defaults::Defaults;
 use crate::error::{Error, Result};
 use crate::exec::collect::{collect, shell_spec};
+use crate::guest::berth::open_way_out;
 use crate::guest::manifest::{Manifest, Surroundings};
 use crate::guest::{Guest, drive};
 use crate::image::Image;
@@ -30,12 +31,14 @@ impl Guest {
         let (here, files) = (Arc::clone(site), image.clone());
         let Files { media, base, drive } =
             blocking("open the image's files", move || Files::open(&here, &files)).await??;
-        let Network { plug, connector, egress } = site.vmm.network(site.network.closed()).await?;
+        let Network { plug, connector, gate } = site.vmm.network(&site.network.slots).await?;
+        let egress = open_way_out(site.network.closed(), gate)?;
         let parts = Parts {
             base,
             drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
             plug,
             identity: Identity::reserve()?,
+            flat: None,
         };
         let manifest = Manifest {
             vmm: site.vmm.version().to_owned(),

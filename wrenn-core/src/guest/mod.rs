@@ -9,6 +9,7 @@
 //! Each part undoes itself when it is dropped (the VMM dies, the namespace goes with its descriptors, the drive never
 //! had a name), so a step that fails, or a future that is dropped, leaves nothing.
 
+mod berth;
 mod boot;
 mod capture;
 pub(crate) mod drive;

@@ -1,7 +1,6 @@
 //! A guest made of a generation, as somebody new.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,19 @@ use crate::error::{Error, Result};
 use crate::guest::lineage::Lineage;
 use crate::guest::manifest::Manifest;
 use crate::guest::stopwatch::Stopwatch;
-use crate::guest::{Guest, drive, flat, working_set};
+use crate::guest::{Guest, berth, drive, flat, working_set};
 use crate::id::{SandboxId, TemplateName};
-use crate::image::Image;
 use crate::network::slot::Network;
 use crate::patience::patient;
 use crate::runtime::blocking;
 use crate::site::Site;
 use crate::site::step::Step;
-use crate::vmm::identity::Identity;
 use crate::vmm::metadata::Metadata;
 use crate::vmm::paging::Paging;
-use crate::vmm::parts::{Parts, Restore};
+use crate::vmm::parts::Restore;
 use crate::vmm::phases::RestoreSteps;
 use crate::vmm::residents::Share;
+use crate::vmm::standbys::{Berth, Kind};
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
 
@@ -61,23 +59,23 @@ impl Guest {
         step(Step::Slot)?;
         let authority = site.network.authority(&renewal.network).await?;
         let way_out = site.network.way_out(&renewal.id, renewal.network.clone(), renewal.network_limits);
-        let Network { plug, connector, egress } = site.vmm.network(way_out).await?;
-        steps.slot = watch.lap();
-        let (here, image, digest) = (Arc::clone(site), manifest.image.clone(), manifest.base_digest.clone());
-        let id = from.id();
-        let Files { base, drive, working_set } =
-            blocking("open the guest's files", move || Files::open(&here, &image, &digest, id)).await??;
-        let parts = Parts {
-            base,
-            drive: drive.try_clone().map_err(Error::io("open", site.data.path()))?,
-            plug,
-            identity: Identity::reserve()?,
+        let kind = berth::kind_of(&from, &manifest);
+        let place = match site.standbys.take(&kind) {
+            Some(berth) => Place::Ready(berth),
+            None => Place::Network(site.vmm.network(&site.network.slots).await?),
         };
+        steps.slot = watch.lap();
+        let Berth { connector, gate, drive, engine } = place.berth(site, &from, &kind).await?;
+        let egress = berth::open_way_out(way_out, gate)?;
+        let working_set = working_set_of(site, from.id()).await?;
         steps.open = checked + watch.lap();
         step(Step::Machine)?;
         let fill = drive::fill(site, from.clone(), &drive);
         let (share, restore) = memory_of(site, &from, working_set).await?;
-        let started = async { Ok((site.vmm.restore(&manifest.shape, parts, restore).await?, watch.lap())) };
+        let started = async {
+            let vmm = engine.started(&*site.vmm, &manifest.shape, site.memory.paging).await?;
+            Ok((vmm.restore(restore).await?, watch.lap()))
+        };
         // The drive is filled while the VMM starts.
         let ((machine, machine_took), ()) = tokio::try_join!(started, fill)?;
         steps.machine = machine_took;
@@ -114,6 +112,7 @@ impl Guest {
         // This comes last, since it may begin a compaction, and the restore is not to wait for that.
         let lineage = guest.lineage.insert(Lineage::new(from, Some(renewal.id.clone())));
         lineage.shorten(site);
+        berth::started(site, kind);
         Ok(guest)
     }
 
@@ -161,12 +160,8 @@ async fn memory_of(
         Some(sharing) => site.residents.join(from, sharing).await.map(|(share, memory)| (Some(share), memory))?,
         None => (None, None),
     };
-    let flat = match site.memory {
-        Handling { paging: Paging::Mapped, tracking: Tracking::Vmm } => Some(flat::memory(site, from).await?),
-        _ => None,
-    };
     let Handling { paging, tracking } = site.memory;
-    Ok((share, Restore { generation: from.clone(), paging, tracking, working_set, flat, shared }))
+    Ok((share, Restore { generation: from.clone(), paging, tracking, working_set, shared }))
 }
 
 /// What a generation says of its guest, which can run here.
@@ -180,23 +175,36 @@ async fn checked_manifest(site: &Arc<Site>, generation: &Generation) -> Result<M
     blocking("read the snapshot", read).await?
 }
 
-/// The files that a restore opens in the data directory.
-struct Files {
-    base: File,
-    drive: File,
-    working_set: Option<WorkingSet>,
+/// Where a guest comes to be.
+enum Place {
+    /// In what stood by.
+    Ready(Berth),
+    /// In what is to be made around this.
+    Network(Network),
 }
 
-impl Files {
-    /// Blocks.
-    fn open(site: &Arc<Site>, image: &str, base_digest: &str, from: GenerationId) -> Result<Self> {
-        let base = Image::base_of_digest(site.data.path(), image, base_digest)?;
-        let working_set = match site.memory.paging {
-            Paging::Lazy | Paging::Populate => working_set::of(site, from),
-            Paging::OnDemand | Paging::Eager | Paging::Mapped => None,
+impl Place {
+    async fn berth(self, site: &Arc<Site>, from: &Generation, kind: &Kind) -> Result<Berth> {
+        let network = match self {
+            Self::Ready(berth) => return Ok(berth),
+            Self::Network(network) => network,
         };
-        let base = File::open(&base).map_err(Error::io("open", &base))?;
-        Ok(Self { base, drive: drive::create(site)?, working_set })
+        let flat = match site.memory {
+            Handling { paging: Paging::Mapped, tracking: Tracking::Vmm } => Some(flat::memory(site, from).await?),
+            _ => None,
+        };
+        berth::prepare(site, kind, network, flat).await
+    }
+}
+
+/// The pages that an earlier restore touched, where they are read ahead.
+async fn working_set_of(site: &Arc<Site>, from: GenerationId) -> Result<Option<WorkingSet>> {
+    match site.memory.paging {
+        Paging::Lazy | Paging::Populate => {
+            let site = Arc::clone(site);
+            blocking("read what is to be read ahead", move || working_set::of(&site, from)).await
+        }
+        Paging::OnDemand | Paging::Eager | Paging::Mapped => Ok(None),
     }
 }
 

@@ -28,6 +28,7 @@ use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
 use crate::vmm::residents::Residents;
 use crate::vmm::shape::{Acceleration, MachineShape};
+use crate::vmm::standbys::Standbys;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
 
@@ -69,6 +70,7 @@ pub(super) async fn open_fake(dir: &TempDir, script: &Script) -> Host {
         probe,
         memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
         residents: Residents::default(),
+        standbys: Standbys::new(0),
         network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),

@@ -42,6 +42,8 @@ pub struct HostMetrics {
     pub stored_bytes: u64,
     /// How much this user can still write to the data directory's file system, in bytes.
     pub free_bytes: u64,
+    /// VMMs that [stand by](crate::HostBuilder::standbys).
+    pub standbys: u64,
     /// Collections of garbage that this host has done since it was opened.
     pub collections: u64,
     /// Records that cannot be read: [`Host::damaged_records`] names them.
@@ -87,6 +89,7 @@ fn of_site(site: &Site) -> Result<HostMetrics> {
         generations: count(generations.len()),
         stored_bytes,
         free_bytes: space.blocks_available() * space.fragment_size(),
+        standbys: count(site.standbys.ready()),
         collections: site.collections(),
         damaged_records: count(site.survey()?.damaged_count()),
         ..HostMetrics::default()

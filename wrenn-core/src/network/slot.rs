@@ -7,18 +7,17 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use nix::sched::{CloneFlags, setns};
 use tokio::net::TcpStream;
-use wrenn_net::Egress;
+use wrenn_net::{Gate, SlotPool};
 
 use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
-use crate::network::way_out::WayOut;
 
-/// How a machine is plugged in, how its agent is reached, and what it reaches.
+/// How a machine is plugged in, how its agent is reached, and where its way out begins.
 pub(crate) struct Network {
     pub(crate) plug: Plug,
     pub(crate) connector: Arc<dyn Connector>,
     /// `None` for a fake.
-    pub(crate) egress: Option<Arc<Egress>>,
+    pub(crate) gate: Option<Gate>,
 }
 
 /// The machine's end of its network.
@@ -60,12 +59,12 @@ impl Namespaces {
 
 impl Network {
     /// Takes a slot that is ready, or makes one.
-    pub(crate) async fn slot(way_out: WayOut) -> Result<Self> {
+    pub(crate) async fn slot(slots: &SlotPool) -> Result<Self> {
         const WHAT: &str = "make the network slot";
-        let (slot, tap, gate) = way_out.slots.take().await?;
+        let (slot, tap, gate) = slots.take().await?;
         let namespaces = Namespaces::of(&slot).map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let egress = Some(Arc::new(way_out.open(gate)?));
-        Ok(Self { plug: Plug::Tap { tap, namespaces }, connector: Arc::new(SlotConnector(slot)), egress })
+        let connector = Arc::new(SlotConnector(slot));
+        Ok(Self { plug: Plug::Tap { tap, namespaces }, connector, gate: Some(gate) })
     }
 }
 

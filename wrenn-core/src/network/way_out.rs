@@ -23,10 +23,9 @@ pub(crate) struct HostNetwork {
     pub(crate) refusals: Refusals,
 }
 
-/// A guest's way out, before there is a slot.
+/// A guest's way out, before it is open.
 #[derive(Debug)]
 pub(crate) struct WayOut {
-    pub(super) slots: SlotPool,
     policy: NetworkPolicy,
     limits: Limits,
     names: Arc<Names>,
@@ -88,13 +87,13 @@ impl HostNetwork {
     }
 
     fn way_out_of_nobody(&self, policy: NetworkPolicy) -> WayOut {
-        let (slots, names, budget) = (self.slots.clone(), Arc::clone(&self.names), self.budget.clone());
-        WayOut { slots, policy, limits: Limits::default(), names, budget, owner: None }
+        let (names, budget) = (Arc::clone(&self.names), self.budget.clone());
+        WayOut { policy, limits: Limits::default(), names, budget, owner: None }
     }
 }
 
 impl WayOut {
-    pub(super) fn open(self, gate: Gate) -> Result<Egress> {
+    pub(crate) fn open(self, gate: Gate) -> Result<Egress> {
         let builder = Egress::builder(self.policy, self.names).limits(self.limits).budget(&self.budget);
         let builder = match self.owner {
             Some(Owner { sandbox, refusals, interceptor, secrets }) => builder

@@ -30,6 +30,7 @@ use crate::vmm::paging::Paging;
 use crate::vmm::probe::Probe;
 use crate::vmm::residents::Residents;
 use crate::vmm::shape::Acceleration;
+use crate::vmm::standbys::Standbys;
 use crate::vmm::tracking::Tracking;
 use crate::vmm::ways::Handling;
 
@@ -53,6 +54,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         probe: Probe { driver: Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() },
         memory: Handling { paging: Paging::Lazy, tracking: Tracking::Vmm },
         residents: Residents::default(),
+        standbys: Standbys::new(0),
         network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),

@@ -70,9 +70,10 @@ impl Registry {
         self.lock().sandboxes.get(id).and_then(Weak::upgrade)
     }
 
-    /// Refuses every start from now on.
+    /// Refuses every start from now on, and ends the VMMs that stand by for one.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
+        self.site.standbys.close();
     }
 
     /// Refuses to start anything once the host was shut down.

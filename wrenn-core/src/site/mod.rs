@@ -25,6 +25,7 @@ use crate::site::step::Observer;
 use crate::vmm::machine::Vmm;
 use crate::vmm::probe::Probe;
 use crate::vmm::residents::Residents;
+use crate::vmm::standbys::Standbys;
 use crate::vmm::ways::Handling;
 
 /// What every sandbox of a host shares.
@@ -36,6 +37,7 @@ pub(crate) struct Site {
     pub(crate) probe: Probe,
     pub(crate) memory: Handling,
     pub(crate) residents: Residents,
+    pub(crate) standbys: Standbys,
     pub(crate) network: HostNetwork,
     pub(crate) observer: Observer,
     pub(crate) collector: Collector,

@@ -13,16 +13,16 @@ use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use wrenn_net::SlotPool;
 use wrenn_snapshot::{PAGE_BYTES, PageRange, SpaceWriter, WorkingSet};
 
 use crate::agent::connector::Connector;
 use crate::error::{Error, Result};
 use crate::network::slot::{Network, Plug};
-use crate::network::way_out::WayOut;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
-use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::paging::RestoreReport;
+use crate::vmm::machine::{Machine, Standby, Vmm};
+use crate::vmm::paging::{Paging, RestoreReport};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::{Saved, SavedMemory};
@@ -181,20 +181,41 @@ impl Vmm for FakeVmm {
         Ways { lazy: Ok(()), tracking: Trackers::Vmm, maps_files: false }
     }
 
-    async fn network(&self, _: WayOut) -> Result<Network> {
-        Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)), egress: None })
+    async fn network(&self, _: &SlotPool) -> Result<Network> {
+        Ok(Network { plug: Plug::Nothing, connector: Arc::new(Loopback(self.agent)), gate: None })
     }
 
     async fn boot(&self, _: &MachineShape, _: Parts, _: BootMedia) -> Result<Box<dyn Machine>> {
         Err(Error::failed("boot")("the fake restores only".into()))
     }
 
-    async fn restore(&self, _: &MachineShape, _: Parts, _: Restore) -> Result<Box<dyn Machine>> {
-        self.script.go_through(Op::Restore).await?;
-        let (exit, exited) = watch::channel(None);
-        self.script.lock().exits.push(exit.clone());
-        Ok(Box::new(FakeMachine { script: self.script.clone(), console: Console::default(), exit, exited }))
+    async fn stand_by(&self, _: &MachineShape, _: Parts, _: Paging) -> Result<Box<dyn Standby>> {
+        Ok(Box::new(FakeStandby(self.script.clone())))
     }
+
+    fn stands_by_for_any(&self, _: Paging) -> bool {
+        false
+    }
+}
+
+#[derive(Debug)]
+struct FakeStandby(Script);
+
+#[async_trait]
+impl Standby for FakeStandby {
+    async fn restore(self: Box<Self>, _: Restore) -> Result<Box<dyn Machine>> {
+        let Self(script) = *self;
+        script.go_through(Op::Restore).await?;
+        let (exit, exited) = watch::channel(None);
+        script.lock().exits.push(exit.clone());
+        Ok(Box::new(FakeMachine { script, console: Console::default(), exit, exited }))
+    }
+
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    fn stood_by(&mut self) {}
 }
 
 #[derive(Debug)]

@@ -90,8 +90,7 @@ pub(super) fn die_with_parent(pid: Pid) -> io::Result<()> {
     system_call(pid, libc::SYS_prctl, set).map(drop)
 }
 
-/// Replaces what a running process has mapped at `addr` by a private mapping of its descriptor `fd`, which is closed there
-/// then. Call it from the thread that started the process. Whoever kills the process ends it; after an error it is to be
+/// Replaces what a running process has mapped at `addr` by a private mapping of its descriptor `fd`. Call it from the thread that started the process. Whoever kills the process ends it; after an error it is to be
 /// killed.
 pub(super) fn map_private(pid: Pid, addr: u64, len: u64, fd: RawFd) -> io::Result<()> {
     ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
@@ -104,7 +103,6 @@ pub(super) fn map_private(pid: Pid, addr: u64, len: u64, fd: RawFd) -> io::Resul
     if mapped != start {
         return Err(io::Error::other("the memory was mapped elsewhere"));
     }
-    another_call(pid, libc::SYS_close, [fd.into(), 0, 0, 0, 0, 0])?;
     detach(pid)
 }
 

@@ -2,15 +2,15 @@
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use wrenn_net::SlotPool;
 use wrenn_snapshot::{SpaceWriter, WorkingSet};
 
 use crate::error::Result;
 use crate::network::slot::Network;
-use crate::network::way_out::WayOut;
 use crate::vmm::console::Console;
 use crate::vmm::exit::Exit;
 use crate::vmm::metadata::Metadata;
-use crate::vmm::paging::RestoreReport;
+use crate::vmm::paging::{Paging, RestoreReport};
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::phases::SavePhases;
 use crate::vmm::saved::{Begun, Saved};
@@ -29,16 +29,32 @@ pub(crate) trait Vmm: std::fmt::Debug + Send + Sync {
     fn ways(&self) -> Ways;
 
     /// Makes a network for one machine, which is a slot.
-    async fn network(&self, way_out: WayOut) -> Result<Network> {
-        Network::slot(way_out).await
+    async fn network(&self, slots: &SlotPool) -> Result<Network> {
+        Network::slot(slots).await
     }
 
     /// Starts a machine from its kernel. The machine runs at once.
     async fn boot(&self, shape: &MachineShape, parts: Parts, media: BootMedia) -> Result<Box<dyn Machine>>;
 
-    /// Starts a machine from a generation's memory and device state. The machine is stopped. The drive may be filled
-    /// while this runs, and has to be complete when [`Machine::resume`] is called.
-    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>>;
+    /// Starts a VMM for a machine that is restored once it is said from what.
+    async fn stand_by(&self, shape: &MachineShape, parts: Parts, paging: Paging) -> Result<Box<dyn Standby>>;
+
+    /// Whether a VMM can stand by before it is known what is restored with this paging.
+    fn stands_by_for_any(&self, paging: Paging) -> bool;
+}
+
+/// A VMM that has started, and has no generation yet. Dropping it kills it.
+#[async_trait]
+pub(crate) trait Standby: std::fmt::Debug + Send + Sync {
+    /// Makes a machine of a generation's memory and device state. The machine is stopped. The drive may be filled while
+    /// this runs, and has to be complete when [`Machine::resume`] is called.
+    async fn restore(self: Box<Self>, from: Restore) -> Result<Box<dyn Machine>>;
+
+    /// Whether the VMM has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Notes that it was started before anybody asked for it, so that nobody is told of having waited for that.
+    fn stood_by(&mut self);
 }
 
 /// One virtual machine. Dropping it kills it.

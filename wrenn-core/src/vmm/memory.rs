@@ -26,20 +26,6 @@ impl GuestMemory {
         Ok(memory)
     }
 
-    /// Makes `len_bytes` of memory that `fill` may write, as a file.
-    pub(crate) fn filled<E>(
-        len_bytes: usize,
-        fill: impl FnOnce(&File) -> Result<(), E>,
-    ) -> io::Result<Result<Self, E>> {
-        let file = File::from(reserve(len_bytes)?);
-        if let Err(error) = fill(&file) {
-            return Ok(Err(error));
-        }
-        let memory = Self { fd: file.into(), len_bytes };
-        memory.seal()?;
-        Ok(Ok(memory))
-    }
-
     /// Seals the length: a VMM that could change it would change the shape of the snapshot.
     fn seal(&self) -> io::Result<()> {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

@@ -3,7 +3,7 @@
 //! ```text
 //!  Vmm::boot ────────────────┐
 //!                            ▼         ┌── resume ──┐
-//!  Vmm::restore ─────▶ Machine (stopped, describe)  ▼
+//!  Vmm::stand_by ─▶ Standby ── restore ──▶ Machine (stopped, describe)  ▼
 //!                            ▲                   running
 //!                   save ────┘◀─ stop ── save_ahead ┘        kill, or the VMM's own end, from anywhere
 //! ```
@@ -32,6 +32,7 @@ pub(crate) mod rehearsal;
 pub(crate) mod residents;
 pub(crate) mod saved;
 pub(crate) mod shape;
+pub(crate) mod standbys;
 pub(crate) mod tracking;
 mod trial;
 pub(crate) mod tsc;

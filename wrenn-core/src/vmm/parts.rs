@@ -19,6 +19,8 @@ pub(crate) struct Parts {
     pub(crate) drive: File,
     pub(crate) plug: Plug,
     pub(crate) identity: Option<Identity>,
+    /// All of a generation's memory, for [`Paging::Mapped`] with Firecracker.
+    pub(crate) flat: Option<File>,
 }
 
 /// What a machine is restored from, and how.
@@ -29,8 +31,6 @@ pub(crate) struct Restore {
     pub(crate) tracking: Tracking,
     /// The pages that an earlier restore of the generation touched, to be read ahead.
     pub(crate) working_set: Option<WorkingSet>,
-    /// All of its memory, for [`Paging::Mapped`] with Firecracker.
-    pub(crate) flat: Option<File>,
     /// All of its memory, where QEMU's clones share it.
     pub(crate) shared: Option<Arc<SharedMemory>>,
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct RestorePhases {
     /// From the start of the VMM's process until it answered. The VMM's time, and the kernel's, which makes the process
-    /// and its namespaces.
+    /// and its namespaces. Zero where it [stood by](crate::HostBuilder::standbys).
     pub spawn: Duration,
     /// Providing the guest's memory. wrenn's time: it copies all memory for [`Paging::Eager`](crate::Paging::Eager),
     /// and prepares the page server for a lazy restore.

@@ -17,6 +17,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
@@ -34,7 +36,7 @@ pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
     pid: Pid,
     console: Console,
-    attend: Option<mpsc::Sender<Attendance>>,
+    attend: Option<Attend>,
     exited: watch::Receiver<Option<Exit>>,
     given_up: Arc<OnceLock<String>>,
 }
@@ -42,6 +44,19 @@ pub(crate) struct Process {
 /// The work of the VM's thread after the start: serving memory. Where it ends before all memory is in place, the VM is
 /// killed.
 pub(crate) type Attendance = Box<dyn FnOnce() -> Attended + Send>;
+
+/// Gives a VM's thread its work.
+struct Attend {
+    work: mpsc::Sender<Attendance>,
+    /// Tells the thread of it.
+    bell: Arc<OwnedFd>,
+}
+
+/// What a VM's thread gets its work by.
+struct Attending {
+    work: mpsc::Receiver<Attendance>,
+    bell: Arc<OwnedFd>,
+}
 
 /// How the serving of a VM's memory ended.
 pub(crate) struct Attended {
@@ -88,8 +103,7 @@ impl Process {
         let (output, receiver) = pipe::pipe()?;
         tokio::spawn(console.clone().drain(receiver));
         let output = output.into_blocking_fd()?;
-        let (attend, attendance) = mpsc::channel();
-        let attend = launch.is_served.then_some(attend);
+        let (attend, attending) = launch.is_served.then(attendance).transpose()?.unzip();
         let (spawned, ready) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
         let given_up = Arc::new(OnceLock::new());
@@ -97,7 +111,7 @@ impl Process {
         let (begun, why) = (starting.clone_for_thread(), Arc::clone(&given_up));
         std::thread::Builder::new()
             .name("wrenn-vm".to_owned())
-            .spawn(move || run(launch, output, begun, spawned, &attendance, &exit, &why))?;
+            .spawn(move || run(launch, output, begun, spawned, attending, &exit, &why))?;
         let late = |_| {
             let text = format!("{} did not start within {within:?}, and was killed", program.display());
             io::Error::new(io::ErrorKind::TimedOut, text)
@@ -109,9 +123,10 @@ impl Process {
 
     /// Gives the VM's thread its work. Without work the thread only waits for the VMM's end.
     pub(crate) fn attend(&mut self, work: Attendance) {
-        if let Some(attend) = self.attend.take() {
-            // A failed send means that the VM has ended, which `exited` tells.
+        if let Some(Attend { work: attend, bell }) = self.attend.take() {
+            // Either fails only for a VM that has ended, which `exited` tells.
             let _ = attend.send(work);
+            let _ = rustix::io::write(&bell, &[1; 8]);
         }
     }
 
@@ -206,7 +221,7 @@ fn run(
     output: OwnedFd,
     begun: Arc<OnceLock<OwnedFd>>,
     spawned: oneshot::Sender<io::Result<Spawned>>,
-    attendance: &mpsc::Receiver<Attendance>,
+    attending: Option<Attending>,
     exit: &watch::Sender<Option<Exit>>,
     given_up: &OnceLock<String>,
 ) {
@@ -216,20 +231,21 @@ fn run(
     let entered = launch.enter.take().map_or(Ok(()), |enter| enter());
     let started = entered.and_then(|()| start(launch, output, &begun));
     drop(begun);
-    let mut child = match started {
-        Ok((child, ready)) => {
+    let watched = started.and_then(|(child, ready)| Ok((ready.pidfd.try_clone()?, child, ready)));
+    let (pidfd, mut child) = match watched {
+        Ok((pidfd, child, ready)) => {
             if spawned.send(Ok(ready)).is_err() {
                 drop(Reaped::new(child));
                 return;
             }
-            child
+            (pidfd, child)
         }
         Err(error) => {
             let _ = spawned.send(Err(error));
             return;
         }
     };
-    let end = await_work(&mut child, attendance).map(|work| work());
+    let end = attending.and_then(|attending| attending.wait(pidfd)).map(|work| work());
     if end.as_ref().is_some_and(|end| !matches!(end.reason, EndReason::AllResident)) {
         // A guest whose memory is not served waits for ever, or reads zeros. So the VMM is killed before the
         // userfaultfd, which `end` holds, is closed.
@@ -246,14 +262,27 @@ fn run(
     }));
 }
 
-/// Waits for work, or for the end of a VMM that gets none. `None` where there will be no work.
-fn await_work(child: &mut std::process::Child, attendance: &mpsc::Receiver<Attendance>) -> Option<Attendance> {
-    loop {
-        match attendance.recv_timeout(START_POLL) {
-            Ok(work) => return Some(work),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-            Err(mpsc::RecvTimeoutError::Timeout) if matches!(child.try_wait(), Ok(None)) => {}
-            Err(mpsc::RecvTimeoutError::Timeout) => return None,
+fn attendance() -> io::Result<(Attend, Attending)> {
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let (give, work) = mpsc::channel();
+    Ok((Attend { work: give, bell: Arc::clone(&bell) }, Attending { work, bell }))
+}
+
+impl Attending {
+    /// Waits for work, or for the end of a VMM that gets none. `None` where there will be no work.
+    fn wait(self, pidfd: OwnedFd) -> Option<Attendance> {
+        loop {
+            let mut fds = [PollFd::new(&self.bell, PollFlags::IN), PollFd::new(&pidfd, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                // Who rings has sent the work before, and whoever gives up without is killing the VMM.
+                Ok(_) if !fds[0].revents().is_empty() => return self.work.try_recv().ok(),
+                Ok(_) if !fds[1].revents().is_empty() => return None,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a VMM cannot be waited for");
+                    return None;
+                }
+            }
         }
     }
 }
@@ -277,7 +306,5 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(30);
 const END_IS_SEEN: Duration = Duration::from_secs(2);
 /// What an error shows of a console.
 const CONSOLE_LINES: usize = 8;
-/// A restore hands over the work some 40 ms after the start; until then the VMM's end is looked for this often.
-const START_POLL: Duration = Duration::from_millis(10);
 #[cfg(test)]
 mod tests;

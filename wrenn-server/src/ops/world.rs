@@ -24,6 +24,7 @@ pub(super) struct World {
     vcpus_max: Number,
     memory_mib: Number,
     memory_mib_max: Number,
+    standbys: Number,
     templates: Number,
     generations: Number,
     stored_bytes: Number,
@@ -43,6 +44,7 @@ impl World {
             vcpus_max: Number::default(),
             memory_mib: Number::default(),
             memory_mib_max: Number::default(),
+            standbys: Number::default(),
             templates: Number::default(),
             generations: Number::default(),
             stored_bytes: Number::default(),
@@ -60,6 +62,7 @@ impl World {
             ("wrenn_capacity_vcpus", "Virtual processors that may run together", &self.vcpus_max),
             ("wrenn_admitted_memory_mib", "Memory of what runs, in MiB", &self.memory_mib),
             ("wrenn_capacity_memory_mib", "Memory that may run together, in MiB", &self.memory_mib_max),
+            ("wrenn_standbys", "VMMs that stand by", &self.standbys),
             ("wrenn_templates", "Images, and snapshots with a name", &self.templates),
             ("wrenn_generations", "Generations in the store", &self.generations),
             ("wrenn_stored_bytes", "What the generations take on disk", &self.stored_bytes),
@@ -89,6 +92,7 @@ impl World {
         match self.sandboxes.host_metrics().await {
             Ok(host) => {
                 of_state("paused").set(host.paused);
+                self.standbys.set(host.standbys);
                 self.templates.set(host.templates);
                 self.generations.set(host.generations);
                 self.stored_bytes.set(host.stored_bytes);

@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use wrenn_snapshot::Space;
@@ -43,8 +43,9 @@ use crate::vmm::firecracker::jail::{Jail, Limits};
 use crate::vmm::firecracker::machine::{ANSWER_TIMEOUT, FirecrackerMachine};
 use crate::vmm::firecracker::room::{BASE, Content, Devices, Room};
 use crate::vmm::firecracker::version::{RELEASES, Version};
+use crate::vmm::identity::Identity;
 use crate::vmm::launch::{Launch, Tracing};
-use crate::vmm::machine::{Machine, Vmm};
+use crate::vmm::machine::{Machine, Standby, Vmm};
 use crate::vmm::origin::Origin;
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
@@ -192,14 +193,23 @@ impl Firecracker {
         machine.connect(began).await?;
         Ok(machine)
     }
+}
 
-    async fn restore_served(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
-        let owner = parts.identity.clone().ok_or_else(need_root)?;
-        let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: true };
-        let mut machine = self.start(shape, parts, starting).await?;
+/// A Firecracker that waits for a snapshot.
+#[derive(Debug)]
+struct FirecrackerStandby {
+    machine: FirecrackerMachine,
+    owner: Identity,
+}
+
+impl FirecrackerStandby {
+    async fn restore_served(mut self, from: Restore) -> Result<FirecrackerMachine> {
+        let machine = &mut self.machine;
         let began = Instant::now();
-        let listener =
-            machine.door.listen(MEMORY_SOCKET, owner.uid, owner.gid).map_err(|e| Error::failed(LOAD)(e.into()))?;
+        let listener = machine
+            .door
+            .listen(MEMORY_SOCKET, self.owner.uid, self.owner.gid)
+            .map_err(|e| Error::failed(LOAD)(e.into()))?;
         let watch = machine.process.pidfd().try_clone_to_owned().map_err(|e| Error::failed(LOAD)(e.into()))?;
         let (work, leave, told) = memory::attendance(listener, watch, from)?;
         machine.process.attend(work);
@@ -208,37 +218,27 @@ impl Firecracker {
         // Loading touches memory before it is answered.
         machine.load(Backend::Uffd).await?;
         machine.is_served(LOAD, told).await?;
-        Ok(machine)
+        Ok(self.machine)
     }
 
-    async fn restore_mapped(
-        &self,
-        shape: &MachineShape,
-        parts: Parts,
-        mut from: Restore,
-    ) -> Result<FirecrackerMachine> {
-        let flat = from.flat.take().ok_or_else(|| Error::failed(LOAD)("the file of its memory is not there".into()))?;
-        let contents = vec![state_of(&from).await?];
-        let starting = Starting { contents, mounts: vec![(FLAT_MEMORY, flat)], is_served: false };
-        let mut machine = self.start(shape, parts, starting).await?;
-        machine.load(Backend::File(FLAT_MEMORY)).await?;
-        machine.origin = Origin::Mapped;
-        Ok(machine)
+    async fn restore_mapped(mut self) -> Result<FirecrackerMachine> {
+        self.machine.load(Backend::File(FLAT_MEMORY)).await?;
+        self.machine.origin = Origin::Mapped;
+        Ok(self.machine)
     }
 
-    async fn restore_copied(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<FirecrackerMachine> {
-        let starting = Starting { contents: vec![state_of(&from).await?], mounts: Vec::new(), is_served: false };
-        let mut machine = self.start(shape, parts, starting).await?;
+    async fn restore_copied(self, from: Restore) -> Result<FirecrackerMachine> {
+        let mut machine = self.machine;
         let began = Instant::now();
         let door = Arc::clone(&machine.door);
         let copy = move || {
             door.make(MEMORY, |file| {
                 let reader = from.generation.reader(Space::Memory)?;
                 reader.copy_into(file, Path::new("the guest's memory"))?;
-                Ok::<_, CopyError>(())
+                Ok::<_, RoomError>(())
             })
         };
-        blocking(COPY, copy).await?.map_err(Error::from)?;
+        blocking(COPY, copy).await?.map_err(|error| error.during(COPY))?;
         machine.restored.populate = began.elapsed();
         machine.load(Backend::File(MEMORY)).await?;
         // Firecracker has mapped the file. A diff must not find its name, or it would add to this file.
@@ -248,30 +248,57 @@ impl Firecracker {
     }
 }
 
-/// Why memory was not copied into a room.
-enum CopyError {
+#[async_trait]
+impl Standby for FirecrackerStandby {
+    async fn restore(self: Box<Self>, from: Restore) -> Result<Box<dyn Machine>> {
+        let (door, generation) = (Arc::clone(&self.machine.door), from.generation.clone());
+        let state = move || {
+            door.make(STATE, |mut file| {
+                let state = generation.blob(STATE_BLOB)?;
+                Ok::<_, RoomError>(io::Write::write_all(&mut file, &state)?)
+            })
+        };
+        blocking(LOAD, state).await?.map_err(|error| error.during(LOAD))?;
+        Ok(Box::new(match from.paging {
+            Paging::Lazy | Paging::Populate | Paging::OnDemand => self.restore_served(from).await?,
+            Paging::Eager => self.restore_copied(from).await?,
+            Paging::Mapped => self.restore_mapped().await?,
+        }))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.machine.exited().borrow().is_some()
+    }
+
+    fn stood_by(&mut self) {
+        self.machine.restored.spawn = Duration::ZERO;
+    }
+}
+
+/// Why a generation's content is not in a room.
+enum RoomError {
     Room(io::Error),
     Generation(wrenn_snapshot::Error),
 }
 
-impl From<io::Error> for CopyError {
+impl RoomError {
+    fn during(self, what: &'static str) -> Error {
+        match self {
+            Self::Room(error) => Error::failed(what)(error.into()),
+            Self::Generation(error) => error.into(),
+        }
+    }
+}
+
+impl From<io::Error> for RoomError {
     fn from(error: io::Error) -> Self {
         Self::Room(error)
     }
 }
 
-impl From<wrenn_snapshot::Error> for CopyError {
+impl From<wrenn_snapshot::Error> for RoomError {
     fn from(error: wrenn_snapshot::Error) -> Self {
         Self::Generation(error)
-    }
-}
-
-impl From<CopyError> for Error {
-    fn from(error: CopyError) -> Self {
-        match error {
-            CopyError::Room(error) => Self::failed(COPY)(error.into()),
-            CopyError::Generation(error) => error.into(),
-        }
     }
 }
 
@@ -280,12 +307,6 @@ struct Starting {
     contents: Vec<Content>,
     mounts: Vec<(&'static str, File)>,
     is_served: bool,
-}
-
-async fn state_of(from: &Restore) -> Result<Content> {
-    let generation = from.generation.clone();
-    let state = blocking(LOAD, move || generation.blob(STATE_BLOB)).await??;
-    Ok(Content::File(STATE, state))
 }
 
 #[async_trait]
@@ -314,12 +335,21 @@ impl Vmm for Firecracker {
         Ok(Box::new(machine))
     }
 
-    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
-        Ok(Box::new(match from.paging {
-            Paging::Lazy | Paging::Populate | Paging::OnDemand => self.restore_served(shape, parts, from).await?,
-            Paging::Eager => self.restore_copied(shape, parts, from).await?,
-            Paging::Mapped => self.restore_mapped(shape, parts, from).await?,
-        }))
+    async fn stand_by(&self, shape: &MachineShape, mut parts: Parts, paging: Paging) -> Result<Box<dyn Standby>> {
+        let owner = parts.identity.clone().ok_or_else(need_root)?;
+        let mounts = match (paging, parts.flat.take()) {
+            (Paging::Mapped, Some(flat)) => vec![(FLAT_MEMORY, flat)],
+            (Paging::Mapped, None) => return Err(Error::failed(LOAD)("the file of its memory is not there".into())),
+            _ => Vec::new(),
+        };
+        let is_served = matches!(paging, Paging::Lazy | Paging::Populate | Paging::OnDemand);
+        let machine = self.start(shape, parts, Starting { contents: Vec::new(), mounts, is_served }).await?;
+        Ok(Box::new(FirecrackerStandby { machine, owner }))
+    }
+
+    fn stands_by_for_any(&self, paging: Paging) -> bool {
+        // A room's files are mounted before Firecracker runs.
+        paging != Paging::Mapped
     }
 }
 

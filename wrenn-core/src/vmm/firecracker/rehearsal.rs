@@ -25,8 +25,8 @@ impl Firecracker {
             Ok::<_, Error>((base, drive, Identity::reserve()?))
         };
         let (base, drive, identity) = blocking("rehearse the start of Firecracker", open).await??;
-        let network = Network::slot(HostNetwork::default().closed()).await?;
-        let parts = Parts { base, drive, plug: network.plug, identity };
+        let network = Network::slot(&HostNetwork::default().slots).await?;
+        let parts = Parts { base, drive, plug: network.plug, identity, flat: None };
         let shape = MachineShape { vcpus: 1, memory_mib: 128, acceleration: Acceleration::Kvm, tsc_khz: None };
         let starting = Starting { contents: Vec::new(), mounts: Vec::new(), is_served: false };
         let mut machine = self.start(&shape, parts, starting).await?;

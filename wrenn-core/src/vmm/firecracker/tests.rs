@@ -14,10 +14,10 @@ struct Started {
 async fn started(test: &str, confinement: Confinement) -> Option<Started> {
     let (firecracker, dir) = opened(test, confinement).await?;
     let network =
-        crate::network::slot::Network::slot(crate::network::way_out::HostNetwork::default().closed()).await.unwrap();
+        crate::network::slot::Network::slot(&crate::network::way_out::HostNetwork::default().slots).await.unwrap();
     let (base, drive) = (File::open("/etc/passwd").unwrap(), crate::unnamed::unnamed_file(dir.path()).unwrap());
     let identity = crate::vmm::identity::Identity::reserve().unwrap();
-    let parts = Parts { base, drive, plug: network.plug, identity };
+    let parts = Parts { base, drive, plug: network.plug, identity, flat: None };
     let shape =
         MachineShape { vcpus: 1, memory_mib: 128, acceleration: crate::vmm::shape::Acceleration::Kvm, tsc_khz: None };
     let starting = Starting { contents: Vec::new(), mounts: Vec::new(), is_served: false };

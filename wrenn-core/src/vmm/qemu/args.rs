@@ -12,8 +12,6 @@ pub(super) const TAP_FD: RawFd = 43;
 pub(super) const QMP_FD: RawFd = 44;
 pub(super) const KERNEL_FD: RawFd = 45;
 pub(super) const INITRAMFS_FD: RawFd = 46;
-/// The memory that clones share. No argument names it.
-pub(super) const CLONED_FD: RawFd = 47;
 
 /// Whether the machine is to boot, or to wait for the state of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

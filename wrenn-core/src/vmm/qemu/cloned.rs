@@ -5,7 +5,7 @@
 //! has to be served afterwards.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,7 +20,6 @@ use crate::vmm::inject;
 use crate::vmm::launch::Userfaultfds;
 use crate::vmm::memory::GuestMemory;
 use crate::vmm::process::{Attended, Process};
-use crate::vmm::qemu::args::CLONED_FD;
 use crate::vmm::qemu::lazy::{Found, mapping_of};
 
 /// How a clone's memory is read, and how the pages are found that it wrote.
@@ -30,11 +29,16 @@ pub(super) struct ClonedMemory {
 }
 
 impl ClonedMemory {
-    /// Has a VMM that runs no guest yet map the shared memory, which it has inherited, where it has `memory` so far.
-    pub(super) async fn map(process: &mut Process, uffds: Userfaultfds, memory: &Arc<GuestMemory>) -> Result<Self> {
+    /// Has a VMM that runs no guest yet map the shared memory, its descriptor `shared`, where it has `memory` so far.
+    pub(super) async fn map(
+        process: &mut Process,
+        uffds: Userfaultfds,
+        memory: &Arc<GuestMemory>,
+        shared: RawFd,
+    ) -> Result<Self> {
         let (tell, told) = oneshot::channel();
         let (pid, replaced) = (process.pid(), Arc::clone(memory));
-        process.attend(Box::new(move || match map(pid, uffds, &replaced) {
+        process.attend(Box::new(move || match map(pid, uffds, &replaced, shared) {
             Ok((cloned, uffd)) => {
                 // Nobody listens where the restore was given up, and then the VMM is killed.
                 let _ = tell.send(Ok(cloned));
@@ -57,10 +61,10 @@ impl ClonedMemory {
 }
 
 /// Runs on the VM's thread.
-fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory) -> Result<(ClonedMemory, Uffd)> {
+fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: RawFd) -> Result<(ClonedMemory, Uffd)> {
     let failed = |error: std::io::Error| Error::failed(WHAT)(error.into());
     let region = mapping_of(pid, memory).map_err(failed)?;
-    inject::map_private(pid, region.host_addr, region.len_bytes, CLONED_FD).map_err(failed)?;
+    inject::map_private(pid, region.host_addr, region.len_bytes, shared).map_err(failed)?;
     // What the VMM wrote while it started.
     memory.clear().map_err(failed)?;
     arm_private(uffds.served.as_fd(), &region)?;

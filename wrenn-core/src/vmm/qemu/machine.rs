@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use wrenn_snapshot::{Generation, MemoryFile, SpaceWriter, WorkingSet};
+use wrenn_snapshot::{Generation, MemoryFile, Space, SpaceWriter, WorkingSet};
 
 use crate::error::{Error, Result};
 use crate::patience::patient;
@@ -21,7 +22,7 @@ use crate::vmm::console::{Console, escape_controls};
 use crate::vmm::exit::Exit;
 use crate::vmm::launch::Userfaultfds;
 use crate::vmm::machine::Machine;
-use crate::vmm::memory::GuestMemory;
+use crate::vmm::memory::{GuestMemory, SharedMemory};
 use crate::vmm::origin::Origin;
 use crate::vmm::paging::RestoreReport;
 use crate::vmm::parts::Restore;
@@ -77,6 +78,11 @@ impl QemuMachine {
         Ok(())
     }
 
+    /// Notes that QEMU was started before anybody asked for it.
+    pub(super) fn stood_by(&mut self) {
+        self.restored.spawn = Duration::ZERO;
+    }
+
     /// Has QEMU note what the guest writes to its drive. `is_parents` says that a generation has what is on it now.
     pub(super) async fn watch_drive(&mut self, is_parents: bool) -> Result<()> {
         const WHAT: &str = "watch the drive";
@@ -97,10 +103,21 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Has the machine map the generation's memory that it has inherited, as its other clones do.
-    pub(super) async fn map(&mut self, uffds: Userfaultfds) -> Result<()> {
+    /// Has the machine map a generation's memory, as its other clones do.
+    ///
+    /// # Errors
+    /// The memory is not of the machine's size.
+    pub(super) async fn map(&mut self, uffds: Userfaultfds, shared: &SharedMemory) -> Result<()> {
+        const WHAT: &str = "map the memory of all clones";
         let began = Instant::now();
-        let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &self.memory).await?;
+        if shared.len_bytes() != self.memory.len_bytes() as u64 {
+            return Err(Error::failed(WHAT)("it is not of the machine's size".into()));
+        }
+        let added = monitor(&mut self.qmp, WHAT)?.add_fd(shared.fd()).await;
+        let theirs = self.told(WHAT, added).await?;
+        let ClonedMemory { found, memory } =
+            ClonedMemory::map(&mut self.process, uffds, &self.memory, theirs.number).await?;
+        self.execute(WHAT, "remove-fd", json!({ "fdset-id": theirs.set, "fd": theirs.number })).await?;
         self.origin = Origin::Mapped;
         self.cloned = Some(memory);
         self.found = Some(found);
@@ -109,10 +126,21 @@ impl QemuMachine {
         Ok(())
     }
 
-    /// Notes that the machine's memory is a copy of a generation's.
-    pub(super) fn is_populated(&mut self, took: Duration) {
+    /// Copies all of a generation's memory into the machine's.
+    pub(super) async fn populate(&mut self, from: &Generation) -> Result<()> {
+        const WHAT: &str = "copy the guest's memory";
+        let began = Instant::now();
+        let (from, memory) = (from.clone(), Arc::clone(&self.memory));
+        let copy = move || {
+            // What the VMM wrote while it started is not the guest's.
+            memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
+            let file = file_of(&memory)?;
+            Ok::<_, Error>(from.reader(Space::Memory)?.copy_over_zeros(&file, Path::new("the guest's memory"))?)
+        };
+        blocking(WHAT, copy).await??;
         self.origin = Origin::Copied;
-        self.restored.populate = took;
+        self.restored.populate = began.elapsed();
+        Ok(())
     }
 
     /// Loads a generation's device state. The state refers to rings in guest memory, so the memory is provided before.

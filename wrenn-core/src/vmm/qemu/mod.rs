@@ -16,12 +16,10 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use tokio::net::UnixStream;
-use wrenn_snapshot::{Generation, Space};
 
 use crate::error::{Error, Result};
 use crate::network::slot::Plug;
@@ -29,8 +27,8 @@ use crate::runtime::blocking;
 use crate::vmm::devices;
 use crate::vmm::identity::Identity;
 use crate::vmm::launch::{Enter, Launch, Tracing, Userfaultfds};
-use crate::vmm::machine::{Machine, Vmm};
-use crate::vmm::memory::{GuestMemory, SharedMemory};
+use crate::vmm::machine::{Machine, Standby, Vmm};
+use crate::vmm::memory::GuestMemory;
 use crate::vmm::paging::Paging;
 use crate::vmm::parts::{BootMedia, Parts, Restore};
 use crate::vmm::process::Process;
@@ -99,13 +97,7 @@ impl Qemu {
                 inherited.push((media.initramfs.into(), args::INITRAMFS_FD));
                 (Start::Boot, false)
             }
-            Launching::Restore { paging, shared } => {
-                if let Some(shared) = shared {
-                    let fd = shared.fd().try_clone_to_owned().map_err(at_start)?;
-                    inherited.push((fd, args::CLONED_FD));
-                }
-                (Start::Incoming, paging != Paging::Eager)
-            }
+            Launching::StandBy(paging) => (Start::Incoming, paging != Paging::Eager),
         };
         let launch = Launch {
             enter: devices_for(shape.acceleration, parts.identity.clone()),
@@ -131,7 +123,15 @@ impl Qemu {
 
 enum Launching {
     Boot(BootMedia),
-    Restore { paging: Paging, shared: Option<Arc<SharedMemory>> },
+    StandBy(Paging),
+}
+
+/// A QEMU that waits for the state of another machine.
+#[derive(Debug)]
+struct QemuStandby {
+    machine: QemuMachine,
+    /// Where its memory can be served.
+    uffds: Option<Userfaultfds>,
 }
 
 /// Where QEMU runs as another user, the VM's thread moves to mounts with a `/dev/kvm` that this user may open.
@@ -166,30 +166,27 @@ impl Vmm for Qemu {
         Ok(Box::new(machine))
     }
 
-    async fn restore(&self, shape: &MachineShape, parts: Parts, from: Restore) -> Result<Box<dyn Machine>> {
-        let (paging, generation) = (from.paging, from.generation.clone());
+    async fn stand_by(&self, shape: &MachineShape, parts: Parts, paging: Paging) -> Result<Box<dyn Standby>> {
+        let (machine, uffds) = self.start(shape, parts, reserve(shape)?, Launching::StandBy(paging)).await?;
+        Ok(Box::new(QemuStandby { machine, uffds }))
+    }
+
+    fn stands_by_for_any(&self, _: Paging) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Standby for QemuStandby {
+    async fn restore(self: Box<Self>, from: Restore) -> Result<Box<dyn Machine>> {
+        let Self { mut machine, uffds } = *self;
+        let generation = from.generation.clone();
         // Who asks for everything to be compared means the drive, too. Where memory is copied, that says nothing of it.
-        let tells_drive = from.tracking != Tracking::Compare || paging == Paging::Eager;
-        let began = Instant::now();
-        let memory = match paging {
-            Paging::Lazy | Paging::Populate | Paging::OnDemand => reserve(shape)?,
-            Paging::Eager => populate(shape, from.generation.clone()).await?,
-            // What QEMU has until it maps what is shared.
-            Paging::Mapped => reserve(shape)?,
-        };
-        let shared = from.shared.clone();
-        if shared.as_ref().is_some_and(|shared| shared.len_bytes() != memory.len_bytes() as u64) {
-            return Err(Error::failed("restore the guest")(
-                "the snapshot's memory is not of the machine's size".into(),
-            ));
-        }
-        let populated_in = began.elapsed();
-        let start = Launching::Restore { paging, shared: shared.clone() };
-        let (mut machine, uffds) = self.start(shape, parts, memory, start).await?;
-        match (uffds, shared) {
-            (Some(uffds), Some(_)) => machine.map(uffds).await?,
+        let tells_drive = from.tracking != Tracking::Compare || from.paging == Paging::Eager;
+        match (uffds, from.shared.clone()) {
+            (Some(uffds), Some(shared)) => machine.map(uffds, &shared).await?,
             (Some(uffds), None) => machine.serve(uffds, from).await?,
-            (None, _) => machine.is_populated(populated_in),
+            (None, _) => machine.populate(&generation).await?,
         }
         machine.load_devices(&generation).await?;
         if tells_drive {
@@ -197,21 +194,18 @@ impl Vmm for Qemu {
         }
         Ok(Box::new(machine))
     }
+
+    fn has_ended(&self) -> bool {
+        self.machine.exited().borrow().is_some()
+    }
+
+    fn stood_by(&mut self) {
+        self.machine.stood_by();
+    }
 }
 
 /// Arguments of a QEMU that does nothing until it is killed, for [a rehearsal](crate::vmm::rehearsal).
 pub(crate) const IDLE: &[&str] = &["-nodefaults", "-no-user-config", "-display", "none", "-machine", "none", "-S"];
-
-/// Copies all of a generation's memory.
-async fn populate(shape: &MachineShape, from: Generation) -> Result<GuestMemory> {
-    let len_bytes = memory_bytes(shape);
-    blocking("copy the guest's memory", move || {
-        let reader = from.reader(Space::Memory)?;
-        let filled = GuestMemory::filled(len_bytes, |file| reader.copy_into(file, Path::new("the guest's memory")));
-        Ok(filled.map_err(|e| Error::failed("reserve the guest's memory")(e.into()))??)
-    })
-    .await?
-}
 
 fn at_start(source: io::Error) -> Error {
     match source.kind() {

@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use serde_json::Value;
-use wrenn_snapshot::PAGE_BYTES;
+use wrenn_snapshot::{Generation, PAGE_BYTES, Space};
 
 use super::*;
 use crate::network::slot::Network;
 use crate::network::way_out::HostNetwork;
 use crate::vmm::identity::Identity;
+use crate::vmm::memory::SharedMemory;
 use crate::vmm::phases::RestorePhases;
 use crate::vmm::qemu::binary::PROGRAM;
 use crate::vmm::shape::Acceleration;
@@ -29,10 +31,6 @@ struct Waiting {
 /// A QEMU that is told to restore, and from what is not said yet. `None`, and the reason printed, where there cannot be
 /// one.
 async fn waiting(test: &str, paging: Paging) -> Option<Waiting> {
-    waiting_with(test, paging, None).await
-}
-
-async fn waiting_with(test: &str, paging: Paging, shared: Option<Arc<SharedMemory>>) -> Option<Waiting> {
     if !nix::unistd::Uid::effective().is_root() {
         println!("skipped: {test}: network namespaces need root");
         return None;
@@ -42,7 +40,7 @@ async fn waiting_with(test: &str, paging: Paging, shared: Option<Arc<SharedMemor
         return None;
     };
     let shape = MachineShape { vcpus: 1, memory_mib: 128, acceleration: Acceleration::Tcg, tsc_khz: None };
-    let network = Network::slot(HostNetwork::default().closed()).await.unwrap();
+    let network = Network::slot(&HostNetwork::default().slots).await.unwrap();
     let Plug::Tap { namespaces, .. } = &network.plug else { panic!("a slot has a tap") };
     let namespace = File::from(namespaces.net.try_clone().unwrap()).metadata().unwrap().ino();
     // QEMU takes a descriptor for what it was opened for.
@@ -51,9 +49,9 @@ async fn waiting_with(test: &str, paging: Paging, shared: Option<Arc<SharedMemor
     let (base, drive) = (File::open(base.path()).unwrap(), tempfile::tempfile().unwrap());
     drive.set_len(1 << 20).unwrap();
     let identity = Identity::reserve().unwrap();
-    let parts = Parts { base, drive, plug: network.plug, identity };
+    let parts = Parts { base, drive, plug: network.plug, identity, flat: None };
     let memory = reserve(&shape).unwrap();
-    let (machine, uffds) = qemu.start(&shape, parts, memory, Launching::Restore { paging, shared }).await.unwrap();
+    let (machine, uffds) = qemu.start(&shape, parts, memory, Launching::StandBy(paging)).await.unwrap();
     Some(Waiting { machine, namespace, uffds, _network: network.connector })
 }
 
@@ -127,7 +125,6 @@ async fn memory_that_comes_lazily_is_the_snapshots_and_what_is_written_to_it_is_
             paging: Paging::OnDemand,
             tracking,
             working_set: None,
-            flat: None,
             shared: None,
         };
         machine.serve(uffds.unwrap(), from).await.unwrap();
@@ -207,9 +204,9 @@ async fn clones_map_one_memory_and_what_each_writes_is_its_own_and_is_found() {
     let shared = Arc::new(shared);
     let mut clones = Vec::new();
     for _ in 0..2 {
-        let waiting = waiting_with(TEST, Paging::Mapped, Some(Arc::clone(&shared))).await;
+        let waiting = waiting(TEST, Paging::Mapped).await;
         let Some(Waiting { mut machine, uffds, _network, .. }) = waiting else { return };
-        machine.map(uffds.unwrap()).await.unwrap();
+        machine.map(uffds.unwrap(), &shared).await.unwrap();
         let report = machine.restore_report().unwrap();
         assert_eq!((report.paging, report.tracking), (Paging::Mapped, Tracking::Async));
         let kept = std::fs::read_dir(format!("/proc/{}/fd", machine.pid())).unwrap().flatten();
