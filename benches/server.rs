@@ -273,6 +273,7 @@ async fn serve(data_dir: &Path) -> anyhow::Result<()> {
         ..Options::new(data_dir)
     };
     let server = Server::open(&options).await?;
+    tokio::spawn(memory::keep_giving_back());
     say(server.address());
     server.serve(std::future::pending()).await
 }

@@ -279,6 +279,7 @@ async fn serve(options: Options, drained: Duration) -> anyhow::Result<()> {
     if options.needs_key {
         println!("wrenn-server: make a key with `wrenn-server keys create NAME`, and send it as X-API-Key");
     }
+    let memory = tokio::spawn(memory::keep_giving_back());
     let readiness = server.readiness();
     let stop = async move {
         let mut signalled = async || {
@@ -296,6 +297,7 @@ async fn serve(options: Options, drained: Duration) -> anyhow::Result<()> {
         println!("wrenn-server: pausing what runs");
     };
     server.serve(stop).await?;
+    memory.abort();
     println!("wrenn-server: all is paused; the next start wakes it");
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 mod sys;
 
+use std::time::Duration;
+
 /// Has glibc's allocator give memory back to the machine as soon as it is free, and in each of its arenas.
 ///
 /// On its own it learns from the first large buffer that is freed to keep buffers of that size, and twice as much in the
@@ -11,6 +13,32 @@ pub fn give_back_what_is_free() {
     sys::fix_thresholds(KEPT_BYTES_MAX);
 }
 
+/// Gives back, each so often and for the first time at once, what is free between buffers that are in use: such as what the
+/// start has needed, and a burst of requests. The allocator on its own gives back what is free at the end of an arena alone. It
+/// never ends.
+///
+/// # Cancel-Safety
+/// What was given back is.
+///
+/// # Examples
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let tending = tokio::spawn(wrenn_server::memory::keep_giving_back());
+/// # tending.abort();
+/// # });
+/// ```
+pub async fn keep_giving_back() {
+    let mut each = tokio::time::interval(GIVEN_BACK_EACH);
+    loop {
+        each.tick().await;
+        // It holds each arena's lock while it looks for free pages there, which with many takes milliseconds.
+        if let Err(error) = tokio::task::spawn_blocking(sys::trim).await {
+            tracing::warn!(%error, "free memory was not given back");
+        }
+    }
+}
+
+const GIVEN_BACK_EACH: Duration = Duration::from_secs(30);
 /// What glibc begins with.
 const KEPT_BYTES_MAX: std::ffi::c_int = 128 << 10;
 
@@ -22,6 +50,22 @@ mod tests {
         let statm = std::fs::read_to_string("/proc/self/statm").expect("it is there");
         let pages: usize = statm.split(' ').nth(1).expect("a number").parse().expect("a number");
         pages * 4096
+    }
+
+    #[test]
+    fn what_is_free_between_buffers_is_given_back() {
+        const BUFFER_BYTES: usize = 64 << 10;
+        let mut buffers: Vec<_> = (0..512).map(|fill: usize| vec![fill.to_le_bytes()[0] | 1; BUFFER_BYTES]).collect();
+        let mut is_kept = false;
+        let full = resident_bytes();
+        // Every second one stays, so that none of the others is at the end of anything.
+        buffers.retain(|_| {
+            is_kept = !is_kept;
+            is_kept
+        });
+        sys::trim();
+        let after = resident_bytes();
+        assert!(after + 64 * BUFFER_BYTES < full, "{} KiB less", full.saturating_sub(after) >> 10);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The one call to the allocator.
-#![expect(unsafe_code, reason = "no crate has mallopt")]
+//! The calls to the allocator.
+#![expect(unsafe_code, reason = "no crate has mallopt and malloc_trim")]
 
 use std::ffi::c_int;
 
@@ -13,4 +13,13 @@ pub(super) fn fix_thresholds(bytes: c_int) {
     }
     #[cfg(not(target_env = "gnu"))]
     let _ = bytes;
+}
+
+/// Has glibc give back every page that is free, in all arenas. Other C libraries have nothing of the kind.
+pub(super) fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and the allocator's own locks.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }
