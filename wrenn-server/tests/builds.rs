@@ -204,6 +204,13 @@ fn a_build_is_its_keys_and_one_that_makes_no_sense_is_refused() {
         let (status, answer) = client.post("/v3/templates", &json!({"name": name, "tags": tags}));
         assert_eq!(status, right, "{name}: {answer}");
     }
+    // It would wait for its turn otherwise, and fail then.
+    for size in [json!({"cpuCount": 33}), json!({"cpuCount": 0}), json!({"memoryMB": 64}), json!({"memoryMB": 65537})] {
+        let mut wanted = size.clone();
+        wanted["name"] = "app".into();
+        let (status, answer) = client.post("/v3/templates", &wanted);
+        assert!(status == 400 && answer["message"].as_str().unwrap().contains(" to "), "{size}: {answer}");
+    }
     let build = requested(&client, "app:v1");
     for (recipe, why) in [
         (json!({"steps": [{"type": "VOLUME", "args": ["/x"]}]}), "step 1 (VOLUME)"),

@@ -81,7 +81,7 @@ fn what_happens_is_told_to_its_key_as_it_happens_and_after_a_gap() {
     assert_eq!(list("?order=asc&offset=1&limit=1"), ["paused"]);
     assert_eq!(list(&format!("?sandbox_id={id}")).len(), 3);
     assert_eq!(list("?sandbox_id=sb0000000000000000").len(), 0);
-    for bad in ["limit=1001", "order=up", "sandbox_id=a", "unknown=1"] {
+    for bad in ["limit=0", "limit=1001", "order=up", "sandbox_id=a", "unknown=1"] {
         assert_eq!(client.get(&format!("/v1/events?{bad}")).0, 400, "{bad}");
     }
     assert_eq!(other.get("/v1/events"), (200, json!([])));

@@ -201,6 +201,17 @@ fn files_go_in_and_out() {
     assert_eq!(client.post(&route("mkdir"), &json!({"path": "a/b"})).0, 204);
     let (status, answer) = client.post(&route("mkdir"), &json!({"path": "a/b"}));
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("conflict")), "{answer}");
+    // A path that can be one, and does not fit what lies there.
+    for (what, path) in [("mkdir", "a/first"), ("list", "a/first"), ("read", "a/b")] {
+        let (status, answer) = client.post(&route(what), &json!({"path": path}));
+        assert_eq!((status, &answer["error"]["code"]), (409, &json!("refused")), "{what} {path}: {answer}");
+    }
+    let (status, answer) = client.form(&route("write"), &[("path", b"a/b"), ("file", b"c")]);
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("refused")), "{answer}");
+    for path in [String::new(), "a\0b".to_owned(), "a".repeat(4096)] {
+        let (status, answer) = client.post(&route("read"), &json!({"path": path}));
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_input")), "{answer}");
+    }
     let (status, answer) = client.post(&route("list"), &json!({"path": "a"}));
     let mut found: Vec<(&str, &str, u64)> = answer
         .as_array()

@@ -221,7 +221,7 @@ fn one_that_fails_says_why_and_what_is_not_public_is_refused() {
     for url in ["http://127.0.0.1:1/", "http://localhost/", "http://[::1]/", "http://169.254.169.254/latest/meta-data"]
     {
         let (status, answer) = client.post("/v1/webhooks", &json!({"url": url, "secret": "a"}));
-        assert_eq!((status, answer["error"]["message"].to_string().contains("not public")), (400, true), "{answer}");
+        assert_eq!((status, answer["error"]["message"].to_string().contains("not public")), (403, true), "{answer}");
     }
     let one = sandbox(&client, &json!({}));
     assert!(received.recv_timeout(Duration::from_secs(3)).is_err(), "it is not reached");

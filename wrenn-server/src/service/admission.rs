@@ -115,11 +115,8 @@ impl Admission {
         vcpus: u32,
         memory_mib: u32,
     ) -> Result<Share, ServiceError> {
-        let Capacity { memory_mib: memory_max, vcpus: vcpus_max, queued_max } = self.capacity;
-        if memory_mib > memory_max || vcpus > vcpus_max {
-            self.meters.refused("too_large");
-            return Err(ServiceError::TooLarge { vcpus_max, memory_mib_max: memory_max });
-        }
+        self.check(vcpus, memory_mib)?;
+        let queued_max = self.capacity.queued_max;
         let account = self.account(owner, terms, vcpus, memory_mib).inspect_err(|_| self.meters.refused("limit"))?;
         let _waiting = Waiting::of(&self.meters);
         let turn = async {
@@ -135,6 +132,19 @@ impl Admission {
             }
             Ok(Ok((memory, vcpus))) => Ok(Share { _account: account, _memory: memory, _vcpus: vcpus }),
         }
+    }
+
+    /// Refuses more than there is, which no turn brings.
+    ///
+    /// # Errors
+    /// [`ServiceError::TooLarge`].
+    pub(super) fn check(&self, vcpus: u32, memory_mib: u32) -> Result<(), ServiceError> {
+        let Capacity { memory_mib: memory_mib_max, vcpus: vcpus_max, .. } = self.capacity;
+        if memory_mib > memory_mib_max || vcpus > vcpus_max {
+            self.meters.refused("too_large");
+            return Err(ServiceError::TooLarge { vcpus_max, memory_mib_max });
+        }
+        Ok(())
     }
 
     fn account(&self, owner: &str, terms: &Terms, vcpus: u32, memory_mib: u32) -> Result<Account, ServiceError> {

@@ -64,6 +64,24 @@ pub struct Wanted {
     pub memory_mib: Option<u32>,
 }
 
+impl Wanted {
+    /// Whether there are machines of that size at all: a build waits for its turn, and would be refused after it.
+    ///
+    /// # Errors
+    /// [`ServiceError::BadBuild`].
+    pub(super) fn check(&self) -> Result<(), ServiceError> {
+        let none = |what, has: u32, [min, max]: [u32; 2]| {
+            let why = format!("a template has {min} to {max} {what}, and this one was to have {has}: ask for others");
+            Err(ServiceError::BadBuild { why })
+        };
+        match (self.vcpus, self.memory_mib) {
+            (Some(vcpus), _) if !(VCPUS[0]..=VCPUS[1]).contains(&vcpus) => none("virtual processors", vcpus, VCPUS),
+            (_, Some(mib)) if !(MEMORY_MIB[0]..=MEMORY_MIB[1]).contains(&mib) => none("MiB of memory", mib, MEMORY_MIB),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A build of a template.
 #[derive(Debug)]
 pub struct Build {
@@ -335,6 +353,9 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 const AT_ONCE_MAX: usize = 4;
 /// Of one key, with those that wait.
 const UNDER_WAY_MAX: usize = 50;
+/// The least and the most that the library takes.
+const VCPUS: [u32; 2] = [1, 32];
+const MEMORY_MIB: [u32; 2] = [128, 64 << 10];
 const KEPT_OF_KEY_MAX: usize = 100;
 /// Each has a log of up to a MiB.
 const KEPT_MAX: usize = 400;

@@ -40,6 +40,12 @@ pub enum ServiceError {
         /// What is wrong with it.
         why: String,
     },
+    /// A webhook would be sent where this server's clients may not reach.
+    #[error("{why}")]
+    NotPublic {
+        /// What is wrong with its address.
+        why: String,
+    },
     /// A proxy cannot be as it was asked for.
     #[error("the egress proxy cannot be used: {why}")]
     BadProxy {
@@ -75,9 +81,13 @@ pub enum ServiceError {
     /// Nothing came for a while.
     #[error("nothing came for a while: send it again")]
     TooSlow,
-    /// A name has as many tags as it may have.
-    #[error("a name has {max} tags at most: remove some")]
-    TooManyTags {
+    /// There are as many as there may be.
+    #[error("{of} has {max} {what} at most: remove some")]
+    TooMany {
+        /// What has them.
+        of: &'static str,
+        /// What there are too many of.
+        what: &'static str,
         /// How many there may be.
         max: usize,
     },

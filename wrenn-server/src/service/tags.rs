@@ -62,7 +62,7 @@ impl Sandboxes {
     /// Has names stand for the template that `target` stands for, and gives that one's name.
     ///
     /// # Errors
-    /// [`ServiceError::NoSnapshot`], [`ServiceError::TooManyTags`], [`ServiceError::Store`], and those of
+    /// [`ServiceError::NoSnapshot`], [`ServiceError::TooMany`], [`ServiceError::Store`], and those of
     /// [`templates`](Self::templates).
     pub async fn assign_tags(&self, owner: &str, target: &str, tags: &[Tagged]) -> Result<String, ServiceError> {
         let template = self.resolve(owner, target).await?;
@@ -74,7 +74,7 @@ impl Sandboxes {
             let assigned = self.store().tags(owner, name).await?.into_iter().map(|record| record.tag);
             let new = tags.iter().filter(|tagged| tagged.name == *name).map(|tagged| tagged.tag.clone());
             if assigned.chain(new).collect::<BTreeSet<_>>().len() > TAGS_MAX {
-                return Err(ServiceError::TooManyTags { max: TAGS_MAX });
+                return Err(ServiceError::TooMany { of: "a name", what: "tags", max: TAGS_MAX });
             }
         }
         let record = |Tagged { name, tag }: &Tagged| TagRecord {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::service::clock::now_ms;
 use crate::service::error::ServiceError;
 use crate::service::events::EventKind;
-use crate::service::webhooks::target::Reach;
+use crate::service::webhooks::target::{NoTarget, Reach};
 use crate::store::contract::Store;
 use crate::store::records::{Hidden, WebhookRecord};
 
@@ -72,7 +72,7 @@ impl Webhooks {
     /// Makes one. It has to have an address and a secret.
     ///
     /// # Errors
-    /// [`ServiceError::BadWebhook`], [`ServiceError::Store`].
+    /// [`ServiceError::BadWebhook`], [`ServiceError::NotPublic`], [`ServiceError::TooMany`], [`ServiceError::Store`].
     pub async fn add(&self, owner: &str, wanted: Wanted) -> Result<WebhookRecord, ServiceError> {
         let lacks = |what| bad(format!("a webhook has {what}: name one"));
         if wanted.url.is_none() {
@@ -82,7 +82,7 @@ impl Webhooks {
             return Err(lacks("a secret, which its deliveries are signed with"));
         }
         if self.store.webhooks(owner).await?.len() >= WEBHOOKS_MAX {
-            return Err(bad(format!("this key has {WEBHOOKS_MAX} webhooks, which is the most: remove some")));
+            return Err(ServiceError::TooMany { of: "a key", what: "webhooks", max: WEBHOOKS_MAX });
         }
         let none = WebhookRecord {
             id: format!("wh{:032x}", rand::random::<u128>()),
@@ -104,7 +104,7 @@ impl Webhooks {
     /// Changes one of an owner's. When it is enabled, what has failed before is forgotten.
     ///
     /// # Errors
-    /// [`ServiceError::NoWebhook`], [`ServiceError::BadWebhook`], [`ServiceError::Store`].
+    /// [`ServiceError::NoWebhook`], [`ServiceError::BadWebhook`], [`ServiceError::NotPublic`], [`ServiceError::Store`].
     pub async fn change(&self, owner: &str, id: &str, wanted: Wanted) -> Result<WebhookRecord, ServiceError> {
         let before = self.find(owner, id).await?;
         let webhook = self.changed(before, wanted).await?;
@@ -135,7 +135,10 @@ impl Webhooks {
             return Err(bad(format!("{unknown:?} is no event: there are {known}")));
         }
         if let Some(url) = &url {
-            target::check(url, self.reach).await.map_err(|error| bad(error.to_string()))?;
+            target::check(url, self.reach).await.map_err(|error| match error {
+                NoTarget::Private(_) => ServiceError::NotPublic { why: error.to_string() },
+                _ => bad(error.to_string()),
+            })?;
         }
         let forgets = is_enabled == Some(true) || url.is_some();
         Ok(WebhookRecord {

@@ -75,8 +75,9 @@ impl From<ServiceError> for Refused {
             ServiceError::LimitReached { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
             ServiceError::StoredLimit { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
             ServiceError::TooLarge { .. }
-            | ServiceError::TooManyTags { .. }
+            | ServiceError::TooMany { .. }
             | ServiceError::BadWebhook { .. }
+            | ServiceError::NotPublic { .. }
             | ServiceError::BadProxy { .. }
             | ServiceError::BadBuild { .. } => Self::bad_request(message),
             ServiceError::BuildBegun { .. } => Self::conflict(message),

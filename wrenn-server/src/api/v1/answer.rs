@@ -94,10 +94,11 @@ impl From<ServiceError> for Refused {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_limit_reached", message)
             }
             ServiceError::TooLarge { .. }
-            | ServiceError::TooManyTags { .. }
             | ServiceError::BadWebhook { .. }
             | ServiceError::BadProxy { .. }
             | ServiceError::BadBuild { .. } => Self::bad_request(message),
+            ServiceError::NotPublic { .. } => Self::new(StatusCode::FORBIDDEN, "not_public", message),
+            ServiceError::TooMany { .. } => Self::new(StatusCode::CONFLICT, "too_many", message),
             ServiceError::BuildBegun { .. } => Self::new(StatusCode::CONFLICT, "invalid_state", message),
             ServiceError::UploadTooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
             ServiceError::TooSlow => Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message),

@@ -18,7 +18,6 @@ use crate::api::v1::exact;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::BuildPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
-use crate::api::v1::sandboxes::check_vcpus;
 use crate::service::builds::log::{Entry, Level};
 use crate::service::builds::recipe::{Action, Base, Recipe, Step, When};
 use crate::service::builds::{Build, BuildStatus, Wanted};
@@ -202,7 +201,6 @@ pub(super) async fn create(
     Owner(owner): Owner,
     Body(new): Body<NewBuild>,
 ) -> Result<(StatusCode, Json<BuildBody>), Refused> {
-    check_vcpus(new.vcpus)?;
     let mut tags = BTreeSet::new();
     for tag in &new.tags {
         let bad = || {

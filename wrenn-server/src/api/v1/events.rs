@@ -34,7 +34,7 @@ pub(super) struct Filter {
     /// How many are skipped; none where it is left out.
     offset: Option<u32>,
     /// How many are listed at most; 100 where it is left out.
-    #[param(maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Which come first; the newest where it is left out.
     #[param(inline)]
@@ -119,8 +119,8 @@ pub(super) async fn list(
         Some(OrderBody::Desc) | None => Order::NewestFirst,
     };
     let len_max = filter.limit.unwrap_or(LISTED);
-    if len_max > LISTED_MAX {
-        return Err(Refused::bad_request(format!("limit is {len_max}: {LISTED_MAX} is the most")));
+    if !(1..=LISTED_MAX).contains(&len_max) {
+        return Err(Refused::bad_request(format!("limit is {len_max}: it is 1 to {LISTED_MAX}")));
     }
     let sandbox: Option<SandboxId> = filter
         .sandbox_id

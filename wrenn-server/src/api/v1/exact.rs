@@ -20,6 +20,21 @@ pub(super) fn ports() -> Schema {
     ArrayBuilder::new().items(port).description(Some("The ports on which the sandbox's servers speak TLS.")).into()
 }
 
+/// A network as clients send it: its proxy has a username and a password, or neither.
+pub(super) fn sent_network(mut network: RefOr<Schema>, proxy: RefOr<Schema>) -> RefOr<Schema> {
+    let credentials = ["username", "password"];
+    let all_or_none = OneOfBuilder::new().item(fields(&credentials, &[])).item(fields(&[], &credentials));
+    let proxy = AllOfBuilder::new().item(proxy).item(all_or_none);
+    if let RefOr::T(Schema::Object(network)) = &mut network
+        && let Some(RefOr::T(Schema::OneOf(maybe))) = network.properties.get_mut("egress_proxy")
+    {
+        let is_null = |kind: &RefOr<Schema>| !matches!(kind, RefOr::Ref(_));
+        maybe.items.retain(is_null);
+        maybe.items.push(proxy.into());
+    }
+    network
+}
+
 /// Says which fields stand in place of which others.
 pub(super) fn add_alternatives(document: &mut Document) {
     let no_steps = ArrayBuilder::new().items(Ref::from_schema_name("StepBody")).max_items(Some(0));

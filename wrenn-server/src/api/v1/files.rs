@@ -15,9 +15,10 @@ use tokio::io::{AsyncRead, AsyncSeekExt as _};
 use tokio::time::timeout;
 use tokio_util::io::{ReaderStream, StreamReader};
 use utoipa::ToSchema;
-use wrenn_core::{FileEntry, FileKind, Files};
+use wrenn_core::{Error, FileEntry, FileKind, Files};
 
 use crate::api::state::Context;
+use crate::api::text::chain;
 use crate::api::time::rfc3339;
 use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
@@ -108,7 +109,8 @@ pub(super) async fn read(
     SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<Response, Refused> {
-    let file = files(&context, &owner, &id, "read a file").await?.open(&path).await.map_err(ServiceError::from)?;
+    check(&path)?;
+    let file = files(&context, &owner, &id, "read a file").await?.open(&path).await.map_err(unfit)?;
     let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((headers, Bytes::from_stream(ReaderStream::with_capacity(file, PIECE_BYTES))).into_response())
 }
@@ -163,8 +165,9 @@ pub(super) async fn list(
     SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<Json<Vec<EntryBody>>, Refused> {
+    check(&path)?;
     let entries = files(&context, &owner, &id, "list a directory").await?.list(&path).await;
-    Ok(Json(entries.map_err(ServiceError::from)?.into_iter().map(Into::into).collect()))
+    Ok(Json(entries.map_err(unfit)?.into_iter().map(Into::into).collect()))
 }
 
 /// Makes a directory, and those above it that are missing.
@@ -179,8 +182,9 @@ pub(super) async fn make_dir(
     SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<StatusCode, Refused> {
+    check(&path)?;
     let made = files(&context, &owner, &id, "make a directory").await?.make_dir(&path).await;
-    made.map_err(ServiceError::from)?;
+    made.map_err(unfit)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -196,8 +200,9 @@ pub(super) async fn remove(
     SandboxPath { id }: SandboxPath,
     Body(At { path }): Body<At>,
 ) -> Result<StatusCode, Refused> {
+    check(&path)?;
     let removed = files(&context, &owner, &id, "remove a file").await?.remove(&path).await;
-    removed.map_err(ServiceError::from)?;
+    removed.map_err(unfit)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -205,8 +210,25 @@ async fn files(context: &Context, owner: &str, id: &str, operation: &'static str
     Ok(context.sandboxes.running(owner, id, operation).await?.files())
 }
 
+/// Whether a path can be one, whatever lies there.
+fn check(path: &str) -> Result<(), Refused> {
+    if path.is_empty() || path.len() > PATH_BYTES_MAX || path.contains('\0') {
+        return Err(Refused::bad_request(format!("path has 1 to {PATH_BYTES_MAX} bytes, and none of them is 0")));
+    }
+    Ok(())
+}
+
+/// The path can be one, so what lies there stands against it, such as a directory where a file is to be.
+fn unfit(error: Error) -> Refused {
+    match error {
+        Error::InvalidInput { .. } => Refused::new(StatusCode::CONFLICT, "refused", chain(&error)),
+        other => ServiceError::from(other).into(),
+    }
+}
+
 async fn put(files: &Files, path: &str, source: impl AsyncRead) -> Result<(), Refused> {
-    files.write_from(path, source).await.map(drop).map_err(|error| ServiceError::from(error).into())
+    check(path)?;
+    files.write_from(path, source).await.map(drop).map_err(unfit)
 }
 
 async fn next(form: &mut Multipart) -> Result<Option<Field<'_>>, Refused> {
@@ -278,6 +300,6 @@ impl From<FileEntry> for EntryBody {
 }
 
 const PIECE_BYTES: usize = 64 << 10;
-/// `PATH_MAX` of Linux.
-const PATH_BYTES_MAX: usize = 4096;
+/// `PATH_MAX` of Linux, which counts a zero at its end.
+const PATH_BYTES_MAX: usize = 4095;
 const SILENCE_MAX: Duration = Duration::from_secs(30);

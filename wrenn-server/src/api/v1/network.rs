@@ -1,12 +1,14 @@
 //! What a sandbox may reach, and who may reach it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
@@ -85,10 +87,30 @@ struct ProxyTlsBody {
     authority: Option<String>,
 }
 
+/// [`NetworkBody`] as clients send it, for the document: a proxy's username has a password with it, which no answer has.
+#[derive(Debug)]
+pub(super) enum NewNetwork {}
+
+impl PartialSchema for NewNetwork {
+    fn schema() -> RefOr<Schema> {
+        exact::sent_network(NetworkBody::schema(), ProxyBody::schema())
+    }
+}
+
+impl ToSchema for NewNetwork {
+    fn name() -> Cow<'static, str> {
+        "NewNetwork".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        NetworkBody::schemas(schemas);
+    }
+}
+
 /// Changes what a sandbox that runs may reach, at once. Who may reach it stays as it was.
 #[utoipa::path(
     put, path = "/v1/sandboxes/{id}/network", operation_id = "set_network", tag = "sandboxes",
-    params(SandboxPath), request_body = NetworkBody,
+    params(SandboxPath), request_body = NewNetwork,
     responses((status = 204, description = "It reaches that from now on."), Missing, Failing),
 )]
 pub(super) async fn put(

@@ -19,6 +19,14 @@ pub(super) struct Missing;
 #[derive(Debug)]
 pub(super) struct Failing;
 
+/// Of a route by which a key has one thing more.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
+/// Of a route that names where webhooks are sent.
+#[derive(Debug)]
+pub(super) struct NotPublic;
+
 /// Of a route whose input is no body of JSON.
 #[derive(Debug)]
 pub(super) struct BadInput;
@@ -46,6 +54,20 @@ impl IntoResponses for Failing {
             (502, "vm_ended", "The guest or its VMM failed, or what is stored is damaged."),
             (507, "no_space", "The machine's disk is full, or as much is kept for the key as it may have."),
         ])
+    }
+}
+
+impl IntoResponses for TooMany {
+    fn responses() -> Responses {
+        refusals(&[(409, "too_many", "There are as many as there may be: remove some.")])
+    }
+}
+
+impl IntoResponses for NotPublic {
+    fn responses() -> Responses {
+        let description = "`not_public`: the host has an address that is not on the public internet, which this server sends \
+                           nothing to. `forbidden`: the key may only look.";
+        refusals(&[(403, "not_public", description)])
     }
 }
 

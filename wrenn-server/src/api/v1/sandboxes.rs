@@ -13,7 +13,7 @@ use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::{ErrorBody, Refused};
 use crate::api::v1::body::Body;
-use crate::api::v1::network::NetworkBody;
+use crate::api::v1::network::{NetworkBody, NewNetwork};
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
 use crate::api::v1::refusals::{BadInput, Failing, Missing};
@@ -56,6 +56,7 @@ pub(super) struct Create {
     auto_resume: bool,
     /// What it may reach, and who may reach it.
     #[serde(default)]
+    #[schema(value_type = NewNetwork)]
     network: NetworkBody,
 }
 
@@ -376,7 +377,7 @@ impl From<Found> for SandboxBody {
 }
 
 /// Refuses a number that no machine has before anybody waits for it.
-pub(super) fn check_vcpus(wanted: Option<u32>) -> Result<(), Refused> {
+fn check_vcpus(wanted: Option<u32>) -> Result<(), Refused> {
     match wanted {
         Some(vcpus) if !(1..=VCPUS_MAX).contains(&vcpus) => {
             Err(Refused::bad_request(format!("vcpus is {vcpus}: ask for 1 to {VCPUS_MAX}")))

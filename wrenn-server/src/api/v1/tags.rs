@@ -12,7 +12,7 @@ use crate::api::v1::answer::Refused;
 use crate::api::v1::body::Body;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::{TagPath, TemplatePath};
-use crate::api::v1::refusals::{BadInput, Missing};
+use crate::api::v1::refusals::{BadInput, Missing, TooMany};
 use crate::service::builds::build_id;
 use crate::service::tags::{Assigned, Tagged};
 
@@ -96,7 +96,7 @@ pub(super) async fn get(
 #[utoipa::path(
     put, path = "/v1/templates/{name}/tags/{tag}", operation_id = "assign_tag", tag = "templates",
     params(TagPath), request_body = Assignment,
-    responses((status = 200, description = "It stands for that from now on.", body = TagBody), Missing),
+    responses((status = 200, description = "It stands for that from now on.", body = TagBody), Missing, TooMany),
 )]
 pub(super) async fn assign(
     State(context): State<Context>,

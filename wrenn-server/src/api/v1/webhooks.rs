@@ -13,7 +13,7 @@ use crate::api::v1::body::Body;
 use crate::api::v1::events::EventType;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::WebhookPath;
-use crate::api::v1::refusals::Missing;
+use crate::api::v1::refusals::{Missing, NotPublic, TooMany};
 use crate::service::webhooks::Wanted;
 use crate::store::records::{Hidden, WebhookRecord};
 
@@ -22,7 +22,11 @@ use crate::store::records::{Hidden, WebhookRecord};
 #[serde(deny_unknown_fields)]
 pub(super) struct NewWebhook {
     /// Where events are sent, by `POST`.
-    #[schema(pattern = "^https?://[^/?#@]+", example = "https://example.com/hook")]
+    #[schema(
+        pattern = r"^https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?([/?][A-Za-z0-9/?._~%=&-]*)?$",
+        max_length = 2048,
+        example = "https://example.com/hook"
+    )]
     url: String,
     /// What deliveries are signed with. It is not shown again.
     #[schema(value_type = String, min_length = 1, max_length = 256, write_only)]
@@ -42,7 +46,10 @@ pub(super) struct NewWebhook {
 #[serde(deny_unknown_fields)]
 pub(super) struct WebhookChange {
     /// Where events are sent, by `POST`.
-    #[schema(pattern = "^https?://[^/?#@]+")]
+    #[schema(
+        pattern = r"^https?://[A-Za-z0-9.-]*[A-Za-z0-9](:[0-9]{1,4})?([/?][A-Za-z0-9/?._~%=&-]*)?$",
+        max_length = 2048
+    )]
     url: Option<String>,
     /// What deliveries are signed with.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256, write_only)]
@@ -86,7 +93,7 @@ pub(super) struct WebhookBody {
 #[utoipa::path(
     post, path = "/v1/webhooks", operation_id = "create_webhook", tag = "events",
     request_body = NewWebhook,
-    responses((status = 201, description = "It is there.", body = WebhookBody)),
+    responses((status = 201, description = "It is there.", body = WebhookBody), NotPublic, TooMany),
 )]
 pub(super) async fn create(
     State(context): State<Context>,
@@ -127,7 +134,7 @@ pub(super) async fn get(
 #[utoipa::path(
     patch, path = "/v1/webhooks/{id}", operation_id = "change_webhook", tag = "events",
     params(WebhookPath), request_body = WebhookChange,
-    responses((status = 200, description = "The webhook, as it is now.", body = WebhookBody), Missing),
+    responses((status = 200, description = "The webhook, as it is now.", body = WebhookBody), Missing, NotPublic),
 )]
 pub(super) async fn change(
     State(context): State<Context>,

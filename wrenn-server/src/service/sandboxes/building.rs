@@ -35,7 +35,8 @@ impl Sandboxes {
     /// Notes that a template is to be built. Its recipe comes then.
     ///
     /// # Errors
-    /// [`ServiceError::BadBuild`] for a name or a tag that cannot be one; [`Error::AlreadyExists`] for the name of an image or of
+    /// [`ServiceError::BadBuild`] for a name or a tag that cannot be one, and for a size that no machine has; [`ServiceError::TooLarge`] for one that this
+    /// server does not have; [`Error::AlreadyExists`] for the name of an image or of
     /// a snapshot; [`ServiceError::LimitReached`], [`ServiceError::StoredLimit`], and those of [`templates`](Self::templates).
     pub async fn request_build(&self, owner: &str, wanted: Wanted) -> Result<Arc<Build>, ServiceError> {
         self.take_nothing_more_while_closing()?;
@@ -44,6 +45,8 @@ impl Sandboxes {
         if is_taken {
             return Err(Error::AlreadyExists { subject: Subject::Template(name) }.into());
         }
+        wanted.check()?;
+        self.admission.check(wanted.vcpus.unwrap_or(0), wanted.memory_mib.unwrap_or(0))?;
         self.check_stored(owner).await?;
         let (build, forgotten) = self.builds.add(owner, wanted)?;
         for id in forgotten {

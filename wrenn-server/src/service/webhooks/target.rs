@@ -54,6 +54,10 @@ impl Target {
         if !is_tls && uri.scheme() != Some(&Scheme::HTTP) || authority.host().is_empty() || url.len() > URL_BYTES_MAX {
             return Err(NoTarget::NotHttp);
         }
+        // It keeps a port that is none as text.
+        if authority.port_u16().is_none() && authority.as_str().len() > authority.host().len() {
+            return Err(NoTarget::NotHttp);
+        }
         Ok(Self {
             is_tls,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
@@ -136,9 +140,17 @@ mod tests {
         assert_eq!((&*target.host, target.port, &*target.path), ("2606:4700::1", 443, "/a?b=c"));
         let target = Target::of("http://example.com:81").expect("a target");
         assert_eq!((target.is_tls, &*target.authority, &*target.path), (false, "example.com:81", "/"));
-        for bad in
-            ["", "/a", "example.com", "ftp://example.com", "http://", "http://user:pass@example.com/", "http://a b"]
-        {
+        for bad in [
+            "",
+            "/a",
+            "example.com",
+            "ftp://example.com",
+            "http://",
+            "http://user:pass@example.com/",
+            "http://a b",
+            "http://a:99999",
+            "http://a:",
+        ] {
             assert!(matches!(Target::of(bad), Err(NoTarget::NotHttp)), "{bad}");
         }
     }
