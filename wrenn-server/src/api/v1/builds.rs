@@ -55,7 +55,7 @@ pub(super) struct NewBuild {
     #[schema(minimum = 1, maximum = 32)]
     vcpus: Option<u32>,
     /// Its memory, in MiB. Default: that of what it begins with.
-    #[schema(minimum = 128)]
+    #[schema(minimum = 128, maximum = 65536)]
     memory_mb: Option<u32>,
     /// Whether everything is done anew.
     #[serde(default)]
@@ -93,7 +93,7 @@ enum StepBody {
 
 /// When what was started is ready: one of these.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum ReadyBody {
     /// When this port takes connections.
     Port(u16),

@@ -51,6 +51,7 @@ pub(super) fn add_alternatives(document: &mut Document) {
     restrict(document, "NewBuild", vec![base.into(), ready.into()]);
     restrict(document, "Assignment", vec![target.into()]);
     close_kinds(document, "StepBody");
+    close_kinds(document, "ReadyBody");
 }
 
 /// Has the unsigned numbers of 32 bits end where they do. Their derived format is that of signed ones, which end before.
@@ -103,10 +104,16 @@ fn restrict(document: &mut Document, name: &str, by: Vec<RefOr<Schema>>) {
 fn close_kinds(document: &mut Document, name: &str) {
     let Some(components) = &mut document.components else { return };
     let Some(RefOr::T(Schema::OneOf(kinds))) = components.schemas.get_mut(name) else { return };
-    for kind in &mut kinds.items {
-        if let RefOr::T(Schema::Object(kind)) = kind {
-            kind.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
-        }
+    kinds.items.iter_mut().for_each(close);
+}
+
+/// The same of one kind, and of the objects in it.
+fn close(schema: &mut RefOr<Schema>) {
+    let RefOr::T(Schema::Object(object)) = schema else { return };
+    let is_open_map = object.properties.is_empty();
+    object.properties.values_mut().for_each(close);
+    if !is_open_map {
+        object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
     }
 }
 
