@@ -97,6 +97,7 @@ pub use process::output::{ChildStderr, ChildStdout};
 pub use program::find_in_path;
 pub use sandbox::event::{HostEvent, HostEventKind};
 pub use sandbox::handle::Sandbox;
+pub use sandbox::many::Sandboxes;
 pub use sandbox::metrics::{SandboxMetrics, VmmMetrics};
 pub use sandbox::paused::PausedSandbox;
 pub use sandbox::template::Template;

@@ -163,6 +163,15 @@ async fn kill_pause_drop_and_cancel_leave_nothing() {
         let _ = tokio::time::timeout(Duration::from_millis(delay_ms), create).await;
         assert_eq!(Holdings::settled(dir.path(), &empty).await, empty, "cancelled after {delay_ms} ms");
     }
+    // And so do many that are given up half-way.
+    for taken in [0, 1, 3] {
+        let mut many = Sandbox::builder(&host, "base").create_many(6).await.unwrap();
+        for _ in 0..taken {
+            many.next().await.unwrap().unwrap().kill().await.unwrap();
+        }
+        drop(many);
+        assert_eq!(Holdings::settled(dir.path(), &empty).await, empty, "given up after {taken}");
+    }
 }
 
 /// Not a test by itself: the program that `kill_9_of_the_program` starts and kills.

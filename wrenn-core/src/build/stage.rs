@@ -37,6 +37,7 @@ use crate::clock::unix_ms;
 use crate::defaults::Defaults;
 use crate::error::build::BuildFailure;
 use crate::error::{Error, Result, chain};
+use crate::guest::restore::Asking;
 use crate::host::handle::Host;
 use crate::id::{SandboxId, TemplateName};
 use crate::runtime::blocking;
@@ -128,7 +129,8 @@ impl Build<'_> {
             network_limits: Limits::default(),
             published: Vec::new(),
         };
-        let shared = start_sandbox(&self.host.0, generation, fixed, Origin::Created, Instant::now()).await?;
+        let shared =
+            start_sandbox(&self.host.0, generation, fixed, Origin::Created, Asking::loaded(Instant::now())).await?;
         Ok(Open { sandbox: Sandbox::new(shared, Arc::clone(&self.host.0)), shape, network })
     }
 }

@@ -47,11 +47,29 @@ pub(crate) struct Renewal {
     pub(crate) network_limits: Limits,
 }
 
+/// When a caller asked for a guest, so that its report counts the time before the restore too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking {
+    at: Instant,
+    load: Duration,
+}
+
+impl Asking {
+    /// The generation has been found and loaded now.
+    pub(crate) fn loaded(asked: Instant) -> Self {
+        Self { at: asked, load: asked.elapsed() }
+    }
+}
+
 impl Guest {
-    /// Makes a running guest of a generation, with a new identity. `asked` is when the caller was asked for it, so that
-    /// the report counts the time to find and load the generation too.
-    pub(crate) async fn restore(site: &Arc<Site>, from: Generation, renewal: &Renewal, asked: Instant) -> Result<Self> {
-        let mut steps = RestoreSteps { load: asked.elapsed(), ..RestoreSteps::default() };
+    /// Makes a running guest of a generation, with a new identity.
+    pub(crate) async fn restore(
+        site: &Arc<Site>,
+        from: Generation,
+        renewal: &Renewal,
+        Asking { at: asked, load }: Asking,
+    ) -> Result<Self> {
+        let mut steps = RestoreSteps { load, turn: asked.elapsed().saturating_sub(load), ..RestoreSteps::default() };
         let mut watch = Stopwatch::start();
         let step = |step| site.observer.at(step);
         let mut manifest = checked_manifest(site, &from).await?;

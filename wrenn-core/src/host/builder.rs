@@ -17,6 +17,7 @@ use crate::network::secrets::{SecretSource, Secrets};
 use crate::network::way_out::{HostNetwork, names_of};
 use crate::runtime::blocking;
 use crate::sandbox::registry::Registry;
+use crate::sandbox::turns::Turns;
 use crate::sandbox::wake::wake;
 use crate::site::Site;
 use crate::site::authority;
@@ -50,6 +51,7 @@ pub struct HostBuilder {
     nameservers: Vec<IpAddr>,
     slots: Option<usize>,
     standbys: usize,
+    starts_at_once: Option<usize>,
     budget: Option<Budget>,
     secrets: Secrets,
     trusted: Option<String>,
@@ -155,6 +157,22 @@ impl HostBuilder {
     #[must_use]
     pub fn standbys(mut self, most: usize) -> Self {
         self.standbys = most;
+        self
+    }
+
+    /// How many sandboxes of this host start at once: creates, resumes, and the children of forks. Others wait for their turn,
+    /// first come, first served. A start that takes longer than three seconds goes on and gives its turn to the next one, so
+    /// that nobody waits for a guest that does not come up. Default: twice the processors that this program may use. More
+    /// make each start slower, and no sooner the last one. A 0 is a 1.
+    ///
+    /// ```no_run
+    /// # async fn demo() -> wrenn_core::Result<()> {
+    /// let host = wrenn_core::Host::builder().starts_at_once(16).open().await?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn starts_at_once(mut self, count: usize) -> Self {
+        self.starts_at_once = Some(count);
         self
     }
 
@@ -280,8 +298,9 @@ impl HostBuilder {
         };
         let (observer, collector, residents) = (self.observer, Collector::default(), Residents::default());
         let standbys = Standbys::new(self.standbys);
+        let turns = self.starts_at_once.map_or_else(Turns::default, Turns::new);
         let site = Site { data, store, vmm, probe, memory, residents, standbys, network, observer, collector };
-        Ok(Host::assemble(site))
+        Ok(Host::assemble(site, turns))
     }
 }
 
@@ -304,8 +323,8 @@ impl Host {
         HostBuilder::default()
     }
 
-    pub(crate) fn assemble(site: Site) -> Self {
-        let registry = Registry::new(site, wake);
+    pub(crate) fn assemble(site: Site, turns: Turns) -> Self {
+        let registry = Registry::new(site, turns, wake);
         registry.site.tidy();
         Self(registry)
     }

@@ -1,16 +1,20 @@
 //! The options of a new sandbox, and its creation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wrenn_net::{Limits, NetworkPolicy};
+use wrenn_snapshot::Generation;
 
 use crate::clock::unix_ms;
 use crate::error::Result;
 use crate::exec::collect::check_envs;
+use crate::guest::restore::Asking;
 use crate::host::handle::Host;
 use crate::id::{SandboxId, TemplateName};
 use crate::sandbox::handle::Sandbox;
+use crate::sandbox::many::{Sandboxes, check_count};
 use crate::sandbox::start::{Origin, start};
 use crate::sandbox::template::{Found, Template, Wanted};
 use crate::site::step::Step;
@@ -182,14 +186,50 @@ impl SandboxBuilder {
     /// create.
     pub async fn create(self) -> Result<Sandbox> {
         let asked = Instant::now();
+        let registry = Arc::clone(&self.host.0);
+        let (generation, fixed) = self.plan().await?;
+        let shared = start(&registry, generation, fixed, Origin::Created, Asking::loaded(asked)).await?;
+        Ok(Sandbox::new(shared, registry))
+    }
+
+    /// Creates `count` sandboxes, 1 to 1,000, that differ by their identity alone, and hands over each as soon as it is ready.
+    /// The template is found once for all of them, and booted first where that has not been done.
+    ///
+    /// ```no_run
+    /// # async fn demo(host: &wrenn_core::Host) -> wrenn_core::Result<()> {
+    /// use wrenn_core::Sandbox;
+    ///
+    /// let mut sandboxes = Sandbox::builder(host, "base").label("owner", "ada").create_many(100).await?;
+    /// while let Some(sandbox) = sandboxes.next().await {
+    ///     println!("{}", sandbox?.id());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and [`Error::InvalidInput`](crate::Error::InvalidInput) for another `count`. An error
+    /// that is about the template or an option is returned here. The stream has a result for each sandbox, with the errors
+    /// of its start.
+    ///
+    /// # Cancel-Safety
+    /// As [`create`](Self::create). Dropping the stream undoes the sandboxes that were not handed over.
+    pub async fn create_many(self, count: usize) -> Result<Sandboxes> {
+        check_count("a create of", count)?;
+        let asked = Instant::now();
+        let registry = Arc::clone(&self.host.0);
+        let (generation, fixed) = self.plan().await?;
+        Ok(Sandboxes::start(&registry, generation, fixed, || Origin::Created, count, asked))
+    }
+
+    /// What the sandbox starts from, and its properties.
+    async fn plan(self) -> Result<(Generation, Fixed)> {
         let template: TemplateName = self.template.parse()?;
         check_envs(&self.envs)?;
         self.network.check()?;
         self.network_limits.check()?;
-        let registry = self.host.0;
-        registry.site.observer.at(Step::Load)?;
-        let Found { generation, shape, defaults } =
-            Template::generation(&registry.site, &template, self.wanted).await?;
+        let site = &self.host.0.site;
+        site.observer.at(Step::Load)?;
+        let Found { generation, shape, defaults } = Template::generation(site, &template, self.wanted).await?;
         let fixed = Fixed {
             id: SandboxId::random(),
             template,
@@ -204,7 +244,6 @@ impl SandboxBuilder {
             network_limits: self.network_limits,
             published: Vec::new(),
         };
-        let shared = start(&registry, generation, fixed, Origin::Created, asked).await?;
-        Ok(Sandbox::new(shared, registry))
+        Ok((generation, fixed))
     }
 }

@@ -17,6 +17,7 @@ use crate::sandbox::handle::Sandbox;
 use crate::sandbox::paused::PausedSandbox;
 use crate::sandbox::template::Template;
 use crate::sandbox::template::Wanted;
+use crate::sandbox::turns::Turns;
 use crate::site::Site;
 use crate::site::collector::Collector;
 use crate::site::data_dir::DataDir;
@@ -63,7 +64,7 @@ pub(super) async fn open_fake(dir: &TempDir, script: &Script) -> Host {
     let probe = Probe { driver: crate::Driver::Qemu, acceleration: Acceleration::Tcg, reason: "a test".to_owned() };
     let data = DataDir::create(dir.path()).unwrap();
     let vmm = Arc::new(FakeVmm::start(script.clone()).await);
-    Host::assemble(Site {
+    let site = Site {
         store: LocalStore::open(data.generations()).unwrap(),
         data,
         vmm,
@@ -74,8 +75,12 @@ pub(super) async fn open_fake(dir: &TempDir, script: &Script) -> Host {
         network: HostNetwork::default(),
         observer: Observer::default(),
         collector: Collector::default(),
-    })
+    };
+    Host::assemble(site, Turns::new(TURNS))
 }
+
+/// How many sandboxes of a fake host start at once.
+const TURNS: usize = 4;
 
 /// As much of an image as a restore looks at.
 fn write_image(dir: &TempDir) {
@@ -238,7 +243,33 @@ async fn one_child_that_fails_leaves_the_others() {
     assert_eq!(children.iter().filter(|child| child.is_err()).count(), 1);
     assert_eq!(sandbox.state(), SandboxState::Running);
     assert!(matches!(sandbox.fork(0).await, Err(Error::InvalidInput { .. })));
-    assert!(matches!(sandbox.fork(21).await, Err(Error::InvalidInput { .. })));
+    assert!(matches!(sandbox.fork(1001).await, Err(Error::InvalidInput { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_children_start_at_once_and_one_that_hangs_gives_its_turn_to_others() {
+    let (_dir, host, script) = fake_host().await;
+    let sandbox = Sandbox::create(&host, "fake").await.unwrap();
+    script.take_log();
+    let restores = |script: &Script| script.take_log().iter().filter(|op| **op == Op::Restore).count();
+    script.slow(Op::Restore, Duration::from_millis(100));
+    let mut children = sandbox.fork_stream(4 * TURNS).await.unwrap();
+    let first = children.next().await.unwrap().unwrap();
+    let begun = restores(&script);
+    assert!((1..=2 * TURNS).contains(&begun), "{begun} had begun when the first was there");
+    // Whoever asks meanwhile waits for some of them, and not for all.
+    Sandbox::create(&host, "fake").await.unwrap();
+    let begun = begun + restores(&script);
+    assert!(begun < 4 * TURNS, "{begun} had begun when the one was there that came later");
+    drop((first, children));
+
+    script.hang(Op::Restore);
+    let mut hanging = sandbox.fork_stream(2 * TURNS).await.unwrap();
+    let one = tokio::time::timeout(Duration::from_secs(20), hanging.next()).await;
+    assert!(one.is_err(), "they hang: {one:?}");
+    script.take_log();
+    let create = tokio::time::timeout(Duration::from_secs(20), Sandbox::create(&host, "fake")).await;
+    assert!(create.is_err() && restores(&script) == 1, "it had no turn");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use crate::sandbox::handle::Sandbox;
 use crate::sandbox::registry::Registry;
 use crate::sandbox::request::{Reply, Request};
 use crate::sandbox::shared::Shared;
+use crate::sandbox::turns::Turns;
 use crate::sandbox::wake::wake;
 use crate::site::Site;
 use crate::site::collector::Collector;
@@ -90,7 +91,7 @@ pub(crate) async fn sandbox(agent: Arc<AgentClient>) -> FakeSandbox {
         countdown,
         life: lives,
     };
-    let sandbox = Sandbox::new(Arc::new(shared), Registry::new(site, wake));
+    let sandbox = Sandbox::new(Arc::new(shared), Registry::new(site, Turns::default(), wake));
     FakeSandbox { sandbox, life, _inbox: inbox, _kills, _dir: dir }
 }
 

@@ -1,25 +1,23 @@
 //! Copies of a running sandbox.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use futures::future::join_all;
 use wrenn_snapshot::Generation;
 
-use crate::clock::unix_ms;
-use crate::error::{Error, Result};
-use crate::id::SandboxId;
+use crate::error::Result;
 use crate::sandbox::handle::Sandbox;
+use crate::sandbox::many::{Sandboxes, check_count};
 use crate::sandbox::request::Request;
-use crate::sandbox::start::{Origin, start};
-use crate::state::Fixed;
+use crate::sandbox::start::Origin;
 
 impl Sandbox {
-    /// Makes `count` copies of the running sandbox, 1 to 20. Each copy has its own identity, clock, randomness and
-    /// token, and the same memory and files. The sandbox goes on: its memory is copied while it runs, and it stands
-    /// still only while the rest of its memory, its devices and its drive are copied
-    /// ([`save_report`](Self::save_report) tells for how long). A time-to-live of the sandbox holds for each child, and
-    /// counts from the child's start.
+    /// Makes `count` copies of the running sandbox, 1 to 1,000, and returns them when all have started or failed.
+    /// [`fork_stream`](Self::fork_stream) hands over each as soon as it is ready.
+    ///
+    /// Each copy has its own identity, clock, randomness and token, and the same memory and files. The sandbox goes on: its
+    /// memory is copied while it runs, and it stands still only while the rest of its memory, its devices and its drive are
+    /// copied ([`save_report`](Self::save_report) tells for how long), however many copies are made. A time-to-live of the
+    /// sandbox holds for each child, and counts from the child's start.
     ///
     /// ```no_run
     /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
@@ -30,26 +28,40 @@ impl Sandbox {
     /// ```
     ///
     /// # Errors
-    /// The outer error tells that no copy was made: [`Error::InvalidInput`] for another `count`, otherwise as
-    /// [`pause`](Self::pause). The inner result of each child tells whether that child started, with the errors of
-    /// [`PausedSandbox::resume`](crate::PausedSandbox::resume).
+    /// The outer error tells that no copy was made: [`Error::InvalidInput`](crate::Error::InvalidInput) for another
+    /// `count`, otherwise as [`pause`](Self::pause). The inner result of each child tells whether that child started, with
+    /// the errors of [`PausedSandbox::resume`](crate::PausedSandbox::resume).
     ///
     /// # Cancel-Safety
     /// The capture of a fork that has begun goes on; children that were not handed over are undone.
     pub async fn fork(&self, count: usize) -> Result<Vec<Result<Self>>> {
-        if !(1..=FORK_MAX).contains(&count) {
-            return Err(Error::invalid(format!("a fork of {count}: ask for 1 to {FORK_MAX} children")));
-        }
+        Ok(self.fork_stream(count).await?.all().await)
+    }
+
+    /// Makes `count` copies of the running sandbox as [`fork`](Self::fork) does, and hands over each as soon as it is ready.
+    /// It returns when the sandbox has been captured and goes on; from then on the children do not need it.
+    ///
+    /// ```no_run
+    /// # async fn demo(sandbox: &wrenn_core::Sandbox) -> wrenn_core::Result<()> {
+    /// let mut children = sandbox.fork_stream(100).await?;
+    /// while let Some(child) = children.next().await {
+    ///     let child = child?;
+    ///     tokio::spawn(async move { child.exec("make test").await });
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`fork`](Self::fork): the outer error is returned here, and the stream has a result for each child.
+    ///
+    /// # Cancel-Safety
+    /// A capture that has begun goes on. Dropping the stream undoes the children that were not handed over.
+    pub async fn fork_stream(&self, count: usize) -> Result<Sandboxes> {
+        check_count("a fork of", count)?;
         let (generation, fixed) = self.request("be forked", Request::Fork).await?;
-        let registry = self.registry();
-        let captured = Instant::now();
-        let children = (0..count).map(|_| {
-            let (id, created_at_ms) = (SandboxId::random(), unix_ms());
-            let fixed = Fixed { id, created_at_ms, published: Vec::new(), ..fixed.clone() };
-            start(registry, generation.clone(), fixed, Origin::Forked(self.id().clone()), captured)
-        });
-        let children = join_all(children).await.into_iter();
-        Ok(children.map(|child| Ok(Self::new(child?, Arc::clone(registry)))).collect())
+        let parent = self.id().clone();
+        let origin = move || Origin::Forked(parent.clone());
+        Ok(Sandboxes::start(self.registry(), generation, fixed, origin, count, Instant::now()))
     }
 
     /// Captures the running sandbox as a generation that has no name. The sandbox goes on, as at a fork.
@@ -58,6 +70,3 @@ impl Sandbox {
         Ok(generation)
     }
 }
-
-/// The most that the E2B clients ask for.
-const FORK_MAX: usize = 20;

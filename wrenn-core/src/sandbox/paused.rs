@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use wrenn_snapshot::CompactPolicy;
 
 use crate::error::{Error, Result, Subject};
+use crate::guest::restore::Asking;
 use crate::guest::then::SaveReport;
 use crate::id::SandboxId;
 use crate::network::publish::SleepingPort;
@@ -157,7 +158,8 @@ impl PausedSandbox {
         let record = blocking("read the pause", move || this.current_record()).await??;
         self.registry.site.observer.at(Step::Load)?;
         let generation = template::load(&self.registry.site, record.generation).await?;
-        start(&self.registry, generation, record.fixed, Origin::Resumed { lock, ports }, asked).await
+        let origin = Origin::Resumed { lock, ports };
+        start(&self.registry, generation, record.fixed, origin, Asking::loaded(asked)).await
     }
 
     /// The ports that are published while the sandbox runs. Those with [`wake`](PublishedPort::wake) may be listened on now:

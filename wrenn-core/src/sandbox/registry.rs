@@ -10,6 +10,7 @@ use crate::id::SandboxId;
 use crate::sandbox::event::Events;
 use crate::sandbox::shared::Shared;
 use crate::sandbox::sleepers::Sleepers;
+use crate::sandbox::turns::Turns;
 use crate::site::Site;
 use crate::state::SandboxInfo;
 
@@ -20,6 +21,7 @@ pub(crate) struct Registry {
     pub(crate) site: Arc<Site>,
     pub(crate) events: Events,
     pub(crate) sleepers: Arc<Sleepers>,
+    pub(super) turns: Turns,
     running: Mutex<Running>,
 }
 
@@ -42,12 +44,12 @@ pub(super) struct Premises {
 pub(crate) type Resume = fn(Weak<Registry>, SandboxId) -> BoxFuture<'static, Result<Arc<Shared>>>;
 
 impl Registry {
-    pub(crate) fn new(site: Site, resume: Resume) -> Arc<Self> {
+    pub(crate) fn new(site: Site, turns: Turns, resume: Resume) -> Arc<Self> {
         let (site, events) = (Arc::new(site), Events::default());
         Arc::new_cyclic(|this: &Weak<Self>| {
             let this = Weak::clone(this);
             let sleepers = Sleepers::new(Arc::new(move |id| resume(Weak::clone(&this), id)), events.clone());
-            Self { site, events, sleepers: Arc::new(sleepers), running: Mutex::default() }
+            Self { site, events, sleepers: Arc::new(sleepers), turns, running: Mutex::default() }
         })
     }
 

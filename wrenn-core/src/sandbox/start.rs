@@ -1,7 +1,6 @@
 //! The start of a sandbox: a guest is restored, and a task owns it from then on.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tracing::Instrument as _;
@@ -10,7 +9,7 @@ use wrenn_snapshot::Generation;
 
 use crate::error::Result;
 use crate::guest::Guest;
-use crate::guest::restore::Renewal;
+use crate::guest::restore::{Asking, Renewal};
 use crate::id::SandboxId;
 use crate::network::publish::Publications;
 use crate::sandbox::countdown::Countdown;
@@ -56,8 +55,7 @@ impl Origin {
     }
 }
 
-/// Restores a guest from `generation`, starts its task, and returns what its handles share. `asked` is when the caller
-/// was asked for the sandbox.
+/// Restores a guest from `generation` when it is its turn, starts its task, and returns what its handles share.
 ///
 /// # Cancel-Safety
 /// Cancelling undoes what was made so far.
@@ -66,7 +64,7 @@ pub(crate) async fn start(
     generation: Generation,
     fixed: Fixed,
     origin: Origin,
-    asked: Instant,
+    asking: Asking,
 ) -> Result<Arc<Shared>> {
     registry.check_open()?;
     let renewal = Renewal {
@@ -86,7 +84,8 @@ pub(crate) async fn start(
         Origin::Created | Origin::Forked(_) => (None, None),
     };
     let span = tracing::info_span!("sandbox", sandbox = %fixed.id);
-    let guest = Guest::restore(site, generation, &renewal, asked).instrument(span.clone()).await?;
+    let restored = Guest::restore(site, generation, &renewal, asking).instrument(span.clone());
+    let guest = registry.turns.take(restored).await?;
     site.observer.at(Step::Ready)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
     let (kills, to_kill) = mpsc::unbounded_channel();

@@ -80,6 +80,9 @@ pub struct RestoreSteps {
     /// Finding the snapshot, and reading and checking its headers. wrenn's time. The boot is in it where an image had
     /// to be booted first. Close to zero for a fork's child, whose snapshot is loaded already.
     pub load: Duration,
+    /// Waiting until fewer others start on this host: see
+    /// [`HostBuilder::starts_at_once`](crate::HostBuilder::starts_at_once). Close to zero where few do.
+    pub turn: Duration,
     /// Checking that the snapshot can run here, and opening its files. wrenn's time.
     pub open: Duration,
     /// Making the sandbox's network. Mostly the kernel's time.
@@ -102,6 +105,6 @@ impl RestoreSteps {
     /// All steps added up.
     #[must_use]
     pub fn sum(&self) -> Duration {
-        self.load + self.open + self.slot + self.machine + self.drive + self.run + self.agent
+        self.load + self.turn + self.open + self.slot + self.machine + self.drive + self.run + self.agent
     }
 }

@@ -150,7 +150,7 @@ impl Sandboxes {
             // Where there is room for none, none is tried.
             let forked = match shares.len() {
                 0 => Vec::new(),
-                len => this.meters.time(Work::Fork, forked(&sandbox, len)).await?,
+                len => this.meters.time(Work::Fork, async { Ok(sandbox.fork(len).await?) }).await?,
             };
             for (child, share) in forked.into_iter().zip(shares) {
                 children.push(match child {
@@ -233,15 +233,3 @@ impl Sandboxes {
         Ok(self.found(record))
     }
 }
-
-/// So many children, some at a time.
-async fn forked(sandbox: &Sandbox, len: usize) -> Result<Vec<wrenn_core::Result<Sandbox>>, ServiceError> {
-    let mut forked = Vec::with_capacity(len);
-    while forked.len() < len {
-        forked.extend(sandbox.fork((len - forked.len()).min(FORKED_AT_ONCE)).await?);
-    }
-    Ok(forked)
-}
-
-/// What `wrenn-core` takes.
-const FORKED_AT_ONCE: usize = 20;
