@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::run;
-use futures::StreamExt as _;
+use futures::{Stream as _, StreamExt as _};
 use tokio::sync::Mutex;
 use wrenn_core::{Error, Host, Running, Sandbox, SandboxState, Step};
 
