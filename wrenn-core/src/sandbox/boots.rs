@@ -198,4 +198,4 @@ const BOOTS_MAX: usize = 8;
 const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 const BOOT_POLL: Duration = Duration::from_millis(20);
 /// What a boot does with its guest before it is anybody's: another word with each change of that.
-const BOOT: &str = "names";
+const BOOT: &str = "tickless";
