@@ -162,8 +162,8 @@ impl HostBuilder {
 
     /// How many sandboxes of this host start at once: creates, resumes, and the children of forks. Others wait for their turn,
     /// first come, first served. A start that takes longer than three seconds goes on and gives its turn to the next one, so
-    /// that nobody waits for a guest that does not come up. Default: twice the processors that this program may use. More
-    /// make each start slower, and no sooner the last one. A 0 is a 1.
+    /// that nobody waits for a guest that does not come up. Default: four times the processors that this program may use.
+    /// More make each start slower, and the last one no sooner. A 0 is a 1.
     ///
     /// ```no_run
     /// # async fn demo() -> wrenn_core::Result<()> {

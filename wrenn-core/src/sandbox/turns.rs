@@ -51,10 +51,11 @@ impl Turns {
 }
 
 impl Default for Turns {
-    /// Twice the processors: while one start waits for the kernel, a disk or its guest, another uses the processor.
+    /// Four times the processors: half of a start is waiting for the kernel, for a disk, or for its VMM or guest to be given a
+    /// processor. On two processors eight at once were the quickest of 1, 2, 4, 8 and 16.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new(processors.saturating_mul(2))
+        Self::new(processors.saturating_mul(4))
     }
 }
 
@@ -104,6 +105,6 @@ mod tests {
     fn there_is_always_a_turn() {
         assert_eq!(Turns::new(0).at_once(), 1);
         assert!(Turns::new(usize::MAX).at_once() >= 1);
-        assert!(Turns::default().at_once() >= 2);
+        assert!(Turns::default().at_once() >= 4);
     }
 }
