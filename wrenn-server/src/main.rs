@@ -192,7 +192,6 @@ async fn main() -> anyhow::Result<ExitCode> {
             memory::give_back_what_is_free();
             let log = Log::start(log_format)?;
             let tls = tls(tls_cert, tls_key, tls_own)?;
-            let webhooks_reach = if webhooks_private { Reach::Any } else { Reach::Public };
             let queued_max = Duration::from_secs(queue_seconds.into());
             let capacity = Capacity::of_this_machine(memory_times, vcpus_times, queued_max);
             let chores = Chores {
@@ -200,7 +199,6 @@ async fn main() -> anyhow::Result<ExitCode> {
                 available_mib_min: pause_below_mib,
                 image_unused: (image_days > 0).then(|| images::DAY * image_days),
             };
-            let registries = Registries::of(&registries);
             let options = Options {
                 data_dir,
                 listen,
@@ -208,11 +206,11 @@ async fn main() -> anyhow::Result<ExitCode> {
                 database_url,
                 domain,
                 tls,
-                webhooks_reach,
+                webhooks_reach: if webhooks_private { Reach::Any } else { Reach::Public },
                 capacity,
                 standbys,
                 chores,
-                registries,
+                registries: Registries::of(&registries),
             };
             serve(options, Duration::from_secs(drain_seconds.into())).await?;
             log.end().await;
@@ -226,10 +224,8 @@ async fn main() -> anyhow::Result<ExitCode> {
             return Ok(if diagnosis.is_able() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Setup { image, packages, allow_removals, refresh } => {
-            let mut image = packages.into_iter().fold(Image::builder(image), |image, package| image.package(package));
-            if refresh {
-                image = image.refresh();
-            }
+            let image = packages.into_iter().fold(Image::builder(image), |image, package| image.package(package));
+            let image = if refresh { image.refresh() } else { image };
             let setup = Setup { image, more_packages: Vec::new(), may_remove: allow_removals };
             setup.run(&data_dir, |line| println!("setup: {line}")).await?;
         }

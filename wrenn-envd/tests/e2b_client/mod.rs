@@ -65,8 +65,8 @@ pub(crate) fn environment(requirements: &Path, name: &str) -> Result<PathBuf, St
         let is_offline = ["name resolution", "establish a new connection", "Network is unreachable", "timed out"]
             .iter()
             .any(|reason| said.contains(reason));
-        assert!(is_offline, "pip could not install the client:\n{said}");
-        return Err("no network to install E2B's client by".to_owned());
+        assert!(is_offline, "pip could not install it:\n{said}");
+        return Err("no network to install it from PyPI by".to_owned());
     }
     fs::write(place.join("whole"), list).expect("the environment can be marked");
     Ok(python)

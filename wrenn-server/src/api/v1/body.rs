@@ -7,8 +7,9 @@ use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize as _, Deserializer};
+use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::api::v1::answer::Refused;
@@ -28,8 +29,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message));
         };
         let whole = whole.map_err(|rejection| refused(&rejection.into()))?;
+        let is_array = whole.trim_ascii_start().starts_with(b"[");
         let request = Request::from_parts(parts, whole.clone().into());
         match Json::from_request(request, state).await {
+            Ok(_) if is_array => Err(Refused::bad_request("the body has to be an object of JSON, and is an array")),
             Ok(Json(value)) => Ok(Self(value)),
             // A number such as 12.0 is an integer to JSON Schema, though not to serde.
             Err(rejection @ JsonRejection::JsonDataError(_)) => whole_numbers(&whole)
@@ -39,6 +42,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             Err(rejection) => Err(refused(&rejection)),
         }
     }
+}
+
+/// An object of JSON within a body, for `deserialize_with`: serde takes an array for one as well, with the values in the order of
+/// the fields.
+pub(super) fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<T, D::Error> {
+    T::deserialize(Value::Object(Map::deserialize(from)?)).map_err(D::Error::custom)
+}
+
+/// The same where null stands for none.
+pub(super) fn maybe_object<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Option<T>, D::Error> {
+    let found = Option::<Map<String, Value>>::deserialize(from)?;
+    found.map(|object| T::deserialize(Value::Object(object)).map_err(D::Error::custom)).transpose()
 }
 
 /// What a text has, with each number of no fraction as an integer; `None` where that changes nothing.

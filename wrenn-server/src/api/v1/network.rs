@@ -12,7 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::state::Context;
 use crate::api::v1::answer::Refused;
-use crate::api::v1::body::Body;
+use crate::api::v1::body::{Body, maybe_object};
 use crate::api::v1::exact;
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
@@ -40,7 +40,7 @@ pub(super) struct NetworkBody {
     #[schema(value_type = Option<Vec<String>>, max_items = 10, example = json!(["9.9.9.9"]))]
     dns_servers: Option<Vec<IpAddr>>,
     /// The SOCKS5 proxy by which its TCP connections leave, as far as they are let through; null for none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "maybe_object")]
     egress_proxy: Option<ProxyBody>,
     /// Whether requests to the sandbox's ports need no token.
     #[schema(default = true)]
@@ -70,7 +70,7 @@ struct ProxyBody {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, write_only)]
     password: Option<Hidden>,
     /// How it is spoken to within TLS; null without TLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_object")]
     tls: Option<ProxyTlsBody>,
 }
 

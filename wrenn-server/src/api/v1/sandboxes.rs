@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::state::Context;
 use crate::api::time::{of_ms, rfc3339};
 use crate::api::v1::answer::{ErrorBody, Refused};
-use crate::api::v1::body::Body;
+use crate::api::v1::body::{Body, object};
 use crate::api::v1::network::{NetworkBody, NewNetwork};
 use crate::api::v1::owner::Owner;
 use crate::api::v1::path::SandboxPath;
@@ -55,7 +55,7 @@ pub(super) struct Create {
     #[schema(default = false)]
     auto_resume: bool,
     /// What it may reach, and who may reach it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     #[schema(value_type = NewNetwork)]
     network: NetworkBody,
 }
