@@ -4,8 +4,10 @@
 //! anything, its mapping is replaced by a private one. Only the VM's thread may do that, since it has to trace QEMU; nothing
 //! has to be served afterwards.
 
-use std::fs::File;
-use std::os::fd::{AsFd, RawFd};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,16 +31,16 @@ pub(super) struct ClonedMemory {
 }
 
 impl ClonedMemory {
-    /// Has a VMM that runs no guest yet map the shared memory, its descriptor `shared`, where it has `memory` so far.
+    /// Has a VMM that runs no guest yet map `shared`, which it was given, where it has `memory` so far.
     pub(super) async fn map(
         process: &mut Process,
         uffds: Userfaultfds,
         memory: &Arc<GuestMemory>,
-        shared: RawFd,
+        shared: OwnedFd,
     ) -> Result<Self> {
         let (tell, told) = oneshot::channel();
         let (pid, replaced) = (process.pid(), Arc::clone(memory));
-        process.attend(Box::new(move || match map(pid, uffds, &replaced, shared) {
+        process.attend(Box::new(move || match map(pid, uffds, &replaced, &shared) {
             Ok((cloned, uffd)) => {
                 // Nobody listens where the restore was given up, and then the VMM is killed.
                 let _ = tell.send(Ok(cloned));
@@ -61,10 +63,11 @@ impl ClonedMemory {
 }
 
 /// Runs on the VM's thread.
-fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: RawFd) -> Result<(ClonedMemory, Uffd)> {
+fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: &OwnedFd) -> Result<(ClonedMemory, Uffd)> {
     let failed = |error: std::io::Error| Error::failed(WHAT)(error.into());
     let region = mapping_of(pid, memory).map_err(failed)?;
-    inject::map_private(pid, region.host_addr, region.len_bytes, shared).map_err(failed)?;
+    let theirs = number_of(pid, shared).map_err(failed)?;
+    inject::map_private(pid, region.host_addr, region.len_bytes, theirs).map_err(failed)?;
     // What the VMM wrote while it started.
     memory.clear().map_err(failed)?;
     arm_private(uffds.served.as_fd(), &region)?;
@@ -75,6 +78,21 @@ fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: RawFd) -> Re
     tracker.hold_with(uffds.served.as_fd(), uffds.hold)?;
     let found = Found::Tracked(Arc::new(Mutex::new(tracker)));
     Ok((ClonedMemory { found, memory }, uffds.served.into()))
+}
+
+/// The number by which a process knows the file of this program's descriptor: QEMU does not tell it.
+fn number_of(pid: Pid, file: &OwnedFd) -> io::Result<RawFd> {
+    let file_of = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let wanted = file_of(File::from(file.try_clone()?).metadata()?);
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        // One that was closed meanwhile is not the one that is looked for.
+        let is_it = std::fs::metadata(entry.path()).is_ok_and(|metadata| file_of(metadata) == wanted);
+        if let (true, Some(number)) = (is_it, entry.file_name().to_str().and_then(|name| name.parse().ok())) {
+            return Ok(number);
+        }
+    }
+    Err(io::Error::other("QEMU has not kept the memory that it was given"))
 }
 
 const WHAT: &str = "map the memory of all clones";

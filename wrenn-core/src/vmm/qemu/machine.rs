@@ -113,11 +113,11 @@ impl QemuMachine {
         if shared.len_bytes() != self.memory.len_bytes() as u64 {
             return Err(Error::failed(WHAT)("it is not of the machine's size".into()));
         }
-        let added = monitor(&mut self.qmp, WHAT)?.add_fd(shared.fd()).await;
-        let theirs = self.told(WHAT, added).await?;
-        let ClonedMemory { found, memory } =
-            ClonedMemory::map(&mut self.process, uffds, &self.memory, theirs.number).await?;
-        self.execute(WHAT, "remove-fd", json!({ "fdset-id": theirs.set, "fd": theirs.number })).await?;
+        let given = monitor(&mut self.qmp, WHAT)?.give_fd(SHARED_FD_NAME, shared.fd()).await;
+        self.told(WHAT, given).await?;
+        let shared = shared.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
+        let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &self.memory, shared).await?;
+        self.execute(WHAT, "closefd", json!({ "fdname": SHARED_FD_NAME })).await?;
         self.origin = Origin::Mapped;
         self.cloned = Some(memory);
         self.found = Some(found);
@@ -350,6 +350,7 @@ fn monitor<'a>(qmp: &'a mut Option<Qmp>, what: &'static str) -> Result<&'a mut Q
 }
 
 const STATE_FD_NAME: &str = "state";
+const SHARED_FD_NAME: &str = "shared";
 /// Device state is some 50 KB and takes milliseconds.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// More than that is not the state of a microvm, and would only fill the host's memory.

@@ -4,11 +4,10 @@
 //! skipped. <https://www.qemu.org/docs/master/interop/qmp-spec.html>
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -27,16 +26,6 @@ pub(super) struct Qmp {
     number: u64,
     /// How long a command may take.
     patience: Duration,
-}
-
-/// A descriptor that QEMU was given.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) struct AddedFd {
-    /// Its number in QEMU.
-    #[serde(rename = "fd")]
-    pub(super) number: RawFd,
-    #[serde(rename = "fdset-id")]
-    pub(super) set: i64,
 }
 
 /// Why a command was not carried out.
@@ -97,32 +86,17 @@ impl Qmp {
     /// # Errors
     /// As [`execute`](Self::execute).
     pub(super) async fn give_fd(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
-        self.execute_with("getfd", json!({ "fdname": name }), fd).await?;
-        Ok(())
-    }
-
-    /// Gives QEMU a descriptor, and returns what it knows it by.
-    ///
-    /// # Errors
-    /// As [`execute`](Self::execute).
-    pub(super) async fn add_fd(&mut self, fd: BorrowedFd<'_>) -> Result<AddedFd, QmpError> {
-        const COMMAND: &str = "add-fd";
-        let added = self.execute_with(COMMAND, Value::Null, fd).await?;
-        serde_json::from_value(added).map_err(|source| QmpError::Malformed { command: COMMAND.to_owned(), source })
-    }
-
-    /// Runs a command that a descriptor goes with.
-    async fn execute_with(&mut self, command: &str, arguments: Value, fd: BorrowedFd<'_>) -> Result<Value, QmpError> {
-        within(command, self.patience, async {
-            let line = self.request(command, arguments);
+        within("getfd", self.patience, async {
+            let line = self.request("getfd", json!({ "fdname": name }));
             let stream = self.stream.get_ref();
             let sent = stream.async_io(Interest::WRITABLE, || send_with_fd(stream, &line, fd)).await;
-            let sent = sent.map_err(io_error(command))?;
+            let sent = sent.map_err(io_error("getfd"))?;
             // A stream socket may take a part of the line; the descriptor went with its first byte.
-            self.stream.get_mut().write_all(&line[sent..]).await.map_err(io_error(command))?;
-            self.reply(command).await
+            self.stream.get_mut().write_all(&line[sent..]).await.map_err(io_error("getfd"))?;
+            self.reply("getfd").await
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     /// The line of the next command.
