@@ -1,7 +1,8 @@
 //! What wrenn itself costs: its share of a create's time, and what a running sandbox costs the embedding program.
 //!
 //! `own_share` is the part of a create that is neither the VMM's nor the guest's, beside its goal; `own_share/of_whole` is
-//! the same beside the whole create. Both are measured on a host with one sandbox, and on one with many. `sandbox_overhead`
+//! the same beside the whole create. Both are measured on a host with one sandbox, and on one with many. `create_standby` is
+//! a create in a VMM that stood by, beside one that starts its VMM; what it costs to start them is not in it. `sandbox_overhead`
 //! is the embedding program's memory, descriptors and threads for each sandbox that idles, and `sandbox_left` what is still
 //! there after the end of all.
 
@@ -30,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
     Sandbox::create(&host, "base").await?.kill().await?;
     settle().await;
     overhead(&host, 10).await?;
+    standby(&host).await?;
     let sandboxes = vec![Sandbox::create(&host, "base").await?];
     let at_one = shares(&host, "1").await?;
     let kept = more(&host, sandboxes, MANY).await?;
@@ -55,6 +57,27 @@ async fn shares(host: &Host, beside: &str) -> anyhow::Result<f64> {
     report_percentiles(&format!("{name}/of_whole"), "ms", &own, &whole, [Goal::None, Goal::None]);
     note(&parts.line());
     Ok(percentile(&own, 50))
+}
+
+/// A create in a VMM that stood by.
+async fn standby(plain: &Host) -> anyhow::Result<()> {
+    let host = Host::builder().standbys(1).open().await?;
+    Sandbox::create(&host, "base").await?.kill().await?;
+    let (mut values, mut references) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        while host.metrics().await?.standbys == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for (host, samples, stood_by) in [(&host, &mut values, true), (plain, &mut references, false)] {
+            let sandbox = Sandbox::create(host, "base").await?;
+            let report = sandbox.restore_report().await?;
+            anyhow::ensure!(report.phases.spawn.is_zero() == stood_by, "it was made otherwise");
+            samples.push(ms(report.steps.whole));
+            sandbox.kill().await?;
+        }
+    }
+    report_percentiles("create_standby", "ms", &values, &references, [Goal::AtMost(1.0), Goal::None]);
+    Ok(())
 }
 
 /// All but the steps of the VMM and of the guest.
