@@ -23,7 +23,7 @@ fn sandboxes_outlive_their_database() {
     let url = database.url();
     let key = common::output(dir.path(), &["--database-url", &url, "keys", "create", "ada"]);
     let key = String::from_utf8(key.stdout).unwrap().trim().to_owned();
-    let server = Server::start(dir.path(), &["--database-url", &url]);
+    let server = Server::start(dir.path(), &["--database-url", &url, "--standbys", "0"]);
     let client = server.client(&key);
     let (kept, ended) =
         (sandbox(&client, &json!({"timeout_sec": 3600})), sandbox(&client, &json!({"timeout_sec": 3600})));

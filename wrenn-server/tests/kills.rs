@@ -97,7 +97,7 @@ fn after_a_kill_at_any_moment_the_records_are_true_and_nothing_is_left_running()
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-    let server = Server::start(dir.path(), &[]);
+    let server = Server::start(dir.path(), &["--standbys", "0"]);
     let client = server.client(&key);
     println!("{:?}", check(&client));
     let (_, all) = client.get("/v1/sandboxes");

@@ -133,7 +133,7 @@ fn a_delete_wins_against_whatever_is_under_way() {
         return;
     }
     let dir = data_dir();
-    let server = Server::start(dir.path(), &["--no-auth"]);
+    let server = Server::start(dir.path(), &["--no-auth", "--standbys", "0"]);
     let client = server.client("");
     for under_way in ["resume", "pause", "fork", "exec"] {
         let id = sandbox(&client, &json!({}));
