@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::net::unix::pipe;
@@ -144,6 +144,13 @@ impl Process {
 
     pub(crate) fn exited(&self) -> watch::Receiver<Option<Exit>> {
         self.exited.clone()
+    }
+
+    /// Whether the VMM has ended, as the kernel knows it: its thread is told a moment later.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut pidfd = [PollFd::new(&*self.pidfd, PollFlags::IN)];
+        // An error would be a bug; a VMM of which nothing is known is not relied on.
+        poll(&mut pidfd, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
     }
 
     /// Kills the VMM and waits until it is reaped. Only a process that hangs in the kernel takes longer than

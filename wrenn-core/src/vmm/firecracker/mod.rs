@@ -267,7 +267,7 @@ impl Standby for FirecrackerStandby {
     }
 
     fn has_ended(&self) -> bool {
-        self.machine.exited().borrow().is_some()
+        self.machine.process.has_ended()
     }
 
     fn stood_by(&mut self) {

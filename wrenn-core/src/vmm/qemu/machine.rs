@@ -83,6 +83,10 @@ impl QemuMachine {
         self.restored.spawn = Duration::ZERO;
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.process.has_ended()
+    }
+
     /// Has QEMU note what the guest writes to its drive. `is_parents` says that a generation has what is on it now.
     pub(super) async fn watch_drive(&mut self, is_parents: bool) -> Result<()> {
         const WHAT: &str = "watch the drive";

@@ -196,7 +196,7 @@ impl Standby for QemuStandby {
     }
 
     fn has_ended(&self) -> bool {
-        self.machine.exited().borrow().is_some()
+        self.machine.has_ended()
     }
 
     fn stood_by(&mut self) {
