@@ -1,11 +1,11 @@
 //! Virtual machine monitors: the interface that wrenn drives them by, and a driver for each.
 //!
 //! ```text
-//!  Vmm::boot ────────────────┐
-//!                            ▼         ┌── resume ──┐
+//!  Vmm::boot ────────────────────────────────────┐
+//!                                                ▼         ┌── resume ──┐
 //!  Vmm::stand_by ─▶ Standby ── restore ──▶ Machine (stopped, describe)  ▼
-//!                            ▲                   running
-//!                   save ────┘◀─ stop ── save_ahead ┘        kill, or the VMM's own end, from anywhere
+//!                                                ▲                   running
+//!                                       save ────┘◀─ stop ── save_ahead ┘        kill, or the VMM's own end, from anywhere
 //! ```
 
 pub(crate) mod console;

@@ -244,7 +244,6 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::agent::connector::Connector;
     use crate::error::Error;
     use crate::vmm::machine::Machine;
     use crate::vmm::parts::Restore;

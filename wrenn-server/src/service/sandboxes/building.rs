@@ -35,9 +35,9 @@ impl Sandboxes {
     /// Notes that a template is to be built. Its recipe comes then.
     ///
     /// # Errors
-    /// [`ServiceError::BadBuild`] for a name or a tag that cannot be one, and for a size that no machine has; [`ServiceError::TooLarge`] for one that this
-    /// server does not have; [`Error::AlreadyExists`] for the name of an image or of
-    /// a snapshot; [`ServiceError::LimitReached`], [`ServiceError::StoredLimit`], and those of [`templates`](Self::templates).
+    /// [`ServiceError::BadBuild`] for a name or a tag that cannot be one, and for a size that no machine has;
+    /// [`ServiceError::TooLarge`] for one that this server does not have; [`Error::AlreadyExists`] for the name of an image or
+    /// of a snapshot; [`ServiceError::LimitReached`], [`ServiceError::StoredLimit`], and those of [`templates`](Self::templates).
     pub async fn request_build(&self, owner: &str, wanted: Wanted) -> Result<Arc<Build>, ServiceError> {
         self.take_nothing_more_while_closing()?;
         let name: TemplateName = wanted.name.parse().map_err(Error::from)?;
