@@ -8,11 +8,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::resource::{UsageWho, getrusage};
 use wrenn_core::{Host, Paging, Sandbox};
 
 mod support;
-use support::{Goal, report, report_percentiles};
+use support::{Goal, own_processor_time, report, report_percentiles};
 
 const CLONES: usize = 10;
 const ROUNDS: usize = 15;
@@ -91,19 +90,13 @@ impl Samples {
 
 /// From the call to the first command's answer.
 async fn create(host: &Host) -> anyhow::Result<Sample> {
-    let (began, before) = (Instant::now(), processor_time()?);
+    let (began, before) = (Instant::now(), own_processor_time()?);
     let sandbox = Sandbox::create(host, "base").await?;
     sandbox.exec("true").await?;
-    let (took, processor) = (began.elapsed(), processor_time()? - before);
+    let (took, processor) = (began.elapsed(), own_processor_time()? - before);
     let report = sandbox.restore_report().await?;
     sandbox.kill().await?;
     Ok(Sample { paging: report.paging, took, processor, copied_bytes: report.memory.bytes })
-}
-
-fn processor_time() -> anyhow::Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec())?))
 }
 
 /// The VMMs that this program has started.

@@ -11,12 +11,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 use wrenn_core::{Host, Sandbox, Sandboxes};
 
 mod support;
-use support::{Goal, note, percentile, report};
+use support::{Goal, note, own_processor_time, percentile, report};
 
 const COUNT: usize = 100;
 const ROUNDS: usize = 10;
@@ -142,12 +141,6 @@ async fn idle(made: &[Sandbox]) -> anyhow::Result<()> {
 
 async fn stopped_for(sandbox: &Sandbox) -> anyhow::Result<f64> {
     Ok(sandbox.save_report().await?.context("it was saved")?.stopped_for.as_secs_f64() * 1e3)
-}
-
-fn own_processor_time() -> anyhow::Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec())?))
 }
 
 /// From its start on, to the nanosecond.

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
 /// What a ratio of value to reference should be.
@@ -81,6 +82,13 @@ pub(crate) fn time<T>(run: impl FnOnce() -> T) -> Duration {
     let elapsed = start.elapsed();
     drop(made);
     elapsed
+}
+
+/// What the bench's own program has had of the processors so far.
+pub(crate) fn own_processor_time() -> anyhow::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let time = usage.user_time() + usage.system_time();
+    Ok(Duration::from_micros(u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec())?))
 }
 
 /// The sample that so many in a hundred are not above.
