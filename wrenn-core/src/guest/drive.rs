@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -32,13 +32,17 @@ pub(crate) fn create(site: &Arc<Site>) -> Result<File> {
     unnamed_file(site.data.path()).map_err(Error::io("make a drive in", site.data.path()))
 }
 
-/// Fills a drive with the contents that a generation has of it.
+/// Fills a drive with the contents that a generation has of it. It has its length already, and keeps it: a VMM that opens
+/// it meanwhile asks for the length once, and never again.
 pub(crate) async fn fill(site: &Arc<Site>, from: Generation, drive: &File) -> Result<()> {
     site.observer.at(Step::Drive)?;
     let drive = drive.try_clone().map_err(Error::io("open", site.data.path()))?;
     let path = site.data.path().to_owned();
-    blocking("fill the drive", move || from.reader(Space::Drive)?.copy_into(&drive, &path)).await??;
-    Ok(())
+    blocking("fill the drive", move || fill_zeros(&from, &drive, &path)).await?
+}
+
+fn fill_zeros(from: &Generation, drive: &File, path: &Path) -> Result<()> {
+    Ok(from.reader(Space::Drive)?.copy_over_zeros(drive, path)?)
 }
 
 /// Copies a file with its holes.
@@ -113,4 +117,33 @@ pub(crate) async fn write_ahead(drive: Arc<File>, directory: PathBuf) -> Result<
     // A file system that cannot clone fails here as it does in the stop. A stop then reads the drive itself, so this
     // failure is not an error.
     blocking("write the drive out", move || drop(clone(&drive, &directory))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use wrenn_snapshot::{LocalStore, PAGE_BYTES, PageRange};
+
+    use super::*;
+
+    /// QEMU measured a drive that was cut to nothing for an instant: its bitmap had another size than the drive that it saved.
+    #[test]
+    fn a_drive_that_is_filled_is_never_shorter_than_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut pending = LocalStore::open(dir.path()).unwrap().begin(None).unwrap();
+        pending.write_dirty(Space::Drive, &[7; 2 * PAGE_BYTES], &[PageRange::new(0, 2)]).unwrap();
+        let generation = pending.publish(b"").unwrap();
+        let drive = File::from(memfd_create(c"drive", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+        drive.set_len(2 * PAGE_BYTES as u64).unwrap();
+        fcntl(&drive, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+
+        fill_zeros(&generation, &drive, Path::new("the drive")).unwrap();
+
+        let mut bytes = [0; 2 * PAGE_BYTES];
+        drive.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 7));
+    }
 }
