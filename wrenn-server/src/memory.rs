@@ -8,9 +8,13 @@ use std::time::Duration;
 ///
 /// On its own it learns from the first large buffer that is freed to keep buffers of that size, and twice as much in the
 /// arena of each thread: a server that has paused a hundred sandboxes has some 70 MiB that nobody uses. The cost is a system
-/// call or two for each buffer of 128 KiB and more. It holds for the whole program, and so it is the program's to call.
+/// call or two for each buffer of 128 KiB and more. And there is one arena for each processor: on its own glibc makes one for
+/// each of the first threads, up to eight times as many, most of which wait. It holds for the whole program, and so it is the
+/// program's to call.
 pub fn give_back_what_is_free() {
     sys::fix_thresholds(KEPT_BYTES_MAX);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    sys::limit_arenas(processors.try_into().unwrap_or(std::ffi::c_int::MAX));
 }
 
 /// Gives back, each so often and for the first time at once, what is free between buffers that are in use: such as what the

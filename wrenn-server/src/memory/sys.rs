@@ -15,6 +15,18 @@ pub(super) fn fix_thresholds(bytes: c_int) {
     let _ = bytes;
 }
 
+/// Has glibc divide what it has among so many arenas at most: each keeps pages that are half in use. Other C libraries have
+/// no such number.
+pub(super) fn limit_arenas(arenas_max: c_int) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers, and the allocator's own lock.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas_max);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas_max;
+}
+
 /// Has glibc give back every page that is free, in all arenas. Other C libraries have nothing of the kind.
 pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
