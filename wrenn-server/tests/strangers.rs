@@ -246,3 +246,41 @@ fn random_requests_are_answered_and_break_nothing() {
     assert_eq!(run(&other, &kept, "cat mine"), "mine");
     server.stop();
 }
+
+#[test]
+fn what_e2bs_document_does_not_allow_is_refused() {
+    if !can_run("what_e2bs_document_does_not_allow_is_refused") {
+        return;
+    }
+    let dir = data_dir();
+    let key = new_key(dir.path(), "ada");
+    let server = Server::start(dir.path(), &[]);
+    let client = server.client(&key);
+    let many = vec!["sb0123456789abcdef"; 101].join(",");
+    let wrong = [
+        "/v2/sandboxes?limit=0".to_owned(),
+        "/v2/sandboxes?limit=101".to_owned(),
+        "/v2/sandboxes?startedAfter=".to_owned(),
+        "/v2/sandboxes?state=".to_owned(),
+        "/v2/sandboxes?order=".to_owned(),
+        "/v2/sandboxes?startedAfter=yesterday".to_owned(),
+        "/v2/templates?limit=101".to_owned(),
+        "/templates/base?limit=".to_owned(),
+        "/snapshots?limit=-1".to_owned(),
+        format!("/sandboxes/metrics?sandbox_ids={many}"),
+        format!("/sandboxes/metrics?sandbox_ids={}", ",".repeat(101)),
+        "/sandboxes/metrics?sandbox_ids=sb1,sb1".to_owned(),
+    ];
+    for path in wrong {
+        let (status, body) = client.get(&path);
+        assert!(status == 400 && body["message"].is_string(), "{status} for {path}: {body}");
+    }
+    for path in ["/v2/sandboxes?limit=100", "/v2/templates?limit=1", "/templates/base?limit=1&nextToken=0"] {
+        assert_eq!(client.get(path).0, 200, "{path}");
+    }
+    for path in ["/templates/base", "/templates/base/builds/0"] {
+        let (status, body) = client.post(path, &json!({}));
+        assert!(status == 501 && body["message"].as_str().unwrap().contains("/v3/templates"), "{status}: {body}");
+    }
+    server.stop();
+}

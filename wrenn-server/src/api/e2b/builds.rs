@@ -169,7 +169,7 @@ pub(super) async fn status(
     let build = named(&context, &owner, &template, &id)?;
     // What it is comes before its log: so the log of one that is over is whole.
     let now = build.now();
-    let skipped = query.number("logsOffset", 0, u32::MAX)?;
+    let skipped = query.number("logsOffset", 0, 0..=u32::MAX)?;
     let entries = page(&build, &query, skipped)?;
     let reason = now.reason.map(|reason| ReasonBody {
         log_entries: reason
@@ -198,9 +198,9 @@ pub(super) async fn logs(
     query: Pairs,
 ) -> Result<Json<LogsBody>, Refused> {
     let build = named(&context, &owner, &template, &id)?;
-    let limit = usize::try_from(query.number("limit", ENTRIES_MAX, ENTRIES_MAX)?.max(1)).unwrap_or(1);
+    let limit = usize::try_from(query.number("limit", ENTRIES_MAX, 0..=ENTRIES_MAX)?.max(1)).unwrap_or(1);
     let cursor = query.integer("cursor")?;
-    let is_backward = match query.text("direction") {
+    let is_backward = match query.value("direction") {
         None | Some("forward") => false,
         Some("backward") => true,
         Some(other) => return Err(Refused::bad_request(format!("direction is {other:?}: it is forward or backward"))),
@@ -228,13 +228,13 @@ fn named(context: &Context, owner: &str, template: &str, id: &str) -> Result<Arc
 }
 
 fn page(build: &Build, query: &Pairs, skipped: u32) -> Result<Vec<EntryBody>, Refused> {
-    let limit = query.number("limit", ENTRIES_MAX, ENTRIES_MAX)?.max(1);
+    let limit = query.number("limit", ENTRIES_MAX, 0..=ENTRIES_MAX)?.max(1);
     let [skipped, limit] = [skipped, limit].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
     Ok(build.log(level(query)?, skipped, limit).into_iter().map(EntryBody::from).collect())
 }
 
 fn level(query: &Pairs) -> Result<Level, Refused> {
-    let Some(name) = query.text("level") else { return Ok(Level::Debug) };
+    let Some(name) = query.value("level") else { return Ok(Level::Debug) };
     Level::named(name)
         .ok_or_else(|| Refused::bad_request(format!("level is {name:?}: it is debug, info, warn or error")))
 }

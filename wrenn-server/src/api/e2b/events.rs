@@ -58,8 +58,8 @@ async fn list(
         Some("true") => Order::OldestFirst,
         Some(other) => return Err(Refused::bad_request(format!("orderAsc is {other:?}: it is `true` or `false`"))),
     };
-    let skipped = query.number("offset", 0, u32::MAX)?;
-    let len_max = query.number("limit", LISTED, LISTED_MAX)?;
+    let skipped = query.number("offset", 0, 0..=u32::MAX)?;
+    let len_max = query.number("limit", LISTED, 0..=LISTED_MAX)?;
     let of = sandbox.map_or(EventsOf::Sandboxes, EventsOf::Sandbox);
     let events = context.sandboxes.events().list(owner, of, order, skipped, len_max).await?;
     Ok(Json(events.into_iter().map(EventBody::from).collect()))

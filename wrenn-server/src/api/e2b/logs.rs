@@ -47,16 +47,16 @@ pub(super) async fn v2(
     Path(id): Path<String>,
     query: Pairs,
 ) -> Result<Json<LogsBody>, Refused> {
-    let order = match query.text("direction") {
+    let order = match query.value("direction") {
         None | Some("forward") => Order::OldestFirst,
         Some("backward") => Order::NewestFirst,
         Some(other) => return Err(Refused::bad_request(format!("direction is {other:?}: `forward` or `backward`"))),
     };
-    if let Some(other) = query.text("level").filter(|level| !LEVELS.contains(level)) {
+    if let Some(other) = query.value("level").filter(|level| !LEVELS.contains(level)) {
         return Err(Refused::bad_request(format!("level is {other:?}: one of {LEVELS:?}")));
     }
     let (cursor, search) = (query.integer("cursor")?, query.text("search"));
-    let limit = query.number("limit", LOGS_MAX, LOGS_MAX)?;
+    let limit = query.number("limit", LOGS_MAX, 0..=LOGS_MAX)?;
     let events = events(&context, &owner, &id, order).await?;
     let fits = |event: &EventRecord| {
         let is_beyond = cursor.is_none_or(|cursor| match order {
@@ -66,7 +66,7 @@ pub(super) async fn v2(
         is_beyond && search.is_none_or(|search| message(event).contains(search))
     };
     // All that is told is of the level `info`.
-    let is_told = !matches!(query.text("level"), Some("warn" | "error"));
+    let is_told = !matches!(query.value("level"), Some("warn" | "error"));
     let logs = events.iter().filter(|event| is_told && fits(event)).map(LogBody::from);
     Ok(Json(LogsBody { logs: logs.take(usize::try_from(limit).unwrap_or(usize::MAX)).collect() }))
 }
@@ -77,7 +77,9 @@ pub(super) async fn v1(
     Path(id): Path<String>,
     query: Pairs,
 ) -> Result<Json<OldLogsBody>, Refused> {
-    let (start, limit) = (query.integer("start")?.unwrap_or(0), query.number("limit", LOGS_MAX, LOGS_MAX)?);
+    let start = query.integer("start")?.unwrap_or(0);
+    // This route's own limit has no bound.
+    let limit = query.number("limit", LOGS_MAX, 0..=u32::MAX)?.min(LOGS_MAX);
     let mut events = events(&context, &owner, &id, Order::OldestFirst).await?;
     events.retain(|event| event.at_ms >= start);
     events.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

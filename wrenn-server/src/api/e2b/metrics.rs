@@ -1,6 +1,6 @@
 //! How much sandboxes use of their machines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use axum::Json;
@@ -59,8 +59,9 @@ pub(super) async fn of_many(
     query: Pairs,
 ) -> Result<Json<MetricsBody>, Refused> {
     let ids = query.list("sandbox_ids");
-    if ids.len() > IDS_MAX {
-        return Err(Refused::bad_request(format!("sandbox_ids are {IDS_MAX} at most")));
+    let has_twice = ids.iter().collect::<BTreeSet<_>>().len() < ids.len();
+    if ids.len() > IDS_MAX || has_twice {
+        return Err(Refused::bad_request(format!("sandbox_ids are {IDS_MAX} at most, each once")));
     }
     let mut sandboxes = BTreeMap::new();
     for id in ids {

@@ -46,7 +46,11 @@ fn templates_router() -> Router<Context> {
         .route("/default-templates", get(templates::list))
         .route("/templates/tags", post(tags::assign).delete(tags::remove))
         .route("/templates/aliases/{alias}", get(templates::alias))
-        .route("/templates/{id}", get(templates::get).delete(templates::delete).patch(templates::patch))
+        .route(
+            "/templates/{id}",
+            get(templates::get).delete(templates::delete).patch(templates::patch).post(unbuilt::first_builds),
+        )
+        .route("/templates/{id}/builds/{build}", post(unbuilt::first_builds))
         .route("/v2/templates/{id}", axum::routing::patch(templates::patch))
         .route("/templates/{id}/tags", get(tags::list))
         .route("/templates/{id}/tags/count", get(tags::count))

@@ -170,20 +170,20 @@ pub(super) async fn list_v2(
         [] => vec![Status::Running, Status::Paused],
         states => states.iter().map(|state| status(state)).collect::<Result<_, _>>()?,
     };
-    let order = match query.text("order") {
+    let order = match query.value("order") {
         None | Some("desc") => Order::NewestFirst,
         Some("asc") => Order::OldestFirst,
         Some(other) => return Err(Refused::bad_request(format!("order is {other:?}: it is `asc` or `desc`"))),
     };
-    let started_after_ms = query.text("startedAfter").map(of_rfc3339).transpose()?;
+    let started_after_ms = query.value("startedAfter").map(of_rfc3339).transpose()?;
     let (labels, template) = (query.pairs("metadata"), query.text("template"));
     let fits = |found: &Found| {
         let record = &found.record;
         labels.iter().all(|(name, value)| record.asked.labels.get(name) == Some(value))
             && template.is_none_or(|template| record.template_name() == template_name(template))
-            && started_after_ms.is_none_or(|after| record.started_at_ms > after)
+            && started_after_ms.is_none_or(|after| record.started_at_ms >= after)
     };
-    let len_max = query.number("limit", PAGE_MAX, PAGE_MAX)?.max(1);
+    let len_max = query.number("limit", PAGE_MAX, 1..=PAGE_MAX)?;
     let after = query.text("nextToken").map(of_token).transpose()?;
     let page = Page { owner: &owner, statuses: &statuses, by: By::Started, order, after, len_max: PAGE_MAX };
     let (listed, next) = fill(&context, page, fits, usize::try_from(len_max).unwrap_or(1)).await?;

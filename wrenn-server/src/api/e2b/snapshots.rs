@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::api::e2b::answer::Refused;
@@ -51,18 +51,10 @@ pub(super) async fn list(
     Owner(owner): Owner,
     query: Pairs,
 ) -> Result<(HeaderMap, Json<Vec<SnapshotBody>>), Refused> {
-    let limit = usize::try_from(query.number("limit", PAGE_MAX, PAGE_MAX)?.max(1)).unwrap_or(1);
-    let (of, name, after) =
-        (query.text("sandboxID").map(bare), query.text("name").map(template_name), query.text("nextToken"));
+    let (of, name) = (query.text("sandboxID").map(bare), query.text("name").map(template_name));
     let mut names: Vec<String> = context.sandboxes.snapshots(&owner, of).await?;
-    names.retain(|its| name.is_none_or(|name| name == its) && after.is_none_or(|after| &**its > after));
-    let mut headers = HeaderMap::new();
-    if names.len() > limit {
-        names.truncate(limit);
-        if let Some(last) = names.last().and_then(|last| HeaderValue::from_str(last).ok()) {
-            headers.insert(HeaderName::from_static("x-next-token"), last);
-        }
-    }
+    names.retain(|its| name.is_none_or(|name| name == its));
+    let (headers, names) = query.page()?.of(names, |name| name);
     Ok((headers, Json(names.iter().map(|name| SnapshotBody::new(name)).collect())))
 }
 
@@ -71,5 +63,3 @@ impl SnapshotBody {
         Self { snapshot_id: name.to_owned(), names: vec![name.to_owned()] }
     }
 }
-
-const PAGE_MAX: u32 = 100;

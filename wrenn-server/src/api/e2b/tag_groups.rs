@@ -56,8 +56,8 @@ pub(super) async fn groups(
     Path(name): Path<String>,
     query: Pairs,
 ) -> Result<Json<GroupsBody>, Refused> {
-    let len_max = usize::try_from(query.number("tagsLimit", 25, 100)?.max(1)).unwrap_or(1);
-    let assignments_max = query.number("assignmentLimit", 6, 100)?;
+    let len_max = usize::try_from(query.number("tagsLimit", 25, 0..=100)?.max(1)).unwrap_or(1);
+    let assignments_max = query.number("assignmentLimit", 6, 0..=100)?;
     let (search, cursor) = (query.text("search").unwrap_or_default().to_lowercase(), query.text("tagsCursor"));
     let mut tags = context.sandboxes.tags(&owner, bare(&name)).await?;
     tags.retain(|record| record.tag.contains(&search));

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use wrenn_core::Template;
@@ -10,6 +10,7 @@ use wrenn_core::Template;
 use crate::api::e2b::answer::Refused;
 use crate::api::e2b::body::Body;
 use crate::api::e2b::owner::Owner;
+use crate::api::e2b::query::Pairs;
 use crate::api::e2b::sandboxes::template_name;
 use crate::api::e2b::tags::bare;
 use crate::api::state::Context;
@@ -94,19 +95,22 @@ enum Found {
 pub(super) async fn list(
     State(context): State<Context>,
     Owner(owner): Owner,
-) -> Result<Json<Vec<TemplateBody>>, Refused> {
+    query: Pairs,
+) -> Result<(HeaderMap, Json<Vec<TemplateBody>>), Refused> {
     let built = context.sandboxes.built(&owner).await?;
     let templates = context.sandboxes.templates(&owner).await?;
     let mut all: Vec<TemplateBody> = templates.iter().map(TemplateBody::from).collect();
     all.extend(built.iter().filter_map(TemplateBody::of_built));
-    Ok(Json(all))
+    let (headers, page) = query.page()?.of(all, |template| &template.template_id);
+    Ok((headers, Json(page)))
 }
 
 pub(super) async fn get(
     State(context): State<Context>,
     Owner(owner): Owner,
     Path(id): Path<String>,
-) -> Result<Json<WithBuildsBody>, Refused> {
+    query: Pairs,
+) -> Result<(HeaderMap, Json<WithBuildsBody>), Refused> {
     let (template, mut builds) = match named(&context, &owner, &id).await? {
         Found::Plain(template) => {
             let template = TemplateBody::from(&template);
@@ -121,7 +125,8 @@ pub(super) async fn get(
     let others = context.sandboxes.builds(&owner).into_iter();
     let others = others.filter(|build| build.wanted.name == template.template_id && !known.contains(&build.id));
     builds.extend(others.map(|build| BuildBody::from(&*build)));
-    Ok(Json(WithBuildsBody { template, builds }))
+    let (headers, builds) = query.page()?.of(builds, |build| &build.build_id);
+    Ok((headers, Json(WithBuildsBody { template, builds })))
 }
 
 pub(super) async fn alias(

@@ -52,6 +52,9 @@ pub(super) fn add_alternatives(document: &mut Document) {
     restrict(document, "Assignment", vec![target.into()]);
     close_kinds(document, "StepBody");
     close_kinds(document, "ReadyBody");
+    if let Some(form) = document.components.as_mut().and_then(|all| all.schemas.get_mut("WriteForm")) {
+        close(form);
+    }
 }
 
 /// Has the unsigned numbers of 32 bits end where they do. Their derived format is that of signed ones, which end before.
