@@ -1,6 +1,7 @@
 //! What the server adds to the same call of the library, what it carries, what it takes by itself, and how it bears a burst.
 //!
-//! The server is a process of its own: this program once more, which serves a data directory of the bench's.
+//! The server is a process of its own: the one that `WRENN_SERVER` names, or this program once more, which is built as the
+//! other benches are (`cargo build --profile server -p wrenn-server` makes the one that is installed).
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -206,13 +207,42 @@ struct Served {
 
 impl Served {
     async fn start(data_dir: &Path) -> anyhow::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        let mut process = command.env(SERVES, data_dir).stdout(Stdio::piped()).spawn()?;
+        let mut command = match std::env::var_os(INSTALLED) {
+            Some(server) => {
+                let mut command = Command::new(server);
+                command.args([
+                    "serve",
+                    "--listen",
+                    "127.0.0.1:0",
+                    "--no-auth",
+                    "--standbys",
+                    "0",
+                    "--memory-times",
+                    "4",
+                ]);
+                command.args(["--vcpus-times", "64", "--queue-seconds", "60"]).env("WRENN_DATA_DIR", data_dir);
+                command
+            }
+            None => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.env(SERVES, data_dir);
+                command
+            }
+        };
+        let mut process = command.stdout(Stdio::piped()).spawn()?;
         let stdout = tokio::process::ChildStdout::from_std(process.stdout.take().context("it has an output")?)?;
         let begun = Instant::now();
-        let line = BufReader::new(stdout).lines().next_line().await?.context("the server ended")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let address = loop {
+            let line = lines.next_line().await?.context("the server ended")?;
+            if let Some(address) = line.split("http://").last().and_then(|address| address.parse().ok()) {
+                break address;
+            }
+        };
         note(&format!("the server was ready in {:.0} ms", begun.elapsed().as_secs_f64() * 1e3));
-        Ok(Self { process, address: line.parse()? })
+        // What it says later is nobody's, and has to go somewhere.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self { process, address })
     }
 
     async fn client(&self) -> anyhow::Result<Client> {
@@ -291,5 +321,7 @@ fn us(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6
 }
 
+/// The server to measure.
+const INSTALLED: &str = "WRENN_SERVER";
 /// Has this program be the server of that data directory.
 const SERVES: &str = "WRENN_BENCH_SERVES";
