@@ -40,6 +40,7 @@
 //! ```
 #![warn(missing_docs)]
 
+mod affinity;
 mod arm;
 mod background;
 mod blob_writer;

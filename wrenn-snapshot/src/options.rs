@@ -33,6 +33,13 @@ pub struct ServeOptions {
     /// A descriptor that becomes readable when the VMM dies, such as its pidfd. None by default; without one, the
     /// death of the VMM goes unnoticed until the server is stopped.
     pub watch: Option<OwnedFd>,
+    /// The process whose threads fault, by its id as this process has it. While one thread of it waits for page after page, the
+    /// server and that thread are bound to one processor, so that a fault wakes no other: a quarter of the wait and half of the
+    /// processor time where others are idle (benches/fault_4k.rs). Several that fault at once are left where they are, and all
+    /// is as before a millisecond after the last fault. It takes a descriptor with
+    /// [`Features::THREAD_ID`](crate::Features::THREAD_ID), and the right to change where that process's threads run; without
+    /// either nobody is bound. None by default.
+    pub affinity: Option<u32>,
     /// How it becomes known what the guest writes. Asynchronously by default.
     pub tracking: Tracking,
     /// How many of the pages that the guest touches are [recorded](crate::PageServer::touched_pages), at most. None by
@@ -97,6 +104,7 @@ impl Default for ServeOptions {
             fault_around_bytes: 64 << 10,
             read_attempts_max: 3,
             watch: None,
+            affinity: None,
             tracking: Tracking::default(),
             record_pages_max: 0,
             prefetch: None,

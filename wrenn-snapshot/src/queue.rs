@@ -43,7 +43,7 @@ impl FaultQueue {
     pub(crate) fn push(&mut self, event: Event) {
         match event {
             Event::Removed { start, end } => self.removes.push_back((start, end)),
-            Event::Missing { addr, access } => self.want(addr, access),
+            Event::Missing { addr, access, .. } => self.want(addr, access),
             Event::Protected { addr } => self.unprotect(addr),
             Event::Other => {}
         }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn discards_come_before_the_faults_they_caused() {
         let mut queue = FaultQueue::default();
-        queue.push(Event::Missing { addr: 0x1000, access: READ });
+        queue.push(Event::Missing { addr: 0x1000, access: READ, thread: 0 });
         queue.push(Event::Removed { start: 0x1000, end: 0x3000 });
         let expected = [Action::Remove { start: 0x1000, end: 0x3000 }, Action::Install { addr: 0x1000, access: READ }];
         assert_eq!(drain(&mut queue), expected);
@@ -125,7 +125,7 @@ mod tests {
     fn a_page_is_queued_once_and_a_write_outranks_a_read() {
         let mut queue = FaultQueue::default();
         for (addr, access) in [(0x1000, READ), (0x2000, READ), (0x1000, WRITE), (0x1000, READ)] {
-            queue.push(Event::Missing { addr, access });
+            queue.push(Event::Missing { addr, access, thread: 0 });
         }
         let expected = [(0x1000, WRITE), (0x2000, READ)].map(|(addr, access)| Action::Install { addr, access });
         assert_eq!(drain(&mut queue), expected);
@@ -134,14 +134,14 @@ mod tests {
     #[test]
     fn what_was_put_off_comes_back_without_a_new_event() {
         let mut queue = FaultQueue::default();
-        queue.push(Event::Missing { addr: 0x1000, access: READ });
+        queue.push(Event::Missing { addr: 0x1000, access: READ, thread: 0 });
         queue.push(Event::Protected { addr: 0x1000 });
         for action in drain(&mut queue) {
             queue.defer(action);
             queue.defer(action);
         }
         assert!(queue.has_deferred() && queue.next().is_none());
-        queue.push(Event::Missing { addr: 0x1000, access: WRITE });
+        queue.push(Event::Missing { addr: 0x1000, access: WRITE, thread: 0 });
         queue.retry_deferred();
         let expected = [Action::Install { addr: 0x1000, access: WRITE }, Action::Unprotect { addr: 0x1000 }];
         assert_eq!(drain(&mut queue), expected);
@@ -152,7 +152,7 @@ mod tests {
     fn a_page_can_be_queued_again_once_it_was_taken() {
         let mut queue = FaultQueue::default();
         for _ in 0..2 {
-            queue.push(Event::Missing { addr: 0x1000, access: READ });
+            queue.push(Event::Missing { addr: 0x1000, access: READ, thread: 0 });
             assert_eq!(drain(&mut queue).len(), 1);
         }
     }

@@ -44,6 +44,7 @@ use nix::{
 };
 
 use crate::{
+    affinity::{self, Companion},
     background::{self, Background, Chunk},
     counters::{Origin, RestoreReport, ServeCounters},
     dirty::{DirtyTracker, told::Told},
@@ -96,6 +97,7 @@ pub struct PageServer {
     /// When the next chunk of the background is due.
     background_at: Option<Instant>,
     once_resident: Then,
+    companion: Companion,
 }
 
 /// What is left to do once every page is in place.
@@ -143,7 +145,8 @@ impl PageServer {
         let resident = ResidentPages::new(uffd.non_blocking()?, &regions, &options, pages_at_once(&regions));
         let filler = Filler::new(source, resident, &regions);
         let background = Background::new(&options, &regions);
-        Ok(Self { regions, options, filler, background, background_at: None, once_resident })
+        let companion = Companion::new(options.affinity);
+        Ok(Self { companion, regions, options, filler, background, background_at: None, once_resident })
     }
 
     /// The live counts.
@@ -222,6 +225,10 @@ impl PageServer {
             }
             self.filler.resident.uffd.drain(&mut events)?;
             let read_at = Instant::now();
+            // What reads ahead on the processor of the thread that waits would keep it waiting.
+            if self.background.is_done() {
+                self.companion.told(&events, read_at);
+            }
             let is_idle = events.is_empty() && !queue.has_deferred();
             events.drain(..).for_each(|event| queue.push(self.of_granule(event)));
             queue.retry_deferred();
@@ -267,6 +274,15 @@ impl PageServer {
 
     /// How long to wait for an event.
     fn patience(&self, queue: &FaultQueue) -> PollTimeout {
+        let patience = self.patience_with_work(queue);
+        match self.companion.is_bound() {
+            true if patience.is_none() => PollTimeout::from(affinity::GAP_MS),
+            true => patience.min(PollTimeout::from(affinity::GAP_MS)),
+            false => patience,
+        }
+    }
+
+    fn patience_with_work(&self, queue: &FaultQueue) -> PollTimeout {
         let until_background = || {
             let left = self.background_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
             // Rounded up, so that it is due when the wait ends.
@@ -306,7 +322,9 @@ impl PageServer {
     /// Rounds an event's address down to where its granule starts.
     fn of_granule(&self, event: Event) -> Event {
         match event {
-            Event::Missing { addr, access } => Event::Missing { addr: self.regions.granule_start(addr), access },
+            Event::Missing { addr, access, thread } => {
+                Event::Missing { addr: self.regions.granule_start(addr), access, thread }
+            }
             Event::Protected { addr } => Event::Protected { addr: self.regions.granule_start(addr) },
             Event::Removed { .. } | Event::Other => event,
         }

@@ -44,6 +44,8 @@ impl Features {
     /// What [holding pages](crate::DirtyTracker::hold) takes of the second descriptor: to be told of writes to shared
     /// memory. Linux 5.19.
     pub(crate) const HOLD: Self = Self(PAGEFAULT_FLAG_WP | WP_HUGETLBFS_SHMEM | WP_UNPOPULATED);
+    /// To be told which thread waits, as [`ServeOptions::affinity`](crate::ServeOptions::affinity) takes. Linux 4.14.
+    pub const THREAD_ID: Self = Self(1 << 8);
     /// To be told of discarded pages (`MADV_DONTNEED`, `MADV_REMOVE`). Whoever discards waits until the event is read.
     pub const EVENT_REMOVE: Self = Self(1 << 3);
 
@@ -93,8 +95,8 @@ pub(crate) enum Access {
 /// Something that the kernel says about registered memory. Addresses are those of the process that faulted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A thread waits for a page that is not there.
-    Missing { addr: u64, access: Access },
+    /// A thread waits for a page that is not there. Which one is 0 where the descriptor does not tell.
+    Missing { addr: u64, access: Access, thread: u32 },
     /// A thread waits to write to a protected page. Asynchronous protection never says so.
     Protected { addr: u64 },
     /// The pages of `start..end` are being discarded.
@@ -356,13 +358,15 @@ fn child_of(message: &[u8]) -> Option<OwnedFd> {
 
 /// One `struct uffd_msg`: the event in byte 0, its arguments from byte 8 on.
 fn parse_event(message: &[u8]) -> Event {
-    let (first, second) = (word(message, 8), word(message, 16));
+    let (first, second, third) = (word(message, 8), word(message, 16), word(message, 24));
+    let missing = |access| {
+        let thread = u32::try_from(third & u64::from(u32::MAX)).unwrap_or(0);
+        Event::Missing { addr: second, access, thread }
+    };
     match message.first() {
         Some(&EVENT_PAGEFAULT) if first & FAULT_FLAG_WP != 0 => Event::Protected { addr: second },
-        Some(&EVENT_PAGEFAULT) if first & FAULT_FLAG_WRITE != 0 => {
-            Event::Missing { addr: second, access: Access::Write }
-        }
-        Some(&EVENT_PAGEFAULT) => Event::Missing { addr: second, access: Access::Read },
+        Some(&EVENT_PAGEFAULT) if first & FAULT_FLAG_WRITE != 0 => missing(Access::Write),
+        Some(&EVENT_PAGEFAULT) => missing(Access::Read),
         Some(&EVENT_REMOVE | &EVENT_UNMAP) => Event::Removed { start: first, end: second },
         _ => Event::Other,
     }

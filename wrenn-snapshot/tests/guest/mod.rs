@@ -178,8 +178,12 @@ impl Guest {
         Some((guest, uffd, tracker.expect("the region is whole pages")))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn address_space(&self) -> File {
-        File::open(format!("/proc/{}/mem", self.child.id())).expect("the guest has memory")
+        File::open(format!("/proc/{}/mem", self.pid())).expect("the guest has memory")
     }
 
     /// How much memory is its own alone, in pages of its memory.

@@ -62,6 +62,7 @@ impl LazyMemory {
                 tracking: armed.tracking(),
                 // A microvm without a balloon discards nothing.
                 once_resident: OnceResident::End,
+                affinity: Some(pid.as_raw().unsigned_abs()),
                 ..from.serve_options(watch)
             };
             let reader = from.generation.reader(Space::Memory)?;
@@ -113,7 +114,7 @@ fn arm(pid: Pid, uffds: &Userfaultfds, region: Region, memory: &GuestMemory, tra
     let served = uffds.served.as_fd();
     match tracking {
         Tracking::Async => {
-            arm_file(served, &[region], Features::SERVE_AND_TRACK)?;
+            arm_file(served, &[region], Features::SERVE_AND_TRACK.with(Features::THREAD_ID))?;
             let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| Error::failed(WHAT)(e.into()))?;
             let mut tracker = DirtyTracker::of_file(pagemap, vec![region], file_of(memory)?)?;
             let hold = uffds.hold.try_clone().map_err(|e| Error::failed(WHAT)(e.into()))?;
@@ -121,7 +122,7 @@ fn arm(pid: Pid, uffds: &Userfaultfds, region: Region, memory: &GuestMemory, tra
             Ok(Armed::Async(tracker))
         }
         Tracking::Sync => {
-            arm_file(served, &[region], Features::SERVE_AND_TRACK_SYNC)?;
+            arm_file(served, &[region], Features::SERVE_AND_TRACK_SYNC.with(Features::THREAD_ID))?;
             Ok(Armed::Sync)
         }
         Tracking::Compare | Tracking::Vmm => {

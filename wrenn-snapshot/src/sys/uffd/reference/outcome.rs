@@ -27,7 +27,7 @@ pub(super) enum Heard {
 impl Heard {
     pub(super) fn of(event: Event, start: u64) -> Self {
         match event {
-            Event::Missing { addr, access } => Self::Missing { at: addr - start, access },
+            Event::Missing { addr, access, .. } => Self::Missing { at: addr - start, access },
             Event::Protected { addr } => Self::Protected { at: addr - start },
             Event::Removed { start: first, end } => Self::Removed { start: first - start, end: end - start },
             Event::Other => Self::Other,
