@@ -48,7 +48,12 @@ const KEPT_BYTES_MAX: std::ffi::c_int = 128 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    /// What is resident is the whole program's: each of these tests has it for itself.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     fn resident_bytes() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").expect("it is there");
@@ -58,6 +63,7 @@ mod tests {
 
     #[test]
     fn what_is_free_between_buffers_is_given_back() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         const BUFFER_BYTES: usize = 64 << 10;
         let mut buffers: Vec<_> = (0..512).map(|fill: usize| vec![fill.to_le_bytes()[0] | 1; BUFFER_BYTES]).collect();
         let mut is_kept = false;
@@ -74,6 +80,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_has_freed_large_buffers_keeps_none() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         const BUFFER_BYTES: usize = 4 << 20;
         let work = || {
             for _ in 0..4 {
