@@ -256,7 +256,7 @@ fn what_e2bs_document_does_not_allow_is_refused() {
     let key = new_key(dir.path(), "ada");
     let server = Server::start(dir.path(), &[]);
     let client = server.client(&key);
-    let many = vec!["sb0123456789abcdef"; 101].join(",");
+    let many: Vec<_> = (0..101).map(|number| format!("sb{number}")).collect();
     let wrong = [
         "/v2/sandboxes?limit=0".to_owned(),
         "/v2/sandboxes?limit=101".to_owned(),
@@ -267,7 +267,7 @@ fn what_e2bs_document_does_not_allow_is_refused() {
         "/v2/templates?limit=101".to_owned(),
         "/templates/base?limit=".to_owned(),
         "/snapshots?limit=-1".to_owned(),
-        format!("/sandboxes/metrics?sandbox_ids={many}"),
+        format!("/sandboxes/metrics?sandbox_ids={}", many.join(",")),
         format!("/sandboxes/metrics?sandbox_ids={}", ",".repeat(101)),
         "/sandboxes/metrics?sandbox_ids=sb1,sb1".to_owned(),
     ];

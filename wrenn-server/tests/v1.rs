@@ -27,6 +27,8 @@ fn a_sandbox_is_made_used_paused_resumed_forked_and_ended() {
         (&answer["exit_code"], &answer["encoding"], &answer["sandbox_id"]),
         (&json!(3), &json!("utf-8"), &json!(id))
     );
+    let (status, answer) = exec(&json!({"cmd": "true", "cwd": "/none"}));
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_input")));
     let (_, answer) = exec(&json!({"cmd": "printf", "args": ["\\377"]}));
     assert_eq!(
         (&answer["stdout"], &answer["stderr"], &answer["encoding"]),
