@@ -4,7 +4,7 @@ mod common;
 
 use serde_json::{Value, json};
 
-use common::{Server, can_run, data_dir, new_key, run, sandbox};
+use common::{Client, Server, can_run, data_dir, new_key, run, sandbox};
 
 #[test]
 fn a_sandbox_is_made_used_paused_resumed_forked_and_ended() {
@@ -19,27 +19,7 @@ fn a_sandbox_is_made_used_paused_resumed_forked_and_ended() {
     let path = format!("/v1/sandboxes/{id}");
     assert_eq!(run(&client, &id, "echo $WHO; echo kept > kept"), "ada");
 
-    let exec = |body: &Value| client.post(&format!("{path}/exec"), body);
-    let (status, answer) =
-        exec(&json!({"cmd": "sh", "args": ["-c", "echo $A; pwd >&2; exit 3"], "envs": {"A": "b"}, "cwd": "/tmp"}));
-    assert_eq!((status, &answer["stdout"], &answer["stderr"]), (200, &json!("b\n"), &json!("/tmp\n")));
-    assert_eq!(
-        (&answer["exit_code"], &answer["encoding"], &answer["sandbox_id"]),
-        (&json!(3), &json!("utf-8"), &json!(id))
-    );
-    let (status, answer) = exec(&json!({"cmd": "true", "cwd": "/none"}));
-    assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_input")));
-    let (_, answer) = exec(&json!({"cmd": "printf", "args": ["\\377"]}));
-    assert_eq!(
-        (&answer["stdout"], &answer["stderr"], &answer["encoding"]),
-        (&json!("/w=="), &json!(""), &json!("base64"))
-    );
-    let (_, answer) = exec(&json!({"cmd": "sh", "args": ["-c", "kill -9 $$"]}));
-    assert_eq!(answer["exit_code"], 137);
-    let (status, answer) = exec(&json!({"cmd": "sleep", "args": ["60"], "timeout_sec": 1}));
-    assert_eq!((status, &answer["error"]["code"]), (408, &json!("command_timed_out")), "{answer}");
-    let (status, answer) = exec(&json!({"cmd": "no-such-program"}));
-    assert_eq!((status, &answer["error"]["code"]), (404, &json!("not_found")), "{answer}");
+    commands_are_answered(&client, &id);
     assert_eq!(client.send("POST", &format!("{path}/ping"), None).0, 204);
 
     let (status, answer) = client.post(&format!("{path}/fork"), &json!({"count": 2}));
@@ -79,12 +59,38 @@ fn a_sandbox_is_made_used_paused_resumed_forked_and_ended() {
     assert_eq!(client.delete(&path), 204, "it has ended");
     let (status, answer) = client.get(&path);
     assert_eq!((status, &answer["status"]), (200, &json!("stopped")), "{answer}");
-    let (status, answer) = exec(&json!({"cmd": "true"}));
+    let (status, answer) = client.post(&format!("{path}/exec"), &json!({"cmd": "true"}));
     assert_eq!((status, &answer["error"]["code"]), (409, &json!("invalid_state")), "{answer}");
     let (_, all) = client.get("/v1/sandboxes");
     let all: Vec<_> = all.as_array().unwrap().iter().map(|one| one["status"].as_str().unwrap().to_owned()).collect();
     assert_eq!(all, ["stopped"; 3]);
     server.stop();
+}
+
+/// Each kind of end that a command can have.
+fn commands_are_answered(client: &Client, id: &str) {
+    let path = format!("/v1/sandboxes/{id}");
+    let exec = |body: &Value| client.post(&format!("{path}/exec"), body);
+    let (status, answer) =
+        exec(&json!({"cmd": "sh", "args": ["-c", "echo $A; pwd >&2; exit 3"], "envs": {"A": "b"}, "cwd": "/tmp"}));
+    assert_eq!((status, &answer["stdout"], &answer["stderr"]), (200, &json!("b\n"), &json!("/tmp\n")));
+    assert_eq!(
+        (&answer["exit_code"], &answer["encoding"], &answer["sandbox_id"]),
+        (&json!(3), &json!("utf-8"), &json!(id))
+    );
+    let (status, answer) = exec(&json!({"cmd": "true", "cwd": "/none"}));
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("invalid_input")));
+    let (_, answer) = exec(&json!({"cmd": "printf", "args": ["\\377"]}));
+    assert_eq!(
+        (&answer["stdout"], &answer["stderr"], &answer["encoding"]),
+        (&json!("/w=="), &json!(""), &json!("base64"))
+    );
+    let (_, answer) = exec(&json!({"cmd": "sh", "args": ["-c", "kill -9 $$"]}));
+    assert_eq!(answer["exit_code"], 137);
+    let (status, answer) = exec(&json!({"cmd": "sleep", "args": ["60"], "timeout_sec": 1}));
+    assert_eq!((status, &answer["error"]["code"]), (408, &json!("command_timed_out")), "{answer}");
+    let (status, answer) = exec(&json!({"cmd": "no-such-program"}));
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("not_found")), "{answer}");
 }
 
 #[test]
