@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, clone};
@@ -44,28 +45,18 @@ pub(crate) fn leave_tap(queue: &OwnedFd, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Has a packet socket see the packets of one link alone, those of one protocol (`ETH_P_…`) that `filter` lets through.
-pub(crate) fn watch_link(
-    socket: &OwnedFd,
-    link: u32,
-    protocol: libc::c_int,
-    filter: &[libc::sock_filter],
-) -> io::Result<()> {
+/// Has a packet socket see the packets that come by one link alone, those that `filter` lets through.
+pub(crate) fn watch_link(socket: &OwnedFd, link: u32, filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: libc::c_ushort::try_from(filter.len()).map_err(io::Error::other)?,
         filter: filter.as_ptr().cast_mut(),
     };
-    let len = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
-    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
-    // SAFETY: `program` and the instructions that it points to are alive during the call, which copies them and writes none.
-    let attached = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const program).cast(), len) };
-    Errno::result(attached)?;
-    // SAFETY: `sockaddr_ll` is plain old data, for which all zeros is a valid value.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-    // In the order of the network: this host is little-endian.
-    address.sll_protocol = libc::c_ushort::try_from(protocol).map_err(io::Error::other)?.swap_bytes();
-    address.sll_ifindex = link.cast_signed();
+    // SAFETY: the instructions that `program` points to are alive during the call, which copies them and writes none.
+    unsafe { set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program) }?;
+    // Otherwise it would see what is sent to the guest, too.
+    // SAFETY: the kernel copies a number.
+    unsafe { set_option(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32) }?;
+    let address = link_address(link, libc::ETH_P_ALL, [0; 6])?;
     let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
     // SAFETY: `address` is an initialised `sockaddr_ll` of that length, and outlives the call.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
@@ -73,8 +64,45 @@ pub(crate) fn watch_link(
     Ok(())
 }
 
+/// Sends a packet, which begins with its IP header, by a link of the socket's namespace to a neighbour there.
+pub(crate) fn send_by_link(socket: &OwnedFd, link: u32, neighbour: [u8; 6], packet: &[u8]) -> io::Result<()> {
+    let protocol = if packet.first().is_some_and(|first| first >> 4 == 6) { libc::ETH_P_IPV6 } else { libc::ETH_P_IP };
+    let address = link_address(link, protocol, neighbour)?;
+    let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    let (bytes, to) = (packet.as_ptr().cast(), (&raw const address).cast());
+    // SAFETY: the packet and `address`, an initialised `sockaddr_ll` of that length, outlive the call, which writes neither.
+    let sent = unsafe { libc::sendto(socket.as_raw_fd(), bytes, packet.len(), 0, to, len) };
+    Errno::result(sent)?;
+    Ok(())
+}
+
+/// Sets an option to a value of C.
+///
+/// # Safety
+/// The option takes a `T`, whose pointers the kernel may follow.
+unsafe fn set_option<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(value)).map_err(io::Error::other)?;
+    // SAFETY: `value` has that length and outlives the call; the rest is the caller's promise.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), len) };
+    Errno::result(set)?;
+    Ok(())
+}
+
+/// A packet socket's address: a link, a protocol (`ETH_P_…`), and who is there.
+fn link_address(link: u32, protocol: libc::c_int, neighbour: [u8; 6]) -> io::Result<libc::sockaddr_ll> {
+    // SAFETY: `sockaddr_ll` is plain old data, for which all zeros is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    // In the order of the network: this host is little-endian.
+    address.sll_protocol = libc::c_ushort::try_from(protocol).map_err(io::Error::other)?.swap_bytes();
+    address.sll_ifindex = link.cast_signed();
+    address.sll_halen = 6;
+    address.sll_addr[..6].copy_from_slice(&neighbour);
+    Ok(address)
+}
+
 /// Has tokio watch when a packet socket can be read.
-pub(crate) fn watch_packets(socket: PacketSocket) -> io::Result<AsyncFd<PacketSocket>> {
+pub(crate) fn watch_packets(socket: Arc<PacketSocket>) -> io::Result<AsyncFd<Arc<PacketSocket>>> {
     // SAFETY: a packet socket has its descriptor, and the same one, until it is dropped, and tokio drops it after its watch.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
@@ -126,6 +154,8 @@ pub(crate) fn in_a_process<T>(flags: CloneFlags, work: impl FnOnce() -> T) -> io
     }
 }
 
+/// `include/uapi/linux/if_packet.h`; since Linux 4.20.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// More than the making of a slot takes in a build without optimization. Only what is touched costs memory.
 const STACK_BYTES: usize = 2 << 20;
 

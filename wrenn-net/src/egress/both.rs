@@ -7,7 +7,6 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 
 use crate::gate::Inlets;
-use crate::packet_socket::PacketSocket;
 use crate::sys;
 
 /// Something for IPv4, and the same for IPv6 where the guest has that.
@@ -32,18 +31,13 @@ pub(super) async fn either<R>(one: impl Future<Output = R>, other: Option<impl F
 /// The sockets of one version of IP, which the runtime watches.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) firsts: AsyncFd<PacketSocket>,
     pub(super) listener: TcpListener,
     pub(super) datagrams: AsyncFd<OwnedFd>,
 }
 
 impl Watched {
     pub(super) fn new(inlets: Inlets) -> io::Result<Self> {
-        let Inlets { firsts, listener, datagrams } = inlets;
-        Ok(Self {
-            firsts: sys::watch_packets(firsts)?,
-            listener: TcpListener::from_std(listener)?,
-            datagrams: sys::watch(datagrams)?,
-        })
+        let Inlets { listener, datagrams } = inlets;
+        Ok(Self { listener: TcpListener::from_std(listener)?, datagrams: sys::watch(datagrams)? })
     }
 }

@@ -33,6 +33,7 @@ mod pace;
 mod proxy;
 mod relay;
 mod secret;
+mod sender;
 mod servers;
 mod shared;
 mod sniff;
@@ -59,6 +60,7 @@ pub use connections::OpenConnection;
 use both::{Both, Watched};
 use connections::{Connections, Open};
 use intercept::Interception;
+use sender::Sender;
 use shared::Shared;
 use tcp::Tcp;
 
@@ -67,6 +69,7 @@ use crate::gate::Gate;
 use crate::packet;
 use crate::policy::{NetworkPolicy, Protocol, Verdict};
 use crate::slot::guest_address;
+use crate::sys;
 
 /// A guest's way out, which is open for as long as this is there. Dropping it resets each of the guest's connections, at both
 /// of their ends.
@@ -145,7 +148,7 @@ impl Egress {
     /// a way out of the host's.
     #[must_use]
     pub fn has_ipv6(&self) -> bool {
-        self.shared.sender.has_ipv6()
+        self.shared.sender.has_ipv6
     }
 
     /// What it has carried so far.
@@ -212,9 +215,11 @@ impl EgressBuilder {
     /// If it is called outside of a tokio runtime.
     pub fn open(self, gate: Gate) -> Result<Egress, NetError> {
         let watched = |error: io::Error| NetError::at("watch the slot's sockets")(error);
-        let (v4, v6, sender) = gate.apart();
-        let v4 = Watched::new(v4).map_err(watched)?;
-        let v6 = v6.map(Watched::new).transpose().map_err(watched)?;
+        let packets = Arc::new(gate.packets);
+        let firsts = sys::watch_packets(Arc::clone(&packets)).map_err(watched)?;
+        let v4 = Watched::new(gate.v4).map_err(watched)?;
+        let v6 = gate.v6.map(Watched::new).transpose().map_err(watched)?;
+        let sender = Sender { packets, has_ipv6: v6.is_some() };
         let mut shared = Shared::new(self.policy, self.names, sender, self.limits, self.budget.unwrap_or_default());
         if let Some(tell) = self.on_refusal {
             shared.tell(tell);
@@ -222,11 +227,7 @@ impl EgressBuilder {
         let (shared, connections) = (Arc::new(shared), Arc::new(Connections::default()));
         let (changed, receiver) = watch::channel(());
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        let (v6_firsts, v6_listener, v6_datagrams) = match v6 {
-            Some(Watched { firsts, listener, datagrams }) => (Some(firsts), Some(listener), Some(datagrams)),
-            None => (None, None, None),
-        };
-        let firsts = Both { v4: v4.firsts, v6: v6_firsts };
+        let (v6_listener, v6_datagrams) = v6.map(|Watched { listener, datagrams }| (listener, datagrams)).unzip();
         let listeners = Both { v4: v4.listener, v6: v6_listener };
         let datagrams = Both { v4: v4.datagrams, v6: v6_datagrams };
         let tcp =

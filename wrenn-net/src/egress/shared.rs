@@ -13,7 +13,7 @@ use crate::egress::counters::{Counters, Way};
 use crate::egress::limits::Limits;
 use crate::egress::names::Names;
 use crate::egress::pace::{Bandwidth, Pace};
-use crate::gate::Sender;
+use crate::egress::sender::Sender;
 use crate::own::is_own;
 use crate::policy::{NetworkPolicy, Protocol, Refusal, Verdict, embedded};
 
@@ -240,7 +240,7 @@ impl Shared {
 
     /// Whether the guest may be told IPv6 addresses: it has IPv6, and the host has a way to them.
     pub(super) fn has_ipv6(&self) -> bool {
-        self.sender.has_ipv6() && self.host_names.has_ipv6()
+        self.sender.has_ipv6 && self.host_names.has_ipv6()
     }
 
     /// Of the names that led the guest to an address, one by which it may be reached.

@@ -65,7 +65,7 @@ impl Tcp {
     /// sees, go to `echoes`.
     pub(super) async fn serve(
         self: Arc<Self>,
-        firsts: Both<AsyncFd<PacketSocket>>,
+        firsts: AsyncFd<Arc<PacketSocket>>,
         echoes: mpsc::Sender<Echo>,
         listeners: Both<TcpListener>,
     ) -> io::Error {
@@ -74,7 +74,7 @@ impl Tcp {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                syn = next_syn_of(&firsts, &echoes) => match syn {
+                syn = next_syn(&firsts, &echoes) => match syn {
                     Ok(syn) => self.begin(syn, &mut dials),
                     Err(error) => return error,
                 },
@@ -340,16 +340,11 @@ fn keep_alive(upstream: &TcpStream) -> io::Result<()> {
     SockRef::from(upstream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
 }
 
-async fn next_syn_of(firsts: &Both<AsyncFd<PacketSocket>>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
-    let v6 = firsts.v6.as_ref().map(|firsts| next_syn(firsts, echoes));
-    either(next_syn(&firsts.v4, echoes), v6).await
-}
-
 async fn accept(listeners: &Both<TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
     either(listeners.v4.accept(), listeners.v6.as_ref().map(TcpListener::accept)).await
 }
 
-async fn next_syn(socket: &AsyncFd<PacketSocket>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
+async fn next_syn(socket: &AsyncFd<Arc<PacketSocket>>, echoes: &mpsc::Sender<Echo>) -> io::Result<Syn> {
     let mut buffer = [0; PACKET_BYTES_MAX];
     loop {
         let mut ready = socket.readable().await?;

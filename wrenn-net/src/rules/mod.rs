@@ -216,7 +216,7 @@ const TABLE: &str = "wrenn";
 const CHAIN: &str = "guest";
 
 /// The first link of each namespace.
-const LOOPBACK_INDEX: u32 = 1;
+pub(crate) const LOOPBACK_INDEX: u32 = 1;
 /// RFC 3704.
 const LOOSE: u32 = 2;
 

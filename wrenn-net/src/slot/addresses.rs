@@ -28,7 +28,7 @@ pub const PREFIX_LEN_V6: u8 = 126;
 pub const GUEST_MAC: &str = "02:57:52:45:4e:15";
 
 /// [`GUEST_MAC`], as a link has it.
-pub(super) const GUEST_LINK: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x15];
+pub(crate) const GUEST_LINK: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x15];
 pub(super) const HOST_LINK: [u8; 6] = [0x02, 0x57, 0x52, 0x45, 0x4e, 0x16];
 pub(super) const ENDS_V4: Ends = Ends { host: IpAddr::V4(HOST_ADDRESS), guest: IpAddr::V4(GUEST_ADDRESS) };
 pub(super) const ENDS_V6: Ends = Ends { host: IpAddr::V6(HOST_ADDRESS_V6), guest: IpAddr::V6(GUEST_ADDRESS_V6) };

@@ -15,11 +15,12 @@ use tokio::runtime::Runtime;
 pub use addresses::{
     GUEST_ADDRESS, GUEST_ADDRESS_V6, GUEST_MAC, HOST_ADDRESS, HOST_ADDRESS_V6, NAMESERVER, PREFIX_LEN, PREFIX_LEN_V6,
 };
-pub(crate) use addresses::{guest_address, is_host};
+pub(crate) use addresses::{GUEST_LINK, guest_address, is_host};
 
 use crate::error::NetError;
-use crate::gate::{Doors, Gate};
+use crate::gate::{Gate, Inlets};
 use crate::netns::NetNs;
+use crate::packet_socket::PacketSocket;
 use crate::rules;
 use crate::sys;
 use addresses::{ENDS_V4, ENDS_V6};
@@ -121,23 +122,24 @@ fn set_up() -> Result<(OwnedFd, Gate), NetError> {
     let tap = links::index_of(TAP_NAME)?;
     let is_quiet = rules::quiet_ipv6(tap).map_err(NetError::at("keep the tap from giving itself an IPv6 address"));
     runtime.block_on(links::configure(tap))?;
-    let doors = Doors::open(tap, ENDS_V4.host).map_err(NetError::at("open the guest's way out"))?;
+    let v4 = Inlets::open(ENDS_V4.host).map_err(NetError::at("open the guest's way out"))?;
     rules::loosen_loopback().map_err(NetError::at("set the loopback's filter"))?;
-    make_table(ENDS_V4, &doors)?;
-    let doors_v6 = is_quiet.and_then(|()| set_up_v6(&runtime, tap)).inspect_err(note_want_of_v6).ok();
-    Ok((tun.into(), Gate { v4: doors, v6: doors_v6 }))
+    make_table(ENDS_V4, &v4)?;
+    let v6 = is_quiet.and_then(|()| set_up_v6(&runtime, tap)).inspect_err(note_want_of_v6).ok();
+    let packets = PacketSocket::open(tap, v6.is_some()).map_err(NetError::at("watch the guest's packets"))?;
+    Ok((tun.into(), Gate { packets, v4, v6 }))
 }
 
 /// The table comes before the address: until the tap has one, nothing is answered.
-fn set_up_v6(runtime: &Runtime, tap: u32) -> Result<Doors, NetError> {
-    let doors = Doors::open(tap, ENDS_V6.host).map_err(NetError::at("open the guest's way out by IPv6"))?;
-    make_table(ENDS_V6, &doors)?;
+fn set_up_v6(runtime: &Runtime, tap: u32) -> Result<Inlets, NetError> {
+    let inlets = Inlets::open(ENDS_V6.host).map_err(NetError::at("open the guest's way out by IPv6"))?;
+    make_table(ENDS_V6, &inlets)?;
     runtime.block_on(links::configure_v6(tap))?;
-    Ok(doors)
+    Ok(inlets)
 }
 
-fn make_table(ends: rules::Ends, doors: &Doors) -> Result<(), NetError> {
-    let ports = doors.ports().map_err(NetError::at("name the guest's way out"))?;
+fn make_table(ends: rules::Ends, inlets: &Inlets) -> Result<(), NetError> {
+    let ports = inlets.ports().map_err(NetError::at("name the guest's way out"))?;
     rules::make_table(TAP_NAME, ends, ports).map_err(NetError::rules)
 }
 
