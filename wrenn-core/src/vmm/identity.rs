@@ -4,12 +4,12 @@
 //!  /run/wrenn/users    one byte for each user; a lock on a byte is a reservation, of all programs that share /run
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Holds the lock. The last clone frees it.
-    _reservation: Option<Arc<OwnedFd>>,
+    /// The last clone frees it.
+    _reservation: Option<Arc<Reservation>>,
 }
 
 impl Identity {
@@ -36,7 +36,7 @@ impl Identity {
         if !nix::unistd::Uid::effective().is_root() {
             return Ok(None);
         }
-        let reserved = reserve_in(Path::new(DIRECTORY), rand::random::<u32>);
+        let reserved = Users::of_program().and_then(|users| users.reserve(rand::random::<u32>));
         reserved.map(Some).map_err(|e| Error::failed("reserve a user for the VMM")(e.into()))
     }
 
@@ -47,35 +47,102 @@ impl Identity {
     }
 }
 
-fn reserve_in(directory: &Path, random: impl Fn() -> u32) -> io::Result<Identity> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened = File::from(open(directory, flags, Mode::empty())?);
-    if opened.metadata()?.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::other(format!("{} belongs to another user", directory.display())));
+/// The users that this program has reserved, by one open file.
+#[derive(Debug)]
+struct Users {
+    file: File,
+    /// An open file's locks keep other open files out, and not itself.
+    reserved: Mutex<HashSet<u32>>,
+}
+
+#[derive(Debug)]
+struct Reservation {
+    users: Arc<Users>,
+    number: u32,
+}
+
+impl Users {
+    /// What all VMMs of this program share, for as long as the file in the directory is the same one.
+    fn of_program() -> io::Result<Arc<Self>> {
+        static SHARED: Mutex<Option<Arc<Users>>> = Mutex::new(None);
+        let opened = Self::open(Path::new(DIRECTORY))?;
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(users) = &*shared
+            && users.number_of_file()? == opened.number_of_file()?
+        {
+            return Ok(Arc::clone(users));
+        }
+        Ok(Arc::clone(shared.insert(opened)))
     }
-    for _ in 0..ATTEMPTS_MAX {
-        let number = random() % EPHEMERAL_UIDS;
-        // Each reservation opens the file anew, since a lock belongs to an open file, and is released with it.
+
+    fn open(directory: &Path) -> io::Result<Arc<Self>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = File::from(open(directory, flags, Mode::empty())?);
+        if opened.metadata()?.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other(format!("{} belongs to another user", directory.display())));
+        }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let users = openat(&opened, "users", flags, Mode::RUSR | Mode::WUSR)?;
+        let file = openat(&opened, "users", flags, Mode::RUSR | Mode::WUSR)?.into();
+        Ok(Arc::new(Self { file, reserved: Mutex::default() }))
+    }
+
+    fn number_of_file(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    fn reserve(self: &Arc<Self>, random: impl Fn() -> u32) -> io::Result<Identity> {
+        for _ in 0..ATTEMPTS_MAX {
+            let number = random() % EPHEMERAL_UIDS;
+            let mut reserved = self.reserved();
+            if reserved.contains(&number) {
+                continue;
+            }
+            match self.lock(number, libc::F_WRLCK) {
+                Ok(()) => {
+                    reserved.insert(number);
+                    let id = EPHEMERAL_UID_MIN + number;
+                    let reservation = Reservation { users: Arc::clone(self), number };
+                    return Ok(Identity { uid: id, gid: id, _reservation: Some(Arc::new(reservation)) });
+                }
+                Err(error) if is_of_another(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("every user that was tried is taken"))
+    }
+
+    fn lock(&self, number: u32, kind: libc::c_int) -> io::Result<()> {
         let byte = libc::flock {
-            l_type: short(libc::F_WRLCK)?,
+            l_type: short(kind)?,
             l_whence: short(libc::SEEK_SET)?,
             l_start: number.into(),
             l_len: 1,
             l_pid: 0,
         };
-        match fcntl(&users, FcntlArg::F_OFD_SETLK(&byte)) {
-            Ok(_) => {
-                let id = EPHEMERAL_UID_MIN + number;
-                return Ok(Identity { uid: id, gid: id, _reservation: Some(Arc::new(users)) });
-            }
-            Err(Errno::EAGAIN | Errno::EACCES) => {}
-            Err(errno) => return Err(errno.into()),
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte))?;
+        Ok(())
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut reserved = self.users.reserved();
+        // One that cannot be freed stays reserved until the program ends.
+        match self.users.lock(self.number, libc::F_UNLCK) {
+            Ok(()) => _ = reserved.remove(&self.number),
+            Err(error) => tracing::warn!(%error, number = self.number, "a VMM's user was not freed"),
         }
     }
-    Err(io::Error::other("every user that was tried is taken"))
+}
+
+fn is_of_another(error: &io::Error) -> bool {
+    [Errno::EAGAIN, Errno::EACCES].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 fn short(number: libc::c_int) -> io::Result<libc::c_short> {
@@ -93,7 +160,6 @@ const ATTEMPTS_MAX: u32 = 16;
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -102,36 +168,34 @@ mod tests {
         let (dir, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let link = dir.path().join("wrenn");
         std::os::unix::fs::symlink(theirs.path(), &link).unwrap();
-        assert!(reserve_in(&link, || 0).is_err(), "a link was followed");
+        assert!(Users::open(&link).is_err(), "a link was followed");
         let inside = dir.path().join("own");
         std::fs::create_dir(&inside).unwrap();
         std::os::unix::fs::symlink(theirs.path().join("users"), inside.join("users")).unwrap();
-        assert!(reserve_in(&inside, || 0).is_err() && !theirs.path().join("users").exists(), "a link was followed");
+        assert!(Users::open(&inside).is_err() && !theirs.path().join("users").exists(), "a link was followed");
     }
 
     #[test]
     fn a_user_is_one_vmms_until_that_has_ended() {
         let dir = tempfile::tempdir().unwrap();
+        let (program, other) = (Users::open(dir.path()).unwrap(), Users::open(dir.path()).unwrap());
         let numbers = AtomicU32::new(0);
         // Each number three times: chance that meets the same user again and again.
         let random = || numbers.fetch_add(1, Ordering::Relaxed) / 3;
-        let reserve = || reserve_in(dir.path(), random).unwrap();
-        let users: Vec<Identity> = (0..20).map(|_| reserve()).collect();
+        let reserved = (0..20).map(|at| if at % 2 == 0 { &program } else { &other }.reserve(random).unwrap());
+        let users: Vec<Identity> = reserved.collect();
         for (number, user) in (0_u32..).zip(&users) {
             assert_eq!((user.uid, user.gid), (EPHEMERAL_UID_MIN + number, user.uid));
         }
         let clone = users[0].clone();
         drop(users);
-        assert!(reserve_in(dir.path(), || 0).is_err(), "a clone of it is still there");
+        for users in [&program, &other] {
+            assert!(users.reserve(|| 0).is_err(), "a clone of it is still there");
+            assert_eq!(users.reserve(|| 1).unwrap().uid, EPHEMERAL_UID_MIN + 1);
+        }
         drop(clone);
-        // A process that another test is just starting has the descriptor until it is another program.
-        let began = Instant::now();
-        let freed = loop {
-            match reserve_in(dir.path(), || 0) {
-                Err(_) if began.elapsed() < Duration::from_secs(30) => std::thread::sleep(Duration::from_millis(1)),
-                reserved => break reserved.unwrap(),
-            }
-        };
-        assert_eq!(freed.uid, EPHEMERAL_UID_MIN);
+        for users in [&other, &program] {
+            assert_eq!(users.reserve(|| 0).unwrap().uid, EPHEMERAL_UID_MIN);
+        }
     }
 }
