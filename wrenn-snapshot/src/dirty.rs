@@ -54,13 +54,13 @@ impl DirtyTracker {
     }
 
     /// Tracks a region that maps a file privately, which is all of the memory space, and was [armed as such](crate::arm_private).
-    /// The guest's own pages are those that it wrote. `mem` is `/proc/<pid>/mem` of the VMM.
+    /// The guest's own pages are those that it wrote. `memory` is the [mapping](MemoryFile::private).
     ///
     /// # Errors
-    /// The region is not whole pages, or not all of the space.
-    pub fn of_private(pagemap: File, region: Region, mem: File) -> Result<Self> {
-        let memory = Memory::Private(MemoryFile::private(mem, region)?);
-        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, Regions::new(vec![region])?, memory))))
+    /// The region is not whole pages.
+    pub fn of_private(pagemap: File, region: Region, memory: MemoryFile) -> Result<Self> {
+        let regions = Regions::new(vec![region])?;
+        Ok(Self::by(Way::Scanned(Scanned::new(pagemap, regions, Memory::Private(memory)))))
     }
 
     /// Tracks regions that map `file`, a memfd, and were [armed as such](crate::arm_file). A hole in the file is a page

@@ -62,9 +62,8 @@ pub(crate) struct Hold {
     current: Current,
     /// Whether what was held last is still wanted.
     alive: Weak<()>,
-    stop: StopHandle,
-    /// Whether the thread is there.
-    is_served: bool,
+    /// Ends the thread, once that is there.
+    stop: Option<StopHandle>,
 }
 
 impl Hold {
@@ -84,23 +83,23 @@ impl Hold {
             runs: Vec::new(),
             current: Current::default(),
             alive: Weak::new(),
-            stop: StopHandle::new()?,
-            is_served: false,
+            stop: None,
         })
     }
 
     /// Starts the thread with the first hold: most VMs never have one.
     fn serve(&mut self) -> Result<()> {
+        let stop = StopHandle::new()?;
         let work = Writes {
             uffd: Arc::clone(&self.synchronous),
             regions: self.regions.clone(),
             current: Arc::clone(&self.current),
-            stop: self.stop.clone(),
+            stop: stop.clone(),
             order: InOrder::default(),
         };
         let thread = std::thread::Builder::new().name("wrenn-hold".to_owned());
         thread.spawn(move || work.serve()).map_err(|error| Error::kernel("clone", error))?;
-        self.is_served = true;
+        self.stop = Some(stop);
         Ok(())
     }
 
@@ -113,7 +112,7 @@ impl Hold {
     /// Holds pages as planned. The guest is stopped, and nothing [is wanted](Self::is_wanted). After an error, protection is
     /// as it may be.
     pub(crate) fn hold(&mut self, plan: Plan, memory: MemoryFile) -> Result<HeldPages> {
-        if !self.is_served {
+        if self.stop.is_none() {
             self.serve()?;
         }
         let space_pages = u32::try_from(self.regions.page_end()).unwrap_or(u32::MAX);
@@ -171,6 +170,6 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.stop.stop();
+        self.stop.iter().for_each(StopHandle::stop);
     }
 }

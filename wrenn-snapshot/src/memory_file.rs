@@ -1,6 +1,6 @@
 //! A guest's memory, as its pages are read.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{fs::File, os::unix::fs::FileExt, sync::Arc};
 
 use crate::{
     error::{Error, Result},
@@ -24,9 +24,11 @@ use crate::{
 /// assert_eq!(pending.publish(b"")?.space(Space::Memory).map(|space| space.pages), Some(16));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+///
+/// Clones share its descriptor.
+#[derive(Debug, Clone)]
 pub struct MemoryFile {
-    file: File,
+    file: Arc<File>,
     /// Where the memory space starts in the file, in bytes.
     start: u64,
     page_count: u32,
@@ -40,7 +42,7 @@ impl MemoryFile {
     pub fn shared(file: File) -> Result<Self> {
         let len = file.metadata().map_err(|source| Error::kernel("fstat", source))?.len();
         let page_count = whole_pages(len).ok_or_else(|| Error::invalid("the file is not whole pages"))?;
-        Ok(Self { file, start: 0, page_count })
+        Ok(Self { file: Arc::new(file), start: 0, page_count })
     }
 
     /// A private mapping, such as a clone's of what its template had in memory: what the guest wrote is in the address space
@@ -52,16 +54,7 @@ impl MemoryFile {
     pub fn private(mem: File, region: Region) -> Result<Self> {
         let page_count = whole_pages(region.len_bytes).filter(|_| region.offset_bytes == 0);
         let page_count = page_count.ok_or_else(|| Error::invalid("the region is not all of the memory space"))?;
-        Ok(Self { file: mem, start: region.host_addr, page_count })
-    }
-
-    /// Another descriptor of the same memory.
-    ///
-    /// # Errors
-    /// The process has as many descriptors as it may have.
-    pub fn try_clone(&self) -> Result<Self> {
-        let file = self.file.try_clone().map_err(|error| Error::kernel("dup", error))?;
-        Ok(Self { file, ..*self })
+        Ok(Self { file: Arc::new(mem), start: region.host_addr, page_count })
     }
 
     pub(crate) fn page_count(&self) -> u32 {

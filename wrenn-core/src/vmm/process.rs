@@ -66,13 +66,8 @@ pub(crate) struct Attended {
 }
 
 impl Attended {
-    /// All memory is in place, and what is written to it is known for as long as the descriptor is open.
-    pub(crate) fn resident(uffd: Uffd) -> Self {
-        Self { reason: EndReason::AllResident, _uffd: Some(uffd) }
-    }
-
-    /// It never began, since the VMM did not hand over its userfaultfd.
-    pub(crate) fn without_memory(reason: EndReason) -> Self {
+    /// There is nothing to serve, or nothing could be.
+    pub(crate) fn without_server(reason: EndReason) -> Self {
         Self { reason, _uffd: None }
     }
 }

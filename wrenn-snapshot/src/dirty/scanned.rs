@@ -105,7 +105,7 @@ impl Scanned {
         let memory = match &self.memory {
             Memory::Unknown => return Ok(None),
             Memory::Shared(file) => MemoryFile::shared(file.try_clone().map_err(|error| Error::kernel("dup", error))?)?,
-            Memory::Private(memory) => memory.try_clone()?,
+            Memory::Private(memory) => memory.clone(),
         };
         let plan = plan(pages, &there);
         let mut at_once = plan.rest.clone();

@@ -26,7 +26,7 @@ use nix::{
     },
     unistd::Whence,
 };
-use wrenn_snapshot::{DirtyTracker, Features, Granule, Region, arm, arm_file, arm_private, create_uffd};
+use wrenn_snapshot::{DirtyTracker, Features, Granule, MemoryFile, Region, arm, arm_file, arm_private, create_uffd};
 
 mod huge;
 mod inside;
@@ -174,7 +174,8 @@ impl Guest {
             skipped(test, Backing::Clone, &error);
             return None;
         }
-        let tracker = DirtyTracker::of_private(guest.pagemap(), guest.region, guest.address_space());
+        let memory = MemoryFile::private(guest.address_space(), guest.region).expect("all of the space");
+        let tracker = DirtyTracker::of_private(guest.pagemap(), guest.region, memory);
         Some((guest, uffd, tracker.expect("the region is whole pages")))
     }
 

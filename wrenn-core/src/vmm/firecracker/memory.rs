@@ -51,10 +51,10 @@ pub(super) fn attendance(
                 let _ = tell.send(served);
                 server.serve(&stop).into()
             }
-            Err(error) => Attended::without_memory(EndReason::Failed(error)),
+            Err(error) => Attended::without_server(EndReason::Failed(error)),
         },
-        Ok(None) => Attended::without_memory(EndReason::Stopped),
-        Err(error) => Attended::without_memory(EndReason::Failed(error)),
+        Ok(None) => Attended::without_server(EndReason::Stopped),
+        Err(error) => Attended::without_server(EndReason::Failed(error)),
     };
     Ok((Box::new(work), leave, told))
 }

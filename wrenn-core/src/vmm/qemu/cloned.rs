@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use wrenn_snapshot::{DirtyTracker, EndReason, MemoryFile, Uffd, arm_private};
+use wrenn_snapshot::{DirtyTracker, EndReason, MemoryFile, arm_private};
 
 use crate::error::{Error, Result};
 use crate::patience::patient;
@@ -41,14 +41,14 @@ impl ClonedMemory {
         let (tell, told) = oneshot::channel();
         let (pid, replaced) = (process.pid(), Arc::clone(memory));
         process.attend(Box::new(move || match map(pid, uffds, &replaced, &shared) {
-            Ok((cloned, uffd)) => {
+            Ok(cloned) => {
                 // Nobody listens where the restore was given up, and then the VMM is killed.
                 let _ = tell.send(Ok(cloned));
-                Attended::resident(uffd)
+                Attended::without_server(EndReason::AllResident)
             }
             Err(error) => {
                 let _ = tell.send(Err(error));
-                Attended::without_memory(EndReason::Stopped)
+                Attended::without_server(EndReason::Stopped)
             }
         }));
         match timeout(patient(MAP_TIMEOUT), told).await {
@@ -63,7 +63,7 @@ impl ClonedMemory {
 }
 
 /// Runs on the VM's thread.
-fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: &OwnedFd) -> Result<(ClonedMemory, Uffd)> {
+fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: &OwnedFd) -> Result<ClonedMemory> {
     let failed = |error: std::io::Error| Error::failed(WHAT)(error.into());
     let region = mapping_of(pid, memory).map_err(failed)?;
     let theirs = number_of(pid, shared).map_err(failed)?;
@@ -72,12 +72,11 @@ fn map(pid: Pid, uffds: Userfaultfds, memory: &GuestMemory, shared: &OwnedFd) ->
     memory.clear().map_err(failed)?;
     arm_private(uffds.served.as_fd(), &region)?;
     let of_process = |name: &str| File::open(format!("/proc/{pid}/{name}")).map_err(failed);
-    let (pagemap, mem) = (of_process("pagemap")?, of_process("mem")?);
-    let memory = MemoryFile::private(mem.try_clone().map_err(failed)?, region)?;
-    let mut tracker = DirtyTracker::of_private(pagemap, region, mem)?;
+    let memory = MemoryFile::private(of_process("mem")?, region)?;
+    let mut tracker = DirtyTracker::of_private(of_process("pagemap")?, region, memory.clone())?;
+    // It keeps the first descriptor open as well, without which writes would be marked no more.
     tracker.hold_with(uffds.served.as_fd(), uffds.hold)?;
-    let found = Found::Tracked(Arc::new(Mutex::new(tracker)));
-    Ok((ClonedMemory { found, memory }, uffds.served.into()))
+    Ok(ClonedMemory { found: Found::Tracked(Arc::new(Mutex::new(tracker))), memory })
 }
 
 /// The number by which a process knows the file of this program's descriptor: QEMU does not tell it.

@@ -17,6 +17,7 @@ use crate::error::{BoxError, Error, Result};
 /// The memory of a restored guest, and the pages of it that are known to be written.
 #[derive(Debug)]
 pub(super) struct ComparedMemory {
+    memory: File,
     before: GenerationReader,
     /// Pages that an earlier comparison found to be written. A later snapshot has other contents of them than `before`.
     /// So they always count as written, even where the guest has written the old contents back.
@@ -24,14 +25,14 @@ pub(super) struct ComparedMemory {
 }
 
 impl ComparedMemory {
-    pub(super) fn of(restored_from: &Generation) -> Result<Arc<Mutex<Self>>> {
+    pub(super) fn new(memory: File, restored_from: &Generation) -> Result<Arc<Mutex<Self>>> {
         let before = restored_from.reader(Space::Memory)?;
-        Ok(Arc::new(Mutex::new(Self { before, written: Vec::new() })))
+        Ok(Arc::new(Mutex::new(Self { memory, before, written: Vec::new() })))
     }
 
     /// The pages of a stopped guest's memory that differ from the earlier snapshots, as sorted and separate ranges.
-    /// Moves the file's position.
-    pub(super) fn find(&mut self, memory: &File) -> Result<Vec<PageRange>> {
+    pub(super) fn find(&mut self) -> Result<Vec<PageRange>> {
+        let memory = &self.memory;
         let len_bytes = memory.metadata().map_err(|e| failed(e.into()))?.len();
         self.written.resize(usize::try_from(len_bytes / PAGE_LEN).unwrap_or(usize::MAX), false);
         let (mut now, mut before) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
@@ -109,17 +110,17 @@ mod tests {
         let generation = pending.publish(b"").unwrap();
         let memory = GuestMemory::create(LEN_BYTES).unwrap();
         let file = File::from(memory.fd().try_clone_to_owned().unwrap());
-        let compared = ComparedMemory::of(&generation).unwrap();
+        let compared = ComparedMemory::new(file.try_clone().unwrap(), &generation).unwrap();
         let mut compared = compared.lock().unwrap();
-        assert_eq!(compared.find(&file).unwrap(), [], "nothing was touched");
+        assert_eq!(compared.find().unwrap(), [], "nothing was touched");
         // Read alone; written; zeroed; across a chunk's end.
         for (number, content) in [(3, 7), (5, 8), (6, 0), (63, 1), (64, 2), (199, 9)] {
             page(&file, number, content);
         }
         let written = [PageRange::new(5, 2), PageRange::new(63, 2), PageRange::new(199, 1)];
-        assert_eq!(compared.find(&file).unwrap(), written);
+        assert_eq!(compared.find().unwrap(), written);
         // Written back: the snapshot that was taken meanwhile has something else.
         page(&file, 5, 7);
-        assert_eq!(compared.find(&file).unwrap(), written);
+        assert_eq!(compared.find().unwrap(), written);
     }
 }

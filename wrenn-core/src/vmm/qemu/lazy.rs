@@ -70,7 +70,7 @@ impl LazyMemory {
             let found = match armed {
                 Armed::Async(tracker) => Found::Tracked(tracked(tracker)),
                 Armed::Sync => Found::Tracked(tracked(server.tracker(Some(file_of(&memory)?))?)),
-                Armed::Untracked => Found::Compared(ComparedMemory::of(&from.generation)?),
+                Armed::Untracked => Found::Compared(ComparedMemory::new(file_of(&memory)?, &from.generation)?),
             };
             let served = Served::by(&server, from.paging);
             let stop = StopHandle::new()?;
@@ -169,21 +169,21 @@ const ROUNDS_MAX: usize = 6;
 /// The pages that a guest wrote since its last generation, as far as they are known.
 pub(super) enum Written {
     /// The guest has no earlier generation.
-    All,
+    All(Arc<GuestMemory>),
     /// They are read from there.
     Found(Found, MemoryFile),
     /// The written pages are not known, and are found by comparing all pages.
-    Unknown,
+    Unknown(Arc<GuestMemory>),
 }
 
 /// Writes the memory of a stopped machine that the guest wrote and that was not copied ahead. Each page is read only once,
 /// since a VMM that was broken into may still write to it.
-pub(super) fn save_memory(mut into: SpaceWriter, memory: &GuestMemory, written: Written) -> Result<SavedMemory> {
+pub(super) fn save_memory(mut into: SpaceWriter, written: Written) -> Result<SavedMemory> {
     match written {
-        Written::All => into.add_sparse(&file_of(memory)?)?,
-        Written::Unknown => into.add_compared(&file_of(memory)?)?,
+        Written::All(memory) => into.add_sparse(&file_of(&memory)?)?,
+        Written::Unknown(memory) => into.add_compared(&file_of(&memory)?)?,
         Written::Found(Found::Compared(compared), content) => {
-            let pages = compared.lock().unwrap_or_else(PoisonError::into_inner).find(&file_of(memory)?)?;
+            let pages = compared.lock().unwrap_or_else(PoisonError::into_inner).find()?;
             into.add_running(&content, &pages)?;
         }
         Written::Found(Found::Tracked(tracker), content) => {

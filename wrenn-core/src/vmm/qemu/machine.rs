@@ -38,9 +38,7 @@ use crate::vmm::tracking::Tracking;
 #[derive(Debug)]
 pub(super) struct QemuMachine {
     process: Process,
-    memory: Arc<GuestMemory>,
-    /// What the machine has mapped instead of `memory`, where it shares that with other clones.
-    cloned: Option<MemoryFile>,
+    memory: Memory,
     qmp: Option<Qmp>,
     drive: DriveLog,
     origin: Origin,
@@ -51,12 +49,35 @@ pub(super) struct QemuMachine {
     saved: SavePhases,
 }
 
+/// What the machine has mapped.
+#[derive(Debug)]
+enum Memory {
+    Own(Arc<GuestMemory>),
+    /// What it shares with other clones, and what it wrote to that.
+    Cloned(MemoryFile),
+}
+
+impl Memory {
+    fn own(&self) -> Result<&Arc<GuestMemory>> {
+        match self {
+            Self::Own(memory) => Ok(memory),
+            Self::Cloned(_) => Err(Error::failed("find the guest's memory")("it is a clone's".into())),
+        }
+    }
+
+    fn content(&self) -> Result<MemoryFile> {
+        match self {
+            Self::Own(memory) => Ok(MemoryFile::shared(file_of(memory)?)?),
+            Self::Cloned(memory) => Ok(memory.clone()),
+        }
+    }
+}
+
 impl QemuMachine {
     pub(super) fn new(process: Process, memory: GuestMemory) -> Self {
         Self {
             process,
-            memory: Arc::new(memory),
-            cloned: None,
+            memory: Memory::Own(Arc::new(memory)),
             qmp: None,
             drive: DriveLog::default(),
             origin: Origin::Booted,
@@ -98,7 +119,8 @@ impl QemuMachine {
     pub(super) async fn serve(&mut self, uffds: Userfaultfds, from: Restore) -> Result<()> {
         let began = Instant::now();
         let tracking = from.tracking;
-        let LazyMemory { found, served, work } = LazyMemory::arm(&self.process, uffds, &self.memory, from).await?;
+        let LazyMemory { found, served, work } =
+            LazyMemory::arm(&self.process, uffds, self.memory.own()?, from).await?;
         self.process.attend(work);
         self.origin = Origin::Served(served);
         self.found = Some(found);
@@ -114,16 +136,17 @@ impl QemuMachine {
     pub(super) async fn map(&mut self, uffds: Userfaultfds, shared: &SharedMemory) -> Result<()> {
         const WHAT: &str = "map the memory of all clones";
         let began = Instant::now();
-        if shared.len_bytes() != self.memory.len_bytes() as u64 {
+        let memory = Arc::clone(self.memory.own()?);
+        if shared.len_bytes() != memory.len_bytes() as u64 {
             return Err(Error::failed(WHAT)("it is not of the machine's size".into()));
         }
         let given = monitor(&mut self.qmp, WHAT)?.give_fd(SHARED_FD_NAME, shared.fd()).await;
         self.told(WHAT, given).await?;
         let shared = shared.fd().try_clone_to_owned().map_err(|e| Error::failed(WHAT)(e.into()))?;
-        let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &self.memory, shared).await?;
+        let ClonedMemory { found, memory } = ClonedMemory::map(&mut self.process, uffds, &memory, shared).await?;
         self.execute(WHAT, "closefd", json!({ "fdname": SHARED_FD_NAME })).await?;
         self.origin = Origin::Mapped;
-        self.cloned = Some(memory);
+        self.memory = Memory::Cloned(memory);
         self.found = Some(found);
         self.tracking = Tracking::Async;
         self.restored.populate = began.elapsed();
@@ -134,7 +157,7 @@ impl QemuMachine {
     pub(super) async fn populate(&mut self, from: &Generation) -> Result<()> {
         const WHAT: &str = "copy the guest's memory";
         let began = Instant::now();
-        let (from, memory) = (from.clone(), Arc::clone(&self.memory));
+        let (from, memory) = (from.clone(), Arc::clone(self.memory.own()?));
         let copy = move || {
             // What the VMM wrote while it started is not the guest's.
             memory.clear().map_err(|e| Error::failed(WHAT)(e.into()))?;
@@ -166,13 +189,6 @@ impl QemuMachine {
         self.migrated(WHAT).await?;
         self.restored.load = began.elapsed();
         Ok(())
-    }
-
-    fn memory_file(&self) -> Result<MemoryFile> {
-        match &self.cloned {
-            Some(memory) => Ok(memory.try_clone()?),
-            None => Ok(MemoryFile::shared(file_of(&self.memory)?)?),
-        }
     }
 
     pub(super) async fn execute(&mut self, what: &'static str, command: &str, arguments: Value) -> Result<Value> {
@@ -228,8 +244,8 @@ impl QemuMachine {
     #[cfg(test)]
     pub(super) fn save_memory_of_test(&self, into: SpaceWriter) -> SpaceWriter {
         let found = self.found.clone().expect("its memory is served");
-        let written = Written::Found(found, self.memory_file().unwrap());
-        save_memory(into, &self.memory, written).unwrap().finish().unwrap()
+        let written = Written::Found(found, self.memory.content().unwrap());
+        save_memory(into, written).unwrap().finish().unwrap()
     }
 
     #[cfg(test)]
@@ -259,7 +275,7 @@ impl Machine for QemuMachine {
 
     async fn save_ahead(&mut self, memory: SpaceWriter) -> Result<SpaceWriter> {
         let Some(Found::Tracked(tracker)) = &self.found else { return Ok(memory) };
-        let (tracker, file) = (Arc::clone(tracker), self.memory_file()?);
+        let (tracker, file) = (Arc::clone(tracker), self.memory.content()?);
         blocking("copy the running guest's memory", move || super::lazy::write_ahead(memory, &file, &tracker)).await?
     }
 
@@ -274,14 +290,13 @@ impl Machine for QemuMachine {
         self.give(&state, WHAT).await?;
         self.execute(WHAT, "migrate", json!({ "uri": format!("fd:{STATE_FD_NAME}") })).await?;
         let written = match (&self.origin, &self.found) {
-            (Origin::Booted, _) => Written::All,
-            (_, Some(found)) => Written::Found(found.clone(), self.memory_file()?),
-            (_, None) => Written::Unknown,
+            (Origin::Booted, _) => Written::All(Arc::clone(self.memory.own()?)),
+            (_, Some(found)) => Written::Found(found.clone(), self.memory.content()?),
+            (_, None) => Written::Unknown(Arc::clone(self.memory.own()?)),
         };
         // QEMU saves the devices at the same time, and does not write to guest memory while it does.
-        let guest_memory = Arc::clone(&self.memory);
         let copied = async {
-            let saved = blocking("save the memory", move || save_memory(memory, &guest_memory, written)).await;
+            let saved = blocking("save the memory", move || save_memory(memory, written)).await;
             (saved, began.elapsed())
         };
         let ((copied, memory_took), migrated) = tokio::join!(copied, self.migrated(WHAT));
