@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -291,6 +292,7 @@ impl Attending {
 
 fn describe(status: &io::Result<ExitStatus>, meaning: fn(i32) -> Option<&'static str>) -> String {
     match status {
+        Ok(status) if status.signal() == Some(libc::SIGKILL) => format!("{status}: {KILLED}"),
         Ok(status) => match status.code().and_then(meaning) {
             Some(meaning) => format!("{status}: {meaning}"),
             None => status.to_string(),
@@ -306,6 +308,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const REAP_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the end of a VMM's monitor to that of its process.
 const END_IS_SEEN: Duration = Duration::from_secs(2);
+/// What the kernel says of it is in its own log alone.
+const KILLED: &str = "somebody killed it, or the kernel did, which had no memory left (`dmesg` tells, and a host with more \
+                      memory or fewer sandboxes helps)";
 /// What an error shows of a console.
 const CONSOLE_LINES: usize = 8;
 #[cfg(test)]
