@@ -137,7 +137,7 @@ fn serve_working(source: Box<dyn PageSource>, threads: usize) -> (Vec<f64>, Dura
     let server = PageServer::new(uffd, vec![memory.region()], source, options).expect("it fits");
     let stop = StopHandle::new().expect("a handle");
     std::thread::scope(|scope| {
-        let serving = scope.spawn(|| (server.serve(&stop), own_processor_time()));
+        let serving = scope.spawn(|| (server.serve(&stop), processor_time_of_thread()));
         let waits = touch_working(&memory, threads);
         stop.stop();
         let (end, processor) = serving.join().expect("the server does not panic");
@@ -153,7 +153,7 @@ fn smallest_working(bytes: &[u8], threads: usize) -> (Vec<f64>, Duration) {
     std::thread::scope(|scope| {
         let serving = scope.spawn(|| {
             smallest_handler(&uffd, &event, &ended, memory.region(), bytes);
-            own_processor_time()
+            processor_time_of_thread()
         });
         let waits = touch_working(&memory, threads);
         ended.store(true, Ordering::Relaxed);
@@ -163,7 +163,7 @@ fn smallest_working(bytes: &[u8], threads: usize) -> (Vec<f64>, Duration) {
 }
 
 /// The processor time of the thread that asks.
-fn own_processor_time() -> Duration {
+fn processor_time_of_thread() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock").into()
 }
 

@@ -133,7 +133,7 @@ fn pid(thread: u32) -> Pid {
 
 const OWN: Pid = Pid::from_raw(0);
 /// A thread that faults again within this time is in a burst.
-const GAP: Duration = Duration::from_millis(1);
+const GAP: Duration = Duration::from_millis(GAP_MS as u64);
 pub(crate) const GAP_MS: u8 = 1;
 /// After this time both are free for one fault, so that a thread is not kept on a processor that has become busy.
 const BURST: Duration = Duration::from_millis(10);
