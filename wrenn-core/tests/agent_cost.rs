@@ -1,4 +1,4 @@
-//! What the agent costs its guest: memory while files pass, and time at its start.
+//! What the agent costs its guest: memory while files pass, and time at its start. And what a guest costs that does nothing.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -54,5 +54,40 @@ async fn the_agent_serves_soon_after_the_kernel_has_started_it() {
     // The emulated processor is slower by a factor that depends on what else the host does.
     let limit = if host.probe().acceleration == wrenn_core::Acceleration::Kvm { 0.02 } else { 2.0 };
     assert!(took < limit, "{took} s");
+    sandbox.kill().await.unwrap();
+}
+
+/// A machine's first timer alone would wake its VMM up 36 times a second, and each list of the guest's sockets would be some
+/// milliseconds of an emulated processor.
+#[tokio::test]
+async fn a_guest_that_does_nothing_hardly_wakes_its_vmm() {
+    vm_test_or_return!();
+    let (_host, sandbox) = sandbox().await;
+    run(&sandbox, "true").await;
+    let vmm = sandbox.vmm_pid().await.unwrap();
+    let now = || {
+        let tasks = std::fs::read_dir(format!("/proc/{vmm}/task")).unwrap();
+        let spent = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap());
+        // Nanoseconds on a processor.
+        let spent: u64 = spent.map(|text| text.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        let main = std::fs::read_to_string(format!("/proc/{vmm}/task/{vmm}/schedstat")).unwrap();
+        (spent, main.trim().rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    };
+    // The least of some: a guest has something to do now and then.
+    let mut least = (f64::MAX, f64::MAX);
+    for _ in 0..6 {
+        let (began, before) = (std::time::Instant::now(), now());
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let (after, took) = (now(), began.elapsed().as_secs_f64());
+        let wakes = f64::from(u32::try_from(after.1 - before.1).unwrap()) / took;
+        let busy = std::time::Duration::from_nanos(after.0 - before.0).as_secs_f64() / took;
+        least = (least.0.min(wakes), least.1.min(busy));
+    }
+    println!(
+        "measured: the VMM's main loop wakes up {:.0} times a second, all of it takes {:.2} %",
+        least.0,
+        least.1 * 1e2
+    );
+    assert!(least.0 < 50.0, "{} times a second", least.0);
     sandbox.kill().await.unwrap();
 }

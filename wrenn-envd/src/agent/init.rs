@@ -15,6 +15,7 @@ mod ca_bundle;
 mod cmdline;
 mod device;
 mod identity;
+mod idle;
 mod java_stores;
 mod limits;
 mod modules;
@@ -64,6 +65,7 @@ pub(super) fn boot() -> Result<Booted, BootError> {
     mounts::mount_rest()?;
     score_processes();
     limits::raise();
+    idle::quiet();
     network::configure(&cmdline)?;
     if !cmdline.nameservers.is_empty() {
         set_nameservers(&cmdline.nameservers).step("write /etc/resolv.conf")?;

@@ -1,14 +1,15 @@
 //! Publishes what listens on the guest's loopback on the guest's own address, where the host can reach it.
 //!
 //! ```text
-//!  every second: /proc/net/tcp{,6} -> listeners::parse -> plan::Plan --+-> Publication::open -> forward::serve
-//!                                                                      +-> drop (closes the port)
+//!  every second: changes -> /proc/net/tcp{,6} -> listeners::parse -> plan::Plan --+-> Publication::open -> forward::serve
+//!                                                                                 +-> drop (closes the port)
 //! ```
 //!
 //! Most development servers listen on 127.0.0.1 or ::1 alone. What listens on all addresses is reachable as it is. A
 //! published port is taken on the guest's address: a program that closes its loopback listener and wants the same port on
 //! all addresses gets it once the next look has seen the close.
 
+mod changes;
 mod forward;
 mod listeners;
 mod plan;
@@ -21,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use changes::Changes;
 use forward::Forward;
 use listeners::Family;
 use plan::Plan;
@@ -47,7 +49,12 @@ impl Drop for Publication {
 pub(super) async fn publish(address: IpAddr, restores: watch::Receiver<u64>) {
     let mut published = BTreeMap::<u16, Publication>::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut changes = Changes::new();
     loop {
+        if !changes.may_be() {
+            sleep(INTERVAL).await;
+            continue;
+        }
         let ours = published.iter().map(|(port, publication)| (*port, publication.target)).collect();
         let Plan { open, close } = plan::plan(address, &listeners(), &ours);
         for port in close {

@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "raw system calls; this module alone holds them")]
 
 mod check;
+#[cfg(target_arch = "x86_64")]
+mod interval_timer;
 mod ipv6;
 mod newborn;
 mod signal;
@@ -21,6 +23,8 @@ use std::{
 };
 
 use check::check;
+#[cfg(target_arch = "x86_64")]
+pub(super) use interval_timer::stop_interval_timer;
 pub(super) use ipv6::{add_address_v6, add_default_route_v6};
 use libc::{c_int, c_short};
 pub(super) use newborn::Newborn;
