@@ -36,12 +36,21 @@ impl PacketSocket {
 
     /// Sends a packet, which begins with its IP header, to the guest.
     pub(crate) fn send_to_guest(&self, packet: &[u8]) -> io::Result<()> {
-        sys::send_by_link(self.socket()?, self.tap, GUEST_LINK, packet)
+        self.send(self.tap, GUEST_LINK, packet)
     }
 
     /// Sends a packet of the guest's, which begins with its IP header, to the slot's kernel, as one that is marked.
     pub(crate) fn send_to_kernel(&self, packet: &[u8]) -> io::Result<()> {
-        sys::send_by_link(self.socket()?, LOOPBACK_INDEX, LOOPBACK_LINK, packet)
+        self.send(LOOPBACK_INDEX, LOOPBACK_LINK, packet)
+    }
+
+    fn send(&self, link: u32, neighbour: [u8; 6], packet: &[u8]) -> io::Result<()> {
+        let send = || sys::send_by_link(self.socket()?, link, neighbour, packet);
+        match send() {
+            // It may have yet to tell that the tap was down for a while, which it does once.
+            Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => send(),
+            sent => sent,
+        }
     }
 
     fn socket(&self) -> io::Result<&OwnedFd> {
