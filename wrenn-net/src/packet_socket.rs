@@ -146,3 +146,34 @@ const AND: u16 = 0x54;
 const IF_EQUAL: u16 = 0x15;
 const IF_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
+
+#[cfg(test)]
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    use super::*;
+    use crate::packet::Syn;
+
+    #[test]
+    fn first_packets_are_seen_of_the_versions_that_the_guest_has_and_no_others() {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+        for (has_ipv6, seen) in [(false, &[v4][..]), (true, &[v4, v6])] {
+            let socket = match PacketSocket::open(LOOPBACK_INDEX, has_ipv6) {
+                Ok(socket) => socket,
+                Err(error) => return println!("skipped: first_packets_are_seen: {error}"),
+            };
+            // Answers to what is sent are no first packets, and neither is what is sent later.
+            let listeners = [v4, v6].map(|address| TcpListener::bind((address, 0)).and_then(|it| it.local_addr()));
+            let Ok(listeners) = listeners.into_iter().collect::<io::Result<Vec<_>>>() else {
+                return println!("skipped: first_packets_are_seen: this host has no IPv6");
+            };
+            listeners.iter().for_each(|closed| assert!(TcpStream::connect(closed).is_err(), "{closed}"));
+            let mut buffer = [0; 1500];
+            let packets = std::iter::from_fn(|| socket.read(&mut buffer).ok().map(|len| Syn::read(&buffer[..len])));
+            let to: Vec<IpAddr> =
+                packets.flatten().filter(|syn| listeners.contains(&syn.to)).map(|syn| syn.to.ip()).collect();
+            assert_eq!(to, seen, "{has_ipv6}");
+        }
+    }
+}
