@@ -61,7 +61,7 @@ fn a_right_that_every_start_takes_is_named_at_the_opening() {
     for (capability, words) in [
         ("sys_admin", ["network namespace", "CAP_SYS_ADMIN"]),
         ("net_admin", ["make a tap", "CAP_NET_ADMIN"]),
-        ("net_raw", ["way out", "CAP_NET_RAW"]),
+        ("net_raw", ["watch the guest's packets", "CAP_NET_RAW"]),
         ("setuid", ["user of its own", "CAP_SETUID"]),
         ("setgid", ["user of its own", "CAP_SETGID"]),
         ("kill", ["would outlive this program", "CAP_KILL"]),
