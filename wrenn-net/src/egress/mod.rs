@@ -219,7 +219,7 @@ impl EgressBuilder {
         let firsts = sys::watch_packets(Arc::clone(&packets)).map_err(watched)?;
         let v4 = Watched::new(gate.v4).map_err(watched)?;
         let v6 = gate.v6.map(Watched::new).transpose().map_err(watched)?;
-        let sender = Sender { packets, has_ipv6: v6.is_some() };
+        let sender = Sender { packets, tap: gate.tap, has_ipv6: v6.is_some() };
         let mut shared = Shared::new(self.policy, self.names, sender, self.limits, self.budget.unwrap_or_default());
         if let Some(tell) = self.on_refusal {
             shared.tell(tell);

@@ -18,9 +18,8 @@ pub use addresses::{
 pub(crate) use addresses::{GUEST_LINK, guest_address, is_host};
 
 use crate::error::NetError;
-use crate::gate::{Gate, Inlets};
+use crate::gate::{self, Gate, Inlets};
 use crate::netns::NetNs;
-use crate::packet_socket::PacketSocket;
 use crate::rules;
 use crate::sys;
 use addresses::{ENDS_V4, ENDS_V6};
@@ -126,8 +125,8 @@ fn set_up() -> Result<(OwnedFd, Gate), NetError> {
     rules::loosen_loopback().map_err(NetError::at("set the loopback's filter"))?;
     make_table(ENDS_V4, &v4)?;
     let v6 = is_quiet.and_then(|()| set_up_v6(&runtime, tap)).inspect_err(note_want_of_v6).ok();
-    let packets = PacketSocket::open(tap, v6.is_some()).map_err(NetError::at("watch the guest's packets"))?;
-    Ok((tun.into(), Gate { packets, v4, v6 }))
+    let packets = gate::watch(tap, v6.is_some()).map_err(NetError::at("watch the guest's packets"))?;
+    Ok((tun.into(), Gate { packets, tap, v4, v6 }))
 }
 
 /// The table comes before the address: until the tap has one, nothing is answered.
