@@ -1,4 +1,4 @@
-//! The sockets inside a slot's namespace by which a guest's packets come to this program.
+//! The sockets inside a slot's namespace by which a guest's packets come to this program, and its answers go.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -169,16 +169,17 @@ mod tests {
 
     #[test]
     fn first_packets_are_seen_of_the_versions_that_the_guest_has_and_no_others() {
+        const TEST: &str = "first_packets_are_seen_of_the_versions_that_the_guest_has_and_no_others";
         let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
         for (has_ipv6, seen) in [(false, &[v4][..]), (true, &[v4, v6])] {
             let socket = match watch(LOOPBACK_INDEX, has_ipv6) {
                 Ok(socket) => socket,
-                Err(error) => return println!("skipped: first_packets_are_seen: {error}"),
+                Err(error) => return println!("skipped: {TEST}: {error}"),
             };
-            // Answers to what is sent are no first packets, and neither is what is sent later.
+            // Nobody listens there any more: what is sent is a SYN, and the answer is none.
             let listeners = [v4, v6].map(|address| TcpListener::bind((address, 0)).and_then(|it| it.local_addr()));
             let Ok(listeners) = listeners.into_iter().collect::<io::Result<Vec<_>>>() else {
-                return println!("skipped: first_packets_are_seen: this host has no IPv6");
+                return println!("skipped: {TEST}: this host has no IPv6");
             };
             listeners.iter().for_each(|closed| assert!(TcpStream::connect(closed).is_err(), "{closed}"));
             let mut buffer = [0; 1500];
